@@ -1,0 +1,1 @@
+"""HTTP: what callers and operators see. Nothing below this imports aiohttp's server."""

@@ -1,0 +1,184 @@
+"""The handlers of every route."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from gateway.api.responses import json_response, of_reply, raw_json
+from gateway.api.routes import Access, Route
+from gateway.errors import InvalidRequest
+from gateway.invoke import Call
+from gateway.protocol import Object, read_object
+from gateway.registry.snapshot import State
+from gateway.supervisor import State as Supervision
+
+if TYPE_CHECKING:
+    from gateway.core import Gateway
+    from gateway.metrics import Metrics
+    from gateway.recent import Recent
+
+_CONTEXT = "spiff__"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_EMPTY = msgspec.Raw(b"{}")
+
+
+class Handlers:
+    """HTTP over one gateway."""
+
+    def __init__(self, gateway: Gateway, metrics: Metrics, recent: Recent, version: str) -> None:
+        self._gateway = gateway
+        self._metrics = metrics
+        self._recent = recent
+        self._version = version
+
+    def routes(self) -> list[Route]:
+        """Return the table of routes."""
+        do = "/v1/do/{connector}/{command}"
+        return [
+            Route("GET", "/", self.root, Access.OPEN),
+            Route("GET", "/liveness", self.liveness, Access.OPEN),
+            Route("GET", "/v1/liveness", self.liveness, Access.OPEN),
+            Route("GET", "/v1/readiness", self.readiness, Access.OPEN),
+            Route("GET", "/v1/status", self.status, Access.KEY),
+            Route("GET", "/metrics", self.metrics, Access.METRICS),
+            Route("GET", "/v1/commands", self.commands, Access.KEY),
+            Route("GET", "/v1/auths", self.auths, Access.KEY),
+            Route("POST", do, self.do, Access.KEY),
+            Route("GET", do, self.do, Access.KEY),
+        ]
+
+    async def root(self, _request: web.Request) -> web.Response:
+        """Say who this is."""
+        return json_response({"ok": True, "name": "connector gateway", "version": self._version})
+
+    async def liveness(self, _request: web.Request) -> web.Response:
+        """The process works."""
+        return json_response({"ok": True})
+
+    async def readiness(self, _request: web.Request) -> web.Response:
+        """The process takes new work."""
+        state = self._gateway.supervisor.state
+        if state is Supervision.SERVING:
+            return json_response({"ok": True})
+        return json_response({"ok": False, "reason": state.value}, 503)
+
+    async def commands(self, _request: web.Request) -> web.Response:
+        """The catalogue, from memory."""
+        return raw_json(self._gateway.registry.snapshot.commands)
+
+    async def auths(self, _request: web.Request) -> web.Response:
+        """The authentications, from memory."""
+        return raw_json(self._gateway.registry.snapshot.auths)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        """Prometheus' format."""
+        return web.Response(
+            body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def status(self, _request: web.Request) -> web.Response:
+        """Every connector's state, for people."""
+        gateway = self._gateway
+        return json_response(
+            {
+                "version": self._version,
+                "state": gateway.supervisor.state.value,
+                "registry_problem": gateway.registry.problem,
+                "processes": {"in_flight": gateway.supervisor.running, "max": gateway.settings.max_processes},
+                "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
+            }
+        )
+
+    async def do(self, request: web.Request) -> web.Response:
+        """Run a command."""
+        body = await request.read()
+        fields = _fields(body, method=request.method)
+        params = {name: value for name, value in fields.items() if not name.startswith(_CONTEXT)}
+        traceparent = request.headers.get("traceparent")
+        reply = await self._gateway.invoker.invoke(
+            Call(
+                connector=request.match_info["connector"],
+                command=request.match_info["command"],
+                params=params,
+                request_id=request["request_id"],
+                task_data=_task_data(fields),
+                timeout=_timeout(request.headers.get("X-Timeout")),
+                traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
+                process_instance_id=_context(fields, "process_instance_id", int | str | None),
+                process_model_identifier=_context(fields, "process_model_identifier", str | None),
+                task_id=_context(fields, "task_id", str | None),
+                callback_url=_context(fields, "callback_url", str | None),
+            )
+        )
+        return of_reply(reply)
+
+    def _connector(self, name: str) -> dict[str, Any]:
+        status = self._gateway.registry.snapshot.statuses[name]
+        connector = status.connector
+        facts: dict[str, Any] = {
+            "state": status.state.value,
+            "reason": status.reason,
+            "runtime": connector.runtime if connector is not None else None,
+            "commands": [],
+            "in_flight": self._gateway.supervisor.in_flight(name),
+            "queued": self._gateway.supervisor.queued(name),
+            "last_outcomes": self._recent.of(name),
+        }
+        if connector is not None and status.state is State.READY:
+            circuit = self._gateway.invoker.circuit(connector)
+            facts["commands"] = list(connector.commands or ())
+            facts["circuit"] = circuit.state.value
+            facts["reason"] = circuit.reason if circuit.state is not circuit.state.CLOSED else None
+        return facts
+
+
+def _fields(body: bytes, *, method: str) -> Object:
+    if not body and method == "GET":
+        return {}
+    try:
+        return read_object(body)
+    except (ValueError, msgspec.DecodeError) as problem:
+        raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
+
+
+def _task_data(fields: Object) -> msgspec.Raw:
+    raw = fields.get(f"{_CONTEXT}task_data", _EMPTY)
+    first = bytes(memoryview(raw)[:1])
+    if first == b'"':  # older callers send it as JSON in a string
+        raw = msgspec.Raw(msgspec.json.decode(raw, type=str).encode() or b"{}")
+        try:
+            read_object(bytes(raw))
+        except (ValueError, msgspec.DecodeError) as problem:
+            raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object: {problem}") from problem
+        return raw
+    if first == b"n":
+        return _EMPTY
+    if first != b"{":
+        raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object")
+    return raw
+
+
+def _context(fields: Object, name: str, kind: Any) -> Any:
+    raw = fields.get(f"{_CONTEXT}{name}")
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as problem:
+        raise InvalidRequest(f"{_CONTEXT}{name}: {problem}") from problem
+
+
+def _timeout(header: str | None) -> float | None:
+    if header is None:
+        return None
+    try:
+        timeout = float(header)
+    except ValueError:
+        timeout = -1.0
+    if not 0 < timeout < float("inf"):
+        raise InvalidRequest(f"X-Timeout: {header[:40]!r} is not a number of seconds, for example 2.5")
+    return timeout

@@ -1,0 +1,85 @@
+"""What happens around every handler. `app.build` has their order."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from gateway.api.responses import json_response, of_error, of_status
+from gateway.api.routes import Access, Route
+from gateway.errors import GatewayError, RequestTooLarge
+from gateway.units import Size
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.config import Settings
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
+
+
+@web.middleware
+async def request_id(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Accept the caller's request id, or make one; it is in the response, the log and the connector's context."""
+    given = request.headers.get("X-Request-Id", "")
+    request["request_id"] = given if _ID.fullmatch(given) else uuid.uuid4().hex
+    response = await handler(request)
+    response.headers["X-Request-Id"] = request["request_id"]
+    return response
+
+
+@web.middleware
+async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever is raised into the envelope. The outermost handler of errors."""
+    try:
+        return await handler(request)
+    except GatewayError as problem:
+        return of_error(problem)
+    except web.HTTPRequestEntityTooLarge:
+        limit = Size(request.app[SETTINGS].max_request)
+        return of_error(RequestTooLarge(f"the body is larger than {limit} (gateway.max_request)"))
+    except web.HTTPException as problem:
+        response = of_status(problem.status, f"{request.method} {request.path}: {problem.reason}")
+        if "Allow" in problem.headers:
+            response.headers["Allow"] = problem.headers["Allow"]
+        return response
+    except Exception:  # noqa: BLE001 - the outermost handler; the log gets all of it
+        structlog.get_logger().exception("internal_error", path=request.path, request_id=request["request_id"])
+        return of_status(500, f"the gateway failed; its log has the cause under {request['request_id']}")
+
+
+def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Make the middleware that asks for the API key. What is no route at all needs it too."""
+    rules = {(route.method, route.path): route.access for route in routes}
+    opened = {Access.OPEN, Access.METRICS} if settings.metrics_open else {Access.OPEN}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        method = "GET" if request.method == "HEAD" else request.method
+        rule = rules.get((method, resource.canonical)) if resource is not None else None
+        preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+        if rule in opened or preflight or settings.api_key is None or _has_key(request, settings.api_key):
+            return await handler(request)
+        return json_response({"error": "Unauthorized"}, 401)
+
+    return check
+
+
+def _has_key(request: web.Request, key: str) -> bool:
+    given = request.headers.get(_KEY_HEADER)
+    if given is None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else ""
+    return hmac.compare_digest(given.encode(), key.encode())
+
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("settings")

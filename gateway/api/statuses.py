@@ -1,0 +1,30 @@
+"""The one table from errors to HTTP statuses. The status is a promise: see `docs/errors.md`."""
+
+from __future__ import annotations
+
+from gateway import errors
+
+STATUSES: dict[type[errors.GatewayError], int] = {
+    errors.InvalidRequest: 400,
+    errors.InvalidParameters: 400,
+    errors.Forbidden: 403,
+    errors.CommandNotFound: 404,
+    errors.RequestTooLarge: 413,
+    errors.ConnectorBusy: 429,
+    errors.GatewayDraining: 503,
+    errors.ConnectorUnavailable: 503,
+    errors.ConnectorStartFailed: 502,
+    errors.ConnectorTimeout: 504,
+    errors.ConnectorCrashed: 502,
+    errors.ConnectorOutOfMemory: 502,
+    errors.ConnectorFailed: 502,
+    errors.ConnectorInvalidOutput: 502,
+    errors.ConnectorOutputTooLarge: 502,
+}
+
+TOLD = 200
+"""The connector told an error."""
+RAISED = 500
+"""The connector's own code raised."""
+HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 500: "internal_error"}
+"""Codes of what never reached a command."""

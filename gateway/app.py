@@ -1,0 +1,55 @@
+"""Puts HTTP around a gateway: the order of the middleware, the routes, what is opened and closed."""
+
+from __future__ import annotations
+
+import datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import aiohttp_cors
+from aiohttp import web
+
+from gateway.api import middleware
+from gateway.api.handlers import Handlers
+from gateway.core import Gateway
+from gateway.metrics import Metrics
+from gateway.recent import Recent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.config import Settings
+    from gateway.events import Bus
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
+
+
+def build(settings: Settings, bus: Bus) -> web.Application:
+    """Make the application; nothing is started before its start-up."""
+    gateway = Gateway(settings, bus)
+    metrics = Metrics(gateway)
+    recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
+    bus.listen(metrics)
+    bus.listen(recent)
+    routes = Handlers(gateway, metrics, recent, version("gateway")).routes()
+    app = web.Application(
+        middlewares=[middleware.request_id, middleware.errors, middleware.access(settings, routes)],
+        client_max_size=settings.max_request,
+    )
+    app[middleware.SETTINGS] = settings
+    app[GATEWAY] = gateway
+    for route in routes:
+        app.router.add_route(route.method, route.path, route.handler)
+    if settings.cors_origins:
+        options = aiohttp_cors.ResourceOptions(allow_headers="*", expose_headers="*")  # type: ignore[no-untyped-call]
+        cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(settings.cors_origins, options))
+        for added in list(app.router.routes()):
+            cors.add(added)
+    app.cleanup_ctx.append(_opened)
+    return app
+
+
+async def _opened(app: web.Application) -> AsyncIterator[None]:
+    await app[GATEWAY].open()
+    yield
+    await app[GATEWAY].close()

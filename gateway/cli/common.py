@@ -1,0 +1,90 @@
+"""What the verbs share: the options, the outermost error handler, a gateway for the length of one command."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
+
+import click
+from rich.console import Console
+
+from gateway.config import find_file, read_settings
+from gateway.core import Gateway
+from gateway.errors import ConfigError
+from gateway.events import Bus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+P = ParamSpec("P")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+config_option = click.option(
+    "--config",
+    "-c",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The configuration file [default: connectors.yaml in this folder].",
+)
+
+
+def handled(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn a configuration that cannot be used into one clear line and exit status 2."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        if sys.platform != "linux":
+            fail("the gateway runs on Linux only (kernel 5.4 or later: pidfd, /proc)")
+        try:
+            function(*args, **kwargs)
+        except ConfigError as problem:
+            fail(str(problem))
+
+    return wrapper
+
+
+def fail(message: str) -> NoReturn:
+    """Say what is wrong and leave with exit status 2."""
+    err.print(f"[bold red]error:[/] {escaped(message)}")
+    raise SystemExit(2)
+
+
+def run(main: Coroutine[Any, Any, int]) -> None:
+    """Run a verb's coroutine; SIGINT and SIGTERM cancel it, and its processes end with it. Leave with its status."""
+
+    async def cancellable() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await main
+
+    try:
+        status = asyncio.run(cancellable())
+    except asyncio.CancelledError:
+        status = 130
+    if status:
+        raise SystemExit(status)
+
+
+@contextlib.asynccontextmanager
+async def opened(config: Path | None, bus: Bus | None = None) -> AsyncIterator[Gateway]:
+    """Load the registry without serving it."""
+    settings, _ = read_settings(find_file(config))
+    gateway = Gateway(settings, bus or Bus())
+    await gateway.open(watch=False)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+
+
+def escaped(text: str) -> str:
+    """Return a text that rich prints as it is."""
+    return text.replace("[", "\\[")

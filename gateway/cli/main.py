@@ -1,0 +1,31 @@
+"""The `gateway` command. One file a verb; exit statuses are in `docs/cli.md`."""
+
+from __future__ import annotations
+
+import click
+
+from gateway.cli.call import call
+from gateway.cli.check import check
+from gateway.cli.list import list_
+from gateway.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="gateway")
+def main() -> None:
+    """Run connectors for workflow engines: any executable, each request in a process of its own.
+
+    \b
+    Start here:
+      gateway check                      is everything in connectors.yaml and connectors.d all right?
+      gateway list                       what can be called?
+      gateway call hello/Greet name=Ada  run one command, without a server
+      gateway serve                      serve them over HTTP
+
+    Exit statuses: 0 all right; 1 a connector is bad, or the command failed; 2 the configuration or the
+    command line cannot be used.
+    """
+
+
+for command in (serve, check, list_, call):
+    main.add_command(command)

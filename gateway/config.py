@@ -1,0 +1,231 @@
+"""Settings of the gateway, and the shapes of what operators write.
+
+The only place that reads the environment. Settings are read once into a frozen object; connectors' entries are
+decoded one by one by the registry, so that a bad one takes nobody with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from gateway.document import Node, load
+from gateway.errors import ConfigError
+from gateway.units import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_FILE = "connectors.yaml"
+NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `gateway:` section of connectors.yaml."""
+
+    listen: str = "127.0.0.1:7004"
+    """Host and port; `:7004` is every address."""
+    connectors_dir: str | None = "connectors.d"
+    """The folder of drop-in connectors; null switches it off."""
+    enable: Literal["all", "listed"] = "all"
+    """`listed` serves only what `connectors:` names."""
+    state_dir: str = ".gateway"
+    """The only place the gateway writes."""
+    max_processes: Positive = 64
+    """Connector processes alive at once, over all connectors."""
+    max_request: Size = Size(32 << 20)
+    """Bytes of an HTTP request's body."""
+    drain: Duration = Duration(30)
+    """What a shutdown leaves to work in flight."""
+    api_key: str | None = None
+    """What callers must send; CONNECTOR_PROXY_API_KEY overrides it. Without one the gateway is open."""
+    cors_origins: list[str] = []
+    """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
+    metrics: Literal["key", "open"] = "key"
+    """Whether /metrics needs the API key."""
+    cgroup: bool = True
+    """Put each run into a control group where that is possible."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `defaults:` section; each can be set per connector."""
+
+    timeout: Duration = Duration(40)
+    """From the arrival of a call to its end, the wait in the queue included."""
+    concurrency: Positive = 8
+    """Processes of one connector alive at once."""
+    queue: NotNegative = 32
+    """Calls that may wait for one of them."""
+    queue_timeout: Duration = Duration(10)
+    """How long they may."""
+    max_output: Size = Size(8 << 20)
+    """Bytes of a result."""
+    max_log: Size = Size(256 << 10)
+    """Bytes of log kept of one run; the rest is dropped."""
+    max_memory: Size = Size(1 << 30)
+    """Resident bytes of everything one run has started."""
+
+
+class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A parameter of a command as an operator writes it."""
+
+    type: Literal["str", "int", "bool", "any"] = "any"
+    description: str | None = None
+    required: bool | None = None
+    """Absent: required unless a default is given."""
+    default: Any = msgspec.UNSET
+    enum: list[Any] | None = None
+    secret: bool = False
+    """Its value never appears in messages and logs."""
+    schema: dict[str, Any] | None = None
+    """A JSON Schema, checked before the process starts."""
+
+
+class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command as an operator writes it."""
+
+    description: str | None = None
+    timeout: Duration | None = None
+    parameters: dict[str, Any] = {}
+    additional_parameters: bool = False
+    """Accept parameters that are not declared."""
+    is_async: bool = msgspec.field(default=False, name="async")
+
+
+class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of a connector that every runtime knows; the runtime's own come beside them."""
+
+    enabled: bool = True
+    description: str | None = None
+    runtime: str = "exec"
+    env: dict[str, Any] = {}
+    """Added to the clean environment."""
+    config: dict[str, Any] = {}
+    """Handed over in the request."""
+    result: Literal["stdout", "fd3"] = "stdout"
+    commands: dict[str, Any] | None = None
+    """Absent: the executable is asked with op "describe"."""
+    auths: dict[str, Any] = {}
+    timeout: Duration | None = None
+    concurrency: Positive | None = None
+    queue: NotNegative | None = None
+    queue_timeout: Duration | None = None
+    max_output: Size | None = None
+    max_log: Size | None = None
+    max_memory: Size | None = None
+
+    def limits(self, defaults: Limits) -> Limits:
+        """Return the effective limits."""
+        own = {name: getattr(self, name) for name in Limits.__struct_fields__}
+        return msgspec.structs.replace(defaults, **{name: value for name, value in own.items() if value is not None})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the running gateway was told, paths absolute. Handed on; never read again."""
+
+    file: Path
+    host: str | None
+    port: int
+    connectors_dir: Path | None
+    state_dir: Path
+    enable: Literal["all", "listed"]
+    max_processes: int
+    max_request: int
+    drain: float
+    api_key: str | None
+    cors_origins: tuple[str, ...]
+    metrics_open: bool
+    cgroup: bool
+    path: str
+    """The PATH that connectors get."""
+
+
+def find_file(given: Path | None) -> Path:
+    """Return the absolute path of the configuration file.
+
+    Raises:
+        ConfigError: none was named and there is none here.
+    """
+    path = given or Path(DEFAULT_FILE)
+    if not path.exists():
+        hint = "" if given else " here: name one with --config FILE"
+        raise ConfigError(f"{path}: there is no such file{hint}")
+    return path.absolute()
+
+
+def read_settings(
+    file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None
+) -> tuple[Settings, Node]:
+    """Read the file's `gateway:` section and the environment; return the settings and the whole document.
+
+    Raises:
+        ConfigError: a setting is unknown, empty or cannot be parsed; it is named.
+    """
+    environ = os.environ if environ is None else environ
+    document = load(file)
+    for key in document.data:
+        if key not in {"gateway", "defaults", "connectors"}:
+            raise document.error("unknown key (known: gateway, defaults, connectors)", (key,))
+    section = section_of(document, "gateway").decode(GatewaySection)
+    host, port = _address(listen or section.listen, "--listen" if listen else "gateway.listen")
+    if not listen and "CONNECTOR_PROXY_PORT" in environ:
+        port = _port(environ["CONNECTOR_PROXY_PORT"], "CONNECTOR_PROXY_PORT")
+    origins = section.cors_origins
+    if "CONNECTOR_PROXY_CORS_ORIGINS" in environ:
+        origins = [origin.strip() for origin in environ["CONNECTOR_PROXY_CORS_ORIGINS"].split(",") if origin.strip()]
+    base = file.parent
+    settings = Settings(
+        file=file,
+        host=host,
+        port=port,
+        connectors_dir=base / section.connectors_dir if section.connectors_dir is not None else None,
+        state_dir=base / section.state_dir,
+        enable=section.enable,
+        max_processes=section.max_processes,
+        max_request=section.max_request,
+        drain=section.drain,
+        api_key=_api_key(section, environ),
+        cors_origins=tuple(origins),
+        metrics_open=section.metrics == "open",
+        cgroup=section.cgroup,
+        path=environ.get("PATH") or os.defpath,
+    )
+    return settings, document
+
+
+def section_of(document: Node, name: str) -> Node:
+    """Return a section of the document; an absent or empty one is an empty mapping."""
+    if document.data.get(name) is None:
+        return Node({}, (name,), document.marks)
+    return document.child(name)
+
+
+def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:
+    name = "CONNECTOR_PROXY_API_KEY"
+    if name in environ:
+        key: str | None = environ[name]
+    else:
+        name, key = "gateway.api_key", section.api_key
+    if key is not None and not key.strip():
+        raise ConfigError(f"{name} is empty: give it a value, or leave it out to run without a key")
+    return key
+
+
+def _address(text: str, setting: str) -> tuple[str | None, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ConfigError(f"{setting}: {text!r} is not an address: write host:port, for example 127.0.0.1:7004")
+    return host.strip("[]") or None, _port(port, setting)
+
+
+def _port(text: str, setting: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ConfigError(f"{setting}: {text!r} is not a port: write a number from 0 to 65535")
+    return int(text)

@@ -1,0 +1,96 @@
+"""The gateway without HTTP: everything that a server, or one command on the command line, needs to run connectors."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from typing import TYPE_CHECKING
+
+from gateway.invoke import Invoker
+from gateway.pool.spawn import SpawnPool
+from gateway.registry.describe import Describer
+from gateway.registry.registry import Registry
+from gateway.registry.snapshot import State
+from gateway.supervisor import Supervisor
+from gateway.warden.client import Warden
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from gateway.config import Settings
+    from gateway.events import Bus
+
+
+class Gateway:
+    """The parts, put together. Cheap to make; `open` starts the warden and loads the registry."""
+
+    def __init__(self, settings: Settings, bus: Bus) -> None:
+        self.settings = settings
+        self.bus = bus
+        self.run_folder = settings.state_dir / "run" / uuid.uuid4().hex[:12]
+        self.warden = Warden(self.run_folder, cgroup=settings.cgroup)
+        self.pool = SpawnPool(self.warden)
+        self.supervisor = Supervisor(settings.max_processes, bus)
+        self.registry = Registry(settings, Describer(self.pool, settings.state_dir / "describe"), bus)
+        self.invoker = Invoker(self.registry, self.supervisor, self.pool, bus)
+        self._lock = -1
+
+    async def open(self, *, watch: bool = True) -> None:
+        """Start.
+
+        Raises:
+            ConfigError: the registry's files cannot be used.
+        """
+        self._lock = _claim(self.run_folder)
+        try:
+            self.warden.open()
+            await self.registry.open(watch=watch)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Stop at once: whatever still runs is killed."""
+        self.supervisor.close()
+        await self.registry.close()
+        await self.warden.close()
+        shutil.rmtree(self.run_folder, ignore_errors=True)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def lanes(self) -> Iterable[tuple[str, int, int]]:
+        """Return (connector, in flight, queued) of every connector."""
+        for name in self.registry.snapshot.statuses:
+            yield name, self.supervisor.in_flight(name), self.supervisor.queued(name)
+
+    def quarantined(self) -> int:
+        """Return how many connectors cannot be served."""
+        return sum(one.state is State.QUARANTINED for one in self.registry.snapshot.statuses.values())
+
+
+def _claim(folder: Path) -> int:
+    """Make this gateway's folder, lock it, and remove those whose gateway and warden are gone (a power cut)."""
+    parent = folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    turn = os.open(parent, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        for old in parent.iterdir():
+            with contextlib.suppress(OSError):
+                handle = os.open(old, os.O_RDONLY)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(old, ignore_errors=True)
+                finally:
+                    os.close(handle)
+        folder.mkdir(mode=0o700)
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(turn)
+    return lock

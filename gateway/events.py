@@ -1,0 +1,128 @@
+"""What happened, as frozen facts. Logs, metrics and the status view listen; nobody else writes about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened."""
+
+
+class RunFinished(Event, frozen=True, kw_only=True):
+    """An invocation ended, in whatever way.
+
+    `outcome` is "ok" or an error code of `docs/errors.md` ("error" stands for the connector's own codes in metrics).
+    Times are seconds, sizes bytes; `status` is the exit status, `signal` the signal's name, `pid` 0 when no process
+    was started.
+    """
+
+    connector: str
+    command: str
+    request_id: str
+    outcome: str
+    error_code: str | None = None
+    message: str | None = None
+    client: str | None = None
+    pid: int = 0
+    status: int | None = None
+    signal: str | None = None
+    queue_wait: float = 0.0
+    wall: float = 0.0
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    peak_rss: int = 0
+    request_bytes: int = 0
+    result_bytes: int = 0
+    log_bytes: int = 0
+
+
+class ConnectorLine(Event, frozen=True, kw_only=True):
+    """A line of a connector's log (its stderr; its stdout too, when the result goes to descriptor 3)."""
+
+    connector: str
+    command: str
+    request_id: str
+    stream: str
+    line: str
+
+
+class ConnectorWarning(Event, frozen=True, kw_only=True):
+    """A connector did something that works but should be mended."""
+
+    connector: str
+    command: str
+    request_id: str
+    message: str
+
+
+class CircuitOpened(Event, frozen=True, kw_only=True):
+    """A connector failed to start, or crashed, too often in a row; `cooldown` is in seconds."""
+
+    connector: str
+    reason: str
+    cooldown: float
+
+
+class CircuitClosed(Event, frozen=True, kw_only=True):
+    """A connector works again."""
+
+    connector: str
+
+
+class Quarantined(Event, frozen=True, kw_only=True):
+    """A connector cannot be served."""
+
+    connector: str
+    reason: str
+
+
+class RegistryLoaded(Event, frozen=True, kw_only=True):
+    """A registry was swapped in."""
+
+    connectors: int
+    commands: int
+    quarantined: int
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    took: float
+
+
+class ReloadFailed(Event, frozen=True, kw_only=True):
+    """The registry's files cannot be used; the last good state goes on serving."""
+
+    reason: str
+
+
+class DrainStarted(Event, frozen=True, kw_only=True):
+    """No new work is taken; `in_flight` runs have `grace` seconds."""
+
+    in_flight: int
+    grace: float
+
+
+class DrainFinished(Event, frozen=True, kw_only=True):
+    """The last run ended, or was stopped."""
+
+    stopped: int
+
+
+class Bus:
+    """Hands each event to every listener, in order, at once."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Add a listener; it must not raise or block."""
+        self._listeners.append(listener)
+
+    def publish(self, event: Event) -> None:
+        """Tell everybody."""
+        for listener in self._listeners:
+            listener(event)

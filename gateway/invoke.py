@@ -1,0 +1,288 @@
+"""The one use case: a connector, a command, parameters -> a reply. HTTP, the command line and jobs all come here."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.circuit import Circuit
+from gateway.errors import (
+    ConnectorCrashed,
+    ConnectorFailed,
+    ConnectorInvalidOutput,
+    ConnectorOutOfMemory,
+    ConnectorOutputTooLarge,
+    ConnectorStartFailed,
+    ConnectorTimeout,
+    GatewayDraining,
+    GatewayError,
+)
+from gateway.events import Bus, ConnectorLine, ConnectorWarning, RunFinished
+from gateway.process import Completed, StartFailed, Stop
+from gateway.protocol import Context, Object, Request, Result, interpret, told_error
+from gateway.units import Duration, Size
+
+if TYPE_CHECKING:
+    from gateway.pool import Pool
+    from gateway.redact import Redactor
+    from gateway.registry.definition import Command, Connector
+    from gateway.registry.registry import Registry
+    from gateway.supervisor import Supervisor
+
+TAIL_LINES = 20  # of a failed run's log, for its caller
+TAIL_IN_MESSAGE = 500  # characters
+
+_EMPTY = msgspec.Raw(b"{}")
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for. `timeout` (seconds) can only shorten the command's own."""
+
+    connector: str
+    command: str
+    params: Object
+    request_id: str
+    task_data: msgspec.Raw = _EMPTY
+    timeout: float | None = None
+    client: str | None = None
+    traceparent: str | None = None
+    process_instance_id: int | str | None = None
+    process_model_identifier: str | None = None
+    task_id: str | None = None
+    callback_url: str | None = None
+
+
+class Reply(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller gets: the connector's result and what the run took."""
+
+    result: Result
+    run: RunFinished
+    logs: tuple[str, ...] = ()
+
+
+class Invoker:
+    """Runs commands."""
+
+    def __init__(self, registry: Registry, supervisor: Supervisor, pool: Pool, bus: Bus) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._pool = pool
+        self._bus = bus
+        self._circuits: dict[str, tuple[str, Circuit]] = {}
+
+    async def invoke(self, call: Call) -> Reply:
+        """Run one command in a process of its own.
+
+        Raises:
+            GatewayError: one of its classes says what went wrong; the run's event has been published.
+        """
+        run = _Run(call, self._bus)
+        try:
+            with self._supervisor.invocation():
+                connector, command = self._registry.snapshot.find(call.connector, call.command)
+                reply = await self._invoke(run, connector, command)
+        except GatewayError as problem:
+            if run.title not in problem.message:
+                problem.message = f"{run.title}: {problem.message}"
+            problem.run = run.finished(problem.code, message=problem.message)
+            raise
+        except asyncio.CancelledError:
+            run.finished("cancelled", message="the caller hung up")
+            raise
+        return reply
+
+    def circuit(self, connector: Connector) -> Circuit:
+        """Return the circuit of a connector's present definition; a new definition starts afresh."""
+        identity, circuit = self._circuits.get(connector.name, ("", None))
+        if circuit is None or identity != connector.identity:
+            circuit = Circuit(connector.name, self._bus, asyncio.get_running_loop().time)
+            self._circuits[connector.name] = (connector.identity, circuit)
+        return circuit
+
+    async def _invoke(self, run: _Run, connector: Connector, command: Command) -> Reply:
+        call = run.call
+        params = command.signature.check(call.params)
+        redact = connector.redact.plus(command.signature.secret_values(params))
+        circuit = self.circuit(connector)
+        circuit.admit()
+        clock = asyncio.get_running_loop().time
+        timeout = command.timeout if call.timeout is None else min(call.timeout, command.timeout)
+        deadline = run.begun + timeout
+        decided = False
+        try:
+            async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
+                run.queue_wait = clock() - run.begun
+                payload = self._request(call, connector, params, deadline - clock())
+                run.request_bytes = len(payload)
+                try:
+                    completed = await self._run(run, connector, redact, payload, deadline)
+                except StartFailed as problem:
+                    decided = True
+                    circuit.failed(str(problem))
+                    raise ConnectorStartFailed(f"{run.title} could not be started: {redact(str(problem))}") from problem
+            decided = self._judge(circuit, completed)
+        finally:
+            if not decided:
+                circuit.undecided()
+        return self._reply(run, completed, redact, timeout)
+
+    @staticmethod
+    def _request(call: Call, connector: Connector, params: Object, left: float) -> bytes:
+        context = Context(
+            request_id=call.request_id,
+            deadline_ms=max(0, round(left * 1000)),
+            client=call.client,
+            traceparent=call.traceparent,
+            process_instance_id=call.process_instance_id,
+            process_model_identifier=call.process_model_identifier,
+            task_id=call.task_id,
+            callback_url=call.callback_url,
+        )
+        return msgspec.json.encode(
+            Request(
+                command=call.command, params=params, task_data=call.task_data, config=connector.config, context=context
+            )
+        )
+
+    async def _run(
+        self, run: _Run, connector: Connector, redact: Redactor, payload: bytes, deadline: float
+    ) -> Completed:
+        def on_line(stream: str, line: str) -> None:
+            self._bus.publish(
+                ConnectorLine(
+                    connector=connector.name,
+                    command=run.call.command,
+                    request_id=run.call.request_id,
+                    stream=stream,
+                    line=redact(line),
+                )
+            )
+
+        launch = connector.launch
+        if run.call.traceparent is not None:
+            launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.traceparent})
+        run.started = asyncio.get_running_loop().time()
+        child = await self._pool.obtain(launch, on_line)
+        with self._supervisor.attended(child):
+            completed = await child.run(payload, deadline=deadline)
+        run.completed = completed
+        return completed
+
+    @staticmethod
+    def _judge(circuit: Circuit, completed: Completed) -> bool:
+        """Tell the circuit what the end of a run says about the connector, if it says anything."""
+        if completed.stop is not None or completed.out_of_memory or completed.warden_died:
+            return False
+        if completed.signal is not None:
+            circuit.failed(f"died of {completed.signal}")
+        else:
+            circuit.succeeded()
+        return True
+
+    def _reply(self, run: _Run, completed: Completed, redact: Redactor, timeout: float) -> Reply:
+        tail = redact(completed.log_tail)
+        problem = _problem(completed, run.title, timeout)
+        if problem is None and completed.status:
+            result = told_error(completed.result, redact)
+            if result is None:
+                problem = ConnectorFailed(f"{run.title} failed with exit status {completed.status}")
+        if problem is None and not completed.status:
+            try:
+                result = interpret(completed.result, redact)
+            except ConnectorInvalidOutput as invalid:
+                problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {redact(invalid.message)}")
+        if problem is not None:
+            shown = f"; stderr: {tail[-TAIL_IN_MESSAGE:]}" if tail else ""
+            message = f"{problem.message} (after {run.wall:.2f} s){shown}"
+            raise type(problem)(message, logs=_lines(tail), retry_after=problem.retry_after)
+        assert result is not None
+        for warning in result.warnings:
+            self._bus.publish(
+                ConnectorWarning(
+                    connector=run.call.connector,
+                    command=run.call.command,
+                    request_id=run.call.request_id,
+                    message=warning,
+                )
+            )
+        error = result.error
+        outcome = "ok" if error is None else "raised" if error.raised else "error"
+        return Reply(
+            result=result,
+            logs=_lines(tail),
+            run=run.finished(
+                outcome,
+                error_code=error.error_code if error else None,
+                message=error.message if error else None,
+            ),
+        )
+
+
+class _Run:
+    """What is known of one invocation so far."""
+
+    def __init__(self, call: Call, bus: Bus) -> None:
+        self.call = call
+        self.title = f"{call.connector}/{call.command}"
+        self.queue_wait = 0.0
+        self.request_bytes = 0
+        self.started: float | None = None
+        self.completed: Completed | None = None
+        self._bus = bus
+        self._clock = asyncio.get_running_loop().time
+        self.begun = self._clock()
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the process was asked for; 0 when none was."""
+        return 0.0 if self.started is None else self._clock() - self.started
+
+    def finished(self, outcome: str, *, error_code: str | None = None, message: str | None = None) -> RunFinished:
+        """Publish the run's event and return it."""
+        done = self.completed
+        event = RunFinished(
+            connector=self.call.connector,
+            command=self.call.command,
+            request_id=self.call.request_id,
+            client=self.call.client,
+            outcome=outcome,
+            error_code=error_code if error_code is not None or outcome == "ok" else outcome,
+            message=message,
+            queue_wait=self.queue_wait,
+            wall=self.wall,
+            request_bytes=self.request_bytes,
+            pid=done.pid if done else 0,
+            status=done.status if done else None,
+            signal=done.signal if done else None,
+            cpu_user=done.cpu_user if done else 0.0,
+            cpu_system=done.cpu_system if done else 0.0,
+            peak_rss=done.peak_rss if done else 0,
+            result_bytes=len(done.result) if done else 0,
+            log_bytes=done.log_bytes if done else 0,
+        )
+        self._bus.publish(event)
+        return event
+
+
+def _problem(completed: Completed, title: str, timeout: float) -> GatewayError | None:  # noqa: PLR0911 - a table
+    """Return what the end of the process means, whatever it wrote."""
+    bounds = completed.bounds
+    if completed.stop is Stop.DEADLINE:
+        return ConnectorTimeout(f"{title} was still running at its deadline of {Duration(timeout)} and was stopped")
+    if completed.stop is Stop.DRAINED:
+        return GatewayDraining(f"{title} was stopped: the gateway is shutting down", retry_after=5)
+    if completed.stop is Stop.OUTPUT:
+        return ConnectorOutputTooLarge(f"{title} wrote a result of more than {Size(bounds.output)} (max_output)")
+    if completed.out_of_memory:
+        return ConnectorOutOfMemory(f"{title} used more than {Size(bounds.memory)} of memory (max_memory)")
+    if completed.warden_died:
+        return ConnectorCrashed(f"{title} was killed together with the process that watches over it")
+    if completed.signal is not None:
+        return ConnectorCrashed(f"{title} died of {completed.signal}")
+    return None
+
+
+def _lines(tail: str) -> tuple[str, ...]:
+    return tuple(tail.splitlines()[-TAIL_LINES:])

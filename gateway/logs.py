@@ -1,0 +1,101 @@
+"""Writes events as log lines, one a run, as JSON or for people. Payloads are never among them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal, TextIO
+
+import msgspec
+import structlog
+
+from gateway.events import (
+    CircuitClosed,
+    CircuitOpened,
+    ConnectorLine,
+    ConnectorWarning,
+    DrainFinished,
+    DrainStarted,
+    Event,
+    Quarantined,
+    RegistryLoaded,
+    ReloadFailed,
+    RunFinished,
+)
+
+Format = Literal["json", "human"]
+
+_NAMES: dict[type[Event], tuple[str, str]] = {
+    RunFinished: ("run", "info"),
+    ConnectorLine: ("log", "info"),
+    ConnectorWarning: ("connector_warning", "warning"),
+    CircuitOpened: ("circuit_opened", "error"),
+    CircuitClosed: ("circuit_closed", "info"),
+    Quarantined: ("quarantined", "error"),
+    RegistryLoaded: ("registry_loaded", "info"),
+    ReloadFailed: ("reload_failed", "error"),
+    DrainStarted: ("drain_started", "info"),
+    DrainFinished: ("drain_finished", "info"),
+}
+_MEANT = {"ok", "error"}  # outcomes that are the connector's business
+_LISTED = 10  # names of connectors in one line
+
+
+def configure(form: Format, stream: TextIO = sys.stderr) -> None:
+    """Send everything that is logged, the libraries' lines included, to one stream in one form."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if form == "json":
+        last: list[Any] = [
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(lambda value, **_: msgspec.json.encode(value, enc_hook=repr).decode()),
+        ]
+    else:
+        last = [
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        ]
+    structlog.configure(
+        processors=[*shared, *last],
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class EventLog:
+    """Listens to everything."""
+
+    def __init__(self) -> None:
+        self._logger = structlog.get_logger()
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        name, level = _NAMES[type(event)]
+        facts = msgspec.structs.asdict(event)
+        if isinstance(event, RunFinished):
+            level = "info" if event.outcome in _MEANT else "warning"
+            facts = _of_run(event)
+        elif isinstance(event, RegistryLoaded):
+            facts["changed"] = _some(event.changed)
+            facts["removed"] = _some(event.removed)
+        getattr(self._logger, level)(name, **facts)
+
+
+def _of_run(event: RunFinished) -> dict[str, Any]:
+    facts = {key: value for key, value in msgspec.structs.asdict(event).items() if value is not None}
+    for key in ("queue_wait", "wall", "cpu_user", "cpu_system"):
+        facts[key] = round(facts[key], 4)
+    return facts
+
+
+def _some(names: tuple[str, ...]) -> list[str]:
+    return [*names[:_LISTED], f"... {len(names) - _LISTED} more"] if len(names) > _LISTED else list(names)

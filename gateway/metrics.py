@@ -1,0 +1,79 @@
+"""Prometheus metrics. Labels come from the registry, never from what a caller typed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from gateway.events import Event, RunFinished
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 120, 600)
+_BYTES = tuple(float(1 << n) for n in range(22, 34))
+_NEVER_FOUND = {"command_not_found", "gateway_draining"}
+
+
+class Load(Protocol):
+    """What is true at the moment of a scrape."""
+
+    def lanes(self) -> Iterable[tuple[str, int, int]]:
+        """Return (connector, in flight, queued) of every connector."""
+
+    def quarantined(self) -> int:
+        """Return how many connectors cannot be served."""
+
+
+class Metrics:
+    """Listens to runs, and asks the load at each scrape."""
+
+    def __init__(self, load: Load) -> None:
+        self._registry = CollectorRegistry()
+        names = ("connector", "command")
+        self._runs = Counter("gateway_runs", "Invocations by outcome", (*names, "outcome"), registry=self._registry)
+        self._duration = self._histogram("gateway_run_duration_seconds", "From the start of a process to its end")
+        self._queue_wait = self._histogram("gateway_queue_wait_seconds", "From the call to its slot")
+        self._cpu = self._histogram("gateway_run_cpu_seconds", "CPU time of a run's processes, user and system")
+        self._rss = self._histogram("gateway_run_peak_rss_bytes", "Peak resident memory of a run", _BYTES)
+        self._registry.register(_LoadCollector(load))
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        if not isinstance(event, RunFinished):
+            return
+        known = event.outcome not in _NEVER_FOUND
+        labels = (event.connector, event.command) if known else ("unknown", "unknown")
+        self._runs.labels(*labels, event.outcome).inc()
+        if event.pid:
+            self._duration.labels(*labels).observe(event.wall)
+            self._queue_wait.labels(*labels).observe(event.queue_wait)
+            self._cpu.labels(*labels).observe(event.cpu_user + event.cpu_system)
+            self._rss.labels(*labels).observe(event.peak_rss)
+
+    def text(self) -> bytes:
+        """Return the exposition format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+        return Histogram(name, what, ("connector", "command"), buckets=buckets, registry=self._registry)
+
+
+class _LoadCollector(Collector):
+    def __init__(self, load: Load) -> None:
+        self._load = load
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        in_flight = GaugeMetricFamily("gateway_in_flight", "Runs that hold a slot", labels=["connector"])
+        queued = GaugeMetricFamily("gateway_queued", "Calls that wait for a slot", labels=["connector"])
+        for connector, running, waiting in self._load.lanes():
+            in_flight.add_metric([connector], running)
+            queued.add_metric([connector], waiting)
+        yield in_flight
+        yield queued
+        yield GaugeMetricFamily(
+            "gateway_quarantined", "Connectors that cannot be served", value=self._load.quarantined()
+        )

@@ -1,0 +1,125 @@
+"""What a command takes, and the check of what a caller sent.
+
+Parameters stay raw JSON from the caller's body to the connector's stdin: their first byte tells their type, and only
+what a JSON Schema or an enum constrains is decoded.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.errors import InvalidParameters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAMES = {"str": "text", "int": "an integer", "bool": "true or false", "any": "anything"}
+
+
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """One parameter, as callers see it in the catalogue (`secret` and the validator apart)."""
+
+    id: str
+    type: str
+    required: bool
+    description: str | msgspec.UnsetType = msgspec.UNSET
+    default: Any = msgspec.UNSET
+    enum: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    secret: bool | msgspec.UnsetType = msgspec.UNSET
+    schema: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Signature:
+    """All parameters of a command, ready to check calls against."""
+
+    def __init__(self, parameters: tuple[Parameter, ...], *, additional: bool = False) -> None:
+        """Raise ValueError when a JSON Schema among them is none."""
+        self.parameters = parameters
+        self.additional = additional
+        self._by_id = {one.id: one for one in parameters}
+        self._defaults = {
+            one.id: msgspec.Raw(msgspec.json.encode(one.default))
+            for one in parameters
+            if one.default is not msgspec.UNSET
+        }
+        self._validators = {
+            one.id: _validator(one.id, one.schema) for one in parameters if isinstance(one.schema, dict)
+        }
+        self._secrets = tuple(one.id for one in parameters if one.secret is True)
+
+    def check(self, sent: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
+        """Return the parameters with defaults filled in.
+
+        Raises:
+            InvalidParameters: some are missing, unknown or wrong; all of them are named.
+        """
+        problems = [f"{one.id} is missing" for one in self.parameters if one.required and one.id not in sent]
+        for name, raw in sent.items():
+            parameter = self._by_id.get(name)
+            if parameter is not None:
+                problem = self._problem(parameter, bytes(memoryview(raw)[:1]), raw)
+                if problem:
+                    problems.append(problem)
+            elif not self.additional:
+                problems.append(f"{name} is unknown")
+        if problems:
+            known = ", ".join(self._by_id) or "none"
+            raise InvalidParameters(f"{'; '.join(problems)} (parameters: {known})")
+        return {**self._defaults, **sent}
+
+    def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str]:
+        """Return the texts among the sent values that must not be shown."""
+        values = [msgspec.json.decode(sent[name]) for name in self._secrets if name in sent]
+        return [value for value in values if isinstance(value, str)]
+
+    def _problem(self, parameter: Parameter, first: bytes, raw: msgspec.Raw) -> str | None:
+        name = parameter.id
+        if first == b"n" and not parameter.required:
+            return None
+        if not _fits(parameter.type, first, raw):
+            return f"{name} must be {_NAMES[parameter.type]}, not {_describe(first)}"
+        if isinstance(parameter.enum, list):
+            value = msgspec.json.decode(raw)
+            if not any(value == one and type(value) is type(one) for one in parameter.enum):
+                return f"{name} must be one of {msgspec.json.encode(parameter.enum).decode()}"
+        validator = self._validators.get(name)
+        if validator is not None:
+            fault = next(iter(validator.iter_errors(msgspec.json.decode(raw))), None)
+            if fault is not None:
+                where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.absolute_path)
+                # The library's own sentence quotes the value, which may be a secret.
+                return f"{name}{where} does not satisfy {fault.validator}: {_bounded(fault.validator_value)}"
+        return None
+
+
+def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
+    if kind == "str":
+        return first == b'"'
+    if kind == "int":
+        return first in b"-0123456789" and not any(mark in bytes(raw) for mark in (b".", b"e", b"E"))
+    if kind == "bool":
+        return first in b"tf"
+    return True
+
+
+def _describe(first: bytes) -> str:
+    kinds = {b'"': "text", b"{": "an object", b"[": "a list", b"t": "true", b"f": "false", b"n": "null"}
+    return kinds.get(first, "a number that is no integer" if first in b"-0123456789" else "this")
+
+
+def _bounded(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _validator(name: str, schema: dict[str, Any]) -> Any:
+    # Imported here: a gateway without schemas pays neither the time nor the memory.
+    from jsonschema import Draft202012Validator, SchemaError  # noqa: PLC0415
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as problem:
+        raise ValueError(f"{name}: schema is not a JSON Schema: {problem.message}") from problem
+    return Draft202012Validator(schema)

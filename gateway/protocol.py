@@ -1,0 +1,343 @@
+"""The stdio contract: the request that a connector reads, and what its answer means.
+
+Nothing here knows processes or HTTP. Values that nobody has to look at stay raw JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from gateway.errors import ConnectorInvalidOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+VERSION = 1
+JSON = "application/json"
+LOG_LINES = 100  # lines of `spiff__logs` that leave the gateway
+LOG_CHARACTERS = 4096  # of each of them, and of an error's message
+
+_EMPTY = msgspec.Raw(b"{}")
+_MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
+_BOM = b"\xef\xbb\xbf"
+
+Object = dict[str, msgspec.Raw]
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who calls, for whom, and until when. `deadline_ms` is what is left when the request is written."""
+
+    request_id: str
+    deadline_ms: int
+    client: str | None = None
+    traceparent: str | None = None
+    process_instance_id: int | str | None = None
+    process_model_identifier: str | None = None
+    task_id: str | None = None
+    callback_url: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connector reads on stdin to run a command."""
+
+    protocol: int = VERSION
+    op: Literal["execute"] = "execute"
+    command: str
+    params: Object
+    task_data: msgspec.Raw = _EMPTY
+    config: msgspec.Raw = _EMPTY
+    context: Context
+
+
+class DescribeRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a connector reads on stdin to describe itself."""
+
+    protocol: int = VERSION
+    op: Literal["describe"] = "describe"
+    config: msgspec.Raw = _EMPTY
+
+
+class DescribedParameter(msgspec.Struct, frozen=True, kw_only=True):
+    """A parameter in the answer to `describe`; keys that are not known here are ignored."""
+
+    id: str
+    type: Literal["str", "int", "bool", "any"] = "any"
+    required: bool | None = None
+    description: str | None = None
+    default: Any = msgspec.UNSET
+    enum: list[Any] | None = None
+    secret: bool = False
+    schema: dict[str, Any] | None = None
+
+
+class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
+    """A command (or authentication) in the answer to `describe`."""
+
+    name: str
+    parameters: list[DescribedParameter] = []
+    description: str | None = None
+    is_async: bool = msgspec.field(default=False, name="async")
+    additional_parameters: bool = False
+
+
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `describe`."""
+
+    commands: list[DescribedCommand] = []
+    auths: list[DescribedCommand] = []
+
+
+class ToldError(msgspec.Struct, kw_only=True):
+    """An error that a connector told. `raised`: its own code failed, rather than the world."""
+
+    error_code: str
+    message: str = ""
+    raised: bool = False
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run means to its caller.
+
+    `body` is the bytes to send as `mimetype`; `status` is set by a legacy result only; `error` by a told error;
+    `warnings` are for the operator.
+    """
+
+    body: bytes | memoryview
+    mimetype: str = JSON
+    status: int | None = None
+    error: ToldError | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class _Fault(msgspec.Struct, frozen=True, kw_only=True):
+    error_code: str
+    message: str
+
+
+class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """Version 2 of the answer to a workflow backend."""
+
+    command_response: Any
+    command_response_version: int = 2
+    error: _Fault | None = None
+    spiff__logs: list[str] | tuple[str, ...] = ()
+
+
+def error_envelope(code: str, message: str, logs: tuple[str, ...] = (), http_status: int | None = None) -> bytes:
+    """Return the version 2 answer that tells an error."""
+    response: dict[str, Any] = {"body": {}, "mimetype": JSON}
+    if http_status is not None:
+        response["http_status"] = http_status
+    return msgspec.json.encode(
+        _Envelope(command_response=response, error=_Fault(error_code=code, message=message), spiff__logs=logs)
+    )
+
+
+def read_object(data: bytes | bytearray | memoryview) -> Object:
+    """Read a JSON object whose values stay raw.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON, or not an object.
+    """
+    _check_utf8(data)
+    try:
+        return msgspec.json.decode(data, type=Object)
+    except msgspec.ValidationError as problem:
+        raise ValueError("not a JSON object") from problem
+
+
+def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
+    """Turn a connector's output into a result.
+
+    Raises:
+        ConnectorInvalidOutput: not JSON, not UTF-8, empty, two documents, NaN, or an envelope that is none.
+    """
+    document, warnings = _document(stdout)
+    if document[0] != ord("{"):
+        return Result(body=_wrap(document), warnings=warnings)
+    fields = msgspec.json.decode(document, type=Object)
+    if "command_response_version" in fields:
+        return _from_envelope(document, fields, redact, warnings)
+    if "response" in fields and "mimetype" in fields:
+        return _from_legacy(fields, warnings)
+    error = _told(fields.get("error"))
+    if error is not None:
+        status = _http_status(fields["http_status"]) if "http_status" in fields else None
+        error.message = _short(redact(error.message))
+        return Result(
+            body=error_envelope(error.error_code, error.message, http_status=status), error=error, warnings=warnings
+        )
+    return Result(body=_wrap(document), warnings=warnings)
+
+
+def told_error(stdout: bytearray, redact: Callable[[str], str]) -> Result | None:
+    """Return the error that a connector with a bad exit status told on stdout, if it told one."""
+    try:
+        result = interpret(stdout, redact)
+    except ConnectorInvalidOutput:
+        return None
+    return result if result.error is not None else None
+
+
+def read_description(stdout: bytearray) -> Description:
+    """Read the answer to `describe`.
+
+    Raises:
+        ConnectorInvalidOutput: it is not one, or it is an error.
+    """
+    document, _ = _document(stdout)
+    try:
+        fields = msgspec.json.decode(document, type=Object)
+        error = _told(fields.get("error"))
+        if error is not None:
+            raise ConnectorInvalidOutput(f"it answered {error.error_code}: {_short(error.message)}")
+        if "commands" not in fields and "auths" not in fields:
+            raise ConnectorInvalidOutput('it has no "commands"')
+        return msgspec.json.decode(document, type=Description)
+    except msgspec.ValidationError as problem:
+        raise ConnectorInvalidOutput(str(problem)) from problem
+
+
+# --- private
+
+
+def _document(stdout: bytearray) -> tuple[memoryview, tuple[str, ...]]:
+    """Find the one JSON document in the output."""
+    start = len(_BOM) if stdout.startswith(_BOM) else 0
+    try:
+        _check_utf8(stdout)
+    except ValueError as problem:
+        raise ConnectorInvalidOutput(f"its output is {problem}") from problem
+    whole = _stripped(stdout, start, len(stdout))
+    if not whole:
+        raise ConnectorInvalidOutput("its output is empty")
+    problem_of_whole = _not_json(whole)
+    if problem_of_whole is None:
+        return whole, ()
+    cut = stdout.rfind(b"\n", 0, start + _end(stdout))
+    if cut > start:
+        last = _stripped(stdout, cut, len(stdout))
+        if _not_json(last) is None:
+            before = bytes(stdout[start:cut])
+            if all(_not_json(memoryview(line)) is None for line in before.splitlines() if line.strip()):
+                raise ConnectorInvalidOutput("its output is more than one JSON document")
+            return last, (f"wrote {len(before)} bytes of noise to stdout before its result (log to stderr)",)
+    raise ConnectorInvalidOutput(f"its output is not one JSON document: {problem_of_whole}")
+
+
+def _end(stdout: bytearray) -> int:
+    return len(stdout.rstrip())
+
+
+def _stripped(data: bytearray, start: int, end: int) -> memoryview:
+    space = b" \t\r\n"
+    while start < end and data[start] in space:
+        start += 1
+    while end > start and data[end - 1] in space:
+        end -= 1
+    return memoryview(data)[start:end]
+
+
+def _not_json(data: memoryview | bytes) -> str | None:
+    try:
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return str(problem).removeprefix("JSON is malformed: ")
+    return None
+
+
+def _check_utf8(data: bytes | bytearray | memoryview) -> None:
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"not UTF-8 (byte {problem.start})") from problem
+
+
+def _wrap(document: memoryview) -> bytes:
+    return b"".join(
+        (
+            b'{"command_response":{"body":',
+            document,
+            b',"mimetype":"application/json"},"command_response_version":2,"error":null,"spiff__logs":[]}',
+        )
+    )
+
+
+def _from_envelope(
+    document: memoryview, fields: Object, redact: Callable[[str], str], warnings: tuple[str, ...]
+) -> Result:
+    response = _part(fields, "command_response", Object)
+    if _part(fields, "command_response_version", int) != 2:
+        raise ConnectorInvalidOutput("its command_response_version is not 2")
+    if "body" not in response:
+        raise ConnectorInvalidOutput("its command_response has no body")
+    if "http_status" in response:
+        _http_status(response["http_status"])
+    logs = _part(fields, "spiff__logs", list[str] | None) or []
+    error = _part(fields, "error", ToldError | None)
+    changes: Object = {}
+    if "mimetype" not in response:
+        changes["command_response"] = _raw({**response, "mimetype": JSON})
+    shown = [_short(redact(line)) for line in logs[-LOG_LINES:]]
+    if shown != logs or "spiff__logs" not in fields:
+        changes["spiff__logs"] = _raw(shown)
+    if error is not None:
+        message = _short(redact(error.message))
+        if message != error.message:
+            known = msgspec.json.decode(fields["error"], type=Object)
+            changes["error"] = _raw({**known, "message": message})
+            error.message = message
+    elif "error" not in fields:
+        changes["error"] = msgspec.Raw(b"null")
+    body = msgspec.json.encode({**fields, **changes}) if changes else document
+    return Result(body=body, error=error, warnings=warnings)
+
+
+def _from_legacy(fields: Object, warnings: tuple[str, ...]) -> Result:
+    response = fields["response"]
+    mimetype = _part(fields, "mimetype", str)
+    if not _MIMETYPE.fullmatch(mimetype):
+        raise ConnectorInvalidOutput(f"its mimetype {mimetype[:40]!r} is none")
+    status = _part(fields, "status", int | str | None)
+    body = bytes(response)
+    if body[:1] == b'"':
+        body = msgspec.json.decode(response, type=str).encode()
+    number = 200 if status is None else _http_status(msgspec.Raw(str(status).encode()))
+    return Result(body=body, mimetype=mimetype, status=number, warnings=warnings)
+
+
+def _part(fields: Mapping[str, msgspec.Raw], name: str, kind: Any) -> Any:
+    if name not in fields:
+        fields = {name: msgspec.Raw(b"null")}
+    try:
+        return msgspec.json.decode(fields[name], type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise ConnectorInvalidOutput(f"its {name} is not valid: {problem}") from problem
+
+
+def _told(raw: msgspec.Raw | None) -> ToldError | None:
+    if raw is None or bytes(memoryview(raw)[:1]) != b"{":
+        return None
+    try:
+        error = msgspec.json.decode(raw, type=ToldError)
+    except msgspec.ValidationError:
+        return None
+    return error if error.error_code else None
+
+
+def _http_status(raw: msgspec.Raw) -> int:
+    text = bytes(raw).decode(errors="replace").strip().strip('"')
+    if not (text.isascii() and text.isdigit() and 100 <= int(text) <= 599):
+        raise ConnectorInvalidOutput(f"{text[:40]!r} is not an HTTP status")
+    return int(text)
+
+
+def _raw(value: object) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LOG_CHARACTERS else text[: LOG_CHARACTERS - 3] + "..."

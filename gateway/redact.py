@@ -1,0 +1,44 @@
+"""Keeps secret values out of everything that is written for people: messages, logs, the status view."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+MASK = "[redacted]"
+SHORTEST = 4  # characters; anything shorter would tear holes into ordinary words
+
+_TELLING = re.compile(r"(?i)secret|token|passw|api_?key|private_?key|credential|access_?key")
+
+
+class Redactor:
+    """Replaces known values wherever they occur in a text."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        """Longer values are replaced first, so that one which contains another goes whole."""
+        known = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
+        self._values = tuple(known)
+        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
+
+    def __call__(self, text: str) -> str:
+        """Return the text without the values."""
+        return self._pattern.sub(MASK, text) if self._pattern is not None else text
+
+    def plus(self, values: Iterable[str]) -> Redactor:
+        """Return one that knows more values."""
+        more = tuple(values)
+        return Redactor((*self._values, *more)) if more else self
+
+
+def telling_values(settings: Mapping[str, object]) -> list[str]:
+    """Return the values (at any depth) whose key says that they are secret: password, token, api_key ..."""
+    found: list[str] = []
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found += telling_values(value)
+        elif isinstance(value, str) and _TELLING.search(key):
+            found.append(value)
+    return found

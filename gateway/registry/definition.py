@@ -1,0 +1,222 @@
+"""A connector that is understood: everything a call needs, worked out once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.config import CommandEntry, ConnectorEntry, Limits, ParameterEntry, Settings
+from gateway.errors import ConfigError, Quarantine
+from gateway.parameters import Parameter, Signature
+from gateway.process import Bounds, Launch
+from gateway.redact import Redactor, telling_values
+from gateway.registry.sources import Entry, identity
+from gateway.runtimes import RUNTIMES, Place
+
+if TYPE_CHECKING:
+    from gateway.document import Node
+    from gateway.protocol import DescribedCommand, Description
+
+LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """One command (or authentication) of a connector. `timeout` is in seconds."""
+
+    name: str
+    description: str | None
+    timeout: float
+    signature: Signature
+    is_async: bool = False
+
+
+class Connector(msgspec.Struct, frozen=True, kw_only=True):
+    """A connector that can be started. Immutable: work in flight keeps the one it began with."""
+
+    name: str
+    description: str | None
+    runtime: str
+    launch: Launch
+    config: msgspec.Raw
+    limits: Limits
+    redact: Redactor
+    identity: str
+    files: tuple[tuple[object, ...], ...]
+    """The state of every file that this definition rests on (see `gateway.registry.sources.identity`)."""
+    commands: dict[str, Command] | None
+    """None: it has not been described yet."""
+    auths: dict[str, Command] = {}
+
+    def described(self, description: Description) -> Connector:
+        """Return it with the commands that it told itself.
+
+        Raises:
+            Quarantine: the description contradicts itself.
+        """
+        commands = {one.name: _command_told(one, self.limits) for one in description.commands}
+        auths = {one.name: _command_told(one, self.limits) for one in description.auths}
+        if len(commands) != len(description.commands):
+            raise Quarantine("describe names a command twice")
+        return msgspec.structs.replace(self, commands=commands, auths={**auths, **self.auths})
+
+
+def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | None:
+    """Understand one entry; None when it is switched off.
+
+    Raises:
+        Quarantine: it cannot be served; the message says why, with file, line and key where there are some.
+    """
+    if entry.problem is not None:
+        raise Quarantine(entry.problem)
+    try:
+        common, options_node = _split(entry.node)
+        if not common.enabled:
+            return None
+        runtime = RUNTIMES.get(common.runtime)
+        if runtime is None:
+            raise entry.node.error(f"unknown runtime (known: {', '.join(sorted(RUNTIMES))})", ("runtime",))
+        place = Place(
+            name=entry.name, node=entry.node, folder=entry.folder, state_dir=settings.state_dir, path=settings.path
+        )
+        line = runtime.command_line(options_node.decode(runtime.options), place)
+        limits = common.limits(defaults)
+        env = {"PATH": settings.path, **LOCALE, **_env(entry.node, common.env)}
+        commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
+        auths = _commands(entry.node.child("auths"), limits) if common.auths else {}
+    except ConfigError as problem:
+        raise Quarantine(str(problem)) from problem
+    files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
+    config = msgspec.json.encode(common.config)
+    secrets = [*telling_values(common.config), *telling_values(common.env), settings.api_key or ""]
+    return Connector(
+        name=entry.name,
+        description=common.description,
+        runtime=common.runtime,
+        launch=Launch(
+            argv=line.argv,
+            env=env,
+            result_on_fd3=common.result == "fd3",
+            bounds=Bounds(output=int(limits.max_output), log=int(limits.max_log), memory=int(limits.max_memory)),
+        ),
+        config=msgspec.Raw(config),
+        limits=limits,
+        redact=Redactor(secrets),
+        identity=_identity(entry, files, line.argv, env, config),
+        files=files,
+        commands=commands,
+        auths=auths,
+    )
+
+
+def _split(node: Node) -> tuple[ConnectorEntry, Node]:
+    known = {field.encode_name for field in msgspec.structs.fields(ConnectorEntry)}
+    common = {key: value for key, value in node.data.items() if key in known}
+    own = {key: value for key, value in node.data.items() if key not in known}
+    entry = type(node)(common, node.keys, node.marks).decode(ConnectorEntry)
+    return entry, type(node)(own, node.keys, node.marks)
+
+
+def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:
+    env = {}
+    for name, value in declared.items():
+        if not name or "=" in name or "\0" in name:
+            raise node.error("this cannot be the name of an environment variable", ("env", name))
+        if isinstance(value, bool):
+            env[name] = "true" if value else "false"
+        elif isinstance(value, str | int | float):
+            env[name] = str(value)
+        else:
+            raise node.error("expected text or a number", ("env", name))
+    return env
+
+
+def _commands(node: Node, limits: Limits) -> dict[str, Command]:
+    commands = {}
+    for name, below in node.items():
+        if not name or "/" in name:
+            raise below.error("a command's name has no /")
+        entry = (below if below.data is not None else type(below)({}, below.keys, below.marks)).decode(CommandEntry)
+        parameters = tuple(
+            _parameter(key, one) for key, one in (below.child("parameters").items() if entry.parameters else ())
+        )
+        try:
+            signature = Signature(parameters, additional=entry.additional_parameters)
+        except ValueError as problem:
+            raise below.error(str(problem), ("parameters",)) from problem
+        commands[name] = Command(
+            name=name,
+            description=entry.description,
+            timeout=entry.timeout if entry.timeout is not None else limits.timeout,
+            signature=signature,
+            is_async=entry.is_async,
+        )
+    return commands
+
+
+def _parameter(name: str, node: Node) -> Parameter:
+    if name.startswith("spiff__"):
+        raise node.error("names that begin with spiff__ are the caller's context, never parameters")
+    entry = node.decode(ParameterEntry)
+    return _as_listed(
+        Parameter(
+            id=name,
+            type=entry.type,
+            required=entry.default is msgspec.UNSET if entry.required is None else entry.required,
+            description=_or_unset(entry.description),
+            default=entry.default,
+            enum=_or_unset(entry.enum),
+            secret=entry.secret or msgspec.UNSET,
+            schema=_or_unset(entry.schema),
+        )
+    )
+
+
+def _command_told(told: DescribedCommand, limits: Limits) -> Command:
+    if not told.name or "/" in told.name:
+        raise Quarantine(f"describe names a command {told.name!r}: a name is not empty and has no /")
+    parameters = tuple(
+        _as_listed(
+            Parameter(
+                id=one.id,
+                type=one.type,
+                required=one.default is msgspec.UNSET if one.required is None else one.required,
+                description=_or_unset(one.description),
+                default=one.default,
+                enum=_or_unset(one.enum),
+                secret=one.secret or msgspec.UNSET,
+                schema=_or_unset(one.schema),
+            )
+        )
+        for one in told.parameters
+    )
+    try:
+        signature = Signature(parameters, additional=told.additional_parameters)
+    except ValueError as problem:
+        raise Quarantine(f"describe, command {told.name}: {problem}") from problem
+    return Command(
+        name=told.name,
+        description=told.description,
+        timeout=limits.timeout,
+        signature=signature,
+        is_async=told.is_async,
+    )
+
+
+def _as_listed(parameter: Parameter) -> Parameter:
+    """Let a default count: what has one is never required."""
+    if parameter.required and parameter.default is not msgspec.UNSET:
+        return msgspec.structs.replace(parameter, required=False)
+    return parameter
+
+
+def _or_unset(value: Any) -> Any:
+    return msgspec.UNSET if value is None else value
+
+
+def _identity(
+    entry: Entry, files: tuple[tuple[object, ...], ...], argv: tuple[str, ...], env: dict[str, str], config: bytes
+) -> str:
+    facts = repr((argv, sorted(env.items()), config, files, entry.node.data))
+    return hashlib.sha256(facts.encode()).hexdigest()

@@ -1,0 +1,89 @@
+"""Asks executables what they can do, and remembers the answer as long as the executable stays the same."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.errors import ConnectorInvalidOutput, Quarantine
+from gateway.process import Completed, StartFailed
+from gateway.protocol import DescribeRequest, Description, read_description
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.pool import Pool
+    from gateway.registry.definition import Connector
+
+TIMEOUT = 10.0  # seconds
+AT_ONCE = 4
+
+
+class _Cached(msgspec.Struct, frozen=True, kw_only=True):
+    identity: str
+    description: Description
+
+
+class Describer:
+    """Runs op "describe", a few at a time."""
+
+    def __init__(self, pool: Pool, folder: Path) -> None:
+        """`folder` holds one file a connector; it is made when there is something to keep."""
+        self._pool = pool
+        self._folder = folder
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    def remembered(self, connector: Connector) -> Description | None:
+        """Return what the same executable answered before."""
+        try:
+            cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return cached.description if cached.identity == connector.identity else None
+
+    async def ask(self, connector: Connector) -> Description:
+        """Run the executable, and remember what it answers.
+
+        Raises:
+            Quarantine: it did not answer properly; the message says what it did instead.
+        """
+        async with self._turns:
+            completed = await self._run(connector)
+        tail = f"; stderr: {connector.redact(completed.log_tail)[-1000:]}" if completed.log_tail else ""
+        if completed.stop is not None:
+            raise Quarantine(f"describe did not end within {TIMEOUT:g} s{tail}")
+        if completed.out_of_memory:
+            raise Quarantine(f"describe went over max_memory ({connector.limits.max_memory}){tail}")
+        if completed.signal is not None:
+            raise Quarantine(f"describe died of {completed.signal}{tail}")
+        try:
+            description = read_description(completed.result)
+        except ConnectorInvalidOutput as problem:
+            status = f" (exit status {completed.status})" if completed.status else ""
+            raise Quarantine(f"describe failed{status}: {problem.message}{tail}") from problem
+        if completed.status:
+            raise Quarantine(f"describe failed: exit status {completed.status}{tail}")
+        await asyncio.to_thread(self._remember, connector, description)
+        return description
+
+    async def _run(self, connector: Connector) -> Completed:
+        try:
+            child = await self._pool.obtain(connector.launch, lambda _stream, _line: None)
+            return await child.run(
+                msgspec.json.encode(DescribeRequest()), deadline=asyncio.get_running_loop().time() + TIMEOUT
+            )
+        except StartFailed as problem:
+            raise Quarantine(f"describe could not be started: {problem}") from problem
+
+    def _file(self, connector: Connector) -> Path:
+        return self._folder / f"{connector.name}.json"
+
+    def _remember(self, connector: Connector, description: Description) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._file(connector)
+        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_bytes(msgspec.json.encode(_Cached(identity=connector.identity, description=description)))
+        draft.replace(file)

@@ -1,0 +1,264 @@
+"""Keeps the snapshot up to date: loads, describes, watches, heals. Never loses the last good state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.errors import ConfigError, Quarantine
+from gateway.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
+from gateway.registry.definition import Connector, define
+from gateway.registry.snapshot import Snapshot, State, Status
+from gateway.registry.sources import Entry, Sources, fingerprint, identity, read_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.config import Settings
+    from gateway.registry.describe import Describer
+
+POLL = 0.5  # seconds between two looks at the files; a change counts when it is still there at the next look
+FIRST_RETRY = 5.0  # seconds until a quarantined connector is tried again; doubles
+LAST_RETRY = 300.0
+PATIENCE = 15.0  # seconds that a start waits for connectors to describe themselves
+
+
+class Registry:
+    """The current snapshot and the tasks that renew it."""
+
+    def __init__(self, settings: Settings, describer: Describer, bus: Bus) -> None:
+        self.snapshot = Snapshot({})
+        self.problem: str | None = None
+        """Why the last reload failed, None when it did not."""
+        self._settings = settings
+        self._describer = describer
+        self._bus = bus
+        self._entries: dict[str, Entry] = {}
+        self._describing: dict[str, asyncio.Task[None]] = {}
+        self._retries: dict[str, tuple[float, float]] = {}  # name -> (moment, pause)
+        self._fingerprint: object = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+
+    async def open(self, *, watch: bool = True) -> None:
+        """Load everything, wait a while for the descriptions, and start watching.
+
+        Raises:
+            ConfigError: the files cannot be used.
+        """
+        await self._load()
+        if self._describing:
+            await asyncio.wait(list(self._describing.values()), timeout=PATIENCE)
+        if watch:
+            self._watcher = asyncio.create_task(self._watch(), name="registry watcher")
+
+    async def close(self) -> None:
+        """Stop watching and describing."""
+        tasks = [task for task in (self._watcher, *self._describing.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def reload(self, *, retry: bool = False) -> None:
+        """Read the files again; when they cannot be used, keep what there is and say so.
+
+        With `retry` the quarantined connectors are tried at once rather than when their time comes.
+        """
+        if retry:
+            self._retries = dict.fromkeys(self._retries, (0.0, FIRST_RETRY))
+        try:
+            await self._load()
+        except ConfigError as problem:
+            if self.problem != str(problem):
+                self._bus.publish(ReloadFailed(reason=str(problem)))
+            self.problem = str(problem)
+
+    # --- loading
+
+    async def _load(self) -> None:
+        async with self._reloading:
+            begun = time.monotonic()
+            seen, sources = await asyncio.to_thread(self._read)
+            statuses = await asyncio.to_thread(self._understand, sources)
+            self._fingerprint = (seen, _facts(statuses))
+            self.problem = None
+            self._swap(sources, statuses, time.monotonic() - begun)
+
+    def _read(self) -> tuple[object, Sources]:
+        seen = fingerprint(self._settings)
+        folder = self._settings.connectors_dir
+        if self._entries and folder is not None and not folder.exists() and self._had_drop_ins():
+            raise ConfigError(f"{folder}: the folder is gone")
+        return seen, read_sources(self._settings)
+
+    def _had_drop_ins(self) -> bool:
+        folder = self._settings.connectors_dir
+        return any(folder in (entry.folder, entry.folder.parent) for entry in self._entries.values())
+
+    def _look(self) -> object:
+        facts = _facts(self.snapshot.statuses)
+        return fingerprint(self._settings), tuple(identity(Path(str(file[0]))) for file in facts)
+
+    def _understand(self, sources: Sources) -> dict[str, Status]:
+        statuses = {}
+        for entry in sources.entries:
+            try:
+                connector = define(entry, sources.defaults, self._settings)
+            except Quarantine as problem:
+                statuses[entry.name] = Status(name=entry.name, state=State.QUARANTINED, reason=str(problem))
+                continue
+            if connector is not None:
+                statuses[entry.name] = self._with_description(connector)
+        return statuses
+
+    def _with_description(self, connector: Connector) -> Status:
+        name = connector.name
+        if connector.commands is not None:
+            return Status(name=name, state=State.READY, connector=connector)
+        old = self.snapshot.statuses.get(name)
+        if old is not None and old.connector is not None and old.connector.identity == connector.identity:
+            if old.state is State.READY and old.connector.limits == connector.limits:
+                return old
+            if old.state is not State.READY:
+                return Status(name=name, state=old.state, reason=old.reason, connector=connector)
+        description = self._describer.remembered(connector)
+        if description is not None:
+            with contextlib.suppress(Quarantine):
+                return Status(name=name, state=State.READY, connector=connector.described(description))
+        return Status(name=name, state=State.DESCRIBING, reason="it is being asked what it can do", connector=connector)
+
+    def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
+        before = self.snapshot.statuses
+        self._entries = {entry.name: entry for entry in sources.entries}
+        self.snapshot = Snapshot(statuses)
+        for name in [name for name in self._describing if self._superseded(name, before.get(name))]:
+            self._describing.pop(name).cancel()
+        for name, status in statuses.items():
+            if status.state is State.QUARANTINED and self._reason(before.get(name)) != status.reason:
+                self._quarantine(status)
+            elif status.state is State.DESCRIBING and name not in self._describing and status.connector is not None:
+                self._describe(status.connector)
+            elif status.state is State.READY:
+                self._retries.pop(name, None)
+        self._retries = {name: retry for name, retry in self._retries.items() if name in statuses}
+        self._announce(before, statuses, took)
+
+    def _superseded(self, name: str, old: Status | None) -> bool:
+        new = self.snapshot.statuses.get(name)
+        if new is None or new.connector is None or old is None or old.connector is None:
+            return True
+        return new.connector.identity != old.connector.identity
+
+    def _announce(self, before: Mapping[str, Status], statuses: Mapping[str, Status], took: float) -> None:
+        changed = tuple(name for name, status in statuses.items() if _face(before.get(name)) != _face(status))
+        removed = tuple(name for name in before if name not in statuses)
+        if not changed and not removed:
+            return
+        self._bus.publish(
+            RegistryLoaded(
+                connectors=len(statuses),
+                commands=sum(len(one.commands or {}) for one in self.snapshot.ready()),
+                quarantined=sum(status.state is State.QUARANTINED for status in statuses.values()),
+                changed=changed,
+                removed=removed,
+                took=took,
+            )
+        )
+        if "http" in statuses and "http" not in before:
+            self._bus.publish(
+                ConnectorWarning(
+                    connector="http",
+                    command="",
+                    request_id="",
+                    message="Spiff Arena has commands called http/... of its own and ignores these: use another name",
+                )
+            )
+
+    # --- describing
+
+    def _describe(self, connector: Connector) -> None:
+        task = asyncio.create_task(self._ask(connector), name=f"describe {connector.name}")
+        self._describing[connector.name] = task
+        task.add_done_callback(lambda done: self._described(connector.name, done))
+
+    def _described(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._describing.get(name) is task:
+            del self._describing[name]
+
+    async def _ask(self, connector: Connector) -> None:
+        try:
+            description = await self._describer.ask(connector)
+            connector = self._current(connector)
+            status = Status(name=connector.name, state=State.READY, connector=connector.described(description))
+            self._retries.pop(connector.name, None)
+        except Quarantine as problem:
+            connector = self._current(connector)
+            status = Status(name=connector.name, state=State.QUARANTINED, reason=str(problem), connector=connector)
+        before = self.snapshot.statuses
+        self.snapshot = Snapshot({**before, connector.name: status})
+        if status.state is State.QUARANTINED:
+            self._quarantine(status)
+        self._announce(before, self.snapshot.statuses, 0.0)
+
+    def _current(self, connector: Connector) -> Connector:
+        """Return the newest definition of the same executable: its limits may have changed meanwhile."""
+        status = self.snapshot.statuses.get(connector.name)
+        return connector if status is None or status.connector is None else status.connector
+
+    def _quarantine(self, status: Status) -> None:
+        _, pause = self._retries.get(status.name, (0.0, FIRST_RETRY / 2))
+        pause = min(LAST_RETRY, 2 * pause)
+        self._retries[status.name] = (time.monotonic() + pause, pause)
+        self._bus.publish(Quarantined(connector=status.name, reason=status.reason or ""))
+
+    @staticmethod
+    def _reason(status: Status | None) -> str | None:
+        return status.reason if status is not None and status.state is State.QUARANTINED else None
+
+    # --- watching
+
+    async def _watch(self) -> None:
+        last = self._fingerprint
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                seen = await asyncio.to_thread(self._look)
+                if seen == last and seen != self._fingerprint:
+                    self._fingerprint = seen
+                    await self.reload()
+                    seen = self._fingerprint
+                last = seen
+                await self._retry()
+            except Exception as problem:  # noqa: BLE001 - whatever it is, a gateway that stops watching is worse
+                self._bus.publish(ReloadFailed(reason=f"{type(problem).__name__}: {problem}"))
+
+    async def _retry(self) -> None:
+        now = time.monotonic()
+        due = [name for name, (moment, _) in self._retries.items() if moment <= now and name not in self._describing]
+        stuck = False
+        for name in due:
+            status = self.snapshot.statuses[name]
+            if status.connector is not None:
+                self._describe(status.connector)
+            else:
+                moment, pause = self._retries[name]
+                self._retries[name] = (moment + pause, pause)
+                stuck = True
+        if stuck:
+            await self.reload()
+
+
+def _face(status: Status | None) -> object:
+    if status is None:
+        return None
+    connector = status.connector
+    return status.state, status.reason, connector and (connector.identity, connector.limits)
+
+
+def _facts(statuses: Mapping[str, Status]) -> tuple[tuple[object, ...], ...]:
+    """Return the state of every file that the definitions rest on, as it was when they were made."""
+    facts = {file for status in statuses.values() if status.connector is not None for file in status.connector.files}
+    return tuple(sorted(facts, key=lambda file: str(file[0])))

@@ -1,0 +1,93 @@
+"""One consistent state of the registry. A reload makes a new one and swaps the reference."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.errors import CommandNotFound, ConnectorUnavailable
+from gateway.registry.definition import Connector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from gateway.registry.definition import Command
+
+
+class State(enum.Enum):
+    """What a connector can do for callers."""
+
+    READY = "ready"
+    DESCRIBING = "describing"
+    QUARANTINED = "quarantined"
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """One connector's state. `connector` is None where its entry could not be understood."""
+
+    name: str
+    state: State
+    reason: str | None = None
+    connector: Connector | None = None
+
+
+class Snapshot:
+    """All connectors by name."""
+
+    def __init__(self, statuses: Mapping[str, Status]) -> None:
+        self.statuses = statuses
+
+    def find(self, connector: str, command: str) -> tuple[Connector, Command]:
+        """Return what a call names.
+
+        Raises:
+            CommandNotFound: there is no such connector or command.
+            ConnectorUnavailable: the connector is quarantined, or not described yet.
+        """
+        status = self.statuses.get(connector)
+        if status is None:
+            raise CommandNotFound(f"there is no connector {_quoted(connector)}")
+        found = status.connector
+        if status.state is not State.READY or found is None or found.commands is None:
+            raise ConnectorUnavailable(f"{connector} is {status.state.value}: {status.reason}", retry_after=10)
+        if command not in found.commands:
+            known = ", ".join(found.commands) or "none"
+            raise CommandNotFound(f"{connector} has no command {_quoted(command)} (it has: {known})")
+        return found, found.commands[command]
+
+    def ready(self) -> Iterable[Connector]:
+        """Return the connectors that can be called."""
+        for status in self.statuses.values():
+            if status.state is State.READY and status.connector is not None:
+                yield status.connector
+
+    @functools.cached_property
+    def commands(self) -> bytes:
+        """The catalogue of commands as JSON."""
+        return _catalogue((one.name, command) for one in self.ready() for command in (one.commands or {}).values())
+
+    @functools.cached_property
+    def auths(self) -> bytes:
+        """The catalogue of authentications as JSON."""
+        return _catalogue((one.name, auth) for one in self.ready() for auth in one.auths.values())
+
+
+def _catalogue(commands: Iterable[tuple[str, Command]]) -> bytes:
+    listed = []
+    for connector, command in commands:
+        item: dict[str, Any] = {"id": f"{connector}/{command.name}", "parameters": command.signature.parameters}
+        if command.description:
+            item["description"] = command.description
+        if command.signature.additional:
+            item["additional_parameters"] = True
+        if command.is_async:
+            item["async"] = True
+        listed.append(item)
+    return msgspec.json.encode(listed)
+
+
+def _quoted(name: str) -> str:
+    return repr(name if len(name) <= 80 else name[:80] + "...")

@@ -1,0 +1,160 @@
+"""Reads connectors.yaml and connectors.d: who is registered, with which keys, from where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.config import NAME, Limits, Settings, section_of
+from gateway.document import Node, load
+from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER_FILES = 2000  # files of a drop-in's folder whose change is noticed
+
+Fingerprint = tuple[tuple[object, ...], ...]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered connector before it is understood: its merged keys, or why they cannot be read."""
+
+    name: str
+    node: Node
+    folder: Path
+    problem: str | None = None
+    files: tuple[Path, ...] = ()
+    """What belongs to it besides what its command line names: a drop-in's own files."""
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was read, in the order of names."""
+
+    entries: tuple[Entry, ...]
+    defaults: Limits
+
+
+def read_sources(settings: Settings) -> Sources:
+    """Read the registry's files.
+
+    Raises:
+        ConfigError: connectors.yaml cannot be used as a whole. One bad connector is no such case.
+    """
+    document = load(settings.file)
+    defaults = section_of(document, "defaults").decode(Limits)
+    listed = dict(section_of(document, "connectors").items())
+    entries = {entry.name: entry for entry in _drop_ins(settings)}
+    for name, node in listed.items():
+        entries[name] = _overlaid(name, node, entries.get(name), settings)
+    chosen = [entry for name, entry in entries.items() if settings.enable == "all" or name in listed]
+    return Sources(entries=tuple(sorted(chosen, key=lambda entry: entry.name)), defaults=defaults)
+
+
+def fingerprint(settings: Settings) -> Fingerprint:
+    """Return what changes when connectors.yaml or the folder of drop-ins (not their contents) change."""
+    marks = [identity(settings.file)]
+    for entry in _folder_entries(settings):
+        marks.append(identity(entry))
+        if entry.is_dir():
+            marks.append(identity(entry / "connector.yaml"))
+    return tuple(marks)
+
+
+def identity(file: Path) -> tuple[object, ...]:
+    """Return what tells one state of a file from another; it follows links."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return (str(file), None)
+    return (str(file), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
+
+
+def _overlaid(name: str, node: Node, drop_in: Entry | None, settings: Settings) -> Entry:
+    if not NAME.fullmatch(name):
+        problem = node.error("a connector's name is made of letters, digits, _ - and . and does not begin with a dot")
+        return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+    if not isinstance(node.data, dict):
+        if node.data is not None:
+            problem = node.error("expected a mapping with the connector's keys")
+            return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+        node = Node({}, node.keys, node.marks)
+    if drop_in is None:
+        return Entry(name=name, node=node, folder=settings.file.parent)
+    if node.data.get("enabled") is False:  # switched off, whatever is wrong with it
+        return Entry(name=name, node=node, folder=drop_in.folder)
+    return msgspec.structs.replace(drop_in, node=drop_in.node.overlaid(node))
+
+
+def _drop_ins(settings: Settings) -> Iterator[Entry]:
+    claimed: dict[str, Path] = {}
+    for path in _folder_entries(settings):
+        if path.is_dir():
+            entry = _from_folder(path) if (path / "connector.yaml").exists() else None
+        else:
+            entry = _from_file(path)
+        if entry is None:
+            continue
+        if entry.name in claimed:
+            problem = f"{path}: {claimed[entry.name].name} claims the name {entry.name} too: rename one of them"
+            entry = msgspec.structs.replace(entry, problem=problem)
+        claimed.setdefault(entry.name, path)
+        yield entry
+
+
+def _folder_entries(settings: Settings) -> list[Path]:
+    folder = settings.connectors_dir
+    if folder is None:
+        return []
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        raise ConfigError(f"{folder}: {problem.strerror}") from problem
+    # Hidden names are a ConfigMap's ..data and editors' swap files, a ~ ends their backups.
+    return [folder / entry.name for entry in found if not entry.name.startswith(".") and not entry.name.endswith("~")]
+
+
+def _from_folder(path: Path) -> Entry:
+    keys = ("connectors", path.name)
+    empty = Node({}, keys)
+    if not NAME.fullmatch(path.name):
+        return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: this name cannot be a connector's")
+    try:
+        node = load(path / "connector.yaml").moved(keys)
+    except ConfigError as problem:
+        return Entry(name=path.name, node=empty, folder=path, problem=str(problem))
+    return Entry(name=path.name, node=node, folder=path, files=tuple(_below(path)))
+
+
+def _from_file(path: Path) -> Entry | None:
+    name = path.stem
+    node = Node({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
+    if not path.exists():  # a dangling link
+        return Entry(name=name, node=node, folder=path.parent, problem=f"{path}: the link leads nowhere")
+    if not os.access(path, os.X_OK):
+        with path.open("rb") as file:
+            if file.read(2) != b"#!":
+                return None
+        problem: str | None = f"{path} is not executable: chmod +x {path}"
+    else:
+        problem = None if NAME.fullmatch(name) else f"{path}: this name cannot be a connector's"
+    return Entry(name=name, node=node, folder=path.parent, problem=problem, files=(path,))
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the files of a drop-in's folder, without hidden ones and what tools build there."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _BUILT]
+        found += [folder / parent / name for name in names if not name.startswith(".")]
+        if len(found) > FOLDER_FILES:
+            break
+    return sorted(found)[:FOLDER_FILES]
+
+
+_BUILT = {"__pycache__", "node_modules", "target"}

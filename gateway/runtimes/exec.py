@@ -1,0 +1,45 @@
+"""`runtime: exec`: any executable, started as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from gateway.errors import Quarantine
+from gateway.runtimes.base import CommandLine, Place, find_program, missing_interpreter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`run:` is the command line; its words that begin with ./ or ../ (and a first one with a /) are paths."""
+
+    run: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class Exec:
+    """Starts `run` with nothing in between."""
+
+    options = ExecOptions
+
+    def command_line(self, options: ExecOptions, place: Place) -> CommandLine:
+        """Resolve the paths; a bare first word is looked up on PATH."""
+        argv: list[str] = []
+        files: list[Path] = []
+        for index, word in enumerate(options.run):
+            if word.startswith(("./", "../")) or (index == 0 and "/" in word):
+                file = place.resolve(word, "run", index)
+                files.append(file)
+                argv.append(str(file))
+            elif index == 0:
+                program = find_program(word, place.path)
+                files.append(program)
+                argv.append(str(program))
+            else:
+                argv.append(word)
+        interpreter = missing_interpreter(files[0], place.path)
+        if interpreter is not None:
+            raise Quarantine(f"{interpreter} not found: the #! line of {files[0].name} needs it")
+        return CommandLine(argv=tuple(argv), files=tuple(files))

@@ -1,0 +1,79 @@
+"""Serves until a signal: the first SIGTERM or SIGINT drains, the second stops at once, SIGHUP reloads."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from gateway.app import GATEWAY, build
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
+    from gateway.events import Bus
+
+KEEP_ALIVE = 75.0  # seconds
+LAST_WORDS = 5.0  # seconds for connections to send what was answered
+
+
+async def serve(settings: Settings, bus: Bus) -> None:
+    """Run the server until it was told to stop and has drained.
+
+    Raises:
+        ConfigError: the registry's files cannot be used.
+        OSError: the address cannot be listened on.
+    """
+    app = build(settings, bus)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEP_ALIVE, shutdown_timeout=LAST_WORDS
+    )
+    stop = _Stop(app)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.on_signal)
+    loop.add_signal_handler(signal.SIGHUP, stop.on_reload)
+    await runner.setup()
+    try:
+        if not stop.drain.is_set():
+            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
+            for address in runner.addresses:
+                structlog.get_logger().info("listening", host=address[0], port=address[1])
+            if settings.api_key is None:
+                structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
+            await stop.drain.wait()
+        await _drain(app, stop)
+    finally:
+        await runner.cleanup()
+
+
+async def _drain(app: web.Application, stop: _Stop) -> None:
+    # The listener stays open: probes and metrics must see the drain.
+    gateway = app[GATEWAY]
+    grace = gateway.settings.drain
+    gateway.supervisor.drain(grace)
+    drained = asyncio.create_task(gateway.supervisor.drained(grace))
+    at_once = asyncio.create_task(stop.at_once.wait())
+    await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)
+    if not drained.done():
+        gateway.supervisor.stop_all(grace=0)
+    at_once.cancel()
+    await drained
+
+
+class _Stop:
+    """What signals have asked for so far."""
+
+    def __init__(self, app: web.Application) -> None:
+        self.drain = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self._app = app
+        self._reload: asyncio.Task[None] | None = None
+
+    def on_signal(self) -> None:
+        (self.at_once if self.drain.is_set() else self.drain).set()
+
+    def on_reload(self) -> None:
+        self._reload = asyncio.create_task(self._app[GATEWAY].registry.reload(retry=True))

@@ -1,0 +1,218 @@
+"""How many processes are alive: slots per connector, a bounded fair queue, one cap over all, and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import math
+import time
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING
+
+from gateway.errors import ConnectorBusy, GatewayDraining
+from gateway.events import Bus, DrainFinished, DrainStarted
+from gateway.process import GRACE, Child, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from gateway.config import Limits
+
+
+class State(enum.Enum):
+    """Whether new work is taken."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+MOVES = {State.SERVING: {State.DRAINING, State.CLOSED}, State.DRAINING: {State.CLOSED}, State.CLOSED: set()}
+
+
+class Lane:
+    """One connector's slots and those who wait for them. `typical` is a moving average of seconds a run."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.concurrency = 1
+        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.typical = 1.0
+
+    def retry_after(self) -> float:
+        """Return when a place should be free, in seconds."""
+        return min(60.0, max(1.0, self.typical * (len(self.waiting) + 1) / self.concurrency))
+
+
+class Supervisor:
+    """Hands out slots: at most `concurrency` a connector, at most `max_processes` over all of them.
+
+    Whoever waits is served in order within a connector, and the connectors in turn.
+    """
+
+    def __init__(self, max_processes: int, bus: Bus) -> None:
+        self.state = State.SERVING
+        self._max = max_processes
+        self._bus = bus
+        self._lanes: dict[str, Lane] = {}
+        self._turns: OrderedDict[str, Lane] = OrderedDict()  # those in which somebody waits
+        self._running = 0
+        self._children: set[Child] = set()
+        self._invocations = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._stopping = False
+
+    def in_flight(self, name: str) -> int:
+        """Return how many runs of a connector hold a slot."""
+        return self._lanes[name].running if name in self._lanes else 0
+
+    def queued(self, name: str) -> int:
+        """Return how many calls of a connector wait for one."""
+        return len(self._lanes[name].waiting) if name in self._lanes else 0
+
+    @property
+    def running(self) -> int:
+        """How many runs hold a slot, over all connectors."""
+        return self._running
+
+    @contextlib.contextmanager
+    def invocation(self) -> Iterator[None]:
+        """Count one call in flight, from its acceptance to its end.
+
+        Raises:
+            GatewayDraining: no new work is taken.
+        """
+        if self.state is not State.SERVING:
+            raise GatewayDraining(retry_after=5)
+        self._invocations += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._invocations -= 1
+            if not self._invocations:
+                self._idle.set()
+
+    @contextlib.asynccontextmanager
+    async def slot(self, name: str, limits: Limits, *, patience: float) -> AsyncIterator[None]:
+        """Hold a slot of a connector; wait for one at most `queue_timeout` and `patience` seconds.
+
+        Raises:
+            ConnectorBusy: the queue is full, or the wait ran out.
+        """
+        lane = self._lanes.setdefault(name, Lane())
+        lane.concurrency = limits.concurrency
+        if lane.waiting or lane.running >= lane.concurrency or self._running >= self._max:
+            await self._wait(name, lane, limits, min(limits.queue_timeout, patience))
+        else:
+            self._take(lane)
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            lane.typical += 0.2 * (time.monotonic() - begun - lane.typical)
+            lane.running -= 1
+            self._running -= 1
+            self._grant()
+
+    @contextlib.contextmanager
+    def attended(self, child: Child) -> Iterator[None]:
+        """Know a child while it runs, so that a shutdown can stop it."""
+        self._children.add(child)
+        if self._stopping:
+            child.stop(Stop.DRAINED)
+        try:
+            yield
+        finally:
+            self._children.discard(child)
+
+    def drain(self, grace: float) -> None:
+        """Take no new work from now on."""
+        self._move(State.DRAINING)
+        self._bus.publish(DrainStarted(in_flight=self._invocations, grace=grace))
+
+    async def drained(self, grace: float) -> None:
+        """Wait for work in flight, at most `grace` seconds; then stop what is left and wait for its end."""
+        stopped = 0
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            stopped = self._invocations
+            self.stop_all(GRACE)
+            await self._idle.wait()
+        self._bus.publish(DrainFinished(stopped=stopped))
+
+    def stop_all(self, grace: float) -> None:
+        """Stop everything in flight: those that wait are refused, those that run are killed within `grace` seconds."""
+        self._stopping = True
+        for lane in self._lanes.values():
+            for waiter in lane.waiting:
+                if not waiter.done():
+                    waiter.set_exception(GatewayDraining(retry_after=5))
+        for child in list(self._children):
+            child.stop(Stop.DRAINED, grace=grace)
+
+    def close(self) -> None:
+        """Refuse everything."""
+        if self.state is not State.CLOSED:
+            self._move(State.CLOSED)
+
+    # --- private
+
+    def _move(self, state: State) -> None:
+        if state not in MOVES[self.state]:
+            raise RuntimeError(f"a supervisor cannot go from {self.state} to {state}")
+        self.state = state
+
+    def _take(self, lane: Lane) -> None:
+        lane.running += 1
+        self._running += 1
+
+    async def _wait(self, name: str, lane: Lane, limits: Limits, patience: float) -> None:
+        if len(lane.waiting) >= limits.queue:
+            raise ConnectorBusy(
+                f"all {limits.concurrency} slots are taken and {len(lane.waiting)} calls wait (the queue holds "
+                f"{limits.queue})",
+                retry_after=math.ceil(lane.retry_after()),
+            )
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lane.waiting.append(waiter)
+        self._turns.setdefault(name, lane)
+        self._grant()
+        try:
+            async with asyncio.timeout(patience):
+                await waiter
+        except TimeoutError:
+            if waiter.done() and not waiter.cancelled():  # granted, or refused, in the same turn of the loop
+                waiter.result()
+                return
+            raise ConnectorBusy(
+                f"no slot came free within {patience:.3g} s", retry_after=math.ceil(lane.retry_after())
+            ) from None
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                lane.running -= 1
+                self._running -= 1
+            raise
+        finally:
+            if waiter in lane.waiting:
+                lane.waiting.remove(waiter)
+            self._grant()
+
+    def _grant(self) -> None:
+        """Give free slots to those who wait, the connectors in turn."""
+        progress = True
+        while progress and self._running < self._max:
+            progress = False
+            for name, lane in list(self._turns.items()):
+                while lane.waiting and lane.waiting[0].done():
+                    lane.waiting.popleft()
+                if not lane.waiting:
+                    del self._turns[name]
+                elif lane.running < lane.concurrency and self._running < self._max:
+                    self._take(lane)
+                    lane.waiting.popleft().set_result(None)
+                    self._turns.move_to_end(name)
+                    progress = True

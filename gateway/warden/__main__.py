@@ -1,0 +1,380 @@
+"""The warden's program: start, watch, reap, sweep. Standard library only; see the package's docstring.
+
+Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a message:
+
+    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "fd3"} with the child's
+                        stdin, stdout, stderr (and descriptor 3) attached
+                        {"op": "signal", "id", "signal"}    to the run's whole process group
+                        {"op": "kill", "id"}                SIGKILL to everything the run ever started
+    warden -> gateway   {"ev": "failed", "id", "errno", "message"}       it could not be started
+                        {"ev": "leftover", "id", "pid", "status"}        the leader is dead, others of the run live
+                        {"ev": "gone", "id", "pid", "status", ...}       all of it is dead and reaped
+
+`memory` is in bytes (0: unbounded), `status` a wait status, times are seconds, `peak_rss` bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+if __package__ in {None, ""}:  # run as a file: the package's parent folder is not on the path
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from gateway.warden import procfs
+from gateway.warden.cgroup import Groups, Slot
+
+WATCH = 0.1  # seconds between two looks at memory
+SCAN_EVERY = 3  # without control groups, the tree below a leader is looked up every so many watches
+SWEEP = 0.005  # seconds between two looks while something is being killed
+MESSAGE = 1 << 20  # bytes
+
+
+class Run:
+    """One process started for the gateway, and all that comes of it."""
+
+    def __init__(self, key: int, memory: int, cwd: str) -> None:
+        self.key = key
+        self.memory = memory
+        self.cwd = cwd
+        self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
+        self.pidfd = -1
+        self.started = 0
+        self.slot: Slot | None = None
+        self.tree: set[int] = set()
+        self.exited = False
+        self.killing = False
+        self.out_of_memory = False
+        self.peak = 0
+        self.floor = 0
+        self.utime = 0.0
+        self.stime = 0.0
+
+    def charge(self, usage: resource.struct_rusage) -> None:
+        """Add what one reaped process has used."""
+        self.utime += usage.ru_utime
+        self.stime += usage.ru_stime
+        # The kernel counts the memory of whoever forked, up to the exec, into the child's maximum.
+        if usage.ru_maxrss * 1024 > self.floor or not self.peak:
+            self.peak = max(self.peak, usage.ru_maxrss * 1024)
+
+
+class Warden:
+    """The loop over the gateway's messages, the leaders' pidfds and the clock."""
+
+    def __init__(self, control: socket.socket, folder: str, groups: Groups | None) -> None:
+        self._control = control
+        self._folder = folder
+        self._groups = groups
+        self._poll = select.epoll()
+        self._runs: dict[int, Run] = {}
+        self._by_fd: dict[int, Run] = {}
+        self._owners: dict[int, Run | None] = {}  # strays: our children that are no leaders
+        self._watch_every = WATCH
+        self._next_watch = 0.0
+        self._watches = 0
+
+    def serve(self) -> None:
+        """Work until the gateway's end of the socket is closed, then kill everything."""
+        self._poll.register(self._control.fileno(), select.EPOLLIN)
+        while True:
+            for fd, _ in self._poll.poll(self._pause()):
+                if fd == self._control.fileno():
+                    if not self._receive():
+                        self._kill_all()
+                        return
+                elif fd in self._by_fd:
+                    self._leader_exited(self._by_fd[fd])
+            for run in [run for run in self._runs.values() if run.killing and run.exited]:
+                self._sweep(run)
+            if self._runs and time.monotonic() >= self._next_watch:
+                self._watch()
+
+    def _pause(self) -> float:
+        if any(run.killing and run.exited for run in self._runs.values()):
+            return SWEEP
+        return max(0.0, self._next_watch - time.monotonic()) if self._runs else -1.0
+
+    # --- the gateway's messages
+
+    def _receive(self) -> bool:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return False
+        if not data:
+            return False
+        message = json.loads(data)
+        operation = message["op"]
+        if operation == "spawn":
+            try:
+                self._spawn(message, fds)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+            return True
+        run = self._runs.get(message["id"])
+        if run is not None and operation == "signal":
+            self._signal_group(run, message["signal"])
+        elif run is not None and operation == "kill":
+            self._kill(run)
+        return True
+
+    def _tell(self, event: str, key: int, **facts: object) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next receive ends the loop
+            self._control.send(json.dumps({"ev": event, "id": key, **facts}).encode())
+
+    def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
+        key: int = message["id"]
+        run = Run(key, message["memory"], message["cwd"])
+        run.floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if message["fd3"]:
+            os.dup2(fds[3], 3, inheritable=True)
+        try:
+            run.process = subprocess.Popen(
+                message["argv"],
+                stdin=fds[0],
+                stdout=fds[1],
+                stderr=fds[2],
+                env=message["env"],
+                cwd=run.cwd,
+                close_fds=False,  # every descriptor of ours is close-on-exec
+                start_new_session=True,
+            )
+            run.pid = run.process.pid
+            run.pidfd = os.pidfd_open(run.pid)
+        except (OSError, ValueError, subprocess.SubprocessError) as problem:
+            if run.process is not None:  # started, but no descriptor left to watch it with
+                os.killpg(run.pid, signal.SIGKILL)
+                os.waitpid(run.pid, 0)
+                run.process.returncode = -signal.SIGKILL
+            self._tell("failed", key, errno=getattr(problem, "errno", None) or 0, message=str(problem))
+            return
+        finally:
+            if message["fd3"]:
+                _reserve_descriptor_3()
+        facts = procfs.stat(run.pid)
+        run.started = facts.started if facts else 0
+        if self._groups is not None:
+            run.slot = self._groups.take()
+            if run.slot is not None:
+                run.slot.add(run.pid)
+        if not self._runs:
+            self._next_watch = time.monotonic() + self._watch_every
+        self._runs[key] = run
+        self._by_fd[run.pidfd] = run
+        self._poll.register(run.pidfd, select.EPOLLIN)
+
+    def _signal_group(self, run: Run, number: int) -> None:
+        # The leader is ours and not reaped yet, so its number, and the group's, cannot be anybody else's.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, number)
+
+    def _kill(self, run: Run) -> None:
+        run.killing = True
+        if run.slot is not None:
+            run.slot.kill()
+        self._signal_group(run, signal.SIGKILL)
+        if run.exited:
+            self._sweep(run)
+
+    # --- the end of a run
+
+    def _leader_exited(self, run: Run) -> None:
+        self._poll.unregister(run.pidfd)
+        del self._by_fd[run.pidfd]
+        os.close(run.pidfd)
+        run.exited = True
+        if run.killing:
+            self._sweep(run)
+        elif self._strays_of(run):
+            info = os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            status = 0
+            if info is not None:
+                status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
+            self._tell("leftover", run.key, pid=run.pid, status=status)
+        else:
+            self._finish(run)
+
+    def _sweep(self, run: Run) -> None:
+        if run.slot is not None:
+            run.slot.kill()
+        self._signal_group(run, signal.SIGKILL)
+        strays = self._strays_of(run)
+        if strays:
+            table = procfs.scan()
+            for pid in procfs.descendants(set(strays), table) - {run.pid}:
+                procfs.kill_exactly(pid, table.get(pid))
+        elif run.slot is None or not [pid for pid in run.slot.pids() if pid != run.pid]:
+            self._finish(run)
+
+    def _finish(self, run: Run) -> None:
+        _, status, usage = os.wait4(run.pid, 0)
+        if run.process is not None:
+            run.process.returncode = status  # subprocess must not wait for it again
+        run.charge(usage)
+        del self._runs[run.key]
+        if run.slot is not None and self._groups is not None:
+            self._groups.give_back(run.slot)
+        self._tell(
+            "gone",
+            run.key,
+            pid=run.pid,
+            status=status,
+            out_of_memory=run.out_of_memory or (status != 0 and 0 < run.memory < run.peak),
+            utime=run.utime,
+            stime=run.stime,
+            peak_rss=run.peak,
+        )
+
+    def _strays_of(self, run: Run) -> list[int]:
+        """Return our living children that are no leaders and belong to a run whose leader is dead.
+
+        Whatever a dead leader leaves behind, however it was detached, has become our child: the warden is its
+        nearest subreaper. What died already is reaped here.
+        """
+        leaders = {one.pid for one in self._runs.values()}
+        strays = []
+        known = set()
+        for pid in procfs.children():
+            if pid in leaders:
+                continue
+            known.add(pid)
+            owner = self._owners.get(pid) or self._owner(pid, run)
+            self._owners[pid] = owner
+            if _reap(pid, owner):
+                known.discard(pid)
+            elif owner is run:
+                strays.append(pid)
+        self._owners = {pid: owner for pid, owner in self._owners.items() if pid in known}
+        return strays
+
+    def _owner(self, pid: int, ending: Run) -> Run | None:
+        facts = procfs.stat(pid)
+        if facts is None:
+            return None
+        runs = self._runs.values()
+        group = self._groups.owner(pid) if self._groups is not None else None
+        for run in runs:
+            if facts.session == run.pid or pid in run.tree:
+                return run
+            if group is not None and run.slot is not None and run.slot.name == group:
+                return run
+        for run in runs:
+            if procfs.mentions(pid, run.cwd):
+                return run
+        # No trace of where it came from. It is nobody's but the ending run's when no other one is old enough.
+        others = any(run is not ending and run.started <= facts.started for run in runs)
+        return None if others else ending
+
+    # --- memory
+
+    def _watch(self) -> None:
+        begun = time.monotonic()
+        self._watches += 1
+        if self._groups is None and self._watches % SCAN_EVERY == 1:
+            table = procfs.scan()
+            for run in self._runs.values():
+                run.tree = procfs.descendants({run.pid}, table)
+        for run in list(self._runs.values()):
+            pids = {run.pid, *(run.slot.pids() if run.slot is not None else run.tree)}
+            sizes = [procfs.memory(pid) for pid in pids]
+            resident = sum(one.resident - one.shared for one in sizes) + max(one.shared for one in sizes)
+            run.peak = max(run.peak, resident)
+            if 0 < run.memory < resident and not run.killing:
+                run.out_of_memory = True
+                self._kill(run)
+        took = time.monotonic() - begun
+        self._watch_every = max(WATCH, 20 * took)  # never more than a twentieth of a core
+        self._next_watch = begun + self._watch_every
+
+    # --- the gateway is gone
+
+    def _kill_all(self) -> None:
+        deadline = time.monotonic() + 10
+        for run in self._runs.values():
+            self._kill_without_sweep(run)
+        while time.monotonic() < deadline:
+            table = procfs.scan()
+            mine = procfs.descendants({os.getpid()}, table) - {os.getpid()}
+            if not mine:
+                break
+            for pid in mine:
+                procfs.kill_exactly(pid, table.get(pid))
+            with contextlib.suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            time.sleep(SWEEP)
+        for run in self._runs.values():
+            if run.process is not None:
+                run.process.returncode = -signal.SIGKILL
+        if self._groups is not None:
+            self._groups.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _kill_without_sweep(self, run: Run) -> None:
+        if run.slot is not None:
+            run.slot.kill()
+        self._signal_group(run, signal.SIGKILL)
+
+
+def _reap(pid: int, owner: Run | None) -> bool:
+    try:
+        done, _, usage = os.wait4(pid, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    if done and owner is not None:
+        owner.charge(usage)
+    return bool(done)
+
+
+def _become_subreaper() -> None:
+    import ctypes  # noqa: PLC0415 - a fifth of the warden's memory; unloaded it cannot be, but only here is it needed
+
+    pr_set_child_subreaper = 36  # linux/prctl.h
+    if ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def _reserve_descriptor_3() -> None:
+    """Keep descriptor 3 taken, so that a result channel can be put there and nothing else ever is."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null == 3:
+        return
+    os.dup2(null, 3, inheritable=False)
+    os.close(null)
+
+
+def main() -> None:
+    """Run the warden: descriptor 0 is the control socket, the arguments are folder, name, "cgroup" or "sweep"."""
+    folder, name, containment = sys.argv[1:]
+    control = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 4))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+    _reserve_descriptor_3()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Handled, not ignored: an ignored signal would stay ignored in every connector.
+        signal.signal(number, lambda *_: None)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    _become_subreaper()
+    groups = Groups.open(name) if containment == "cgroup" else None
+    control.send(json.dumps({"ev": "ready", "id": 0, "cgroup": groups is not None}).encode())
+    Warden(control, folder, groups).serve()
+
+
+if __name__ == "__main__":
+    main()

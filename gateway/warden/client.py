@@ -1,0 +1,267 @@
+"""The gateway's end of the warden: start a process, signal it, hear when all of it is gone."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from gateway.warden import procfs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
+MESSAGE = 1 << 16  # bytes; what the warden says is short
+
+
+class Failed(msgspec.Struct, frozen=True, tag_field="ev", tag="failed"):
+    """The process could not be started; `errno` is 0 when the operating system gave none."""
+
+    id: int
+    errno: int
+    message: str
+
+
+class Leftover(msgspec.Struct, frozen=True, tag_field="ev", tag="leftover"):
+    """The leader is dead, something it started is not."""
+
+    id: int
+    pid: int
+    status: int
+
+
+class Gone(msgspec.Struct, frozen=True, tag_field="ev", tag="gone"):
+    """Everything of a run is dead and reaped. `status` is a wait status, times in seconds, `peak_rss` in bytes."""
+
+    id: int
+    pid: int
+    status: int
+    out_of_memory: bool = False
+    utime: float = 0.0
+    stime: float = 0.0
+    peak_rss: int = 0
+    warden_died: bool = False
+
+
+class Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
+    """The warden works; `cgroup` tells whether each run gets a control group."""
+
+    id: int
+    cgroup: bool
+
+
+class Listener(Protocol):
+    """Who is told about one run."""
+
+    def on_warden(self, event: Failed | Leftover | Gone) -> None:
+        """Take one event; never raises."""
+
+
+class Handle:
+    """One run at the warden."""
+
+    def __init__(self, warden: Warden, key: int) -> None:
+        self._warden = warden
+        self._key = key
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the run's process group."""
+        self._warden.send({"op": "signal", "id": self._key, "signal": number})
+
+    def kill(self) -> None:
+        """SIGKILL everything the run ever started."""
+        self._warden.send({"op": "kill", "id": self._key})
+
+
+class Warden:
+    """A warden process and the runs it is asked for; a new process is started when the old one died."""
+
+    def __init__(self, folder: Path, *, cgroup: bool = True) -> None:
+        self.folder = folder
+        self.cgroup = False
+        self._want_cgroup = cgroup
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._listeners: dict[int, Listener] = {}
+        self._last_key = 0
+        self._generation = 0
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._encoder = msgspec.json.Encoder()
+        self._decoder = msgspec.json.Decoder(Failed | Leftover | Gone | Ready)
+
+    @property
+    def pid(self) -> int | None:
+        """The warden's process id, None before the first run."""
+        return self._process.pid if self._process is not None else None
+
+    def open(self) -> None:
+        """Start the warden's process. Called by the first `spawn` where nobody did before."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
+        self._generation += 1
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                PROGRAM,
+                str(self.folder),
+                f"{self.folder.name}-{self._generation}",
+                "cgroup" if self._want_cgroup else "sweep",
+            ],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a ^C in the terminal is for the gateway, which then drains
+            env={"PATH": os.defpath},
+        )
+        theirs.close()
+        ours.setblocking(False)
+        self._socket = ours
+        asyncio.get_running_loop().add_reader(ours, self._on_readable)
+
+    def spawn(
+        self,
+        listener: Listener,
+        *,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        memory: int,
+        fds: Sequence[int],
+    ) -> Handle:
+        """Have a process started with stdin, stdout, stderr and maybe descriptor 3 at `fds`.
+
+        The descriptors stay the caller's to close. `memory` is the bound on resident bytes, 0 for none.
+        """
+        if self._socket is None:
+            self.open()
+        self._last_key += 1
+        key = self._last_key
+        self._listeners[key] = listener
+        message = {
+            "op": "spawn",
+            "id": key,
+            "argv": argv,
+            "env": env,
+            "cwd": cwd,
+            "memory": memory,
+            "fd3": len(fds) > 3,
+        }
+        try:
+            self.send(message, fds)
+        except OSError:
+            del self._listeners[key]
+            raise
+        return Handle(self, key)
+
+    def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
+        """Send one message; it waits in a queue when the socket is full."""
+        if self._socket is None:
+            return
+        data = self._encoder.encode(message)
+        if not self._unsent:
+            try:
+                self._send_now(data, fds)
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the reader learns it too, and tells everybody
+            else:
+                return
+        self._unsent.append((data, [os.dup(fd) for fd in fds]))
+        asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
+
+    async def close(self) -> None:
+        """Have everything killed, and wait for the warden's end."""
+        process = self._process
+        self._disconnect()
+        if process is not None:
+            await asyncio.to_thread(process.wait)
+        self._process = None
+
+    # --- private
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> None:
+        if self._socket is None:
+            return
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._socket.sendmsg([data], rights)
+
+    def _on_writable(self) -> None:
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                self._send_now(data, fds)
+            except BlockingIOError:
+                return
+            except OSError:
+                break
+            self._unsent.popleft()
+            for fd in fds:
+                os.close(fd)
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_writer(self._socket)
+
+    def _on_readable(self) -> None:
+        for _ in range(64):  # then let others have the loop
+            if self._socket is None:
+                return
+            try:
+                data = self._socket.recv(MESSAGE)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._died()
+                return
+            self._dispatch(self._decoder.decode(data))
+
+    def _dispatch(self, event: Failed | Leftover | Gone | Ready) -> None:
+        if isinstance(event, Ready):
+            self.cgroup = event.cgroup
+            return
+        if isinstance(event, Leftover):
+            listener = self._listeners.get(event.id)
+        else:
+            listener = self._listeners.pop(event.id, None)
+        if listener is not None:
+            listener.on_warden(event)
+
+    def _died(self) -> None:
+        process = self._process
+        self._disconnect()
+        if process is not None:
+            process.wait()
+        table = procfs.scan()
+        orphans = {pid for pid in table if procfs.mentions(pid, str(self.folder))}
+        for pid in procfs.descendants(orphans, table):
+            procfs.kill_exactly(pid, table.get(pid))
+        listeners, self._listeners = self._listeners, {}
+        for key, listener in listeners.items():
+            listener.on_warden(Gone(id=key, pid=0, status=signal.SIGKILL, warden_died=True))
+
+    def _disconnect(self) -> None:
+        if self._socket is None:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        loop.remove_writer(self._socket)
+        self._socket.close()
+        self._socket = None
+        for _, fds in self._unsent:
+            for fd in fds:
+                os.close(fd)
+        self._unsent.clear()

@@ -1,0 +1,111 @@
+"""What /proc says about processes. Standard library only: the warden runs without site-packages."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import NamedTuple
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Stat(NamedTuple):
+    """One process. `started` is in clock ticks since boot, `resident` and `shared` are bytes."""
+
+    pid: int
+    state: str
+    ppid: int
+    session: int
+    started: int
+
+
+class Memory(NamedTuple):
+    """Resident bytes of one process, and how many of them it shares with others."""
+
+    resident: int
+    shared: int
+
+
+def stat(pid: int) -> Stat | None:
+    """Return the process' facts, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            raw = file.read(1024)
+    except OSError:
+        return None
+    fields = raw[raw.rfind(b")") + 2 :].split()
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def memory(pid: int) -> Memory:
+    """Return the resident and shared bytes of a process (zeros when it is gone)."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
+            fields = file.read(128).split()
+    except OSError:
+        return Memory(0, 0)
+    if len(fields) < 3:
+        return Memory(0, 0)
+    return Memory(int(fields[1]) * PAGE, int(fields[2]) * PAGE)
+
+
+def scan() -> dict[int, Stat]:
+    """Return every process on the machine that can be seen."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            one = stat(int(name))
+            if one is not None:
+                found[one.pid] = one
+    return found
+
+
+def children() -> list[int]:
+    """Return the pids of the calling (single-threaded) process' children, zombies included."""
+    me = os.getpid()
+    try:
+        with open(f"/proc/{me}/task/{me}/children", "rb", buffering=0) as file:
+            return [int(pid) for pid in file.readall().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [one.pid for one in scan().values() if one.ppid == me]
+
+
+def descendants(roots: set[int], table: dict[int, Stat]) -> set[int]:
+    """Return the roots and everything below them in a table made by `scan`."""
+    by_parent: dict[int, list[int]] = {}
+    for one in table.values():
+        by_parent.setdefault(one.ppid, []).append(one.pid)
+    seen: set[int] = set()
+    todo = list(roots)
+    while todo:
+        pid = todo.pop()
+        if pid not in seen:
+            seen.add(pid)
+            todo.extend(by_parent.get(pid, ()))
+    return seen
+
+
+def mentions(pid: int, folder: str) -> bool:
+    """Tell whether a process was started with TMPDIR at or below `folder`, or works there."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            for setting in file.readall().split(b"\0"):
+                if (setting + b"/").startswith(f"TMPDIR={folder}/".encode()):
+                    return True
+        return (os.readlink(f"/proc/{pid}/cwd") + "/").startswith(folder + "/")
+    except OSError:
+        return False
+
+
+def kill_exactly(pid: int, seen: Stat | None) -> None:
+    """SIGKILL a process if it still is the one that was seen: a number may be somebody else's by now."""
+    with contextlib.suppress(OSError):
+        handle = os.pidfd_open(pid)
+        try:
+            now = stat(pid)
+            if seen is not None and now is not None and now.started == seen.started:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
