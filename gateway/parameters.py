@@ -79,7 +79,7 @@ class Signature:
         if first == b"n" and not parameter.required:
             return None
         if not _fits(parameter.type, first, raw):
-            return f"{name} must be {_NAMES[parameter.type]}, not {_describe(first)}"
+            return f"{name} must be {_NAMES[parameter.type]}, not {_describe(parameter.type, first)}"
         if isinstance(parameter.enum, list):
             value = msgspec.json.decode(raw)
             if not any(value == one and type(value) is type(one) for one in parameter.enum):
@@ -104,9 +104,9 @@ def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
     return True
 
 
-def _describe(first: bytes) -> str:
+def _describe(wanted: str, first: bytes) -> str:
     kinds = {b'"': "text", b"{": "an object", b"[": "a list", b"t": "true", b"f": "false", b"n": "null"}
-    return kinds.get(first, "a number that is no integer" if first in b"-0123456789" else "this")
+    return kinds.get(first, "a number with a fraction or exponent" if wanted == "int" else "a number")
 
 
 def _bounded(value: object) -> str:

@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
+.PHONY: help setup demo test lint soak format wheel clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is needed: Debian packages (as root, when missing) and the locked Python packages in .venv
+	@PYTHON=$(PYTHON) scripts/setup
+
+demo: setup ## Start the gateway on the connectors of this repository, call each, show a failure, stop
+	@$(BIN)/python scripts/demo.py
+
+test: setup ## Run the tests
+	$(BIN)/pytest
+
+lint: setup ## ruff, mypy --strict, layers, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
+
+soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)
+	$(BIN)/python bench/soak.py
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+wheel: setup ## Build the wheel into dist/
+	$(BIN)/uv build --wheel
+
+clean: ## Remove what setup, tests and demo have made
+	rm -rf .venv .gateway dist build .mypy_cache .ruff_cache

@@ -1,0 +1,67 @@
+"""Fixtures, and the check after every test that nothing is left."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.warden import procfs
+from tests.support import Site, reaped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure() -> None:
+    # Whatever a test leaves behind becomes a child of pytest, where it cannot hide.
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    """No test leaves a process, a zombie or a descriptor behind."""
+    processes, descriptors = _processes(), _descriptors()
+    yield
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and (
+        [pid for pid in _processes() - processes if not reaped(pid)] or _descriptors() - descriptors
+    ):
+        os.sched_yield()
+    left = {pid: _describe(pid) for pid in _processes() - processes}
+    assert not left, f"processes left behind: {left}"
+    assert not _descriptors() - descriptors, "descriptors left behind"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def _processes() -> set[int]:
+    me = os.getpid()
+    return procfs.descendants({me}, procfs.scan()) - {me}
+
+
+def _descriptors() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(f"{name} {os.readlink(f'/proc/self/fd/{name}')}")
+        except FileNotFoundError:  # the listing's own
+            continue
+    return {one for one in found if "/proc/" not in one}
+
+
+def _describe(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return "gone"
