@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from gateway.runtimes import exec as exec_
-from gateway.runtimes.base import CommandLine, Place, Runtime
+from gateway.runtimes.base import Build, BuildFailed, CommandLine, Made, Place, Runtime, Tools, made_at
+from gateway.runtimes.container import Container
+from gateway.runtimes.exec import Exec
+from gateway.runtimes.java import Java
+from gateway.runtimes.node import Node
+from gateway.runtimes.python import Python
+from gateway.runtimes.shell import Shell
 
-RUNTIMES: dict[str, Runtime] = {"exec": exec_.Exec()}
+RUNTIMES: dict[str, Runtime] = {
+    "exec": Exec(),
+    "python": Python(),
+    "java": Java(),
+    "node": Node(),
+    "shell": Shell(),
+    "container": Container(),
+}
 
-__all__ = ["RUNTIMES", "CommandLine", "Place", "Runtime"]
+__all__ = ["RUNTIMES", "Build", "BuildFailed", "CommandLine", "Made", "Place", "Runtime", "Tools", "made_at"]

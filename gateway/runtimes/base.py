@@ -1,19 +1,31 @@
-"""What a runtime has to answer: which command line runs the connector."""
+"""What a runtime has to answer: which command line runs the connector, and what has to be built for it first."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from gateway.document import Node
 from gateway.errors import Quarantine
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+    from gateway.document import Node
+    from gateway.process import Mode
+
+MARKER = "build.json"
+
+_PACKAGE = Path(__file__).parent.parent
+RUNNERS = _PACKAGE / "_runners" if (_PACKAGE / "_runners").exists() else _PACKAGE.parent / "runners"
+"""The hosts on the other side of the pipe: inside the wheel, or beside the package in a checkout."""
+
+
+class Place(NamedTuple):
     """Where a connector is defined and may keep what is built for it. Paths are absolute."""
 
     name: str
@@ -21,11 +33,20 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     folder: Path
     state_dir: Path
     path: str
+    memory: int
+    """Bytes that a run may use."""
+    env: tuple[str, ...]
+    """Names of the variables that the entry declares."""
+
+    @property
+    def builds(self) -> Path:
+        """The folder of this connector's builds; `current` in it links to the one that serves."""
+        return self.state_dir / "runtimes" / self.name
 
     def resolve(self, text: str, *keys: str | int) -> Path:
         """Return a path as the file that holds the key means it."""
         mark = self.node.mark(keys)
-        return (mark.path.parent if mark else self.folder) / text
+        return Path(os.path.normpath((mark.path.parent if mark else self.folder) / text))
 
 
 class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +54,48 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
     argv: tuple[str, ...]
     files: tuple[Path, ...] = ()
+    result_on_fd3: bool = False
+    """The runtime's own host writes its result there, whatever the entry says."""
+    resident: dict[str, tuple[str, ...]] = {}
+    """The command lines of a process that serves more than one request, by mode (fork, persistent)."""
+    env: dict[str, str] = {}
+    """What the runtime itself needs in the environment."""
+    cleanup: tuple[str, ...] = ()
+    """A command line to run after a run that was stopped or died."""
+    notice: str | None = None
+    """What an operator should know although it works."""
+
+
+class Tools(Protocol):
+    """What a build may use."""
+
+    offline: bool
+    index: tuple[str, ...]
+    """Options for Python's package index, as uv takes them."""
+
+    async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
+        """Run a program to its end.
+
+        Raises:
+            BuildFailed: its exit status is not 0; the message has the end of its output.
+        """
+
+
+class BuildFailed(Exception):
+    """A build did not succeed; the old one goes on serving."""
+
+
+class Build(NamedTuple):
+    """What `gateway install` makes for a connector. `inputs` is a hash of all that it is made from."""
+
+    inputs: Callable[[], str]
+    make: Callable[[Path, Tools], Awaitable[None]]
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """The marker of a complete build."""
+
+    inputs: str
 
 
 class Runtime(Protocol):
@@ -42,6 +105,10 @@ class Runtime(Protocol):
     def options(self) -> type[msgspec.Struct]:
         """The keys that this runtime adds to a connector's entry."""
 
+    @property
+    def mode(self) -> Mode:
+        """How its processes are obtained when the entry does not say."""
+
     def command_line(self, options: Any, place: Place) -> CommandLine:
         """Return how to start it.
 
@@ -49,6 +116,54 @@ class Runtime(Protocol):
             Quarantine: something is missing; the message says what to do.
             ConfigError: the options do not make sense together.
         """
+
+    def build(self, options: Any, place: Place) -> Build | None:
+        """Return what has to be built, None when nothing has to.
+
+        Raises:
+            Quarantine: something is missing; the message says what to do.
+            ConfigError: the options do not make sense together.
+        """
+
+
+def built(place: Place, build: Build) -> tuple[Path, str | None]:
+    """Return the folder of the build that serves, and a notice when it is not the newest that could be.
+
+    Raises:
+        Quarantine: there is none yet.
+    """
+    folder = place.builds / "current"
+    made = made_at(folder)
+    if made is None:
+        raise Quarantine(f"not installed: run gateway install {place.name}")
+    outdated = made.inputs != build.inputs()
+    return folder.resolve(), f"its entry has changed: run gateway install {place.name}" if outdated else None
+
+
+def made_at(folder: Path) -> Made | None:
+    """Return the marker of a build's folder, None when the build is not complete."""
+    try:
+        return msgspec.json.decode((folder / MARKER).read_bytes(), type=Made)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def digest(parts: Iterable[object]) -> str:
+    """Return a hash of what a build is made from."""
+    return hashlib.sha256(repr(list(parts)).encode()).hexdigest()
+
+
+def tree_facts(path: Path, *, left_out: Callable[[str], bool] = lambda _name: False) -> list[tuple[str, int, int]]:
+    """Return the names, sizes and times of a file, or of everything below a folder whose name is not left out."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = []
+        for parent, folders, names in os.walk(path):
+            folders[:] = [name for name in folders if not left_out(name)]
+            files += [Path(parent, name) for name in names if not left_out(name)]
+    found = sorted(file for file in files if file.is_file())
+    return [(str(one.relative_to(path.parent)), one.stat().st_size, one.stat().st_mtime_ns) for one in found]
 
 
 def find_program(name: str, path: str) -> Path:
@@ -61,6 +176,17 @@ def find_program(name: str, path: str) -> Path:
     if found is None:
         raise Quarantine(f"{name} not found: install it, or name it by its path")
     return Path(os.path.abspath(found))
+
+
+def must_exist(file: Path, key: str) -> Path:
+    """Return the file.
+
+    Raises:
+        Quarantine: it does not exist.
+    """
+    if not file.exists():
+        raise Quarantine(f"{key}: {file} does not exist")
+    return file
 
 
 def missing_interpreter(script: Path, path: str) -> str | None:

@@ -12,6 +12,8 @@ from gateway.runtimes.base import CommandLine, Place, find_program, missing_inte
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from gateway.process import Mode
+
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`run:` is the command line; its words that begin with ./ or ../ (and a first one with a /) are paths."""
@@ -23,6 +25,7 @@ class Exec:
     """Starts `run` with nothing in between."""
 
     options = ExecOptions
+    mode: Mode = "spawn"
 
     def command_line(self, options: ExecOptions, place: Place) -> CommandLine:
         """Resolve the paths; a bare first word is looked up on PATH."""
@@ -42,4 +45,8 @@ class Exec:
         interpreter = missing_interpreter(files[0], place.path)
         if interpreter is not None:
             raise Quarantine(f"{interpreter} not found: the #! line of {files[0].name} needs it")
-        return CommandLine(argv=tuple(argv), files=tuple(files))
+        line = tuple(argv)
+        return CommandLine(argv=line, resident={"persistent": line}, files=tuple(files))
+
+    def build(self, _options: ExecOptions, _place: Place) -> None:
+        """Nothing has to be built."""

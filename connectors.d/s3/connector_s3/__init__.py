@@ -1,0 +1,1 @@
+"""Objects on S3, or on anything that speaks its protocol."""

@@ -1,0 +1,3 @@
+module example.org/csv-connector
+
+go 1.21

@@ -1,0 +1,71 @@
+"""The verb `gateway install`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from gateway.cli.common import config_option, err, escaped, fail, handled, opened, out, run
+from gateway.config import operators_environment
+from gateway.install import Installed, Installer
+from gateway.registry.sources import read_sources
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MARKS = {"built": "[green]built[/]", "unchanged": "[dim]unchanged[/]", "nothing to build": "[dim]nothing to build[/]"}
+
+
+@click.command()
+@config_option
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--offline", is_flag=True, help="Fetch nothing: use what is in the caches of uv, Maven and npm.")
+@click.option("--index-url", metavar="URL", help="The Python package index, instead of PyPI.")
+@click.option("--extra-index-url", multiple=True, metavar="URL", help="One more Python package index; may be repeated.")
+@click.option("--find-links", multiple=True, metavar="PATH", help="A folder or page of wheels; may be repeated.")
+@handled
+def install(
+    config: Path | None,
+    names: tuple[str, ...],
+    index_url: str | None,
+    extra_index_url: tuple[str, ...],
+    find_links: tuple[str, ...],
+    *,
+    offline: bool,
+) -> None:
+    """Build what connectors need: a venv, jars, node_modules; of all of them, or of those that are named.
+
+    What is built already is left alone. A build that fails leaves the old one serving; a running gateway notices a new
+    one by itself. Exit status 1 when a build failed.
+    """
+    index = [("--index-url", index_url)] if index_url else []
+    index += [("--extra-index-url", url) for url in extra_index_url]
+    index += [("--find-links", place) for place in find_links]
+    run(_install(config, names, offline=offline, index=tuple(word for pair in index for word in pair)))
+
+
+async def _install(config: Path | None, names: tuple[str, ...], *, offline: bool, index: tuple[str, ...]) -> int:
+    begun = time.monotonic()
+
+    def progress(name: str, what: str) -> None:
+        err.print(f"[dim]{time.monotonic() - begun:6.1f} s[/]  [bold]{escaped(name)}[/]  {escaped(what)}")
+
+    async with opened(config, registry=False) as gateway:
+        installer = Installer(
+            gateway.settings, gateway.pools.spawn, operators_environment(), offline=offline, index=index
+        )
+        results = await installer.install(read_sources(gateway.settings), names, progress)
+    if not results:
+        fail("no connector is registered")
+    for one in results:
+        _print(one, named=bool(names))
+    return 1 if any(one.state == "failed" for one in results) else 0
+
+
+def _print(one: Installed, *, named: bool) -> None:
+    if one.problem is not None:
+        out.print(f"[bold red]failed[/]  [bold]{escaped(one.name)}[/]  [red]{escaped(one.problem)}[/]")
+    elif named or one.state != "nothing to build":
+        out.print(f"{_MARKS[one.state]}  [bold]{escaped(one.name)}[/]")

@@ -1,0 +1,88 @@
+"""`runtime: node`: a module whose exported functions are commands, run by the host in `runners/node`."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.runtimes.base import (
+    RUNNERS,
+    Build,
+    CommandLine,
+    Place,
+    Tools,
+    built,
+    digest,
+    find_program,
+    must_exist,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gateway.process import Mode
+
+HOST = RUNNERS / "node" / "host.mjs"
+PACKAGE, PACKAGE_LOCK = "package.json", "package-lock.json"
+
+
+class NodeOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`module:` is an ES module or CommonJS; a package.json beside it is installed."""
+
+    module: str
+    node: list[str] = []
+    """Options for node."""
+
+
+class Node:
+    """Starts `node`."""
+
+    options = NodeOptions
+    mode: Mode = "standby"
+
+    def command_line(self, options: NodeOptions, place: Place) -> CommandLine:
+        """Run the module where its packages are: links to its files lie beside node_modules in the build."""
+        node = find_program("node", place.path)
+        module = must_exist(place.resolve(options.module, "module"), "module")
+        build = self.build(options, place)
+        flags: tuple[str, ...] = ()
+        files = [node, module, HOST]
+        notice = None
+        target = module
+        if build is not None:
+            folder, notice = built(place, build)
+            target = folder / module.name
+            flags = ("--preserve-symlinks", "--preserve-symlinks-main")
+            files.append(place.builds / "current" / PACKAGE)
+        return CommandLine(
+            argv=(str(node), *flags, *options.node, str(HOST), "--fd3", str(target)),
+            files=tuple(files),
+            result_on_fd3=True,
+            notice=notice,
+        )
+
+    def build(self, options: NodeOptions, place: Place) -> Build | None:
+        """The packages that package.json names."""
+        source = place.resolve(options.module, "module").parent
+        if not (source / PACKAGE).exists():
+            return None
+        names = sorted(entry.name for entry in source.iterdir())
+        texts = [(source / name).read_text() for name in (PACKAGE, PACKAGE_LOCK) if (source / name).exists()]
+        inputs = digest([str(source), names, texts])
+        return Build(inputs=lambda: inputs, make=functools.partial(_make, source=source, place=place))
+
+
+async def _make(folder: Path, tools: Tools, *, source: Path, place: Place) -> None:
+    npm = find_program("npm", place.path)
+    for entry in source.iterdir():
+        if entry.name in {PACKAGE, PACKAGE_LOCK}:
+            shutil.copyfile(entry, folder / entry.name)
+        elif entry.name != "node_modules" and not entry.name.startswith("."):
+            (folder / entry.name).symlink_to(entry)
+    await tools.run(
+        str(npm), "ci" if (folder / PACKAGE_LOCK).exists() else "install", "--prefix", str(folder), "--omit=dev",
+        "--ignore-scripts", "--no-audit", "--no-fund", "--silent", *(["--offline"] if tools.offline else []),
+    )  # fmt: skip

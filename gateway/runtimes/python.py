@@ -1,0 +1,205 @@
+"""`runtime: python`: a Spiff connector package or a module of functions, in a venv of its own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import uv
+
+from gateway.errors import Quarantine
+from gateway.runtimes.base import (
+    RUNNERS,
+    Build,
+    CommandLine,
+    Place,
+    Tools,
+    built,
+    digest,
+    must_exist,
+    tree_facts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.process import Mode
+
+HOST = RUNNERS / "python" / "host.py"
+LOCK = "requirements.lock"
+
+_INPUTS = "# inputs: "
+
+
+class PythonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`package` or `module`, and where its libraries are: `requirements` or `venv`; without both, nowhere."""
+
+    package: str | None = None
+    """The import name; `connector_<name>` when there is no `module` either."""
+    module: str | None = None
+    """A file of typed functions."""
+    requirements: list[str] | str | None = None
+    """Requirement strings, local paths or wheels (those begin with ./ ../ or /), or the name of a requirements file."""
+    python: str | None = None
+    """A version, or the path of an interpreter; the gateway's own when absent."""
+    venv: str | None = None
+    """A virtual environment that somebody else keeps."""
+
+
+class Python:
+    """Starts `runners/python/host.py` with the connector's interpreter."""
+
+    options = PythonOptions
+    mode: Mode = "fork"
+
+    def command_line(self, options: PythonOptions, place: Place) -> CommandLine:
+        """Choose the interpreter: the venv that was built, the one that was named, or a bare one."""
+        self._check(options, place)
+        build = self.build(options, place)
+        files: list[Path] = [HOST]
+        notice = None
+        flags = ["-I", "-B"]
+        if options.venv is not None:
+            python = place.resolve(options.venv, "venv") / "bin" / "python"
+            if not python.exists():
+                raise Quarantine(f"venv: {python} does not exist")
+        elif build is not None:
+            folder, notice = built(place, build)
+            python = folder / "venv" / "bin" / "python"
+            files.append(place.builds / "current" / "venv" / "pyvenv.cfg")
+        else:
+            python = Path(_bare_interpreter())
+            flags.append("-S")  # no libraries were asked for, so none of the machine's are lent
+        if options.module is not None:
+            module = must_exist(place.resolve(options.module, "module"), "module")
+            files.append(module)
+            target = ("--module", str(module))
+        else:
+            target = ("--package", options.package or f"connector_{place.name}")
+        line = (str(python), *flags, str(HOST))
+        return CommandLine(
+            argv=(*line, *target),
+            resident={"fork": (*line, "--fork", *target), "persistent": (*line, "--lines", *target)},
+            files=(python, *files),
+            notice=notice,
+        )
+
+    def build(self, options: PythonOptions, place: Place) -> Build | None:
+        """A venv, when there are requirements or another interpreter is wanted."""
+        self._check(options, place)
+        if options.venv is not None or (options.requirements is None and options.python is None):
+            return None
+        requirements = list(_requirements(options, place))
+        python = _interpreter(options, place)
+        lock = place.builds / LOCK
+        local = list(_local(requirements))
+        wanted = digest([python, requirements, [tree_facts(path, left_out=_is_built) for path in local]])
+        return Build(
+            inputs=lambda: digest([wanted, lock.read_text() if lock.exists() else ""]),
+            make=functools.partial(
+                _make, requirements=requirements, local=local, python=python, lock=lock, wanted=wanted
+            ),
+        )
+
+    @staticmethod
+    def _check(options: PythonOptions, place: Place) -> None:
+        if options.package is not None and options.module is not None:
+            raise place.node.error("package and module exclude each other", ("module",))
+        if options.venv is not None and (options.requirements is not None or options.python is not None):
+            raise place.node.error("a venv that somebody else keeps has its own python and packages", ("venv",))
+
+
+async def _make(
+    folder: Path, tools: Tools, *, requirements: list[str], local: list[Path], python: str, lock: Path, wanted: str
+) -> None:
+    """Lock, make the venv, install. Sources: docs.astral.sh/uv/pip."""
+    uv_bin = uv.find_uv_bin()
+    common = ["--quiet", *(["--offline"] if tools.offline else [])]
+    # uv keeps what it has built of a folder until its pyproject.toml changes, whatever else has changed in it. These
+    # two, unlike --refresh, make it look again offline too.
+    names = [_name(path) for path in local if path.is_dir()]
+    look = [_option("upgrade", name) for name in names]
+    build = [_option("reinstall", name) for name in names]
+    venv = folder / "venv"
+    await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
+    interpreter = str(venv / "bin" / "python")
+    if requirements:
+        if not (lock.exists() and lock.read_text().startswith(f"{_INPUTS}{wanted}\n")):
+            source, draft = folder / "requirements.in", folder / LOCK
+            source.write_text("".join(f"{line}\n" for line in requirements))
+            await tools.run(
+                uv_bin, "pip", "compile", *common, *look, *tools.index, "--python", interpreter, "--no-header",
+                "--output-file", str(draft), str(source),
+            )  # fmt: skip
+            draft.write_text(f"{_INPUTS}{wanted}\n{draft.read_text()}")
+            draft.replace(lock)
+        await tools.run(
+            uv_bin, "pip", "install", *common, *build, *tools.index, "--python", interpreter, "--compile-bytecode",
+            "--requirement", str(lock),
+        )  # fmt: skip
+
+
+def _requirements(options: PythonOptions, place: Place) -> Iterator[str]:
+    if isinstance(options.requirements, str):
+        file = must_exist(place.resolve(options.requirements, "requirements"), "requirements")
+        for line in file.read_text().splitlines():
+            text = line.strip()
+            yield str(file.parent / text) if _is_path(text) else line
+        return
+    for index, text in enumerate(options.requirements or ()):
+        if _is_path(text):
+            yield str(must_exist(place.resolve(text, "requirements", index), "requirements"))
+        else:
+            yield text
+
+
+def _local(requirements: list[str]) -> Iterator[Path]:
+    return (Path(line) for line in requirements if line.startswith("/"))
+
+
+def _is_built(name: str) -> bool:
+    """Tell what building a package may leave in its own folder, and what is no part of it."""
+    return name.startswith(".") or name in {"__pycache__", "build", "dist"} or name.endswith(".egg-info")
+
+
+def _name(package: Path) -> str | None:
+    """Return the name of a folder's package, None when only building it would tell."""
+    try:
+        project = tomllib.loads((package / "pyproject.toml").read_text())
+    except (OSError, ValueError):
+        return None
+    name = project.get("project", {}).get("name") or project.get("tool", {}).get("poetry", {}).get("name")
+    return name if isinstance(name, str) else None
+
+
+def _option(verb: str, name: str | None) -> str:
+    return f"--{verb}" if name is None else f"--{verb}-package={name}"
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("./", "../", "/"))
+
+
+def _interpreter(options: PythonOptions, place: Place) -> str:
+    if options.python is None:
+        return _bare_interpreter()
+    if "/" in options.python:
+        return str(must_exist(place.resolve(options.python, "python"), "python"))
+    # A program of that name, if there is one; or else uv knows more places, and may fetch it.
+    found = shutil.which(f"python{options.python}", path=place.path)
+    return found if found is not None and _works(found) else options.python
+
+
+def _works(python: str) -> bool:
+    """Tell a real interpreter from a version manager's shim, which may be there without one behind it."""
+    return os.path.basename(os.path.dirname(python)) != "shims"
+
+
+def _bare_interpreter() -> str:
+    return getattr(sys, "_base_executable", sys.executable)

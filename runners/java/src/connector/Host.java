@@ -1,0 +1,143 @@
+package connector;
+
+import java.io.BufferedInputStream;
+import java.io.FileDescriptor;
+import java.io.FileInputStream;
+import java.io.FileOutputStream;
+import java.io.IOException;
+import java.io.InputStream;
+import java.io.OutputStream;
+import java.io.PrintStream;
+import java.io.UnsupportedEncodingException;
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.UndeclaredThrowableException;
+import java.nio.charset.StandardCharsets;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.ExecutionException;
+
+/**
+ * Runs one request against one {@link Connector}: {@code java -cp ... connector.Host [--fd3] CLASS}.
+ *
+ * <p>The result goes to the standard output as it was at the start, or to file descriptor 3 (a pipe) with {@code --fd3}.
+ * System.out is log. Only {@code --fd3} also keeps apart what native code and inherited children write to descriptor 1.
+ */
+public final class Host {
+
+    /** What one request came to: the exit status, and one JSON document. */
+    private static final class Answer {
+        final int status;
+        final String document;
+
+        Answer(int status, String document) {
+            this.status = status;
+            this.document = document;
+        }
+    }
+
+    private final String className;
+    private Connector connector;
+    private Throwable broken;
+
+    private Host(String className) {
+        this.className = className;
+    }
+
+    public static void main(String[] args) throws IOException {
+        boolean fd3 = args.length == 2 && args[0].equals("--fd3");
+        if (args.length != 1 && !fd3) {
+            System.err.println("usage: connector.Host [--fd3] CLASS");
+            System.exit(64);
+        }
+        // Buffered, since FileInputStream.readAllBytes seeks and so fails on a pipe (seen on Java 17).
+        InputStream requests = new BufferedInputStream(new FileInputStream(FileDescriptor.in));
+        OutputStream results = fd3
+                ? new FileOutputStream("/proc/self/fd/3")
+                : new FileOutputStream(FileDescriptor.out);
+        protectStandardStreams();
+
+        Host host = new Host(args[args.length - 1]);
+        host.load();
+        Answer answer = host.answer(new String(requests.readAllBytes(), StandardCharsets.UTF_8));
+        System.out.flush();
+        results.write(answer.document.getBytes(StandardCharsets.UTF_8));
+        results.flush();
+        // Threads that the connector left behind end here; its shutdown hooks run.
+        System.exit(answer.status);
+    }
+
+    private static void protectStandardStreams() throws UnsupportedEncodingException {
+        PrintStream log = new PrintStream(new FileOutputStream(FileDescriptor.err), true, "UTF-8");
+        System.setIn(InputStream.nullInputStream());
+        System.setOut(log);
+        System.setErr(log);
+    }
+
+    /** Constructs the connector ahead of the request, so that a process on standby has booted. Faults wait for the request. */
+    private void load() {
+        try {
+            Object made = Class.forName(className).getDeclaredConstructor().newInstance();
+            if (!(made instanceof Connector)) {
+                throw new ClassCastException(className + " does not implement " + Connector.class.getName());
+            }
+            connector = (Connector) made;
+        } catch (Throwable fault) {
+            broken = fault;
+        }
+    }
+
+    private Answer answer(String request) {
+        String op;
+        try {
+            op = Json.topLevelString(request, "op");
+        } catch (IllegalArgumentException malformed) {
+            return told("invalid_request", malformed.getMessage());
+        }
+        if (!"describe".equals(op) && !"execute".equals(op)) {
+            return told("invalid_request", "op must be describe or execute");
+        }
+        if (broken != null) {
+            return raised(broken);
+        }
+        try {
+            return new Answer(0, String.valueOf(op.equals("describe") ? connector.describe() : connector.execute(request)));
+        } catch (Throwable fault) {
+            return raised(fault);
+        }
+    }
+
+    private static Answer raised(Throwable thrown) {
+        Throwable fault = unwrap(thrown);
+        if (fault instanceof Failure) {
+            return told(((Failure) fault).code(), fault.getMessage());
+        }
+        fault.printStackTrace();
+        return failed(simpleName(fault), fault.getMessage() == null ? fault.toString() : fault.getMessage(), ", \"raised\": true");
+    }
+
+    private static Answer told(String code, String message) {
+        return failed(code, message, "");
+    }
+
+    private static Answer failed(String code, String message, String more) {
+        return new Answer(1, "{\"error\": {\"error_code\": " + Json.quote(code)
+                + ", \"message\": " + Json.quote(String.valueOf(message)) + more + "}}");
+    }
+
+    /** The cause, of exceptions that only say that something else was thrown. */
+    private static Throwable unwrap(Throwable thrown) {
+        boolean wraps = thrown instanceof InvocationTargetException
+                || thrown instanceof ExceptionInInitializerError
+                || thrown instanceof UndeclaredThrowableException
+                || thrown instanceof CompletionException
+                || thrown instanceof ExecutionException;
+        return wraps && thrown.getCause() != null ? unwrap(thrown.getCause()) : thrown;
+    }
+
+    private static String simpleName(Throwable fault) {
+        Class<?> named = fault.getClass();
+        while (named.isAnonymousClass()) {
+            named = named.getSuperclass();
+        }
+        return named.getSimpleName();
+    }
+}

@@ -1,0 +1,160 @@
+/**
+ * Runs one request against one module: `node host.mjs [--fd3] /abs/path/connector.mjs`.
+ *
+ * The module's exported functions are its commands: `fn(params, {config, task_data, context})`. They are described by an
+ * exported `describe` mapping (which is then the whole list) or by the JSDoc above them.
+ *
+ * The result goes to descriptor 1, or to descriptor 3 with `--fd3`. process.stdout and console are log. Node cannot move
+ * descriptor 1, so only `--fd3` also keeps apart what inherited children, addons and fs.writeSync(1) write there.
+ */
+import { readFileSync, writeSync } from 'node:fs';
+import { basename } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+import { describeModule } from './describe.mjs';
+import { InvalidOutput, encode } from './encode.mjs';
+
+async function main(args) {
+  const fd3 = args[0] === '--fd3';
+  const path = args[fd3 ? 1 : 0];
+  if (path === undefined) {
+    process.stderr.write('usage: node host.mjs [--fd3] MODULE\n');
+    process.exit(64);
+  }
+  protectStandardOutput();
+  const finish = (answer) => {
+    writeAll(fd3 ? 3 : 1, Buffer.from(answer.document));
+    process.exit(answer.status);
+  };
+  // The module may fail outside of any promise that we hold: in a timer, an emitter, a rejection nobody awaits.
+  process.on('uncaughtException', (fault) => finish(raised(fault)));
+  process.on('unhandledRejection', (fault) => finish(raised(fault)));
+  process.on('beforeExit', () => finish(raised(new UnsettledPromise('the connector waits for something that never comes'))));
+
+  // The module is loaded ahead of the request, so that a process on standby has booted. Faults wait for the request.
+  const loading = load(path);
+  loading.catch(() => {});
+  const request = await readAll(process.stdin);
+  finish(await answer(loading, request));
+}
+
+/** Answers one request with an exit status and one JSON document; never rejects. */
+async function answer(loading, text) {
+  const request = parse(text);
+  if (request === null) return told('invalid_request', 'the request is not a JSON object with op describe or execute');
+  try {
+    const module = await loading;
+    return request.op === 'describe' ? succeeded(module.description) : await execute(module, request);
+  } catch (fault) {
+    return raised(fault);
+  }
+}
+
+async function execute(module, request) {
+  const command = module.commands.get(request.command);
+  if (command === undefined) return told('command_not_found', `there is no command ${request.command}`);
+  const { params = {}, config = {}, task_data = {}, context = {} } = request;
+  const result = await command(params, { config, task_data, context });
+  try {
+    return succeeded(result);
+  } catch (fault) {
+    if (!(fault instanceof InvalidOutput)) throw fault;
+    return failed({ error_code: 'connector_invalid_output', message: fault.message, invalid_output: true });
+  }
+}
+
+async function load(path) {
+  const namespace = await import(pathToFileURL(path));
+  // A CommonJS module is its default export; an ES module may hold its commands in one.
+  const exported = { ...(isMapping(namespace.default) ? namespace.default : {}), ...namespace };
+  delete exported.default;
+  delete exported['module.exports'];
+  return describeModule(basename(path), exported, () => readFileSync(path, 'utf8'));
+}
+
+function parse(text) {
+  try {
+    const request = JSON.parse(text);
+    return isMapping(request) && ['describe', 'execute'].includes(request.op) ? request : null;
+  } catch {
+    return null;
+  }
+}
+
+function succeeded(value) {
+  return { status: 0, document: encode(value) };
+}
+
+function told(code, message) {
+  return failed({ error_code: code, message });
+}
+
+function raised(fault) {
+  process.stderr.write(`${story(fault)}\n`);
+  return failed({ error_code: faultName(fault), message: faultMessage(fault), raised: true });
+}
+
+function failed(error) {
+  return { status: 1, document: encode({ error }) };
+}
+
+class UnsettledPromise extends Error {}
+
+/** The name that the author gave to the error, or else that of its class. */
+function faultName(fault) {
+  const { constructor } = Object(fault);
+  if (!isMapping(fault) || typeof constructor !== 'function') return 'Error';
+  const named = [fault, constructor.prototype].some((owner) => Object.hasOwn(owner, 'name'));
+  // Node's own errors are instances of one nameless kind of class.
+  const name = named || constructor.name === 'NodeError' ? fault.name : constructor.name;
+  return String(name || 'Error');
+}
+
+/** `fetch failed` alone helps nobody: the causes are part of the message. */
+function faultMessage(fault, depth = 0) {
+  if (!isMapping(fault)) return String(fault);
+  const causes = causesOf(fault, depth).map((cause) => faultMessage(cause, depth + 1));
+  return [fault.message, causes.join('; ')].filter(Boolean).join(': ') || faultName(fault);
+}
+
+/** Stacks only: the further properties of an error are where HTTP libraries keep headers with credentials. */
+function story(fault, depth = 0) {
+  if (!isMapping(fault)) return `thrown: ${String(fault)}`;
+  const causes = causesOf(fault, depth).map((cause) => `caused by: ${story(cause, depth + 1)}`);
+  return [fault.stack ?? faultMessage(fault), ...causes].join('\n');
+}
+
+/** What an error says to be due to; not endlessly, since errors can be each other's cause. */
+function causesOf({ cause, errors }, depth) {
+  if (depth > 4) return [];
+  return [...(Array.isArray(errors) ? errors : []), ...(cause === undefined ? [] : [cause])];
+}
+
+function isMapping(value) {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function protectStandardOutput() {
+  // console looks process.stdout up when it is first used, which is after this.
+  Object.defineProperty(process, 'stdout', { get: () => process.stderr, configurable: true, enumerable: true });
+}
+
+async function readAll(stream) {
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+/** Writes at once and in full, since process.exit() does not wait for streams. */
+function writeAll(fd, bytes) {
+  for (let written = 0; written < bytes.length; ) {
+    try {
+      written += writeSync(fd, bytes, written);
+    } catch (error) {
+      if (error.code !== 'EAGAIN') throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
+    }
+  }
+}
+
+await main(process.argv.slice(2));

@@ -1,0 +1,93 @@
+"""The request comes in on fd 0 and the result leaves on fd 1; nothing else may use either."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import json
+import os
+import sys
+from typing import IO, Any, Tuple
+
+from .errors import InvalidRequestError
+
+STDIN, STDOUT, STDERR, RESULTS = 0, 1, 2, 3
+
+
+class ResultChannel:
+    """The only way to the gateway: a private copy of what was stdout."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Own the descriptor."""
+        self._descriptor = descriptor
+
+    def write(self, document: bytes, log: str = "") -> None:
+        """Write one JSON document on a line of its own, after all that was logged before it and `log`.
+
+        The connector may have closed or replaced `sys.stderr`, or the gateway may have stopped reading it: a result is
+        not lost for a log.
+        """
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        with contextlib.suppress(OSError):
+            _write_all(STDERR, log.encode("utf-8", "backslashreplace"))
+        _write_all(self._descriptor, document + b"\n")
+
+
+def take_over() -> ResultChannel:
+    """Keep stdout for the result, and send whatever else is written to it to stderr, the log.
+
+    This is done to the descriptor, not to ``sys.stdout``: C libraries and child processes write there too. The copy is
+    not inherited by programs that the connector starts.
+    """
+    channel = ResultChannel(os.dup(STDOUT))
+    _log_stdout()
+    return channel
+
+
+def _log_stdout() -> None:
+    os.dup2(STDERR, STDOUT)
+    # A log line shows up when it is printed, and no character makes print() fail.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    faulthandler.enable()  # a crash in C code leaves the Python stack in the log
+
+
+def _leave_null_at(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def read_request() -> Any:
+    """Read the request until EOF, leave /dev/null in its place, and decode it; not JSON: `InvalidRequestError`."""
+    with open(STDIN, "rb", closefd=False) as pipe:  # a descriptor, not a path
+        document = pipe.read()
+    _leave_null_at(STDIN)
+    return decode(document)
+
+
+def decode(document: bytes) -> Any:
+    """Decode a request; not JSON: `InvalidRequestError`."""
+    try:
+        return json.loads(document)
+    except (ValueError, RecursionError) as error:
+        message = f"the request is not JSON: {error}"
+        raise InvalidRequestError(message) from error
+
+
+def take_over_lines() -> Tuple[IO[bytes], ResultChannel]:
+    """Keep stdin for requests and descriptor 3 for results; whatever else uses them gets /dev/null and the log."""
+    requests = os.fdopen(os.dup(STDIN), "rb")
+    _leave_null_at(STDIN)
+    results = ResultChannel(os.dup(RESULTS))
+    _leave_null_at(RESULTS)
+    _log_stdout()
+    return requests, results
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with open(descriptor, "wb", closefd=False) as pipe:
+        pipe.write(data)

@@ -1,0 +1,240 @@
+"""The one use case: a request and a connector's code in, an outcome out.
+
+No I/O here: the caller reads the request and writes the outcome, so the same core serves one process a request, a fork
+of a warm process, and one process for many requests (a body holds no newline).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import traceback
+from typing import Any, Callable, Dict, Iterator, List, TypedDict
+
+from . import encoding, errors, members
+from .targets import AUTHS, COMMANDS, Place, Target
+
+Request = Dict[str, Any]
+
+HOST = os.path.dirname(os.path.abspath(__file__))
+
+
+class Outcome(TypedDict):
+    """What a request came to."""
+
+    body: bytes  # one JSON document, without a newline
+    exit_status: int  # 0: the connector's result (which may tell an error of its own); 1: an error told by the host
+    log: str  # for stderr: the connector's traceback
+
+
+class Problem(TypedDict):
+    """Why a part of the connector is hidden."""
+
+    module: str
+    message: str
+
+
+def handle(request: Any, target: Target) -> Outcome:
+    """Answer one request. Raises nothing but KeyboardInterrupt and MemoryError."""
+    try:
+        return Outcome(body=encoding.encode(_answer(request, target)), exit_status=0, log="")
+    except errors.ConnectorError as error:
+        return told(error)
+
+
+def told(error: errors.ConnectorError) -> Outcome:
+    """Give the outcome of a request that failed."""
+    raised = error.__cause__ if isinstance(error, errors.RaisedError) else None
+    log = "".join(_connector_traceback(raised)) if raised else f"{error.code}: {error}\n"
+    return Outcome(body=encoding.encode({"error": error.to_json()}), exit_status=1, log=log)
+
+
+def warm_up(target: Target) -> List[Problem]:
+    """Import everything and call the connector's `warmup()`, for a process that will serve more than one request.
+
+    What goes wrong is returned and stops nothing: a cold start is no reason to refuse work.
+    """
+    description = _Description(target)
+    description.warm_up()
+    return description.problems
+
+
+def _answer(request: Any, target: Target) -> Any:
+    if not isinstance(request, dict):
+        message = "the request must be a JSON object"
+        raise errors.InvalidRequestError(message)
+    operation = request.get("op")
+    if operation == "describe":
+        return _Description(target).to_json()
+    if operation == "execute":
+        return _execute(request, target)
+    message = f"op must be 'describe' or 'execute', not {operation!r}"
+    raise errors.InvalidRequestError(message)
+
+
+class _Description:
+    """Everything the connector has; what cannot be imported or described hides only itself."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.problems: List[Problem] = []
+        self.commands = self._entries(COMMANDS)
+        self.auths = self._entries(AUTHS)
+
+    def to_json(self) -> Dict[str, Any]:
+        return {"commands": self.commands, "auths": self.auths, "problems": self.problems}
+
+    def warm_up(self) -> None:
+        module = self._attempt(self._target.name, self._target.load, self._target.name)
+        warmup = getattr(module, members.WARMUP, None)
+        if callable(warmup):
+            self._attempt(f"{self._target.name}.{members.WARMUP}", warmup)
+
+    def _entries(self, kind: str) -> List[Dict[str, Any]]:
+        entries: Dict[str, Dict[str, Any]] = {}
+        for place in self._attempt(self._target.name, self._target.places, kind) or []:
+            found = self._attempt(place.module, self._members, place, kind) or {}
+            for name, value in found.items():
+                entry = self._attempt(place.module, self._entry, name, value, place, kind)
+                hidden = entries.pop(name, None)
+                if hidden:  # the last one wins, as in the original
+                    self._report(hidden["module"], f"{name} is hidden by the one in {place.module}")
+                entries.update({name: entry} if entry else {})
+        return list(entries.values())
+
+    def _entry(self, name: str, value: Any, place: Place, kind: str) -> Dict[str, Any]:
+        entry = members.describe(name, value, place, kind)
+        encoding.encode(entry)  # text that has no UTF-8 form must fail here, where it hides only this entry
+        return entry
+
+    def _members(self, place: Place, kind: str) -> Dict[str, Any]:
+        module = self._target.load(place.module)
+        for name in members.missing(module, place):
+            self._report(place.module, f"__all__ names {name}, which is not there")
+        return members.find(module, place, kind)
+
+    def _attempt(self, module: str, attempt: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return attempt(*arguments)
+        except (Exception, SystemExit) as raised:  # noqa: BLE001  (import runs any code; it hides only itself)
+            self._report(module, errors.one_line(raised))
+            return None
+
+    def _report(self, module: str, message: str) -> None:
+        problem = Problem(module=module, message=message)
+        if problem not in self.problems:  # a broken package fails for its commands and for its auths
+            self.problems.append(problem)
+
+
+def _execute(request: Request, target: Target) -> Any:
+    name = _typed(request, "command", str, None)
+    params = _typed(request, "params", dict, {})
+    reserved = {
+        "config": _typed(request, "config", dict, {}),
+        "task_data": request.get("task_data", {}),
+        "context": _typed(request, "context", dict, {}),
+    }
+    command = _find(request, name, target)
+    with _connector_code():
+        signature = members.signature(command)
+    arguments = signature.bind(params, reserved)
+    with _connector_code():
+        made = command(*arguments.positional, **arguments.named)
+        return _finished(_run(made, reserved) if isinstance(command, type) else made)
+
+
+def _typed(request: Request, key: str, kind: type, default: Any) -> Any:
+    value = request.get(key)
+    if value is None:
+        value = default
+    if not isinstance(value, kind):
+        message = f"{key} must be {'an object' if kind is dict else 'a string'}"
+        raise errors.InvalidRequestError(message)
+    return value
+
+
+def _run(instance: Any, reserved: Dict[str, Any]) -> Any:
+    # By position: the original does, and connectors write `_config` or leave the names to a base class.
+    config, task_data = reserved["config"], reserved["task_data"]
+    callback_url = reserved["context"].get("callback_url")
+    if callback_url and callable(getattr(instance, "execute_async", None)):
+        return instance.execute_async(config, task_data, callback_url=callback_url)
+    return instance.execute(config, task_data)
+
+
+def _finished(result: Any) -> Any:
+    if not inspect.iscoroutine(result):
+        return result
+    import asyncio  # noqa: PLC0415  (it costs tens of milliseconds)
+
+    return asyncio.run(result)
+
+
+def _find(request: Request, name: str, target: Target) -> Any:
+    """Import what holds the command and as little else as possible."""
+    with _connector_code():
+        found = _find_in(request.get("module"), name, target)
+        places = target.places(COMMANDS) if found is None else []
+    failures: List[str] = []
+    for place in _likely_first(places, name):
+        try:
+            found = members.find(target.load(place.module), place, COMMANDS).get(name)
+        except (Exception, SystemExit) as raised:  # noqa: BLE001  (another module may well hold it)
+            failures.append(f"{place.module} could not be imported: {errors.one_line(raised)}")
+        if found is not None:
+            break
+    if found is not None:
+        return found
+    message = "; ".join([f"{target.name} has no command {name}", *failures])
+    raise errors.CommandNotFoundError(message)
+
+
+def _find_in(module: Any, name: str, target: Target) -> Any:
+    """Look where describe found it; None when it has moved since."""
+    place = target.place(module, COMMANDS) if isinstance(module, str) else None
+    if place is None:
+        return None
+    try:
+        return members.find(target.load(place.module), place, COMMANDS).get(name)
+    except ModuleNotFoundError as error:
+        if f"{place.module}.".startswith(f"{error.name}."):
+            return None
+        raise
+
+
+def _likely_first(places: List[Place], name: str) -> List[Place]:
+    """Order modules by whether their source mentions the command; of two that define it, the last wins."""
+    latest = places[::-1]
+    latest.sort(key=lambda place: not _mentions(place, name))
+    return latest
+
+
+def _mentions(place: Place, name: str) -> bool:
+    try:
+        with open(place.file, "rb") as source:
+            return name.encode("utf-8", "replace") in source.read()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _connector_code() -> Iterator[None]:
+    """Turn whatever the connector's own code raises into `RaisedError`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as raised:
+        if isinstance(raised, SystemExit) and not raised.code:
+            message = "the command ended the process (sys.exit) before it returned a result"
+            raise errors.InvalidOutputError(message) from raised
+        raise errors.RaisedError(raised) from raised
+
+
+def _connector_traceback(raised: BaseException) -> Iterator[str]:
+    """Format what the connector's author needs: the frames of the host are not theirs."""
+    frames = raised.__traceback__
+    while frames and frames.tb_next and frames.tb_frame.f_code.co_filename.startswith(HOST):
+        frames = frames.tb_next
+    yield from traceback.format_exception(type(raised), raised, frames)

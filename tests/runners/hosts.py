@@ -1,0 +1,65 @@
+"""Runs a connector host as the gateway does: one request on stdin, one result on stdout or on descriptor 3."""
+
+import fcntl
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNNERS = ROOT / "runners"
+CONNECTORS = ROOT / "connectors.d"
+TEST_CONNECTORS = ROOT / "tests" / "fixtures" / "hosts"
+
+SECONDS = 60  # a host that hangs fails its test, also on a busy machine
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: int
+    stdout: bytes
+    log: str
+    fd3: bytes = b""
+
+    @property
+    def result(self) -> Any:
+        """The one JSON value on stdout."""
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        assert list(self.result) == ["error"], self
+        return self.result["error"]
+
+
+def describe(argv: list[str], **options: Any) -> Outcome:
+    return send(argv, json.dumps({"protocol": 1, "op": "describe"}).encode(), **options)
+
+
+def execute(
+    argv: list[str], command: str, params: dict[str, Any] | None = None, *, more: dict[str, Any] | None = None, **options: Any
+) -> Outcome:
+    request = {"protocol": 1, "op": "execute", "command": command, "params": params or {}} | (more or {})
+    return send(argv, json.dumps(request).encode(), **options)
+
+
+def send(argv: list[str], request: bytes, *, fd3: bool = False, locale: str = "C.UTF-8", cwd: Path | None = None) -> Outcome:
+    # PATH comes along for version managers; HOME, since Java writes caches there.
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LC_ALL": locale}
+    if not fd3:
+        done = subprocess.run(argv, input=request, capture_output=True, env=environment, cwd=cwd, timeout=SECONDS, check=False)
+        return Outcome(done.returncode, done.stdout, done.stderr.decode())
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(writing, fcntl.F_DUPFD, 10)
+    os.close(writing)
+    moved = ["bash", "-c", f'exec "$@" 3>&{high} {high}>&-', "fd3", *argv]
+    with os.fdopen(reading, "rb") as results:
+        try:
+            done = subprocess.run(
+                moved, input=request, capture_output=True, env=environment, cwd=cwd, timeout=SECONDS, pass_fds=[high], check=False
+            )
+        finally:
+            os.close(high)
+        return Outcome(done.returncode, done.stdout, done.stderr.decode(), results.read())
