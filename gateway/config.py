@@ -71,6 +71,18 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes of log kept of one run; the rest is dropped."""
     max_memory: Size = Size(1 << 30)
     """Resident bytes of everything one run has started."""
+    warm: NotNegative = 1
+    """Processes started ahead of requests (mode fork: with 0 its host starts with the first call)."""
+    warm_min: NotNegative = 0
+    """How many stay when there is nothing to do."""
+    warm_idle: Duration = Duration(600)
+    """How long there has to be nothing to do."""
+    recycle_uses: Positive = 1000
+    """Requests after which a process that stays (a fork host, a persistent process) is replaced."""
+    recycle_age: Duration = Duration(3600)
+    """Age at which it is."""
+    recycle_rss: Size = Size(512 << 20)
+    """Resident bytes at which it is."""
 
 
 class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,6 +121,8 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Added to the clean environment."""
     config: dict[str, Any] = {}
     """Handed over in the request."""
+    mode: Literal["spawn", "standby", "fork", "persistent"] | None = None
+    """How a process is obtained; each runtime has a default."""
     result: Literal["stdout", "fd3"] = "stdout"
     commands: dict[str, Any] | None = None
     """Absent: the executable is asked with op "describe"."""
@@ -120,6 +134,12 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_output: Size | None = None
     max_log: Size | None = None
     max_memory: Size | None = None
+    warm: NotNegative | None = None
+    warm_min: NotNegative | None = None
+    warm_idle: Duration | None = None
+    recycle_uses: Positive | None = None
+    recycle_age: Duration | None = None
+    recycle_rss: Size | None = None
 
     def limits(self, defaults: Limits) -> Limits:
         """Return the effective limits."""
@@ -147,6 +167,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The PATH that connectors get."""
 
 
+def operators_environment() -> dict[str, str]:
+    """Return the whole environment, for the programs that an operator has `gateway install` run."""
+    return dict(os.environ)
+
+
 def find_file(given: Path | None) -> Path:
     """Return the absolute path of the configuration file.
 
@@ -169,13 +194,14 @@ def read_settings(
         ConfigError: a setting is unknown, empty or cannot be parsed; it is named.
     """
     environ = os.environ if environ is None else environ
-    document = load(file)
-    for key in document.data:
-        if key not in {"gateway", "defaults", "connectors"}:
-            raise document.error("unknown key (known: gateway, defaults, connectors)", (key,))
+    document = read_document(file)
     section = section_of(document, "gateway").decode(GatewaySection)
-    host, port = _address(listen or section.listen, "--listen" if listen else "gateway.listen")
-    if not listen and "CONNECTOR_PROXY_PORT" in environ:
+    for name in ("connectors_dir", "state_dir"):
+        if getattr(section, name) == "":
+            raise document.error("is empty: name a folder", ("gateway", name))
+    given = listen is not None
+    host, port = _address(section.listen if listen is None else listen, "--listen" if given else "gateway.listen")
+    if not given and "CONNECTOR_PROXY_PORT" in environ:
         port = _port(environ["CONNECTOR_PROXY_PORT"], "CONNECTOR_PROXY_PORT")
     origins = section.cors_origins
     if "CONNECTOR_PROXY_CORS_ORIGINS" in environ:
@@ -186,11 +212,12 @@ def read_settings(
         host=host,
         port=port,
         connectors_dir=base / section.connectors_dir if section.connectors_dir is not None else None,
-        state_dir=base / section.state_dir,
+        # Without links: the kernel tells the real folder of a process that works there.
+        state_dir=(base / section.state_dir).resolve(),
         enable=section.enable,
         max_processes=section.max_processes,
         max_request=section.max_request,
-        drain=section.drain,
+        drain=float(section.drain),
         api_key=_api_key(section, environ),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
@@ -198,6 +225,19 @@ def read_settings(
         path=environ.get("PATH") or os.defpath,
     )
     return settings, document
+
+
+def read_document(file: Path) -> Node:
+    """Read the whole file.
+
+    Raises:
+        ConfigError: it cannot be read or parsed, or has a section that does not exist.
+    """
+    document = load(file)
+    for key in document.data:
+        if key not in {"gateway", "defaults", "connectors"}:
+            raise document.error("unknown key (known: gateway, defaults, connectors)", (key,))
+    return document
 
 
 def section_of(document: Node, name: str) -> Node:

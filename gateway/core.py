@@ -9,8 +9,10 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING
 
+from gateway.errors import ConfigError
+from gateway.events import RegistryLoaded
 from gateway.invoke import Invoker
-from gateway.pool.spawn import SpawnPool
+from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
 from gateway.registry.snapshot import State
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.config import Settings
-    from gateway.events import Bus
+    from gateway.events import Bus, Event
 
 
 class Gateway:
@@ -33,22 +35,31 @@ class Gateway:
         self.bus = bus
         self.run_folder = settings.state_dir / "run" / uuid.uuid4().hex[:12]
         self.warden = Warden(self.run_folder, cgroup=settings.cgroup)
-        self.pool = SpawnPool(self.warden)
         self.supervisor = Supervisor(settings.max_processes, bus)
-        self.registry = Registry(settings, Describer(self.pool, settings.state_dir / "describe"), bus)
-        self.invoker = Invoker(self.registry, self.supervisor, self.pool, bus)
+        self.pools = Pools(self.warden, bus, self.supervisor.free)
+        self.supervisor.idle, self.supervisor.evict = self.pools.idle, self.pools.evict
+        self.registry = Registry(settings, Describer(self.pools.spawn, settings.state_dir / "describe"), bus)
+        self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
         self._lock = -1
 
-    async def open(self, *, watch: bool = True) -> None:
-        """Start.
+    async def open(self, *, registry: bool = True, watch: bool = True) -> None:
+        """Start; without `registry`, processes can be run and nothing is known of connectors.
 
         Raises:
             ConfigError: the registry's files cannot be used.
         """
-        self._lock = _claim(self.run_folder)
+        try:
+            self._lock = _claim(self.run_folder)
+        except OSError as problem:
+            raise ConfigError(f"gateway.state_dir: {problem.filename}: {problem.strerror}") from problem
         try:
             self.warden.open()
-            await self.registry.open(watch=watch)
+            if registry:
+                await self.registry.open(watch=watch)
+            if watch:
+                self._keep()
+                self.bus.listen(self._on_event)
+                self.pools.open()
         except BaseException:
             await self.close()
             raise
@@ -57,11 +68,19 @@ class Gateway:
         """Stop at once: whatever still runs is killed."""
         self.supervisor.close()
         await self.registry.close()
+        await self.pools.close()
         await self.warden.close()
         shutil.rmtree(self.run_folder, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, RegistryLoaded):
+            self._keep()
+
+    def _keep(self) -> None:
+        self.pools.keep(connector.launch for connector in self.registry.snapshot.ready())
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""

@@ -25,7 +25,7 @@ from gateway.protocol import Context, Object, Request, Result, interpret, told_e
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from gateway.pool import Pool
+    from gateway.pool.base import Pool
     from gateway.redact import Redactor
     from gateway.registry.definition import Command, Connector
     from gateway.registry.registry import Registry
@@ -60,6 +60,8 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     result: Result
     run: RunFinished
     logs: tuple[str, ...] = ()
+    accepted: bool = False
+    """The connector only acknowledged the call; the outcome goes to the caller's callback URL."""
 
 
 class Invoker:
@@ -114,7 +116,7 @@ class Invoker:
         try:
             async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
                 run.queue_wait = clock() - run.begun
-                payload = self._request(call, connector, params, deadline - clock())
+                payload = self._request(call, connector, command, params, deadline - clock())
                 run.request_bytes = len(payload)
                 try:
                     completed = await self._run(run, connector, redact, payload, deadline)
@@ -126,10 +128,12 @@ class Invoker:
         finally:
             if not decided:
                 circuit.undecided()
-        return self._reply(run, completed, redact, timeout)
+        reply = self._reply(run, completed, redact, timeout)
+        accepted = command.execute_async and call.callback_url is not None
+        return msgspec.structs.replace(reply, accepted=True) if accepted else reply
 
     @staticmethod
-    def _request(call: Call, connector: Connector, params: Object, left: float) -> bytes:
+    def _request(call: Call, connector: Connector, command: Command, params: Object, left: float) -> bytes:
         context = Context(
             request_id=call.request_id,
             deadline_ms=max(0, round(left * 1000)),
@@ -142,7 +146,12 @@ class Invoker:
         )
         return msgspec.json.encode(
             Request(
-                command=call.command, params=params, task_data=call.task_data, config=connector.config, context=context
+                command=call.command,
+                module=command.module or msgspec.UNSET,
+                params=params,
+                task_data=call.task_data,
+                config=connector.config,
+                context=context,
             )
         )
 

@@ -11,8 +11,8 @@ import enum
 import os
 import shutil
 import signal
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -21,12 +21,18 @@ from gateway.warden.client import Failed, Gone, Leftover
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.warden.client import Handle, Warden
+    from gateway.warden.client import Event, Handle, Warden
 
 CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop, so that deadlines fire under any flood
 LINE = 8192  # bytes; a longer log line is cut into pieces
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+CLEANUP = 20.0  # seconds that a launch's own clean-up may take
+RUN_NAME = "{run}"  # stands for the run's own name in a command line
+_PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")
 DRAIN = 0.25  # seconds that whatever outlives the leader has to write its last words
+
+
+Mode = Literal["spawn", "standby", "fork", "persistent"]
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +43,17 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     memory: int
 
 
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """How long processes are kept for requests to come. Ages in seconds, sizes in bytes."""
+
+    warm: int = 1
+    warm_min: int = 0
+    warm_idle: float = 600.0
+    uses: int = 1000
+    age: float = 3600.0
+    rss: int = 512 << 20
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """How to start a process. `argv[0]` is an absolute path; `env` lacks only what the folder decides."""
 
@@ -44,6 +61,16 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     result_on_fd3: bool
     bounds: Bounds
+    cleanup: tuple[str, ...] = ()
+    """A command line to run after a run that was stopped or died: for what lives outside of our processes."""
+    name: str = ""
+    """The connector, for messages."""
+    key: str = ""
+    """Changes with anything that makes it another connector."""
+    mode: Mode = "spawn"
+    resident: tuple[str, ...] = ()
+    """The command line of a process that serves more than one request (modes fork and persistent)."""
+    keep: Keep = Keep()
 
 
 class Stop(enum.Enum):
@@ -129,9 +156,13 @@ class LogPipe:
 class Child:
     """A process that was asked for, from its pipes to its end."""
 
-    def __init__(self, launch: Launch, folder: str, on_line: Callable[[str, str], None]) -> None:
+    def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None]) -> None:
         self.launch = launch
         self.folder = folder
+        self.left_behind = False
+        """Something that it had started outlived it, although nobody stopped it."""
+        self._name = f"gateway-{'-'.join(folder.split('/')[-2:])}"
+        self._warden = warden
         self._loop = asyncio.get_running_loop()
         self._handle: Handle | None = None
         self._gone: asyncio.Future[Gone] = self._loop.create_future()
@@ -141,8 +172,9 @@ class Child:
         self._unwritten: memoryview = memoryview(b"")
         self._open: dict[int, Callable[[bytes], None]] = {}
         self._result = bytearray()
-        self._log = LogPipe(launch.bounds.log, lambda line: on_line("stderr", line))
-        self._noise = LogPipe(launch.bounds.log, lambda line: on_line("stdout", line))
+        self._on_line = on_line
+        self._log = LogPipe(launch.bounds.log, lambda line: self._on_line("stderr", line))
+        self._noise = LogPipe(launch.bounds.log, lambda line: self._on_line("stdout", line))
         self._timers: list[asyncio.TimerHandle] = []
 
     @classmethod
@@ -152,27 +184,70 @@ class Child:
         Raises:
             StartFailed: no descriptors, no disk, or arguments too large. (What exec itself refuses comes from `run`.)
         """
-        child = cls(launch, folder, on_line)
-        theirs: list[int] = []
-        try:
-            os.mkdir(folder, 0o700)
-            child._make_pipes(theirs)
-            child._handle = warden.spawn(
+        child = cls(warden, launch, folder, on_line)
+        with child.prepared() as fds:
+            handle = warden.spawn(
                 child,
-                argv=launch.argv,
-                env={**launch.env, "HOME": folder, "TMPDIR": folder, **_given(launch.env)},
+                argv=[child._name if word == RUN_NAME else word for word in launch.argv],
+                env=private_env(launch.env, folder),
                 cwd=folder,
                 memory=launch.bounds.memory,
-                fds=theirs,
+                fds=fds,
             )
+        child.attach(handle)
+        return child
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[list[int]]:
+        """Make the folder and the pipes; give the child's ends of these, which are closed afterwards.
+
+        Raises:
+            StartFailed: an OSError happened here or in the block.
+        """
+        theirs: list[int] = []
+        try:
+            os.mkdir(self.folder, 0o700)
+            self._make_pipes(theirs)
+            yield theirs
         except OSError as problem:
-            child._close()
-            shutil.rmtree(folder, ignore_errors=True)
+            self._close()
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise StartFailed(str(problem)) from problem
         finally:
             for fd in theirs:
                 os.close(fd)
-        return child
+
+    def attach(self, handle: Handle) -> None:
+        """Learn how the process is signalled. What was to be stopped before that is killed."""
+        self._handle = handle
+        if self._stop is not None:
+            handle.kill()
+
+    def private_env(self) -> dict[str, str]:
+        """Return the environment that this run has beyond what its host was started with."""
+        env = private_env(self.launch.env, self.folder)
+        return {name: value for name, value in env.items() if name in _PRIVATE}
+
+    async def never_started(self) -> None:
+        """Clear up after a process that there never was."""
+        if not self._gone.done():
+            self._gone.cancel()
+        self._close()
+        await _remove(self.folder)
+
+    def attribute(self, on_line: Callable[[str, str], None]) -> None:
+        """Send the log to somebody else from now on: a process that was started ahead has found its request."""
+        self._on_line = on_line
+
+    @property
+    def untouched(self) -> bool:
+        """Whether it lives and has written no result: a process that was started ahead must wait for its request."""
+        return not self._gone.done() and not self._result
+
+    @property
+    def gone(self) -> asyncio.Future[Gone]:
+        """Done when all of it is dead and reaped."""
+        return self._gone
 
     async def run(self, payload: bytes, *, deadline: float) -> Completed:
         """Feed the request, collect the result, and wait until all of it is dead.
@@ -191,36 +266,42 @@ class Child:
             await asyncio.shield(self._gone)
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
-            await _uncancelled(self._gone)
+            await uncancelled(self._gone)
             raise
         finally:
-            if self._gone.done():
-                self._finish_reading()
-                self._close()
-                await _remove(self.folder)
+            await self._end()
         return self._completed()
+
+    async def discard(self) -> None:
+        """Kill it without a request, and wait for its end."""
+        self.stop(Stop.CANCELLED, grace=0)
+        await uncancelled(self._gone)
+        await self._end()
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """Ask the whole group to end, and kill the whole tree after `grace` seconds. The first reason counts."""
-        if self._gone.done() or self._handle is None:
+        if self._gone.done():
             return
         self._stop = self._stop or why
+        if self._handle is None:
+            return
         if grace > 0:
             self._handle.signal(signal.SIGTERM)
             self._timers.append(self._loop.call_later(grace, self._handle.kill))
         else:
             self._handle.kill()
 
-    def on_warden(self, event: Failed | Leftover | Gone) -> None:
+    def on_warden(self, event: Event) -> None:
         """Take what the warden says of this run."""
         if isinstance(event, Leftover):
+            self.left_behind = self._stop is None
             self._timers.append(self._loop.call_later(DRAIN, self._kill))
             self._leftover = self._loop.create_task(self._kill_at_eof())
         elif self._gone.done():
             return
         elif isinstance(event, Failed):
             self._gone.set_exception(StartFailed(event.message))
-        else:
+        elif isinstance(event, Gone):
             self._gone.set_result(event)
 
     # --- private: pipes
@@ -289,6 +370,13 @@ class Child:
 
     # --- private: the end
 
+    async def _end(self) -> None:
+        # Every writer is dead, so what is in the pipes is all there will be.
+        self._finish_reading()
+        self._close()
+        await _remove(self.folder)
+        await self._clean_up()
+
     async def _kill_at_eof(self) -> None:
         await self._eof.wait()
         self._kill()
@@ -298,7 +386,6 @@ class Child:
             self._handle.kill()
 
     def _finish_reading(self) -> None:
-        # Every writer is dead, so what is in the pipes is all there will be.
         for fd in list(self._open):
             while fd in self._open and self._on_readable(fd):
                 pass
@@ -314,6 +401,16 @@ class Child:
             self._close_reader(fd)
         self._eof.set()
 
+    async def _clean_up(self) -> None:
+        launch = self.launch
+        if not launch.cleanup or (self._stop is None and not self._gone.exception() and not self._gone.result().status):
+            return
+        argv = tuple(self._name if word == RUN_NAME else word for word in launch.cleanup)
+        cleanup = msgspec.structs.replace(launch, argv=argv, cleanup=())
+        with contextlib.suppress(StartFailed):
+            child = Child.start(self._warden, cleanup, f"{self.folder}-cleanup", self._on_line)
+            await asyncio.shield(child.run(b"", deadline=self._loop.time() + CLEANUP))
+
     def _completed(self) -> Completed:
         gone = self._gone.result()
         number = os.WTERMSIG(gone.status) if os.WIFSIGNALED(gone.status) else None
@@ -321,7 +418,7 @@ class Child:
             pid=gone.pid,
             bounds=self.launch.bounds,
             status=None if number else os.WEXITSTATUS(gone.status),
-            signal=_signal_name(number) if number else None,
+            signal=signal_name(number) if number else None,
             stop=self._stop,
             out_of_memory=gone.out_of_memory,
             warden_died=gone.warden_died,
@@ -334,19 +431,25 @@ class Child:
         )
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return a signal's name."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal
         return f"SIG{number}"
 
 
+def private_env(env: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Return the environment of a process that works in a private folder; what the operator declared stands."""
+    return {**env, "HOME": folder, "TMPDIR": folder, **_given(env)}
+
+
 def _given(env: Mapping[str, str]) -> dict[str, str]:
     """Return what the operator declared of the names that the folder decides."""
-    return {name: env[name] for name in ("HOME", "TMPDIR") if name in env}
+    return {name: env[name] for name in _PRIVATE if name in env}
 
 
-async def _uncancelled(future: asyncio.Future[Gone]) -> None:
+async def uncancelled(future: asyncio.Future[Gone]) -> None:
     """Wait for a future whatever is cancelled meanwhile; its exception is its owner's business."""
     while not future.done():
         with contextlib.suppress(asyncio.CancelledError):
@@ -363,10 +466,12 @@ async def _remove(folder: str) -> None:
 
 
 def _remove_tree(folder: str) -> None:
-    def open_up(_function: object, path: str, _info: object) -> None:
-        with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(path), 0o700)
-            os.chmod(path, 0o700)
-            os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
-
-    shutil.rmtree(folder, onerror=open_up)
+    # What is closed to its owner is opened first; a link's target is nothing of ours.
+    with contextlib.suppress(OSError):
+        os.chmod(folder, 0o700)
+    for base, names, _ in os.walk(folder):
+        for path in (os.path.join(base, name) for name in names):
+            if not os.path.islink(path):
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(folder, ignore_errors=True)

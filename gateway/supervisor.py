@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.events import Bus, DrainFinished, DrainStarted
-from gateway.process import GRACE, Child, Stop
+from gateway.process import GRACE, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from gateway.config import Limits
+    from gateway.pool.base import Worker
 
 
 class State(enum.Enum):
@@ -58,11 +59,15 @@ class Supervisor:
         self._lanes: dict[str, Lane] = {}
         self._turns: OrderedDict[str, Lane] = OrderedDict()  # those in which somebody waits
         self._running = 0
-        self._children: set[Child] = set()
+        self._children: set[Worker] = set()
         self._invocations = 0
         self._idle = asyncio.Event()
         self._idle.set()
         self._stopping = False
+        self._stopped = 0
+        self.idle: Callable[[], int] = lambda: 0
+        """How many processes are kept without a request; they count, and give way."""
+        self.evict: Callable[[], bool] = lambda: False
 
     def in_flight(self, name: str) -> int:
         """Return how many runs of a connector hold a slot."""
@@ -76,6 +81,10 @@ class Supervisor:
     def running(self) -> int:
         """How many runs hold a slot, over all connectors."""
         return self._running
+
+    def free(self, idle: int) -> int:
+        """Return how many more processes there may be beside `idle` ones that are kept."""
+        return self._max - self._running - idle if self.state is State.SERVING else 0
 
     @contextlib.contextmanager
     def invocation(self) -> Iterator[None]:
@@ -109,6 +118,8 @@ class Supervisor:
         else:
             self._take(lane)
         begun = time.monotonic()
+        if self._running + self.idle() > self._max:
+            self.evict()
         try:
             yield
         finally:
@@ -118,7 +129,7 @@ class Supervisor:
             self._grant()
 
     @contextlib.contextmanager
-    def attended(self, child: Child) -> Iterator[None]:
+    def attended(self, child: Worker) -> Iterator[None]:
         """Know a child while it runs, so that a shutdown can stop it."""
         self._children.add(child)
         if self._stopping:
@@ -135,18 +146,18 @@ class Supervisor:
 
     async def drained(self, grace: float) -> None:
         """Wait for work in flight, at most `grace` seconds; then stop what is left and wait for its end."""
-        stopped = 0
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
-            stopped = self._invocations
             self.stop_all(GRACE)
             await self._idle.wait()
-        self._bus.publish(DrainFinished(stopped=stopped))
+        self._bus.publish(DrainFinished(stopped=self._stopped))
 
     def stop_all(self, grace: float) -> None:
         """Stop everything in flight: those that wait are refused, those that run are killed within `grace` seconds."""
-        self._stopping = True
+        if not self._stopping:
+            self._stopping = True
+            self._stopped = self._invocations
         for lane in self._lanes.values():
             for waiter in lane.waiting:
                 if not waiter.done():
@@ -172,9 +183,11 @@ class Supervisor:
 
     async def _wait(self, name: str, lane: Lane, limits: Limits, patience: float) -> None:
         if len(lane.waiting) >= limits.queue:
+            taken = f"all {limits.concurrency} slots are taken"
+            if lane.running < limits.concurrency:
+                taken = f"all {self._max} processes of the gateway (max_processes) are taken"
             raise ConnectorBusy(
-                f"all {limits.concurrency} slots are taken and {len(lane.waiting)} calls wait (the queue holds "
-                f"{limits.queue})",
+                f"{taken} and {len(lane.waiting)} calls wait (the queue holds {limits.queue})",
                 retry_after=math.ceil(lane.retry_after()),
             )
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

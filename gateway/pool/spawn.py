@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from gateway.process import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from gateway.pool.base import OnLine
     from gateway.process import Launch
     from gateway.warden.client import Warden
 
@@ -17,10 +16,22 @@ class SpawnPool:
     """Starts the executable when it is asked."""
 
     def __init__(self, warden: Warden) -> None:
-        self._warden = warden
+        self.warden = warden
         self._count = 0
 
-    async def obtain(self, launch: Launch, on_line: Callable[[str, str], None]) -> Child:
-        """Start a process in a folder of its own."""
+    def folder(self) -> str:
+        """Return the path of a private folder that nobody has had yet."""
         self._count += 1
-        return Child.start(self._warden, launch, f"{self._warden.folder}/{self._count}", on_line)
+        return f"{self.warden.folder}/{self._count}"
+
+    def start(self, launch: Launch, on_line: OnLine) -> Child:
+        """Start a process in a folder of its own.
+
+        Raises:
+            StartFailed: there is none to be had.
+        """
+        return Child.start(self.warden, launch, self.folder(), on_line)
+
+    async def obtain(self, launch: Launch, on_line: OnLine) -> Child:
+        """Start a process."""
+        return self.start(launch, on_line)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from gateway.config import CommandEntry, ConnectorEntry, Limits, ParameterEntry, Settings
 from gateway.errors import ConfigError, Quarantine
 from gateway.parameters import Parameter, Signature
-from gateway.process import Bounds, Launch
+from gateway.process import Bounds, Keep, Launch
 from gateway.redact import Redactor, telling_values
 from gateway.registry.sources import Entry, identity
-from gateway.runtimes import RUNTIMES, Place
+from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 
 if TYPE_CHECKING:
     from gateway.document import Node
@@ -30,6 +30,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     signature: Signature
     is_async: bool = False
+    execute_async: bool = False
+    """Given a callback URL it arranges the callback itself, and its answer is an acknowledgement."""
+    module: str | None = None
+    """Where its runner found it; sent back with each request, so that nothing else need be imported."""
 
 
 class Connector(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +52,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     commands: dict[str, Command] | None
     """None: it has not been described yet."""
     auths: dict[str, Command] = {}
+    notices: tuple[str, ...] = ()
+    """What an operator should know although it works."""
 
     def described(self, description: Description) -> Connector:
         """Return it with the commands that it told itself.
@@ -59,14 +65,40 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         auths = {one.name: _command_told(one, self.limits) for one in description.auths}
         if len(commands) != len(description.commands):
             raise Quarantine("describe names a command twice")
-        return msgspec.structs.replace(self, commands=commands, auths={**auths, **self.auths})
+        problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
+        if problems and not commands and not auths:
+            raise Quarantine("; ".join(problems))
+        return msgspec.structs.replace(
+            self, commands=commands, auths={**auths, **self.auths}, notices=(*self.notices, *problems)
+        )
 
 
-def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | None:
-    """Understand one entry; None when it is switched off.
+class Recognised(NamedTuple):
+    """An entry whose keys are decoded, before anything is looked up on the machine."""
+
+    common: ConnectorEntry
+    runtime: Runtime
+    options: msgspec.Struct
+    place: Place
+    limits: Limits
+
+    def build(self) -> Build | None:
+        """Return what has to be built for it.
+
+        Raises:
+            Quarantine: something is missing, or the options do not make sense together.
+        """
+        try:
+            return self.runtime.build(self.options, self.place)
+        except ConfigError as problem:
+            raise Quarantine(str(problem)) from problem
+
+
+def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised | None:
+    """Decode one entry's keys; None when it is switched off.
 
     Raises:
-        Quarantine: it cannot be served; the message says why, with file, line and key where there are some.
+        Quarantine: a key is wrong; file, line and key are named.
     """
     if entry.problem is not None:
         raise Quarantine(entry.problem)
@@ -77,18 +109,44 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         runtime = RUNTIMES.get(common.runtime)
         if runtime is None:
             raise entry.node.error(f"unknown runtime (known: {', '.join(sorted(RUNTIMES))})", ("runtime",))
-        place = Place(
-            name=entry.name, node=entry.node, folder=entry.folder, state_dir=settings.state_dir, path=settings.path
-        )
-        line = runtime.command_line(options_node.decode(runtime.options), place)
         limits = common.limits(defaults)
-        env = {"PATH": settings.path, **LOCALE, **_env(entry.node, common.env)}
+        place = Place(
+            name=entry.name,
+            node=entry.node,
+            folder=entry.folder,
+            state_dir=settings.state_dir,
+            path=settings.path,
+            memory=int(limits.max_memory),
+            env=tuple(common.env),
+        )
+        return Recognised(common, runtime, options_node.decode(runtime.options, ConnectorEntry), place, limits)
+    except ConfigError as problem:
+        raise Quarantine(str(problem)) from problem
+
+
+def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | None:
+    """Understand one entry; None when it is switched off.
+
+    Raises:
+        Quarantine: it cannot be served; the message says why, with file, line and key where there are some.
+    """
+    recognised = recognise(entry, defaults, settings)
+    if recognised is None:
+        return None
+    common, limits = recognised.common, recognised.limits
+    try:
+        line = recognised.runtime.command_line(recognised.options, recognised.place)
+        mode = common.mode or recognised.runtime.mode
+        if mode in {"fork", "persistent"} and mode not in line.resident:
+            raise entry.node.error(f"runtime {common.runtime} has no mode {mode}", ("mode",))
+        env = {"PATH": settings.path, **LOCALE, **line.env, **_env(entry.node, common.env)}
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
         auths = _commands(entry.node.child("auths"), limits) if common.auths else {}
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     config = msgspec.json.encode(common.config)
+    key = _identity(entry, files, line.argv, env, config)
     secrets = [*telling_values(common.config), *telling_values(common.env), settings.api_key or ""]
     return Connector(
         name=entry.name,
@@ -97,16 +155,30 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         launch=Launch(
             argv=line.argv,
             env=env,
-            result_on_fd3=common.result == "fd3",
+            result_on_fd3=line.result_on_fd3 or common.result == "fd3",
             bounds=Bounds(output=int(limits.max_output), log=int(limits.max_log), memory=int(limits.max_memory)),
+            cleanup=line.cleanup,
+            name=entry.name,
+            key=key,
+            mode=mode,
+            resident=line.resident.get(mode, ()),
+            keep=Keep(
+                warm=limits.warm,
+                warm_min=limits.warm_min,
+                warm_idle=float(limits.warm_idle),
+                uses=limits.recycle_uses,
+                age=float(limits.recycle_age),
+                rss=int(limits.recycle_rss),
+            ),
         ),
         config=msgspec.Raw(config),
         limits=limits,
         redact=Redactor(secrets),
-        identity=_identity(entry, files, line.argv, env, config),
+        identity=key,
         files=files,
         commands=commands,
         auths=auths,
+        notices=(line.notice,) if line.notice else (),
     )
 
 
@@ -123,6 +195,8 @@ def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:
     for name, value in declared.items():
         if not name or "=" in name or "\0" in name:
             raise node.error("this cannot be the name of an environment variable", ("env", name))
+        if isinstance(value, str) and "\0" in value:
+            raise node.error("the environment cannot hold a NUL", ("env", name))
         if isinstance(value, bool):
             env[name] = "true" if value else "false"
         elif isinstance(value, str | int | float):
@@ -201,6 +275,8 @@ def _command_told(told: DescribedCommand, limits: Limits) -> Command:
         timeout=limits.timeout,
         signature=signature,
         is_async=told.is_async,
+        execute_async=told.execute_async,
+        module=told.module,
     )
 
 

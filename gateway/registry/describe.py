@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from gateway.protocol import DescribeRequest, Description, read_description
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.pool import Pool
+    from gateway.pool.base import Pool
     from gateway.registry.definition import Connector
 
 TIMEOUT = 10.0  # seconds
@@ -30,8 +31,9 @@ class _Cached(msgspec.Struct, frozen=True, kw_only=True):
 class Describer:
     """Runs op "describe", a few at a time."""
 
-    def __init__(self, pool: Pool, folder: Path) -> None:
+    def __init__(self, pool: Pool, folder: Path, *, timeout: float = TIMEOUT) -> None:
         """`folder` holds one file a connector; it is made when there is something to keep."""
+        self._timeout = timeout
         self._pool = pool
         self._folder = folder
         self._turns = asyncio.Semaphore(AT_ONCE)
@@ -54,7 +56,7 @@ class Describer:
             completed = await self._run(connector)
         tail = f"; stderr: {connector.redact(completed.log_tail)[-1000:]}" if completed.log_tail else ""
         if completed.stop is not None:
-            raise Quarantine(f"describe did not end within {TIMEOUT:g} s{tail}")
+            raise Quarantine(f"describe did not end within {self._timeout:g} s{tail}")
         if completed.out_of_memory:
             raise Quarantine(f"describe went over max_memory ({connector.limits.max_memory}){tail}")
         if completed.signal is not None:
@@ -66,15 +68,15 @@ class Describer:
             raise Quarantine(f"describe failed{status}: {problem.message}{tail}") from problem
         if completed.status:
             raise Quarantine(f"describe failed: exit status {completed.status}{tail}")
-        await asyncio.to_thread(self._remember, connector, description)
+        with contextlib.suppress(OSError):  # a full disk: it will be asked again
+            await asyncio.to_thread(self._remember, connector, description)
         return description
 
     async def _run(self, connector: Connector) -> Completed:
         try:
             child = await self._pool.obtain(connector.launch, lambda _stream, _line: None)
-            return await child.run(
-                msgspec.json.encode(DescribeRequest()), deadline=asyncio.get_running_loop().time() + TIMEOUT
-            )
+            deadline = asyncio.get_running_loop().time() + self._timeout
+            return await child.run(msgspec.json.encode(DescribeRequest()), deadline=deadline)
         except StartFailed as problem:
             raise Quarantine(f"describe could not be started: {problem}") from problem
 

@@ -107,8 +107,9 @@ class Registry:
         for entry in sources.entries:
             try:
                 connector = define(entry, sources.defaults, self._settings)
-            except Quarantine as problem:
-                statuses[entry.name] = Status(name=entry.name, state=State.QUARANTINED, reason=str(problem))
+            except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
+                reason = str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
+                statuses[entry.name] = Status(name=entry.name, state=State.QUARANTINED, reason=reason)
                 continue
             if connector is not None:
                 statuses[entry.name] = self._with_description(connector)
@@ -244,8 +245,8 @@ class Registry:
             if status.connector is not None:
                 self._describe(status.connector)
             else:
-                moment, pause = self._retries[name]
-                self._retries[name] = (moment + pause, pause)
+                pause = self._retries[name][1]
+                self._retries[name] = (now + pause, pause)
                 stuck = True
         if stuck:
             await self.reload()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.config import NAME, Limits, Settings, section_of
+from gateway.config import NAME, Limits, Settings, read_document, section_of
 from gateway.document import Node, load
 from gateway.errors import ConfigError
 
@@ -44,7 +44,7 @@ def read_sources(settings: Settings) -> Sources:
     Raises:
         ConfigError: connectors.yaml cannot be used as a whole. One bad connector is no such case.
     """
-    document = load(settings.file)
+    document = read_document(settings.file)
     defaults = section_of(document, "defaults").decode(Limits)
     listed = dict(section_of(document, "connectors").items())
     entries = {entry.name: entry for entry in _drop_ins(settings)}
@@ -57,9 +57,13 @@ def read_sources(settings: Settings) -> Sources:
 def fingerprint(settings: Settings) -> Fingerprint:
     """Return what changes when connectors.yaml or the folder of drop-ins (not their contents) change."""
     marks = [identity(settings.file)]
-    for entry in _folder_entries(settings):
+    try:
+        entries = _folder_entries(settings)
+    except ConfigError as problem:  # `read_sources` tells it; here it is a state like any other
+        return (*marks, (str(problem),))
+    for entry in entries:
         marks.append(identity(entry))
-        if entry.is_dir():
+        if os.path.isdir(entry):
             marks.append(identity(entry / "connector.yaml"))
     return tuple(marks)
 
@@ -92,8 +96,8 @@ def _overlaid(name: str, node: Node, drop_in: Entry | None, settings: Settings) 
 def _drop_ins(settings: Settings) -> Iterator[Entry]:
     claimed: dict[str, Path] = {}
     for path in _folder_entries(settings):
-        if path.is_dir():
-            entry = _from_folder(path) if (path / "connector.yaml").exists() else None
+        if os.path.isdir(path):
+            entry = _from_folder(path) if os.path.lexists(path / "connector.yaml") else None
         else:
             entry = _from_file(path)
         if entry is None:
@@ -134,16 +138,25 @@ def _from_folder(path: Path) -> Entry:
 def _from_file(path: Path) -> Entry | None:
     name = path.stem
     node = Node({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
-    if not path.exists():  # a dangling link
+    if not os.path.exists(path):  # a dangling link
         return Entry(name=name, node=node, folder=path.parent, problem=f"{path}: the link leads nowhere")
+    if not os.path.isfile(path):
+        return None
     if not os.access(path, os.X_OK):
-        with path.open("rb") as file:
-            if file.read(2) != b"#!":
-                return None
+        if not _is_script(path):
+            return None
         problem: str | None = f"{path} is not executable: chmod +x {path}"
     else:
         problem = None if NAME.fullmatch(name) else f"{path}: this name cannot be a connector's"
     return Entry(name=name, node=node, folder=path.parent, problem=problem, files=(path,))
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:  # not readable: nothing that could be run
+        return False
 
 
 def _below(folder: Path) -> list[Path]:

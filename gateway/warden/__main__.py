@@ -2,13 +2,18 @@
 
 Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a message:
 
-    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "fd3"} with the child's
+    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "fd3", "host", "tell"} with the child's
                         stdin, stdout, stderr (and descriptor 3) attached
+                        {"op": "adopt", "id", "pid", "host", "cwd", "memory"}: a process that a host has forked
+                        becomes a run, whoever reaps it
                         {"op": "signal", "id", "signal"}    to the run's whole process group
                         {"op": "kill", "id"}                SIGKILL to everything the run ever started
-    warden -> gateway   {"ev": "failed", "id", "errno", "message"}       it could not be started
-                        {"ev": "leftover", "id", "pid", "status"}        the leader is dead, others of the run live
+    warden -> gateway   {"ev": "started", "id", "pid"}                   it was, for those who asked to be told
+                        {"ev": "failed", "id", "errno", "message"}       it could not be started
+                        {"ev": "leftover", "id", "pid"}                  the leader is dead, others of the run live
                         {"ev": "gone", "id", "pid", "status", ...}       all of it is dead and reaped
+
+A "host" is a run that forks others. "reaped" is false in "gone" when a host has reaped the leader and knows its status.
 
 `memory` is in bytes (0: unbounded), `status` a wait status, times are seconds, `peak_rss` bytes.
 """
@@ -56,6 +61,8 @@ class Run:
         self.tree: set[int] = set()
         self.exited = False
         self.killing = False
+        self.host = False
+        self.adopted = False
         self.out_of_memory = False
         self.peak = 0
         self.floor = 0
@@ -66,7 +73,7 @@ class Run:
         """Add what one reaped process has used."""
         self.utime += usage.ru_utime
         self.stime += usage.ru_stime
-        # The kernel counts the memory of whoever forked, up to the exec, into the child's maximum.
+        # The kernel counts the memory of whoever forked, us, up to the exec, into the child's maximum.
         if usage.ru_maxrss * 1024 > self.floor or not self.peak:
             self.peak = max(self.peak, usage.ru_maxrss * 1024)
 
@@ -111,11 +118,14 @@ class Warden:
 
     def _receive(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE, 4, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE, 4)
         except ConnectionResetError:
             return False
         if not data:
             return False
+        # recv_fds ignores its flags: https://github.com/python/cpython/issues/107898
+        for fd in fds:
+            os.set_inheritable(fd, False)
         message = json.loads(data)
         operation = message["op"]
         if operation == "spawn":
@@ -126,7 +136,9 @@ class Warden:
                     os.close(fd)
             return True
         run = self._runs.get(message["id"])
-        if run is not None and operation == "signal":
+        if operation == "adopt":
+            self._adopt(message)
+        elif run is not None and operation == "signal":
             self._signal_group(run, message["signal"])
         elif run is not None and operation == "kill":
             self._kill(run)
@@ -139,20 +151,22 @@ class Warden:
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         key: int = message["id"]
         run = Run(key, message["memory"], message["cwd"])
-        run.floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        run.floor = procfs.high_water()  # our own ru_maxrss has the gateway's memory in it
         if message["fd3"]:
             os.dup2(fds[3], 3, inheritable=True)
+        run.slot = self._groups.take() if self._groups is not None else None
         try:
-            run.process = subprocess.Popen(
-                message["argv"],
-                stdin=fds[0],
-                stdout=fds[1],
-                stderr=fds[2],
-                env=message["env"],
-                cwd=run.cwd,
-                close_fds=False,  # every descriptor of ours is close-on-exec
-                start_new_session=True,
-            )
+            with run.slot.entered() if run.slot is not None else contextlib.nullcontext():
+                run.process = subprocess.Popen(
+                    message["argv"],
+                    stdin=fds[0],
+                    stdout=fds[1],
+                    stderr=fds[2],
+                    env=message["env"],
+                    cwd=run.cwd,
+                    close_fds=False,  # every descriptor of ours is close-on-exec
+                    start_new_session=True,
+                )
             run.pid = run.process.pid
             run.pidfd = os.pidfd_open(run.pid)
         except (OSError, ValueError, subprocess.SubprocessError) as problem:
@@ -160,26 +174,52 @@ class Warden:
                 os.killpg(run.pid, signal.SIGKILL)
                 os.waitpid(run.pid, 0)
                 run.process.returncode = -signal.SIGKILL
+            self._give_back(run)
             self._tell("failed", key, errno=getattr(problem, "errno", None) or 0, message=str(problem))
             return
         finally:
             if message["fd3"]:
                 _reserve_descriptor_3()
+        run.host = message["host"]
+        if message["tell"]:
+            self._tell("started", key, pid=run.pid)
         facts = procfs.stat(run.pid)
         run.started = facts.started if facts else 0
-        if self._groups is not None:
+        self._attend(run)
+
+    def _adopt(self, message: dict[str, Any]) -> None:
+        run = Run(message["id"], message["memory"], message["cwd"])
+        run.adopted = True
+        run.pid = message["pid"]
+        facts = procfs.stat(run.pid)
+        if facts is not None and facts.ppid in {message["host"], os.getpid()}:
+            run.started = facts.started
+            with contextlib.suppress(ProcessLookupError):
+                run.pidfd = os.pidfd_open(run.pid)
+        if run.pidfd >= 0 and self._groups is not None:
             run.slot = self._groups.take()
             if run.slot is not None:
                 run.slot.add(run.pid)
+        self._attend(run)
+        if run.pidfd < 0:  # it was over before we looked
+            self._leader_exited(run)
+
+    def _attend(self, run: Run) -> None:
         if not self._runs:
             self._next_watch = time.monotonic() + self._watch_every
-        self._runs[key] = run
-        self._by_fd[run.pidfd] = run
-        self._poll.register(run.pidfd, select.EPOLLIN)
+        self._runs[run.key] = run
+        if run.pidfd >= 0:
+            self._by_fd[run.pidfd] = run
+            self._poll.register(run.pidfd, select.EPOLLIN)
 
     def _signal_group(self, run: Run, number: int) -> None:
-        # The leader is ours and not reaped yet, so its number, and the group's, cannot be anybody else's.
+        # A leader of ours is not reaped yet, so its number, and its group's, cannot be anybody else's. An adopted one
+        # may be: it is asked by its descriptor first, and once it is dead its group is swept one by one.
         with contextlib.suppress(ProcessLookupError):
+            if run.adopted:
+                if run.exited:
+                    return
+                signal.pidfd_send_signal(run.pidfd, number)  # it may not lead a group yet
             os.killpg(run.pid, number)
 
     def _kill(self, run: Run) -> None:
@@ -193,18 +233,15 @@ class Warden:
     # --- the end of a run
 
     def _leader_exited(self, run: Run) -> None:
-        self._poll.unregister(run.pidfd)
-        del self._by_fd[run.pidfd]
-        os.close(run.pidfd)
+        if run.pidfd >= 0:
+            self._poll.unregister(run.pidfd)
+            del self._by_fd[run.pidfd]
+            os.close(run.pidfd)
         run.exited = True
         if run.killing:
             self._sweep(run)
         elif self._strays_of(run):
-            info = os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-            status = 0
-            if info is not None:
-                status = info.si_status << 8 if info.si_code == os.CLD_EXITED else info.si_status
-            self._tell("leftover", run.key, pid=run.pid, status=status)
+            self._tell("leftover", run.key, pid=run.pid)
         else:
             self._finish(run)
 
@@ -221,32 +258,48 @@ class Warden:
             self._finish(run)
 
     def _finish(self, run: Run) -> None:
-        _, status, usage = os.wait4(run.pid, 0)
+        status, reaped = 0, False
+        # An adopted leader is its host's to reap, unless the host is dead and it has become ours.
+        with contextlib.suppress(ChildProcessError):
+            done, status, usage = os.wait4(run.pid, os.WNOHANG if run.adopted else 0)
+            reaped = done == run.pid
+            if reaped:
+                run.charge(usage)
         if run.process is not None:
             run.process.returncode = status  # subprocess must not wait for it again
-        run.charge(usage)
         del self._runs[run.key]
-        if run.slot is not None and self._groups is not None:
-            self._groups.give_back(run.slot)
+        self._give_back(run)
         self._tell(
             "gone",
             run.key,
             pid=run.pid,
             status=status,
+            reaped=reaped,
             out_of_memory=run.out_of_memory or (status != 0 and 0 < run.memory < run.peak),
             utime=run.utime,
             stime=run.stime,
             peak_rss=run.peak,
         )
 
-    def _strays_of(self, run: Run) -> list[int]:
+    def _give_back(self, run: Run) -> None:
+        if run.slot is not None and self._groups is not None:
+            self._groups.give_back(run.slot)
+
+    def _strays_of(self, run: Run | None) -> list[int]:
         """Return our living children that are no leaders and belong to a run whose leader is dead.
 
         Whatever a dead leader leaves behind, however it was detached, has become our child: the warden is its
         nearest subreaper. What died already is reaped here.
         """
+        strays, reaped = self._look_for_strays(run)
+        while reaped:  # what it left behind in turn has become ours, maybe after we looked
+            strays, reaped = self._look_for_strays(run)
+        return strays
+
+    def _look_for_strays(self, run: Run | None) -> tuple[list[int], int]:
         leaders = {one.pid for one in self._runs.values()}
         strays = []
+        reaped = 0
         known = set()
         for pid in procfs.children():
             if pid in leaders:
@@ -256,27 +309,29 @@ class Warden:
             self._owners[pid] = owner
             if _reap(pid, owner):
                 known.discard(pid)
+                reaped += 1
             elif owner is run:
                 strays.append(pid)
         self._owners = {pid: owner for pid, owner in self._owners.items() if pid in known}
-        return strays
+        return strays, reaped
 
-    def _owner(self, pid: int, ending: Run) -> Run | None:
+    def _owner(self, pid: int, ending: Run | None) -> Run | None:
         facts = procfs.stat(pid)
         if facts is None:
             return None
         runs = self._runs.values()
         group = self._groups.owner(pid) if self._groups is not None else None
         for run in runs:
-            if facts.session == run.pid or pid in run.tree:
+            if not run.host and (facts.session == run.pid or pid in run.tree):
                 return run
             if group is not None and run.slot is not None and run.slot.name == group:
                 return run
         for run in runs:
-            if procfs.mentions(pid, run.cwd):
+            # What a host has forked still carries the host's environment: it says nothing.
+            if not run.host and procfs.mentions(pid, run.cwd):
                 return run
         # No trace of where it came from. It is nobody's but the ending run's when no other one is old enough.
-        others = any(run is not ending and run.started <= facts.started for run in runs)
+        others = any(run is not ending and not run.host and run.started <= facts.started for run in runs)
         return None if others else ending
 
     # --- memory
@@ -284,6 +339,7 @@ class Warden:
     def _watch(self) -> None:
         begun = time.monotonic()
         self._watches += 1
+        self._strays_of(None)  # no zombie waits for the end of a run
         if self._groups is None and self._watches % SCAN_EVERY == 1:
             table = procfs.scan()
             for run in self._runs.values():
@@ -372,7 +428,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     _become_subreaper()
     groups = Groups.open(name) if containment == "cgroup" else None
-    control.send(json.dumps({"ev": "ready", "id": 0, "cgroup": groups is not None}).encode())
+    with contextlib.suppress(BrokenPipeError):  # a gateway that is gone already; serve sees it too
+        control.send(json.dumps({"ev": "ready", "id": 0, "cgroup": groups is not None}).encode())
     Warden(control, folder, groups).serve()
 
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class Slot:
@@ -15,6 +19,16 @@ class Slot:
     def __init__(self, path: str) -> None:
         self.path = path
         self.name = os.path.basename(path)
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be in the group ourselves meanwhile: what is started now is born inside, and has no time to get away."""
+        with contextlib.suppress(OSError):
+            _write(f"{self.path}/cgroup.procs", "0")
+        try:
+            yield
+        finally:
+            _write(f"{os.path.dirname(os.path.dirname(self.path))}/cgroup.procs", "0")
 
     def add(self, pid: int) -> None:
         """Move a process in. One that is gone already needs no group."""
@@ -87,18 +101,29 @@ class Groups:
 
     def close(self) -> None:
         """Remove the directories; what is still populated stays for the operator to see."""
-        for entry in os.scandir(self.root):
-            if entry.is_dir():
-                with contextlib.suppress(OSError):
-                    os.rmdir(entry.path)
-        with contextlib.suppress(OSError):
-            os.rmdir(self.root)
+        remove(self.root)
 
     def _make(self) -> Slot:
         path = f"{self.root}/slot-{self._made}"
         os.mkdir(path)
         self._made += 1
         return Slot(path)
+
+
+def kill(root: str) -> None:
+    """SIGKILL everything in the groups of a warden that is dead itself."""
+    with contextlib.suppress(OSError):
+        _write(f"{root}/cgroup.kill", "1")
+
+
+def remove(root: str) -> None:
+    """Remove a warden's directories as far as nothing lives in them."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(root):
+            if name.startswith("slot-"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{root}/{name}")
+        os.rmdir(root)
 
 
 def _own_group() -> str | None:

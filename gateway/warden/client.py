@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
 MESSAGE = 1 << 16  # bytes; what the warden says is short
+LONGEST = 1 << 20  # bytes of a message that the warden reads; the kernel takes little more from an exec
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="ev", tag="failed"):
@@ -32,12 +34,18 @@ class Failed(msgspec.Struct, frozen=True, tag_field="ev", tag="failed"):
     message: str
 
 
+class Started(msgspec.Struct, frozen=True, tag_field="ev", tag="started"):
+    """The process was started; only those who asked are told."""
+
+    id: int
+    pid: int
+
+
 class Leftover(msgspec.Struct, frozen=True, tag_field="ev", tag="leftover"):
     """The leader is dead, something it started is not."""
 
     id: int
     pid: int
-    status: int
 
 
 class Gone(msgspec.Struct, frozen=True, tag_field="ev", tag="gone"):
@@ -51,6 +59,8 @@ class Gone(msgspec.Struct, frozen=True, tag_field="ev", tag="gone"):
     stime: float = 0.0
     peak_rss: int = 0
     warden_died: bool = False
+    reaped: bool = True
+    """False when a host has reaped the leader: it knows the status."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
@@ -60,10 +70,13 @@ class Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
     cgroup: bool
 
 
+Event = Started | Failed | Leftover | Gone
+
+
 class Listener(Protocol):
     """Who is told about one run."""
 
-    def on_warden(self, event: Failed | Leftover | Gone) -> None:
+    def on_warden(self, event: Event) -> None:
         """Take one event; never raises."""
 
 
@@ -89,6 +102,8 @@ class Warden:
     def __init__(self, folder: Path, *, cgroup: bool = True) -> None:
         self.folder = folder
         self.cgroup = False
+        self.ready = asyncio.Event()
+        """Set once the process works, and `cgroup` tells the truth."""
         self._want_cgroup = cgroup
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -97,7 +112,7 @@ class Warden:
         self._generation = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._encoder = msgspec.json.Encoder()
-        self._decoder = msgspec.json.Decoder(Failed | Leftover | Gone | Ready)
+        self._decoder = msgspec.json.Decoder(Event | Ready)
 
     @property
     def pid(self) -> int | None:
@@ -140,37 +155,28 @@ class Warden:
         cwd: str,
         memory: int,
         fds: Sequence[int],
+        host: bool = False,
+        tell: bool = False,
     ) -> Handle:
         """Have a process started with stdin, stdout, stderr and maybe descriptor 3 at `fds`.
 
-        The descriptors stay the caller's to close. `memory` is the bound on resident bytes, 0 for none.
+        A `host` is a process that forks others; `tell` asks for a `Started`. The descriptors stay the caller's to
+        close. `memory` is the bound on resident bytes, 0 for none.
         """
-        if self._socket is None:
-            self.open()
-        self._last_key += 1
-        key = self._last_key
-        self._listeners[key] = listener
-        message = {
-            "op": "spawn",
-            "id": key,
-            "argv": argv,
-            "env": env,
-            "cwd": cwd,
-            "memory": memory,
-            "fd3": len(fds) > 3,
-        }
-        try:
-            self.send(message, fds)
-        except OSError:
-            del self._listeners[key]
-            raise
-        return Handle(self, key)
+        message = {"op": "spawn", "argv": argv, "env": env, "fd3": len(fds) > 3, "host": host, "tell": tell}
+        return self._begin(listener, {**message, "cwd": cwd, "memory": memory}, fds)
+
+    def adopt(self, listener: Listener, *, pid: int, host: int, cwd: str, memory: int) -> Handle:
+        """Have a process that a host has forked watched, and swept up after, like one that was spawned."""
+        return self._begin(listener, {"op": "adopt", "pid": pid, "host": host, "cwd": cwd, "memory": memory}, ())
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send one message; it waits in a queue when the socket is full."""
         if self._socket is None:
             return
         data = self._encoder.encode(message)
+        if len(data) > LONGEST:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         if not self._unsent:
             try:
                 self._send_now(data, fds)
@@ -192,6 +198,19 @@ class Warden:
         self._process = None
 
     # --- private
+
+    def _begin(self, listener: Listener, message: Mapping[str, object], fds: Sequence[int]) -> Handle:
+        if self._socket is None:
+            self.open()
+        self._last_key += 1
+        key = self._last_key
+        self._listeners[key] = listener
+        try:
+            self.send({**message, "id": key}, fds)
+        except OSError:
+            del self._listeners[key]
+            raise
+        return Handle(self, key)
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> None:
         if self._socket is None:
@@ -229,11 +248,12 @@ class Warden:
                 return
             self._dispatch(self._decoder.decode(data))
 
-    def _dispatch(self, event: Failed | Leftover | Gone | Ready) -> None:
+    def _dispatch(self, event: Event | Ready) -> None:
         if isinstance(event, Ready):
             self.cgroup = event.cgroup
+            self.ready.set()
             return
-        if isinstance(event, Leftover):
+        if isinstance(event, Started | Leftover):
             listener = self._listeners.get(event.id)
         else:
             listener = self._listeners.pop(event.id, None)

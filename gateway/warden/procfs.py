@@ -51,6 +51,39 @@ def memory(pid: int) -> Memory:
     return Memory(int(fields[1]) * PAGE, int(fields[2]) * PAGE)
 
 
+class Cpu(NamedTuple):
+    """Seconds that a process has used so far, in steps of the clock's ticks."""
+
+    user: float
+    system: float
+
+
+def cpu(pid: int) -> Cpu:
+    """Return what a process has used, its reaped children included (zeros when it is gone)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            raw = file.read(1024)
+    except OSError:
+        return Cpu(0.0, 0.0)
+    fields = raw[raw.rfind(b")") + 2 :].split()
+    return Cpu((int(fields[11]) + int(fields[13])) / TICKS, (int(fields[12]) + int(fields[14])) / TICKS)
+
+
+def high_water() -> int:
+    """Return the most bytes that the calling process has had resident since its exec (0 where that is not told)."""
+    return peak("self")
+
+
+def peak(pid: int | str) -> int:
+    """Return the most bytes that a process has had resident since its exec (0 when that is not told)."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            _, _, rest = file.read(8192).partition(b"\nVmHWM:")
+    except OSError:
+        return 0
+    return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+
 def scan() -> dict[int, Stat]:
     """Return every process on the machine that can be seen."""
     found = {}

@@ -1,0 +1,73 @@
+"""What every way of obtaining a process has in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.process import Completed, Launch, Stop
+
+    OnLine = Callable[[str, str], None]
+    """Takes a line of log: the stream's name and the text."""
+
+
+class Worker(Protocol):
+    """A process that is there for one request."""
+
+    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+        """Serve the request. Returns, or raises, only when nothing of it is left.
+
+        Raises:
+            gateway.process.StartFailed: it could not be started after all.
+            asyncio.CancelledError: the run was cancelled, and is dead.
+        """
+
+    def stop(self, why: Stop, *, grace: float = ...) -> None:
+        """End the run: SIGTERM, and SIGKILL to all of it after `grace` seconds."""
+
+
+class Pool(Protocol):
+    """A source of processes."""
+
+    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
+        """Return a process that has read nothing yet; its log goes to `on_line`.
+
+        Raises:
+            gateway.process.StartFailed: there is none to be had.
+        """
+
+
+class Kept(Protocol):
+    """The processes that are kept for one connector."""
+
+    launch: Launch
+
+    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
+        """Return one of them, or a new one; `launch` is this one's with what one request adds to the environment."""
+
+    def idle(self) -> int:
+        """Return how many processes are there without a request."""
+
+    def warm(self) -> None:
+        """Start what should be there ahead of requests."""
+
+    def tend(self, now: float) -> None:
+        """Recycle and shrink; called every second with the loop's time."""
+
+    def evict(self) -> bool:
+        """Give up one idle process for somebody who needs the room; tell whether there was one."""
+
+    def close(self) -> Awaitable[None]:
+        """Kill what is idle, and let what is in use end by itself."""
+
+
+class Room(Protocol):
+    """Who knows how many processes there may be."""
+
+    def free(self) -> int:
+        """Return how many more processes may be started now."""
+
+    def evict(self) -> bool:
+        """Have some idle process given up, whosever it is; tell whether there was one."""

@@ -1,0 +1,109 @@
+"""All ways of obtaining a process: one set of kept processes a connector, as its mode says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from gateway.pool.fork import ForkHost
+from gateway.pool.persistent import Persistent
+from gateway.pool.spawn import SpawnPool
+from gateway.pool.standby import Standby
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gateway.events import Bus
+    from gateway.pool.base import Kept, OnLine, Room, Worker
+    from gateway.process import Launch
+    from gateway.warden.client import Warden
+
+BEAT = 1.0  # seconds between two looks at what is kept
+
+
+class Pools:
+    """Routes a launch to its connector's processes, and keeps those up to date with the registry."""
+
+    def __init__(self, warden: Warden, bus: Bus, free: Callable[[int], int]) -> None:
+        """`free(idle)` returns how many more processes may be started beside `idle` ones."""
+        self.spawn = SpawnPool(warden)
+        self._bus = bus
+        self._free = free
+        self._kept: dict[str, Kept] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._beat: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Start tending."""
+        self._beat = asyncio.create_task(self._tend(), name="pools")
+
+    async def close(self) -> None:
+        """Give up everything that is idle."""
+        if self._beat is not None:
+            self._beat.cancel()
+        self.keep(())
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
+        """Return a process of the launch's mode.
+
+        Raises:
+            StartFailed: there is none to be had.
+        """
+        if launch.mode == "spawn":
+            return self.spawn.start(launch, on_line)
+        return await self._of(launch).obtain(launch, on_line)
+
+    def keep(self, launches: Iterable[Launch]) -> None:
+        """Take over a new state of the registry: old processes go when they are done, new ones are started ahead."""
+        wanted = {launch.name: launch for launch in launches if launch.mode != "spawn"}
+        for name in [name for name, kept in self._kept.items() if name not in wanted or not _same(kept, wanted[name])]:
+            self._close(self._kept.pop(name))
+        for launch in wanted.values():
+            if launch.name not in self._kept:
+                self._of(launch).warm()
+
+    def idle(self) -> int:
+        """Return how many processes are there without a request."""
+        return sum(kept.idle() for kept in self._kept.values())
+
+    def evict(self) -> bool:
+        """Have some idle process given up; tell whether there was one."""
+        return any(kept.evict() for kept in self._kept.values())
+
+    def free(self) -> int:
+        """Return how many more processes may be started now."""
+        return self._free(self.idle())
+
+    def _of(self, launch: Launch) -> Kept:
+        kept = self._kept.get(launch.name)
+        if kept is None or not _same(kept, launch):
+            if kept is not None:
+                self._close(kept)
+            kept = self._kept[launch.name] = self._make(launch)
+        return kept
+
+    def _make(self, launch: Launch) -> Kept:
+        room: Room = self
+        if launch.mode == "persistent":
+            return Persistent(launch, self.spawn, room)
+        standby = Standby(launch, self.spawn, room, self._bus)
+        if launch.mode == "standby":
+            return standby
+        return ForkHost(launch, self.spawn, standby, room, self._bus)
+
+    def _close(self, kept: Kept) -> None:
+        task = asyncio.ensure_future(kept.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _tend(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(BEAT)
+            for kept in list(self._kept.values()):
+                kept.tend(loop.time())
+
+
+def _same(kept: Kept, launch: Launch) -> bool:
+    return kept.launch.key == launch.key and kept.launch.keep == launch.keep and kept.launch.mode == launch.mode

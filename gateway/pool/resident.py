@@ -1,0 +1,143 @@
+"""A process that stays: its log, its age, its memory, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from gateway.process import CHUNK, LogPipe, StartFailed, private_env
+from gateway.warden import procfs
+from gateway.warden.client import Failed, Gone, Leftover, Started
+
+if TYPE_CHECKING:
+    from gateway.pool.base import OnLine
+    from gateway.process import Launch
+    from gateway.warden.client import Event, Handle, Warden
+
+
+class Resident:
+    """A process that serves more than one request."""
+
+    def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: OnLine) -> None:
+        self.launch = launch
+        self.folder = folder
+        self.uses = 0
+        self.gone: asyncio.Future[Gone] = asyncio.get_running_loop().create_future()
+        self.on_line = on_line
+        self.pid = 0
+        self._warden = warden
+        self._loop = asyncio.get_running_loop()
+        self._born = self._loop.time()
+        self._handle: Handle | None = None
+        self._log_fd = -1
+        self._log = LogPipe(launch.bounds.log, lambda line: self.on_line("stderr", line))
+
+    def start(self, stdin: int, channel: int, *, host: bool) -> None:
+        """Have it started with these ends for stdin and descriptor 3; stdout and stderr are log.
+
+        Raises:
+            StartFailed: no descriptors or no disk.
+        """
+        theirs = -1
+        try:
+            os.mkdir(self.folder, 0o700)
+            self._log_fd, theirs = os.pipe()
+            os.set_blocking(self._log_fd, False)
+            self._loop.add_reader(self._log_fd, self._on_log)
+            self._handle = self._warden.spawn(
+                self,
+                argv=self.launch.resident,
+                env=private_env(self.launch.env, self.folder),
+                cwd=self.folder,
+                memory=self.launch.bounds.memory,
+                fds=(stdin, theirs, theirs, channel),
+                host=host,
+                tell=True,
+            )
+        except OSError as problem:
+            self._cleanup()
+            raise StartFailed(str(problem)) from problem
+        finally:
+            if theirs >= 0:
+                os.close(theirs)
+
+    def fresh_log(self, on_line: OnLine) -> None:
+        """Bound the log anew, for the next request, and send it there."""
+        self._log.finish()
+        self.on_line = on_line
+        self._log = LogPipe(self.launch.bounds.log, lambda line: self.on_line("stderr", line))
+
+    def log_tail(self) -> tuple[str, int]:
+        """Return the last words of the present request's log, and its bytes."""
+        self._drain_log()
+        return self._log.tail(), self._log.total
+
+    def worn(self) -> str | None:
+        """Say why it should be replaced, None when it should not."""
+        keep = self.launch.keep
+        if self.uses >= keep.uses:
+            return f"{self.uses} uses"
+        if self._loop.time() - self._born > keep.age:
+            return "age"
+        if self.pid and procfs.memory(self.pid).resident > keep.rss:
+            return "resident memory"
+        return None
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its group."""
+        if self._handle is not None and not self.gone.done():
+            self._handle.signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL to it and everything it started."""
+        if self._handle is not None and not self.gone.done():
+            self._handle.kill()
+
+    async def ended(self) -> Gone:
+        """Wait for the end, and clear up."""
+        gone = await asyncio.shield(self.gone)
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+        return gone
+
+    def on_warden(self, event: Event) -> None:
+        """Take what the warden says of it."""
+        if isinstance(event, Started):
+            self.pid = event.pid
+            return
+        if isinstance(event, Leftover):
+            self.kill()
+            return
+        self._drain_log()
+        self._cleanup()
+        if self.gone.done():
+            return
+        if isinstance(event, Failed):
+            self.gone.set_exception(StartFailed(event.message))
+        elif isinstance(event, Gone):
+            self.gone.set_result(event)
+
+    def _on_log(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._log_fd, CHUNK)
+            if data:
+                self._log.feed(data)
+                return True
+            self._close_log()
+        return False
+
+    def _drain_log(self) -> None:
+        while self._log_fd >= 0 and self._on_log():
+            pass
+
+    def _close_log(self) -> None:
+        self._loop.remove_reader(self._log_fd)
+        os.close(self._log_fd)
+        self._log_fd = -1
+        self._log.finish()
+
+    def _cleanup(self) -> None:
+        if self._log_fd >= 0:
+            self._close_log()

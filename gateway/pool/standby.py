@@ -1,0 +1,152 @@
+"""Processes started ahead: they boot, block on stdin, serve one request and are replaced.
+
+Works for any executable that reads its request before it does anything. One that does not is found out, told, and
+spawned from then on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from typing import TYPE_CHECKING
+
+from gateway.events import Bus, ConnectorWarning
+from gateway.process import Child, Launch, StartFailed, Stop
+
+if TYPE_CHECKING:
+    from gateway.pool.base import OnLine, Room, Worker
+    from gateway.pool.spawn import SpawnPool
+    from gateway.process import Completed
+    from gateway.warden.client import Gone
+
+HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
+STRIKES = 2  # processes in a row that did not wait
+
+
+class Standby:
+    """One connector's processes in waiting."""
+
+    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, bus: Bus) -> None:
+        self.launch = launch
+        self._spawn = spawn
+        self._room = room
+        self._bus = bus
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[_Waiting] = deque()
+        self._used = self._loop.time()
+        self._strikes = 0
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
+        """Return a process that waits, or a new one where none does."""
+        self._used = self._loop.time()
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if waiting.child.untouched:
+                self._strikes = 0
+                waiting.hand_over(on_line)
+                return _Served(waiting.child, self)
+            self._end(waiting.child)
+        return _Served(self._spawn.start(launch, on_line), self)
+
+    def idle(self) -> int:
+        """Return how many processes wait."""
+        return len(self._waiting)
+
+    def warm(self) -> None:
+        """Start processes until `warm` wait, as far as there is room."""
+        while len(self._waiting) < self.launch.keep.warm and self._strikes < STRIKES and self._room.free() > 0:
+            waiting = _Waiting()
+            try:
+                waiting.child = self._spawn.start(self.launch, waiting.on_line)
+            except StartFailed:
+                return  # the next request will tell
+            waiting.child.gone.add_done_callback(functools.partial(self._on_gone, waiting))
+            self._waiting.append(waiting)
+
+    def tend(self, now: float) -> None:
+        """Shrink after idleness; replace the ones that did not wait."""
+        for waiting in [one for one in self._waiting if not one.child.untouched]:
+            self._on_gone(waiting, waiting.child.gone)
+        if now - self._used > self.launch.keep.warm_idle:
+            while len(self._waiting) > self.launch.keep.warm_min:
+                self.evict()
+
+    def evict(self) -> bool:
+        """Give up one that waits."""
+        if not self._waiting:
+            return False
+        self._end(self._waiting.popleft().child)
+        return True
+
+    async def close(self) -> None:
+        """Kill those that wait."""
+        self._strikes = STRIKES
+        while self.evict():
+            pass
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def replenish(self, *, soon: bool) -> None:
+        """Replace one that has been taken."""
+        if soon:
+            self._loop.call_later(HEAD_START, self.warm)
+        else:
+            self.warm()
+
+    def _on_gone(self, waiting: _Waiting, _gone: asyncio.Future[Gone]) -> None:
+        if waiting not in self._waiting:
+            return
+        self._waiting.remove(waiting)
+        self._end(waiting.child)
+        self._strikes += 1
+        if self._strikes == STRIKES:
+            self._bus.publish(
+                ConnectorWarning(
+                    connector=self.launch.name,
+                    command="",
+                    request_id="",
+                    message="does not wait for its request on stdin (it ended, or wrote a result, before there was "
+                    "one): its processes are no longer started ahead; say mode: spawn, or mend it",
+                )
+            )
+
+    def _end(self, child: Child) -> None:
+        task = self._loop.create_task(child.discard())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+
+class _Waiting:
+    """A process without a request; what it logs meanwhile is kept for the request that gets it."""
+
+    child: Child
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[str, str]] = []
+
+    def on_line(self, stream: str, line: str) -> None:
+        self._lines.append((stream, line))
+
+    def hand_over(self, on_line: OnLine) -> None:
+        self.child.attribute(on_line)
+        for stream, line in self._lines:
+            on_line(stream, line)
+
+
+class _Served:
+    """A process that has its request; its successor is started a moment later, or when it is done."""
+
+    def __init__(self, child: Child, standby: Standby) -> None:
+        self._child = child
+        self._standby = standby
+
+    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+        self._standby.replenish(soon=True)
+        try:
+            return await self._child.run(payload, deadline=deadline)
+        finally:
+            self._standby.replenish(soon=False)
+
+    def stop(self, why: Stop, *, grace: float = 2.0) -> None:
+        self._child.stop(why, grace=grace)
