@@ -74,8 +74,8 @@ class Node:
         dotted = ".".join(str(key) for key in (*self.keys, *below))
         return ConfigError(f"{where}{dotted}: {problem}" if dotted else f"{where}{problem}")
 
-    def decode(self, kind: type[T]) -> T:
-        """Turn the data into a type.
+    def decode(self, kind: type[T], beside: type | None = None) -> T:
+        """Turn the data into a type. `beside` has the keys that were taken out before: one of them may be meant.
 
         Raises:
             ConfigError: it does not fit; file, line and key are named.
@@ -87,7 +87,7 @@ class Node:
             below: Keys = tuple(int(n) if n else name or "?" for name, n in _STEP.findall(where.rstrip("`")))
             unknown = _UNKNOWN.search(text)
             if unknown:
-                text = "unknown key" + _suggest(unknown[1], kind)
+                text = "unknown key" + _suggest(unknown[1], kind, beside)
                 below = (*below, unknown[1])
             raise self.error(text[:1].lower() + text[1:], below) from None
 
@@ -115,6 +115,8 @@ def load(path: Path) -> Node:
         raise ConfigError(f"{path}:{line}: not valid YAML: {problem.problem or problem.context}") from problem
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as problem:
         raise ConfigError(f"{path}: not valid YAML: {problem}") from problem
+    except RecursionError as problem:
+        raise ConfigError(f"{path}: not valid YAML: an alias that contains itself, or far too deep") from problem
     finally:
         loader.dispose()
     node = Node(data, (), marks)
@@ -164,7 +166,8 @@ def _kind(value: object) -> str:
     return names.get(type(value), f"a number ({value})")
 
 
-def _suggest(name: str, kind: type) -> str:
-    fields = [field.encode_name for field in msgspec.structs.fields(kind)] if issubclass(kind, msgspec.Struct) else []
+def _suggest(name: str, *kinds: type | None) -> str:
+    structs = [kind for kind in kinds if kind is not None and issubclass(kind, msgspec.Struct)]
+    fields = [field.encode_name for kind in structs for field in msgspec.structs.fields(kind)]
     close = difflib.get_close_matches(name, fields, n=1)
     return f" (did you mean {close[0]}?)" if close else f" (known: {', '.join(sorted(fields))})"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 120, 600)
 _BYTES = tuple(float(1 << n) for n in range(22, 34))
 _NEVER_FOUND = {"command_not_found", "gateway_draining"}
+_UNAVAILABLE = "connector_unavailable"
 
 
 class Load(Protocol):
@@ -45,8 +46,11 @@ class Metrics:
         """Take an event."""
         if not isinstance(event, RunFinished):
             return
-        known = event.outcome not in _NEVER_FOUND
-        labels = (event.connector, event.command) if known else ("unknown", "unknown")
+        labels = (event.connector, event.command)
+        if event.outcome in _NEVER_FOUND:
+            labels = ("unknown", "unknown")
+        elif event.outcome == _UNAVAILABLE:  # nobody has looked whether a quarantined connector has such a command
+            labels = (event.connector, "unknown")
         self._runs.labels(*labels, event.outcome).inc()
         if event.pid:
             self._duration.labels(*labels).observe(event.wall)

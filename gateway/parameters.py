@@ -59,7 +59,10 @@ class Signature:
         for name, raw in sent.items():
             parameter = self._by_id.get(name)
             if parameter is not None:
-                problem = self._problem(parameter, bytes(memoryview(raw)[:1]), raw)
+                try:
+                    problem = self._problem(parameter, _first(raw), raw)
+                except RecursionError:
+                    problem = f"{name} is nested too deeply"
                 if problem:
                     problems.append(problem)
             elif not self.additional:
@@ -71,8 +74,8 @@ class Signature:
 
     def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str]:
         """Return the texts among the sent values that must not be shown."""
-        values = [msgspec.json.decode(sent[name]) for name in self._secrets if name in sent]
-        return [value for value in values if isinstance(value, str)]
+        texts = [sent[name] for name in self._secrets if name in sent and _first(sent[name]) == b'"']
+        return [msgspec.json.decode(raw) for raw in texts]
 
     def _problem(self, parameter: Parameter, first: bytes, raw: msgspec.Raw) -> str | None:
         name = parameter.id
@@ -86,7 +89,9 @@ class Signature:
                 return f"{name} must be one of {msgspec.json.encode(parameter.enum).decode()}"
         validator = self._validators.get(name)
         if validator is not None:
-            fault = next(iter(validator.iter_errors(msgspec.json.decode(raw))), None)
+            fault = _fault(validator, msgspec.json.decode(raw))
+            if isinstance(fault, str):
+                return f"{name} cannot be checked: {fault}"
             if fault is not None:
                 where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.absolute_path)
                 # The library's own sentence quotes the value, which may be a secret.
@@ -104,6 +109,10 @@ def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
     return True
 
 
+def _first(raw: msgspec.Raw) -> bytes:
+    return bytes(memoryview(raw)[:1])
+
+
 def _describe(wanted: str, first: bytes) -> str:
     kinds = {b'"': "text", b"{": "an object", b"[": "a list", b"t": "true", b"f": "false", b"n": "null"}
     return kinds.get(first, "a number with a fraction or exponent" if wanted == "int" else "a number")
@@ -117,9 +126,20 @@ def _bounded(value: object) -> str:
 def _validator(name: str, schema: dict[str, Any]) -> Any:
     # Imported here: a gateway without schemas pays neither the time nor the memory.
     from jsonschema import Draft202012Validator, SchemaError  # noqa: PLC0415
+    from referencing import Registry  # noqa: PLC0415
 
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as problem:
         raise ValueError(f"{name}: schema is not a JSON Schema: {problem.message}") from problem
-    return Draft202012Validator(schema)
+    return Draft202012Validator(schema, registry=Registry())  # nothing is fetched, whatever $ref says
+
+
+def _fault(validator: Any, value: object) -> Any:
+    """Return the first thing that does not fit, a sentence when the schema itself is at fault, or None."""
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415 - as above
+
+    try:
+        return next(iter(validator.iter_errors(value)), None)
+    except Unresolvable as problem:
+        return f"its schema refers to {problem.ref}, which is not there"

@@ -23,6 +23,7 @@ LOG_CHARACTERS = 4096  # of each of them, and of an error's message
 _EMPTY = msgspec.Raw(b"{}")
 _MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
 _BOM = b"\xef\xbb\xbf"
+_TOO_DEEP = "it is nested too deeply"
 
 Object = dict[str, msgspec.Raw]
 
@@ -46,6 +47,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     protocol: int = VERSION
     op: Literal["execute"] = "execute"
     command: str
+    module: str | msgspec.UnsetType = msgspec.UNSET
     params: Object
     task_data: msgspec.Raw = _EMPTY
     config: msgspec.Raw = _EMPTY
@@ -81,6 +83,15 @@ class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
     is_async: bool = msgspec.field(default=False, name="async")
     additional_parameters: bool = False
+    execute_async: bool = False
+    module: str | None = None
+
+
+class DescribedProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a connector that its runner had to leave out, and why."""
+
+    module: str
+    message: str
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +99,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
     commands: list[DescribedCommand] = []
     auths: list[DescribedCommand] = []
+    problems: list[DescribedProblem] = []
 
 
 class ToldError(msgspec.Struct, kw_only=True):
@@ -147,6 +159,8 @@ def read_object(data: bytes | bytearray | memoryview) -> Object:
         return msgspec.json.decode(data, type=Object)
     except msgspec.ValidationError as problem:
         raise ValueError("not a JSON object") from problem
+    except RecursionError as problem:
+        raise ValueError(_TOO_DEEP) from problem
 
 
 def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
@@ -217,19 +231,16 @@ def _document(stdout: bytearray) -> tuple[memoryview, tuple[str, ...]]:
     problem_of_whole = _not_json(whole)
     if problem_of_whole is None:
         return whole, ()
-    cut = stdout.rfind(b"\n", 0, start + _end(stdout))
+    cut = stdout.rfind(b"\n", 0, len(stdout.rstrip()))
     if cut > start:
         last = _stripped(stdout, cut, len(stdout))
         if _not_json(last) is None:
             before = bytes(stdout[start:cut])
-            if all(_not_json(memoryview(line)) is None for line in before.splitlines() if line.strip()):
+            lines = [line for line in before.splitlines() if line.strip()]
+            if _not_json(before) is None or all(_not_json(line) is None for line in lines):
                 raise ConnectorInvalidOutput("its output is more than one JSON document")
             return last, (f"wrote {len(before)} bytes of noise to stdout before its result (log to stderr)",)
     raise ConnectorInvalidOutput(f"its output is not one JSON document: {problem_of_whole}")
-
-
-def _end(stdout: bytearray) -> int:
-    return len(stdout.rstrip())
 
 
 def _stripped(data: bytearray, start: int, end: int) -> memoryview:
@@ -246,6 +257,8 @@ def _not_json(data: memoryview | bytes) -> str | None:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         return str(problem).removeprefix("JSON is malformed: ")
+    except RecursionError:
+        return _TOO_DEEP
     return None
 
 
@@ -330,7 +343,7 @@ def _told(raw: msgspec.Raw | None) -> ToldError | None:
 
 def _http_status(raw: msgspec.Raw) -> int:
     text = bytes(raw).decode(errors="replace").strip().strip('"')
-    if not (text.isascii() and text.isdigit() and 100 <= int(text) <= 599):
+    if not (len(text) == 3 and text.isascii() and text.isdigit() and 200 <= int(text) <= 599):
         raise ConnectorInvalidOutput(f"{text[:40]!r} is not an HTTP status")
     return int(text)
 

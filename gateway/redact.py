@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 MASK = "[redacted]"
 SHORTEST = 4  # characters; anything shorter would tear holes into ordinary words
@@ -19,8 +21,9 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         """Longer values are replaced first, so that one which contains another goes whole."""
-        known = sorted({value for value in values if len(value) >= SHORTEST}, key=len, reverse=True)
-        self._values = tuple(known)
+        self._values = tuple(values)
+        forms = {form for value in self._values for form in _forms(value)}
+        known = sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
 
     def __call__(self, text: str) -> str:
@@ -37,8 +40,16 @@ def telling_values(settings: Mapping[str, object]) -> list[str]:
     """Return the values (at any depth) whose key says that they are secret: password, token, api_key ..."""
     found: list[str] = []
     for key, value in settings.items():
-        if isinstance(value, dict):
-            found += telling_values(value)
-        elif isinstance(value, str) and _TELLING.search(key):
-            found.append(value)
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                found += telling_values(one)
+            elif isinstance(one, str) and _TELLING.search(key):
+                found.append(one)
     return found
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield how a value may turn up: as it is, within JSON, and (a private key) line by line."""
+    yield value
+    yield msgspec.json.encode(value)[1:-1].decode()
+    yield from value.splitlines()

@@ -126,6 +126,7 @@ class Handlers:
             "commands": [],
             "in_flight": self._gateway.supervisor.in_flight(name),
             "queued": self._gateway.supervisor.queued(name),
+            "notices": list(connector.notices) if connector is not None else [],
             "last_outcomes": self._recent.of(name),
         }
         if connector is not None and status.state is State.READY:

@@ -79,7 +79,8 @@ def _has_key(request: web.Request, key: str) -> bool:
     if given is None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else ""
-    return hmac.compare_digest(given.encode(), key.encode())
+    # aiohttp keeps bytes that are no UTF-8 as surrogates.
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), key.encode())
 
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings")

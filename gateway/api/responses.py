@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from gateway.api.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
+from gateway.api.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.protocol import JSON, error_envelope
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def raw_json(body: bytes, status: int = 200) -> web.Response:
 def of_reply(reply: Reply) -> web.Response:
     """Answer what a connector answered."""
     result = reply.result
-    status = result.status or TOLD
+    status = ACCEPTED if reply.accepted else result.status or TOLD
     if result.error is not None and result.error.raised:
         status = RAISED
     headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}

@@ -24,6 +24,8 @@ STATUSES: dict[type[errors.GatewayError], int] = {
 
 TOLD = 200
 """The connector told an error."""
+ACCEPTED = 202
+"""The outcome comes to the callback URL."""
 RAISED = 500
 """The connector's own code raised."""
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 500: "internal_error"}

@@ -34,6 +34,8 @@ def call(config: Path | None, target: str, arguments: tuple[str, ...], timeout: 
 
     The result goes to stdout, everything else to stderr. Exit status 1 when the command failed.
     """
+    if timeout is not None and not 0 < timeout < float("inf"):
+        fail(f"--timeout: {timeout:g} is not a number of seconds, for example 2.5")
     connector, slash, command = target.partition("/")
     if not slash or not connector or not command:
         fail(f"{target!r} is not CONNECTOR/COMMAND: gateway list shows what there is")

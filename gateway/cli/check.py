@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,8 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         if as_json:
             click.echo(msgspec.json.format(msgspec.json.encode({"ok": not bad, "connectors": findings}), indent=2))
             return 1 if bad else 0
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(gateway.warden.ready.wait(), 5)
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
         containment = "control groups" if gateway.warden.cgroup else "process sweep (no writable cgroup v2 tree here)"
         out.print(f"containment   {containment}; memory is watched\n")
@@ -56,6 +60,7 @@ def _finding(status: Status) -> dict[str, Any]:
         "ok": problem is None,
         "state": status.state.value,
         "problem": problem,
+        "notices": list(connector.notices) if connector else [],
         "runtime": connector.runtime if connector else None,
         "run": list(connector.launch.argv) if connector else None,
         "limits": {k: str(v) for k, v in msgspec.structs.asdict(connector.limits).items()} if connector else None,
@@ -84,6 +89,8 @@ def _print(one: dict[str, Any]) -> None:
     out.print(f"{mark} [bold]{escaped(one['name'])}[/]  [dim]{one['runtime'] or ''} {one['state']}[/]")
     if one["problem"]:
         out.print(f"    [red]{escaped(one['problem'])}[/]")
+    for notice in one["notices"]:
+        out.print(f"    [yellow]{escaped(notice)}[/]")
     if one["limits"]:
         limits = "  ".join(f"{name} {value}" for name, value in one["limits"].items())
         out.print(f"    [dim]{limits}[/]")

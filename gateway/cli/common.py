@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from gateway.config import find_file, read_settings
 from gateway.core import Gateway
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 config_option = click.option(
     "--config",
@@ -74,11 +75,11 @@ def run(main: Coroutine[Any, Any, int]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(config: Path | None, bus: Bus | None = None) -> AsyncIterator[Gateway]:
-    """Load the registry without serving it."""
+async def opened(config: Path | None, bus: Bus | None = None, *, registry: bool = True) -> AsyncIterator[Gateway]:
+    """Have a gateway that serves nothing, with or without its registry loaded."""
     settings, _ = read_settings(find_file(config))
     gateway = Gateway(settings, bus or Bus())
-    await gateway.open(watch=False)
+    await gateway.open(registry=registry, watch=False)
     try:
         yield gateway
     finally:
@@ -87,4 +88,4 @@ async def opened(config: Path | None, bus: Bus | None = None) -> AsyncIterator[G
 
 def escaped(text: str) -> str:
     """Return a text that rich prints as it is."""
-    return text.replace("[", "\\[")
+    return escape(text)

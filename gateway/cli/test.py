@@ -1,0 +1,87 @@
+"""The verb `gateway test`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from gateway.cli.common import config_option, escaped, fail, handled, opened, out, run
+from gateway.conformance import Finding, Kit, Outcome
+from gateway.errors import ConfigError, Quarantine
+from gateway.examples import find_examples, read_examples
+from gateway.registry.definition import define
+from gateway.registry.sources import read_sources
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from gateway.core import Gateway
+
+_MARKS = {
+    Outcome.OK: "[green]ok[/]     ",
+    Outcome.WARNING: "[yellow]warning[/]",
+    Outcome.FAILED: "[bold red]FAIL[/]   ",
+    Outcome.SKIPPED: "[dim]skipped[/]",
+}
+
+
+@click.command()
+@config_option
+@click.argument("name")
+@click.option("--command", metavar="COMMAND", help="Run this command alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@handled
+def test(config: Path | None, name: str, command: str | None, *, as_json: bool) -> None:
+    """Check that a connector keeps the contract: describe it, run its commands, and say what to mend.
+
+    The commands are really run, a few times each, with the examples in tests.yaml beside connector.yaml, or else with
+    parameters that are made up. Exit status 1 when a check failed.
+    """
+    run(_test(config, name, command, as_json=as_json))
+
+
+async def _test(config: Path | None, name: str, command: str | None, *, as_json: bool) -> int:
+    findings = []
+    async with opened(config, registry=False) as gateway:
+        async for finding in _findings(gateway, name, command):
+            findings.append(finding)
+            if not as_json:
+                _print(finding)
+    bad = sum(one.outcome is Outcome.FAILED for one in findings)
+    if as_json:
+        report = {"connector": name, "ok": not bad, "checks": findings}
+        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    elif bad:
+        out.print(f"\n[bold red]{bad} of {len(findings)} checks failed[/]")
+    else:
+        out.print(f"\n[bold green]{escaped(name)} keeps the contract[/]")
+    return 1 if bad else 0
+
+
+async def _findings(gateway: Gateway, name: str, command: str | None) -> AsyncIterator[Finding]:
+    sources = read_sources(gateway.settings)
+    entry = next((entry for entry in sources.entries if entry.name == name), None)
+    if entry is None:
+        known = ", ".join(one.name for one in sources.entries) or "none"
+        fail(f"there is no connector {name!r} (there are: {known})")
+    try:
+        connector = define(entry, sources.defaults, gateway.settings)
+        file = find_examples(name, entry.folder)
+        examples = read_examples(file) if file is not None else ()
+    except (Quarantine, ConfigError) as problem:
+        yield Finding(check="definition", outcome=Outcome.FAILED, message=str(problem), fix="See gateway check.")
+        return
+    if connector is None:
+        fail(f"{name} is switched off (enabled: false)")
+    async for finding in Kit(gateway, connector, examples).check(command):
+        yield finding
+
+
+def _print(one: Finding) -> None:
+    what = f"{one.check} {one.command}" if one.command else one.check
+    out.print(f"{_MARKS[one.outcome]}  [bold]{escaped(what)}[/]  {escaped(one.message)}")
+    if one.fix:
+        out.print(f"         [yellow]{escaped(one.fix)}[/]")
