@@ -23,7 +23,11 @@ COMMANDS = [
 
 
 def parse(text, delimiter):
-    rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True))
+    csv.field_size_limit(sys.maxsize)  # the gateway bounds the request
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True))
+    except csv.Error as problem:
+        return failure("bad_csv", str(problem))
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             return failure("uneven_row", f"line {number} has not as many fields as the header")
@@ -49,6 +53,8 @@ def main():
     request = json.load(sys.stdin)
     if request["op"] == "describe":
         return {"commands": COMMANDS}
+    if request["command"] not in {"Parse", "Format"}:
+        return failure("command_not_found", "it has Parse and Format")
     params = request["params"]
     if len(params["delimiter"]) != 1:
         return failure("invalid_parameters", "delimiter is one character")

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
     from gateway.config import Settings
     from gateway.events import Bus
+    from gateway.team import Team
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 
 
-def build(settings: Settings, bus: Bus) -> web.Application:
+def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Application:
     """Make the application; nothing is started before its start-up."""
-    gateway = Gateway(settings, bus)
-    metrics = Metrics(gateway)
+    gateway = Gateway(settings, bus, team)
+    metrics = Metrics(gateway, team.metrics if team else None)
     recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
     bus.listen(metrics)
     bus.listen(recent)

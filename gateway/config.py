@@ -50,6 +50,8 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
     metrics: Literal["key", "open"] = "key"
     """Whether /metrics needs the API key."""
+    workers: Positive | Literal["auto"] = 1
+    """Processes that serve the port together; auto is one a processor."""
     cgroup: bool = True
     """Put each run into a control group where that is possible."""
 
@@ -162,9 +164,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     cors_origins: tuple[str, ...]
     metrics_open: bool
+    workers: int
     cgroup: bool
     path: str
     """The PATH that connectors get."""
+    environ: dict[str, str]
+    """The gateway's own environment, for its workers."""
 
 
 def operators_environment() -> dict[str, str]:
@@ -186,7 +191,7 @@ def find_file(given: Path | None) -> Path:
 
 
 def read_settings(
-    file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None
+    file: Path, *, listen: str | None = None, workers: int | None = None, environ: Mapping[str, str] | None = None
 ) -> tuple[Settings, Node]:
     """Read the file's `gateway:` section and the environment; return the settings and the whole document.
 
@@ -221,8 +226,10 @@ def read_settings(
         api_key=_api_key(section, environ),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
+        workers=workers or (os.cpu_count() or 1 if section.workers == "auto" else section.workers),
         cgroup=section.cgroup,
         path=environ.get("PATH") or os.defpath,
+        environ=dict(environ),
     )
     return settings, document
 

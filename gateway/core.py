@@ -16,6 +16,7 @@ from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
 from gateway.registry.snapshot import State
+from gateway.slots import SharedSlots
 from gateway.supervisor import Supervisor
 from gateway.warden.client import Warden
 
@@ -25,17 +26,23 @@ if TYPE_CHECKING:
 
     from gateway.config import Settings
     from gateway.events import Bus, Event
+    from gateway.team import Team
 
 
 class Gateway:
     """The parts, put together. Cheap to make; `open` starts the warden and loads the registry."""
 
-    def __init__(self, settings: Settings, bus: Bus) -> None:
+    def __init__(self, settings: Settings, bus: Bus, team: Team | None = None) -> None:
+        """`team` is set in a worker of several."""
         self.settings = settings
         self.bus = bus
-        self.run_folder = settings.state_dir / "run" / uuid.uuid4().hex[:12]
+        self.team = team
+        self.run_folder = team.run_folder if team else settings.state_dir / "run" / uuid.uuid4().hex[:12]
+        self._shared = (
+            SharedSlots(team.short_folder, team.worker, team.workers, settings.max_processes) if team else None
+        )
         self.warden = Warden(self.run_folder, cgroup=settings.cgroup)
-        self.supervisor = Supervisor(settings.max_processes, bus)
+        self.supervisor = Supervisor(settings.max_processes, bus, self._shared)
         self.pools = Pools(self.warden, bus, self.supervisor.free)
         self.supervisor.idle, self.supervisor.evict = self.pools.idle, self.pools.evict
         self.registry = Registry(settings, Describer(self.pools.spawn, settings.state_dir / "describe"), bus)
@@ -49,10 +56,15 @@ class Gateway:
             ConfigError: the registry's files cannot be used.
         """
         try:
-            self._lock = _claim(self.run_folder)
+            if self.team is None:
+                self._lock = claim(self.run_folder)
+            else:  # its master has claimed the folder above
+                self.run_folder.mkdir(mode=0o700)
         except OSError as problem:
             raise ConfigError(f"gateway.state_dir: {problem.filename}: {problem.strerror}") from problem
         try:
+            if self._shared is not None:
+                self._shared.open(self.supervisor.grant)
             self.warden.open()
             if registry:
                 await self.registry.open(watch=watch)
@@ -71,6 +83,9 @@ class Gateway:
         await self.pools.close()
         await self.warden.close()
         shutil.rmtree(self.run_folder, ignore_errors=True)
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -80,7 +95,9 @@ class Gateway:
             self._keep()
 
     def _keep(self) -> None:
-        self.pools.keep(connector.launch for connector in self.registry.snapshot.ready())
+        # The first worker keeps processes ahead for all; the others begin with a connector's first call.
+        launches = [connector.launch for connector in self.registry.snapshot.ready()]
+        self.pools.keep(launches, ahead=self.team is None or self.team.worker == 0)
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
@@ -92,7 +109,11 @@ class Gateway:
         return sum(one.state is State.QUARANTINED for one in self.registry.snapshot.statuses.values())
 
 
-def _claim(folder: Path) -> int:
+def _shared_slots(team: Team, settings: Settings) -> SharedSlots:
+    return SharedSlots(team.short_folder, team.worker, team.workers, settings.max_processes)
+
+
+def claim(folder: Path) -> int:
     """Make this gateway's folder, lock it, and remove those whose gateway and warden are gone (a power cut)."""
     parent = folder.parent
     parent.mkdir(parents=True, exist_ok=True)

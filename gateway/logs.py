@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import msgspec
 import structlog
@@ -23,6 +24,9 @@ from gateway.events import (
     RunFinished,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
 Format = Literal["json", "human"]
 
 _NAMES: dict[type[Event], tuple[str, str]] = {
@@ -39,6 +43,7 @@ _NAMES: dict[type[Event], tuple[str, str]] = {
 }
 _MEANT = {"ok", "error"}  # outcomes that are the connector's business
 _LISTED = 10  # names of connectors in one line
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def configure(form: Format, stream: TextIO = sys.stderr) -> None:
@@ -55,7 +60,8 @@ def configure(form: Format, stream: TextIO = sys.stderr) -> None:
         ]
     else:
         last = [
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+            _harmless,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback),
         ]
     structlog.configure(
         processors=[*shared, *last],
@@ -88,6 +94,14 @@ class EventLog:
             facts["changed"] = _some(event.changed)
             facts["removed"] = _some(event.removed)
         getattr(self._logger, level)(name, **facts)
+
+
+def _harmless(_logger: object, _method: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Keep what connectors write from steering the terminal; line ends are the renderer's business."""
+    for key, value in facts.items():
+        if isinstance(value, str):
+            facts[key] = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
+    return facts
 
 
 def _of_run(event: RunFinished) -> dict[str, Any]:

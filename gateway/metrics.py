@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from gateway.events import Event, RunFinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 120, 600)
 _BYTES = tuple(float(1 << n) for n in range(22, 34))
@@ -32,7 +34,9 @@ class Load(Protocol):
 class Metrics:
     """Listens to runs, and asks the load at each scrape."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, shared: Path | None = None) -> None:
+        """`shared` is the folder in which the workers of one gateway sum up; PROMETHEUS_MULTIPROC_DIR names it too."""
+        self._shared = shared
         self._registry = CollectorRegistry()
         names = ("connector", "command")
         self._runs = Counter("gateway_runs", "Invocations by outcome", (*names, "outcome"), registry=self._registry)
@@ -40,7 +44,9 @@ class Metrics:
         self._queue_wait = self._histogram("gateway_queue_wait_seconds", "From the call to its slot")
         self._cpu = self._histogram("gateway_run_cpu_seconds", "CPU time of a run's processes, user and system")
         self._rss = self._histogram("gateway_run_peak_rss_bytes", "Peak resident memory of a run", _BYTES)
-        self._registry.register(_LoadCollector(load))
+        self._load = _LoadCollector(load)
+        if shared is None:
+            self._registry.register(self._load)
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -59,8 +65,13 @@ class Metrics:
             self._rss.labels(*labels).observe(event.peak_rss)
 
     def text(self) -> bytes:
-        """Return the exposition format."""
-        return generate_latest(self._registry)
+        """Return the exposition format, over all workers where there are several."""
+        if self._shared is None:
+            return generate_latest(self._registry)
+        summed = CollectorRegistry()
+        MultiProcessCollector(summed, path=str(self._shared))  # type: ignore[no-untyped-call]
+        summed.register(self._load)
+        return generate_latest(summed)
 
     def _histogram(self, name: str, what: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
         return Histogram(name, what, ("connector", "command"), buckets=buckets, registry=self._registry)

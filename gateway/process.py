@@ -98,6 +98,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     result: bytearray
     log_tail: str
     log_bytes: int
+    left_behind: bool = False
+    """Something that it had started outlived it, although nobody stopped it."""
 
 
 class StartFailed(Exception):
@@ -159,8 +161,7 @@ class Child:
     def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None]) -> None:
         self.launch = launch
         self.folder = folder
-        self.left_behind = False
-        """Something that it had started outlived it, although nobody stopped it."""
+        self._left_behind = False
         self._name = f"gateway-{'-'.join(folder.split('/')[-2:])}"
         self._warden = warden
         self._loop = asyncio.get_running_loop()
@@ -294,13 +295,14 @@ class Child:
     def on_warden(self, event: Event) -> None:
         """Take what the warden says of this run."""
         if isinstance(event, Leftover):
-            self.left_behind = self._stop is None
+            self._left_behind = self._stop is None
             self._timers.append(self._loop.call_later(DRAIN, self._kill))
             self._leftover = self._loop.create_task(self._kill_at_eof())
         elif self._gone.done():
             return
         elif isinstance(event, Failed):
             self._gone.set_exception(StartFailed(event.message))
+            self._gone.exception()  # looked at, also where nobody waits for it
         elif isinstance(event, Gone):
             self._gone.set_result(event)
 
@@ -428,6 +430,7 @@ class Child:
             result=self._result,
             log_tail=self._log.tail(),
             log_bytes=self._log.total + self._noise.total,
+            left_behind=self._left_behind,
         )
 
 

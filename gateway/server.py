@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -14,19 +16,21 @@ from gateway.app import GATEWAY, build
 if TYPE_CHECKING:
     from gateway.config import Settings
     from gateway.events import Bus
+    from gateway.team import Team
 
 KEEP_ALIVE = 75.0  # seconds
+MASTER = 0  # the descriptor whose end of file tells a worker that its master is gone
 LAST_WORDS = 5.0  # seconds for connections to send what was answered
 
 
-async def serve(settings: Settings, bus: Bus) -> None:
+async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> None:
     """Run the server until it was told to stop and has drained.
 
     Raises:
         ConfigError: the registry's files cannot be used.
         OSError: the address cannot be listened on.
     """
-    app = build(settings, bus)
+    app = build(settings, bus, team)
     runner = web.AppRunner(
         app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEP_ALIVE, shutdown_timeout=LAST_WORDS
     )
@@ -38,8 +42,11 @@ async def serve(settings: Settings, bus: Bus) -> None:
     await runner.setup()
     try:
         if not stop.drain.is_set():
-            await web.TCPSite(runner, settings.host, settings.port, backlog=1024).start()
-            for address in runner.addresses:
+            port_shared = team is not None
+            await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=port_shared).start()
+            if team is not None:
+                await _join(team, runner, stop)
+            for address in [one for one in runner.addresses if isinstance(one, tuple)]:
                 structlog.get_logger().info("listening", host=address[0], port=address[1])
             if settings.api_key is None:
                 structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
@@ -47,6 +54,21 @@ async def serve(settings: Settings, bus: Bus) -> None:
         await _drain(app, stop)
     finally:
         await runner.cleanup()
+
+
+async def _join(team: Team, runner: web.AppRunner, stop: _Stop) -> None:
+    """Answer the other workers, and end when the master does: nobody would replace us, or pass a signal on."""
+    path = team.socket(team.worker)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    await web.UnixSite(runner, path).start()
+
+    def on_master() -> None:
+        asyncio.get_running_loop().remove_reader(MASTER)
+        stop.drain.set()
+        stop.at_once.set()
+
+    asyncio.get_running_loop().add_reader(MASTER, on_master)
 
 
 async def _drain(app: web.Application, stop: _Stop) -> None:

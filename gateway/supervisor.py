@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.events import Bus, DrainFinished, DrainStarted
 from gateway.process import GRACE, Stop
+from gateway.slots import LocalSlots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from gateway.config import Limits
     from gateway.pool.base import Worker
+    from gateway.slots import Slots
 
 
 class State(enum.Enum):
@@ -35,8 +37,8 @@ MOVES = {State.SERVING: {State.DRAINING, State.CLOSED}, State.DRAINING: {State.C
 class Lane:
     """One connector's slots and those who wait for them. `typical` is a moving average of seconds a run."""
 
-    def __init__(self) -> None:
-        self.running = 0
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.concurrency = 1
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.typical = 1.0
@@ -52,13 +54,13 @@ class Supervisor:
     Whoever waits is served in order within a connector, and the connectors in turn.
     """
 
-    def __init__(self, max_processes: int, bus: Bus) -> None:
+    def __init__(self, max_processes: int, bus: Bus, slots: Slots | None = None) -> None:
         self.state = State.SERVING
+        self.slots = slots or LocalSlots(max_processes)
         self._max = max_processes
         self._bus = bus
         self._lanes: dict[str, Lane] = {}
         self._turns: OrderedDict[str, Lane] = OrderedDict()  # those in which somebody waits
-        self._running = 0
         self._children: set[Worker] = set()
         self._invocations = 0
         self._idle = asyncio.Event()
@@ -71,20 +73,20 @@ class Supervisor:
 
     def in_flight(self, name: str) -> int:
         """Return how many runs of a connector hold a slot."""
-        return self._lanes[name].running if name in self._lanes else 0
+        return self.slots.running(name)
 
     def queued(self, name: str) -> int:
         """Return how many calls of a connector wait for one."""
-        return len(self._lanes[name].waiting) if name in self._lanes else 0
+        return self.slots.waiting(name)
 
     @property
     def running(self) -> int:
         """How many runs hold a slot, over all connectors."""
-        return self._running
+        return self.slots.total()
 
     def free(self, idle: int) -> int:
         """Return how many more processes there may be beside `idle` ones that are kept."""
-        return self._max - self._running - idle if self.state is State.SERVING else 0
+        return self._max - self.running - idle if self.state is State.SERVING else 0
 
     @contextlib.contextmanager
     def invocation(self) -> Iterator[None]:
@@ -111,22 +113,19 @@ class Supervisor:
         Raises:
             ConnectorBusy: the queue is full, or the wait ran out.
         """
-        lane = self._lanes.setdefault(name, Lane())
+        lane = self._lanes.setdefault(name, Lane(name))
         lane.concurrency = limits.concurrency
-        if lane.waiting or lane.running >= lane.concurrency or self._running >= self._max:
-            await self._wait(name, lane, limits, min(limits.queue_timeout, patience))
-        else:
-            self._take(lane)
+        if lane.waiting or not self.slots.take(name, lane.concurrency):
+            await self._wait(lane, limits, min(limits.queue_timeout, patience))
         begun = time.monotonic()
-        if self._running + self.idle() > self._max:
+        if self.running + self.idle() > self._max:
             self.evict()
         try:
             yield
         finally:
             lane.typical += 0.2 * (time.monotonic() - begun - lane.typical)
-            lane.running -= 1
-            self._running -= 1
-            self._grant()
+            self.slots.give(name)
+            self.grant()
 
     @contextlib.contextmanager
     def attended(self, child: Worker) -> Iterator[None]:
@@ -177,23 +176,21 @@ class Supervisor:
             raise RuntimeError(f"a supervisor cannot go from {self.state} to {state}")
         self.state = state
 
-    def _take(self, lane: Lane) -> None:
-        lane.running += 1
-        self._running += 1
-
-    async def _wait(self, name: str, lane: Lane, limits: Limits, patience: float) -> None:
-        if len(lane.waiting) >= limits.queue:
+    async def _wait(self, lane: Lane, limits: Limits, patience: float) -> None:
+        queued = self.queued(lane.name)
+        if queued >= limits.queue:
             taken = f"all {limits.concurrency} slots are taken"
-            if lane.running < limits.concurrency:
+            if self.in_flight(lane.name) < limits.concurrency:
                 taken = f"all {self._max} processes of the gateway (max_processes) are taken"
             raise ConnectorBusy(
-                f"{taken} and {len(lane.waiting)} calls wait (the queue holds {limits.queue})",
+                f"{taken} and {queued} calls wait (the queue holds {limits.queue})",
                 retry_after=math.ceil(lane.retry_after()),
             )
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.waiting.append(waiter)
-        self._turns.setdefault(name, lane)
-        self._grant()
+        self.slots.wait(lane.name, 1)
+        self._turns.setdefault(lane.name, lane)
+        self.grant()
         try:
             async with asyncio.timeout(patience):
                 await waiter
@@ -206,26 +203,25 @@ class Supervisor:
             ) from None
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                lane.running -= 1
-                self._running -= 1
+                self.slots.give(lane.name)
             raise
         finally:
             if waiter in lane.waiting:
                 lane.waiting.remove(waiter)
-            self._grant()
+            self.slots.wait(lane.name, -1)
+            self.grant()
 
-    def _grant(self) -> None:
+    def grant(self) -> None:
         """Give free slots to those who wait, the connectors in turn."""
         progress = True
-        while progress and self._running < self._max:
+        while progress:
             progress = False
             for name, lane in list(self._turns.items()):
                 while lane.waiting and lane.waiting[0].done():
                     lane.waiting.popleft()
                 if not lane.waiting:
                     del self._turns[name]
-                elif lane.running < lane.concurrency and self._running < self._max:
-                    self._take(lane)
+                elif self.slots.take(name, lane.concurrency):
                     lane.waiting.popleft().set_result(None)
                     self._turns.move_to_end(name)
                     progress = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -27,6 +28,13 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """No test leaves a process, a zombie or a descriptor behind."""
+    with leaving_nothing():
+        yield
+
+
+@contextlib.contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Fail when the block leaves a process, a zombie or a descriptor behind."""
     processes, descriptors = _processes(), _descriptors()
     yield
     deadline = time.monotonic() + 10

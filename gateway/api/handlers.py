@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from gateway.api.responses import json_response, of_reply, raw_json
 from gateway.api.routes import Access, Route
+from gateway.api.status import status_of_team
 from gateway.errors import InvalidRequest
 from gateway.invoke import Call
 from gateway.protocol import Object, read_object
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.metrics import Metrics
     from gateway.recent import Recent
 
+ALONE = "alone"  # a worker is asked for what it alone knows
 _CONTEXT = "spiff__"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EMPTY = msgspec.Raw(b"{}")
@@ -80,18 +83,28 @@ class Handlers:
             body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def status(self, _request: web.Request) -> web.Response:
-        """Every connector's state, for people."""
+    async def status(self, request: web.Request) -> web.Response:
+        """Every connector's state, for people, over all workers."""
+        own = self._status()
+        team = self._gateway.team
+        if team is None or ALONE in request.query:
+            return json_response(own)
+        return json_response(await status_of_team(own, team, f"/v1/status?{ALONE}", dict(request.headers)))
+
+    def _status(self) -> dict[str, Any]:
         gateway = self._gateway
-        return json_response(
-            {
-                "version": self._version,
-                "state": gateway.supervisor.state.value,
-                "registry_problem": gateway.registry.problem,
-                "processes": {"in_flight": gateway.supervisor.running, "max": gateway.settings.max_processes},
-                "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
-            }
-        )
+        return {
+            "version": self._version,
+            "state": gateway.supervisor.state.value,
+            "registry_problem": gateway.registry.problem,
+            "processes": {
+                "in_flight": gateway.supervisor.running,
+                "kept": gateway.pools.idle(),
+                "max": gateway.settings.max_processes,
+            },
+            "workers": [{"worker": gateway.team.worker if gateway.team else 0, "pid": os.getpid()}],
+            "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
+        }
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,8 @@ def install(
     """
     index = [("--index-url", index_url)] if index_url else []
     index += [("--extra-index-url", url) for url in extra_index_url]
-    index += [("--find-links", place) for place in find_links]
+    # Builds run in folders of their own, so a path is made independent of this one.
+    index += [("--find-links", place if "://" in place else os.path.abspath(place)) for place in find_links]
     run(_install(config, names, offline=offline, index=tuple(word for pair in index for word in pair)))
 
 

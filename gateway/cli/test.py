@@ -44,24 +44,25 @@ def test(config: Path | None, name: str, command: str | None, *, as_json: bool) 
 
 
 async def _test(config: Path | None, name: str, command: str | None, *, as_json: bool) -> int:
-    findings = []
+    found = []
     async with opened(config, registry=False) as gateway:
-        async for finding in _findings(gateway, name, command):
-            findings.append(finding)
+        async for finding in findings(gateway, name, command):
+            found.append(finding)
             if not as_json:
                 _print(finding)
-    bad = sum(one.outcome is Outcome.FAILED for one in findings)
+    bad = sum(one.outcome is Outcome.FAILED for one in found)
     if as_json:
-        report = {"connector": name, "ok": not bad, "checks": findings}
+        report = {"connector": name, "ok": not bad, "checks": found}
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     elif bad:
-        out.print(f"\n[bold red]{bad} of {len(findings)} checks failed[/]")
+        out.print(f"\n[bold red]{bad} of {len(found)} checks failed[/]")
     else:
         out.print(f"\n[bold green]{escaped(name)} keeps the contract[/]")
     return 1 if bad else 0
 
 
-async def _findings(gateway: Gateway, name: str, command: str | None) -> AsyncIterator[Finding]:
+async def findings(gateway: Gateway, name: str, command: str | None) -> AsyncIterator[Finding]:
+    """Yield what is found of one connector; the gateway needs no registry."""
     sources = read_sources(gateway.settings)
     entry = next((entry for entry in sources.entries if entry.name == name), None)
     if entry is None:

@@ -43,6 +43,8 @@ class Kept(Protocol):
     """The processes that are kept for one connector."""
 
     launch: Launch
+    used: float
+    """When the latest request came, in the loop's time."""
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
         """Return one of them, or a new one; `launch` is this one's with what one request adds to the environment."""

@@ -12,8 +12,9 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from gateway.events import Bus, ConnectorWarning
 from gateway.pool.resident import Resident
-from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, signal_name, uncancelled
+from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, signal_name
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
@@ -25,25 +26,29 @@ if TYPE_CHECKING:
 class Persistent:
     """One connector's processes: those without a request, the latest used first."""
 
-    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room) -> None:
+    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, bus: Bus) -> None:
         self.launch = launch
         self._spawn = spawn
         self._room = room
+        self._bus = bus
         self._loop = asyncio.get_running_loop()
+        self.used = self._loop.time()
         self._free: list[_Process] = []
-        self._used = self._loop.time()
+        self._busy = 0
+        self._held = True
+        """Nobody has asked for processes ahead yet, or the latest of them has ended by itself."""
         self._closed = False
         self._ending: set[asyncio.Task[None]] = set()
 
     async def obtain(self, _launch: Launch, on_line: OnLine) -> Worker:
         """Return a process without a request."""
-        self._used = self._loop.time()
+        self.used = self._loop.time()
         while self._free:
             process = self._free.pop()
-            if process.alive:
-                return _Session(self, process, on_line)
-            self._end(process)
-        return _Session(self, self._start(), on_line)
+            if process.quiet():
+                return self._session(process, on_line)
+            self._dismiss(process)
+        return self._session(self._start(), on_line)
 
     def idle(self) -> int:
         """Return how many processes have no request."""
@@ -51,19 +56,27 @@ class Persistent:
 
     def warm(self) -> None:
         """Start the first ones."""
-        while len(self._free) < self.launch.keep.warm and self._room.free() > 0:
+        self._held = False
+        while len(self._free) + self._busy < self.launch.keep.warm and self._room.free() > 0:
             try:
                 self._free.append(self._start())
             except StartFailed:
-                return  # the next request will tell
+                self._held = True  # the next request will tell
+                return
 
     def tend(self, now: float) -> None:
         """Recycle the worn, and shrink after idleness."""
-        idle = now - self._used > self.launch.keep.warm_idle
+        idle = now - self.used > self.launch.keep.warm_idle
         for process in list(self._free):
-            if not process.alive or process.resident.worn() or (idle and len(self._free) > self.launch.keep.warm_min):
+            if not process.quiet():
+                self._free.remove(process)
+                self._held = self._held or not process.resident.uses
+                self._dismiss(process)
+            elif process.resident.worn() or (idle and len(self._free) > self.launch.keep.warm_min):
                 self._free.remove(process)
                 self._end(process)
+        if not idle and not self._held:
+            self.warm()
 
     def evict(self) -> bool:
         """Give up one without a request."""
@@ -79,15 +92,38 @@ class Persistent:
             pass
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def give_back(self, process: _Process) -> None:
+    def give_back(self, process: _Process, *, answered: bool) -> None:
         """Take a process back after a request."""
-        if process.alive and not self._closed and not process.resident.worn():
+        self._busy -= 1
+        if answered:
+            self._held = False
+        if answered and process.alive and not process.babbled and not self._closed and not process.resident.worn():
             self._free.append(process)
         else:
-            self._end(process)
+            self._dismiss(process)
+
+    def _session(self, process: _Process, on_line: OnLine) -> _Session:
+        self._busy += 1
+        return _Session(self, process, on_line)
 
     def _start(self) -> _Process:
-        return _Process(Resident(self._spawn.warden, self.launch, self._spawn.folder(), _nobody))
+        try:
+            return _Process(Resident(self._spawn.warden, self.launch, self._spawn.folder()))
+        except OSError as problem:
+            raise StartFailed(str(problem)) from problem
+
+    def _dismiss(self, process: _Process) -> None:
+        if process.babbled:
+            self._bus.publish(
+                ConnectorWarning(
+                    connector=self.launch.name,
+                    command="",
+                    request_id="",
+                    message="wrote more than one line for a request, or one without a request: the process was ended, "
+                    "since its words would be taken for the next request's answer",
+                )
+            )
+        self._end(process)
 
     def _end(self, process: _Process) -> None:
         task = self._loop.create_task(process.end())
@@ -99,24 +135,36 @@ class _Process:
     """A process with its two pipes."""
 
     def __init__(self, resident: Resident) -> None:
+        """Start it.
+
+        Raises:
+            StartFailed: it could not be.
+            OSError: there are no more descriptors.
+        """
         self.resident = resident
         self.answer: asyncio.Future[bytearray] | None = None
         self.overflow = False
+        self.babbled = False
+        """It wrote something that was not the one line for its one request."""
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
         self._unwritten = memoryview(b"")
-        theirs_in, self._stdin = os.pipe()
-        self._results, theirs_out = os.pipe()
-        os.set_blocking(self._stdin, False)
-        os.set_blocking(self._results, False)
+        self._stdin = self._results = -1
+        theirs: list[int] = []
         try:
+            theirs_in, self._stdin = os.pipe()
+            theirs.append(theirs_in)
+            self._results, theirs_out = os.pipe()
+            theirs.append(theirs_out)
+            os.set_blocking(self._stdin, False)
+            os.set_blocking(self._results, False)
             resident.start(theirs_in, theirs_out, host=False)
-        except StartFailed:
+        except (OSError, StartFailed):
             self._close()
             raise
         finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
+            for fd in theirs:
+                os.close(fd)
         self._loop.add_reader(self._results, self._on_readable)
         resident.gone.add_done_callback(self._on_gone)
 
@@ -124,9 +172,18 @@ class _Process:
     def alive(self) -> bool:
         return not self.resident.gone.done()
 
+    def quiet(self) -> bool:
+        """Tell whether it lives and has said nothing since its last answer."""
+        if self.alive:
+            self._on_readable()
+        return self.alive and not self.babbled
+
     def ask(self, payload: bytes) -> asyncio.Future[bytearray]:
         """Send one request; the future has the line that answers it, or is cancelled when the process dies."""
         self.answer = self._loop.create_future()
+        if not self.alive:
+            self.answer.cancel()
+            return self.answer
         # Within JSON, a line break can only be white space between values.
         self._unwritten = memoryview(payload.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
         self._on_writable()
@@ -149,26 +206,36 @@ class _Process:
             self._unwritten = memoryview(b"")
         self._loop.remove_writer(self._stdin)
 
-    def _on_readable(self) -> None:
+    def _on_readable(self) -> bool:
         try:
             data = os.read(self._results, CHUNK)
         except BlockingIOError:
-            return
-        if not data:
+            return False
+        if data:
+            self._take(data)
+        else:
             self._loop.remove_reader(self._results)
+        return bool(data)
+
+    def _take(self, data: bytes) -> None:
+        line, end, more = data.partition(b"\n")
+        waited_for = self.answer is not None and not self.answer.done()
+        if not waited_for or more:
+            self.babbled = True
+            self.resident.kill()
+        if not waited_for:
             return
-        self._buffer += data
-        if self.answer is None or self.answer.done():
-            self._buffer.clear()
-            self.resident.kill()  # a word out of turn would be taken for the next request's answer
-        elif self._buffer.endswith(b"\n"):
-            answer, self._buffer = self._buffer, bytearray()
-            self.answer.set_result(answer)
-        elif len(self._buffer) > self.resident.launch.bounds.output:
+        self._buffer += line
+        if len(self._buffer) > self.resident.launch.bounds.output:
             self.overflow = True
             self.resident.kill()
+        elif end and self.answer is not None:
+            answer, self._buffer = self._buffer, bytearray()
+            self.answer.set_result(answer)
 
     def _on_gone(self, _gone: object) -> None:
+        while self._on_readable():  # its last words may be the answer
+            pass
         self._close()
         if self.answer is not None and not self.answer.done():
             self.answer.cancel()
@@ -188,68 +255,67 @@ class _Session:
     def __init__(self, pool: Persistent, process: _Process, on_line: OnLine) -> None:
         self._pool = pool
         self._process = process
-        self._on_line = on_line
+        self._resident = process.resident
         self._loop = asyncio.get_running_loop()
         self._stop: Stop | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._resident.uses += 1
+        self._resident.fresh_log(on_line)
 
     async def run(self, payload: bytes, *, deadline: float) -> Completed:
-        process, resident = self._process, self._process.resident
-        resident.uses += 1
-        resident.fresh_log(self._on_line)
         self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
-        before = procfs.cpu(resident.pid)
+        before = procfs.cpu(self._resident.pid)
+        answered = False
         try:
-            answer = await _settled(process.ask(payload))
+            answer = await _settled(self._process.ask(payload))
+            after, peak = procfs.cpu(self._resident.pid), procfs.peak(self._resident.pid)
+            answered = answer is not None and self._stop is None
+            if answer is None or not answered:
+                return await self._broken_off(before)
+            used = procfs.Cpu(after.user - before.user, after.system - before.system)
+            return self._completed(result=answer, log=self._resident.log_tail(), status=0, cpu=used, peak=peak)
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
-            await uncancelled(resident.gone)
-            self._pool.give_back(process)
+            with contextlib.suppress(StartFailed):
+                await self._resident.ended()
             raise
         finally:
-            after, peak = procfs.cpu(resident.pid), procfs.peak(resident.pid)
             for timer in self._timers:
                 timer.cancel()
-        tail, total = resident.log_tail()
-        if answer is not None and self._stop is None:
-            self._pool.give_back(process)
-            return self._completed(
-                result=answer,
-                log=(tail, total),
-                status=0,
-                cpu=(after.user - before.user, after.system - before.system),
-                peak=peak,
-            )
-        resident.kill()  # an answer that comes after the deadline is too late, and the process is not to be trusted
-        gone = await resident.ended()
-        stop = Stop.OUTPUT if process.overflow else self._stop
-        return self._completed(
-            log=(tail, total),
-            status=gone.status,
-            cpu=(gone.utime - before.user, gone.stime - before.system),
-            peak=gone.peak_rss,
-            stop=stop,
-            out_of_memory=gone.out_of_memory,
-            warden_died=gone.warden_died,
-        )
+            self._pool.give_back(self._process, answered=answered)
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
-        """The process cannot go on with half a request: it ends."""
-        if self._process.resident.gone.done():
+        """End the process: it cannot go on with half a request."""
+        if self._resident.gone.done():
             return
         self._stop = self._stop or why
         if grace > 0:
-            self._process.resident.signal(signal.SIGTERM)
-            self._timers.append(self._loop.call_later(grace, self._process.resident.kill))
+            self._resident.signal(signal.SIGTERM)
+            self._timers.append(self._loop.call_later(grace, self._resident.kill))
         else:
-            self._process.resident.kill()
+            self._resident.kill()
+
+    async def _broken_off(self, before: procfs.Cpu) -> Completed:
+        """Tell how the process ended: by itself, or since an answer after the deadline is too late to trust it."""
+        self._resident.kill()
+        gone = await self._resident.ended()
+        tail = self._resident.log_tail()
+        return self._completed(
+            log=tail,
+            status=gone.status,
+            cpu=procfs.Cpu(gone.utime - before.user, gone.stime - before.system),
+            peak=gone.peak_rss,
+            stop=Stop.OUTPUT if self._process.overflow else self._stop,
+            out_of_memory=gone.out_of_memory,
+            warden_died=gone.warden_died,
+        )
 
     def _completed(
         self,
         *,
         log: tuple[str, int],
         status: int,
-        cpu: tuple[float, float],
+        cpu: procfs.Cpu,
         peak: int,
         result: bytearray | None = None,
         stop: Stop | None = None,
@@ -258,15 +324,15 @@ class _Session:
     ) -> Completed:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         return Completed(
-            pid=self._process.resident.pid,
-            bounds=self._process.resident.launch.bounds,
+            pid=self._resident.pid,
+            bounds=self._resident.launch.bounds,
             status=None if number else os.WEXITSTATUS(status),
             signal=signal_name(number) if number else None,
             stop=stop,
             out_of_memory=out_of_memory,
             warden_died=warden_died,
-            cpu_user=max(0.0, cpu[0]),
-            cpu_system=max(0.0, cpu[1]),
+            cpu_user=max(0.0, cpu.user),
+            cpu_system=max(0.0, cpu.system),
             peak_rss=peak,
             result=result if result is not None else bytearray(),
             log_tail=log[0],
@@ -278,7 +344,3 @@ async def _settled(answer: asyncio.Future[bytearray]) -> bytearray | None:
     """Wait for an answer; None when the process died. A cancellation is the caller's own."""
     await asyncio.wait([answer])
     return None if answer.cancelled() else answer.result()
-
-
-def _nobody(_stream: str, _line: str) -> None:
-    """Take what is logged between requests."""

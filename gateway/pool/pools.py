@@ -32,6 +32,7 @@ class Pools:
         self._kept: dict[str, Kept] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
+        self._keeping = False
 
     def open(self) -> None:
         """Start tending."""
@@ -50,43 +51,50 @@ class Pools:
         Raises:
             StartFailed: there is none to be had.
         """
-        if launch.mode == "spawn":
-            return self.spawn.start(launch, on_line)
-        return await self._of(launch).obtain(launch, on_line)
+        kept = self._kept_for(launch)
+        worker = await kept.obtain(launch, on_line) if kept is not None else self.spawn.start(launch, on_line)
+        while self.free() < 0 and self.evict():
+            pass
+        return worker
 
-    def keep(self, launches: Iterable[Launch]) -> None:
-        """Take over a new state of the registry: old processes go when they are done, new ones are started ahead."""
+    def keep(self, launches: Iterable[Launch], *, ahead: bool = True) -> None:
+        """Take over a new state of the registry: old processes go when they are done, new ones may be started ahead."""
+        self._keeping = True
         wanted = {launch.name: launch for launch in launches if launch.mode != "spawn"}
-        for name in [name for name, kept in self._kept.items() if name not in wanted or not _same(kept, wanted[name])]:
+        for name in [name for name, kept in self._kept.items() if wanted.get(name) != kept.launch]:
             self._close(self._kept.pop(name))
         for launch in wanted.values():
             if launch.name not in self._kept:
-                self._of(launch).warm()
+                kept = self._kept[launch.name] = self._make(launch)
+                if ahead:
+                    kept.warm()
 
     def idle(self) -> int:
         """Return how many processes are there without a request."""
         return sum(kept.idle() for kept in self._kept.values())
 
     def evict(self) -> bool:
-        """Have some idle process given up; tell whether there was one."""
-        return any(kept.evict() for kept in self._kept.values())
+        """Have an idle process given up, of whoever has not needed his for longest; tell whether there was one."""
+        return any(kept.evict() for kept in sorted(self._kept.values(), key=lambda kept: kept.used))
 
     def free(self) -> int:
         """Return how many more processes may be started now."""
         return self._free(self.idle())
 
-    def _of(self, launch: Launch) -> Kept:
+    def _kept_for(self, launch: Launch) -> Kept | None:
+        """Return where a launch's processes are kept; None where they are not."""
+        if launch.mode == "spawn":
+            return None
         kept = self._kept.get(launch.name)
-        if kept is None or not _same(kept, launch):
-            if kept is not None:
-                self._close(kept)
+        if kept is None and not self._keeping:  # a verb of the command line: nobody says what is wanted
             kept = self._kept[launch.name] = self._make(launch)
-        return kept
+        # A call that waited in the queue while its connector was replaced, or removed, is spawned.
+        return kept if kept is not None and _same(kept.launch, launch) else None
 
     def _make(self, launch: Launch) -> Kept:
         room: Room = self
         if launch.mode == "persistent":
-            return Persistent(launch, self.spawn, room)
+            return Persistent(launch, self.spawn, room, self._bus)
         standby = Standby(launch, self.spawn, room, self._bus)
         if launch.mode == "standby":
             return standby
@@ -105,5 +113,6 @@ class Pools:
                 kept.tend(loop.time())
 
 
-def _same(kept: Kept, launch: Launch) -> bool:
-    return kept.launch.key == launch.key and kept.launch.keep == launch.keep and kept.launch.mode == launch.mode
+def _same(kept: Launch, launch: Launch) -> bool:
+    """Tell whether they differ at most in what one request adds to the environment."""
+    return (kept.key, kept.mode, kept.bounds, kept.keep) == (launch.key, launch.mode, launch.bounds, launch.keep)

@@ -8,7 +8,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from gateway.process import CHUNK, LogPipe, StartFailed, private_env
+from gateway.process import CHUNK, LogPipe, StartFailed, private_env, uncancelled
 from gateway.warden import procfs
 from gateway.warden.client import Failed, Gone, Leftover, Started
 
@@ -18,22 +18,24 @@ if TYPE_CHECKING:
     from gateway.warden.client import Event, Handle, Warden
 
 
+DRAIN = 16  # reads at most of what is in the pipe now: one that floods its log keeps nobody
+
+
 class Resident:
     """A process that serves more than one request."""
 
-    def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: OnLine) -> None:
+    def __init__(self, warden: Warden, launch: Launch, folder: str) -> None:
         self.launch = launch
         self.folder = folder
         self.uses = 0
-        self.gone: asyncio.Future[Gone] = asyncio.get_running_loop().create_future()
-        self.on_line = on_line
         self.pid = 0
         self._warden = warden
         self._loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[Gone] = self._loop.create_future()
         self._born = self._loop.time()
         self._handle: Handle | None = None
         self._log_fd = -1
-        self._log = LogPipe(launch.bounds.log, lambda line: self.on_line("stderr", line))
+        self._log = LogPipe(launch.bounds.log, _nobody)
 
     def start(self, stdin: int, channel: int, *, host: bool) -> None:
         """Have it started with these ends for stdin and descriptor 3; stdout and stderr are log.
@@ -58,17 +60,18 @@ class Resident:
                 tell=True,
             )
         except OSError as problem:
-            self._cleanup()
+            self._close_log()
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise StartFailed(str(problem)) from problem
         finally:
             if theirs >= 0:
                 os.close(theirs)
 
     def fresh_log(self, on_line: OnLine) -> None:
-        """Bound the log anew, for the next request, and send it there."""
+        """Bound the log anew, for the next request, and send it there; what is there already is the one's before."""
+        self._drain_log()
         self._log.finish()
-        self.on_line = on_line
-        self._log = LogPipe(self.launch.bounds.log, lambda line: self.on_line("stderr", line))
+        self._log = LogPipe(self.launch.bounds.log, lambda line: on_line("stderr", line))
 
     def log_tail(self) -> tuple[str, int]:
         """Return the last words of the present request's log, and its bytes."""
@@ -97,10 +100,15 @@ class Resident:
             self._handle.kill()
 
     async def ended(self) -> Gone:
-        """Wait for the end, and clear up."""
-        gone = await asyncio.shield(self.gone)
-        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
-        return gone
+        """Wait for the end whatever is cancelled meanwhile, and clear up.
+
+        Raises:
+            StartFailed: there never was a process.
+        """
+        await uncancelled(self.gone)
+        removing = self._loop.run_in_executor(None, lambda: shutil.rmtree(self.folder, ignore_errors=True))
+        await asyncio.shield(removing)
+        return self.gone.result()
 
     def on_warden(self, event: Event) -> None:
         """Take what the warden says of it."""
@@ -111,11 +119,12 @@ class Resident:
             self.kill()
             return
         self._drain_log()
-        self._cleanup()
+        self._close_log()
         if self.gone.done():
             return
         if isinstance(event, Failed):
             self.gone.set_exception(StartFailed(event.message))
+            self.gone.exception()  # looked at, also where nobody waits for it
         elif isinstance(event, Gone):
             self.gone.set_result(event)
 
@@ -129,15 +138,18 @@ class Resident:
         return False
 
     def _drain_log(self) -> None:
-        while self._log_fd >= 0 and self._on_log():
-            pass
+        for _ in range(DRAIN):
+            if self._log_fd < 0 or not self._on_log():
+                return
 
     def _close_log(self) -> None:
+        if self._log_fd < 0:
+            return
         self._loop.remove_reader(self._log_fd)
         os.close(self._log_fd)
         self._log_fd = -1
         self._log.finish()
 
-    def _cleanup(self) -> None:
-        if self._log_fd >= 0:
-            self._close_log()
+
+def _nobody(_line: str) -> None:
+    """Take what is logged before the first request: the noise of an import belongs to nobody's call."""

@@ -12,7 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway.events import Bus, ConnectorWarning
-from gateway.process import Child, Launch, StartFailed, Stop
+from gateway.process import GRACE, Child, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
@@ -33,21 +33,24 @@ class Standby:
         self._room = room
         self._bus = bus
         self._loop = asyncio.get_running_loop()
+        self.used = self._loop.time()
         self._waiting: deque[_Waiting] = deque()
-        self._used = self._loop.time()
         self._strikes = 0
+        self._held = True
+        """Nobody has asked for processes ahead yet, or the latest could not be started."""
         self._ending: set[asyncio.Task[None]] = set()
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
         """Return a process that waits, or a new one where none does."""
-        self._used = self._loop.time()
+        self.used = self._loop.time()
+        self._held = False
         while self._waiting:
             waiting = self._waiting.popleft()
             if waiting.child.untouched:
                 self._strikes = 0
                 waiting.hand_over(on_line)
                 return _Served(waiting.child, self)
-            self._end(waiting.child)
+            self._dismiss(waiting)
         return _Served(self._spawn.start(launch, on_line), self)
 
     def idle(self) -> int:
@@ -56,28 +59,33 @@ class Standby:
 
     def warm(self) -> None:
         """Start processes until `warm` wait, as far as there is room."""
+        self._held = False
         while len(self._waiting) < self.launch.keep.warm and self._strikes < STRIKES and self._room.free() > 0:
             waiting = _Waiting()
             try:
                 waiting.child = self._spawn.start(self.launch, waiting.on_line)
             except StartFailed:
-                return  # the next request will tell
+                self._held = True  # the next request will tell
+                return
             waiting.child.gone.add_done_callback(functools.partial(self._on_gone, waiting))
             self._waiting.append(waiting)
 
     def tend(self, now: float) -> None:
-        """Shrink after idleness; replace the ones that did not wait."""
+        """Shrink after idleness; replace the ones that did not wait, or had to give way."""
         for waiting in [one for one in self._waiting if not one.child.untouched]:
-            self._on_gone(waiting, waiting.child.gone)
-        if now - self._used > self.launch.keep.warm_idle:
+            self._waiting.remove(waiting)
+            self._dismiss(waiting)
+        if now - self.used > self.launch.keep.warm_idle:
             while len(self._waiting) > self.launch.keep.warm_min:
                 self.evict()
+        elif not self._held:
+            self.warm()
 
     def evict(self) -> bool:
         """Give up one that waits."""
         if not self._waiting:
             return False
-        self._end(self._waiting.popleft().child)
+        self._end(self._waiting.popleft())
         return True
 
     async def close(self) -> None:
@@ -95,24 +103,34 @@ class Standby:
             self.warm()
 
     def _on_gone(self, waiting: _Waiting, _gone: asyncio.Future[Gone]) -> None:
-        if waiting not in self._waiting:
-            return
-        self._waiting.remove(waiting)
-        self._end(waiting.child)
-        self._strikes += 1
-        if self._strikes == STRIKES:
-            self._bus.publish(
-                ConnectorWarning(
-                    connector=self.launch.name,
-                    command="",
-                    request_id="",
-                    message="does not wait for its request on stdin (it ended, or wrote a result, before there was "
-                    "one): its processes are no longer started ahead; say mode: spawn, or mend it",
-                )
-            )
+        if waiting in self._waiting:
+            self._waiting.remove(waiting)
+            self._dismiss(waiting)
 
-    def _end(self, child: Child) -> None:
-        task = self._loop.create_task(child.discard())
+    def _dismiss(self, waiting: _Waiting) -> None:
+        """Draw the conclusion from one that did not wait."""
+        self._end(waiting)
+        gone = waiting.child.gone
+        if gone.done() and gone.exception() is not None:
+            self._held = True  # it cannot be started, which the next request will tell
+        elif not gone.done() or not gone.result().warden_died:
+            self._strikes += 1
+            if self._strikes == STRIKES:
+                self._warn()
+
+    def _warn(self) -> None:
+        self._bus.publish(
+            ConnectorWarning(
+                connector=self.launch.name,
+                command="",
+                request_id="",
+                message="does not wait for its request on stdin (it ended, or wrote a result, before there was one): "
+                "its processes are no longer started ahead; say mode: spawn, or mend it",
+            )
+        )
+
+    def _end(self, waiting: _Waiting) -> None:
+        task = self._loop.create_task(waiting.child.discard())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -148,5 +166,5 @@ class _Served:
         finally:
             self._standby.replenish(soon=False)
 
-    def stop(self, why: Stop, *, grace: float = 2.0) -> None:
+    def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         self._child.stop(why, grace=grace)

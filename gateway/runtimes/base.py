@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -153,8 +154,11 @@ def digest(parts: Iterable[object]) -> str:
     return hashlib.sha256(repr(list(parts)).encode()).hexdigest()
 
 
-def tree_facts(path: Path, *, left_out: Callable[[str], bool] = lambda _name: False) -> list[tuple[str, int, int]]:
-    """Return the names, sizes and times of a file, or of everything below a folder whose name is not left out."""
+def tree_facts(path: Path, *, left_out: Callable[[str], bool] = lambda _name: False) -> list[tuple[str, str]]:
+    """Return the names and hashes of a file, or of everything below a folder whose name is not left out.
+
+    Times do not count: a fresh checkout has new ones, and builds write what they generate again.
+    """
     if path.is_file():
         files = [path]
     else:
@@ -163,7 +167,18 @@ def tree_facts(path: Path, *, left_out: Callable[[str], bool] = lambda _name: Fa
             folders[:] = [name for name in folders if not left_out(name)]
             files += [Path(parent, name) for name in names if not left_out(name)]
     found = sorted(file for file in files if file.is_file())
-    return [(str(one.relative_to(path.parent)), one.stat().st_size, one.stat().st_mtime_ns) for one in found]
+    return [(str(one.relative_to(path.parent)), _hash(one)) for one in found]
+
+
+def _hash(file: Path) -> str:
+    facts = file.stat()
+    return _hash_of(file, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _hash_of(file: Path, *_state: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_program(name: str, path: str) -> Path:

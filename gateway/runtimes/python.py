@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
+import re
 import shutil
 import sys
 import tomllib
@@ -193,12 +193,22 @@ def _interpreter(options: PythonOptions, place: Place) -> str:
         return str(must_exist(place.resolve(options.python, "python"), "python"))
     # A program of that name, if there is one; or else uv knows more places, and may fetch it.
     found = shutil.which(f"python{options.python}", path=place.path)
-    return found if found is not None and _works(found) else options.python
+    if found is None:
+        return options.python
+    return _behind_shim(Path(found), options.python) or options.python
 
 
-def _works(python: str) -> bool:
-    """Tell a real interpreter from a version manager's shim, which may be there without one behind it."""
-    return os.path.basename(os.path.dirname(python)) != "shims"
+def _behind_shim(program: Path, version: str) -> str | None:
+    """Return the program; for a version manager's shim the newest interpreter behind it, None when there is none."""
+    if program.parent.name != "shims":
+        return str(program)
+    versions = program.parent.parent / "versions"  # pyenv's
+    found = [(_numbers(path), path) for path in versions.glob(f"{version}.*/bin/python{version}")]
+    return str(max(found)[1]) if found else None
+
+
+def _numbers(python: Path) -> list[int]:
+    return [int(word) for word in re.findall(r"\d+", python.parent.parent.name)]
 
 
 def _bare_interpreter() -> str:

@@ -275,7 +275,7 @@ class Warden:
             pid=run.pid,
             status=status,
             reaped=reaped,
-            out_of_memory=run.out_of_memory or (status != 0 and 0 < run.memory < run.peak),
+            out_of_memory=run.out_of_memory or (status != 0 and 0 < max(run.memory, run.floor) < run.peak),
             utime=run.utime,
             stime=run.stime,
             peak_rss=run.peak,
@@ -396,14 +396,6 @@ def _reap(pid: int, owner: Run | None) -> bool:
     return bool(done)
 
 
-def _become_subreaper() -> None:
-    import ctypes  # noqa: PLC0415 - a fifth of the warden's memory; unloaded it cannot be, but only here is it needed
-
-    pr_set_child_subreaper = 36  # linux/prctl.h
-    if ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-
-
 def _reserve_descriptor_3() -> None:
     """Keep descriptor 3 taken, so that a result channel can be put there and nothing else ever is."""
     null = os.open(os.devnull, os.O_RDWR)
@@ -426,10 +418,10 @@ def main() -> None:
         # Handled, not ignored: an ignored signal would stay ignored in every connector.
         signal.signal(number, lambda *_: None)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    _become_subreaper()
+    procfs.become_subreaper()
     groups = Groups.open(name) if containment == "cgroup" else None
     with contextlib.suppress(BrokenPipeError):  # a gateway that is gone already; serve sees it too
-        control.send(json.dumps({"ev": "ready", "id": 0, "cgroup": groups is not None}).encode())
+        control.send(json.dumps({"ev": "ready", "id": 0, "groups": groups.root if groups else None}).encode())
     Warden(control, folder, groups).serve()
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from gateway.warden import procfs
+from gateway.warden import cgroup, procfs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PROGRAM = os.path.join(os.path.dirname(__file__), "__main__.py")
 MESSAGE = 1 << 16  # bytes; what the warden says is short
+AGAIN = 50  # looks at most for what a dead warden has left: something may be forking while it is killed
 LONGEST = 1 << 20  # bytes of a message that the warden reads; the kernel takes little more from an exec
 
 
@@ -64,10 +65,10 @@ class Gone(msgspec.Struct, frozen=True, tag_field="ev", tag="gone"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
-    """The warden works; `cgroup` tells whether each run gets a control group."""
+    """The warden works; each run gets a control group below `groups`, if there is one."""
 
     id: int
-    cgroup: bool
+    groups: str | None
 
 
 Event = Started | Failed | Leftover | Gone
@@ -105,12 +106,15 @@ class Warden:
         self.ready = asyncio.Event()
         """Set once the process works, and `cgroup` tells the truth."""
         self._want_cgroup = cgroup
+        self._groups: str | None = None
+        self._since = 0  # when the warden was started, in the kernel's ticks
+        self._abandoned: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._listeners: dict[int, Listener] = {}
         self._last_key = 0
         self._generation = 0
-        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._unsent: deque[tuple[int, bytes, list[int]]] = deque()
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Event | Ready)
 
@@ -121,6 +125,7 @@ class Warden:
 
     def open(self) -> None:
         """Start the warden's process. Called by the first `spawn` where nobody did before."""
+        procfs.become_subreaper()  # for the day that the warden is killed
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (ours, theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
@@ -141,6 +146,8 @@ class Warden:
             start_new_session=True,  # a ^C in the terminal is for the gateway, which then drains
             env={"PATH": os.defpath},
         )
+        facts = procfs.stat(self._process.pid)
+        self._since = facts.started if facts else 0
         theirs.close()
         ours.setblocking(False)
         self._socket = ours
@@ -186,7 +193,7 @@ class Warden:
                 return  # the reader learns it too, and tells everybody
             else:
                 return
-        self._unsent.append((data, [os.dup(fd) for fd in fds]))
+        self._unsent.append((int(str(message["id"])), data, [os.dup(fd) for fd in fds]))
         asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
 
     async def close(self) -> None:
@@ -196,6 +203,9 @@ class Warden:
         if process is not None:
             await asyncio.to_thread(process.wait)
         self._process = None
+        for groups in self._abandoned:
+            cgroup.remove(groups)
+        self._abandoned.clear()
 
     # --- private
 
@@ -219,19 +229,26 @@ class Warden:
         self._socket.sendmsg([data], rights)
 
     def _on_writable(self) -> None:
-        while self._unsent:
-            data, fds = self._unsent[0]
+        while self._unsent and self._socket is not None:
+            key, data, fds = self._unsent[0]
             try:
                 self._send_now(data, fds)
             except BlockingIOError:
                 return
-            except OSError:
-                break
+            except (BrokenPipeError, ConnectionResetError):
+                break  # the reader learns it too, and tells everybody
+            except OSError as problem:
+                self._refuse(key, problem)
             self._unsent.popleft()
             for fd in fds:
                 os.close(fd)
         if self._socket is not None:
             asyncio.get_running_loop().remove_writer(self._socket)
+
+    def _refuse(self, key: int, problem: OSError) -> None:
+        listener = self._listeners.pop(key, None)
+        if listener is not None:
+            listener.on_warden(Failed(id=key, errno=problem.errno or 0, message=str(problem)))
 
     def _on_readable(self) -> None:
         for _ in range(64):  # then let others have the loop
@@ -250,7 +267,8 @@ class Warden:
 
     def _dispatch(self, event: Event | Ready) -> None:
         if isinstance(event, Ready):
-            self.cgroup = event.cgroup
+            self.cgroup = event.groups is not None
+            self._groups = event.groups
             self.ready.set()
             return
         if isinstance(event, Started | Leftover):
@@ -265,13 +283,27 @@ class Warden:
         self._disconnect()
         if process is not None:
             process.wait()
-        table = procfs.scan()
-        orphans = {pid for pid in table if procfs.mentions(pid, str(self.folder))}
-        for pid in procfs.descendants(orphans, table):
-            procfs.kill_exactly(pid, table.get(pid))
+        if self._groups is not None:
+            cgroup.kill(self._groups)
+            self._abandoned.append(self._groups)
+            self._groups = None
+        self._sweep()
         listeners, self._listeners = self._listeners, {}
         for key, listener in listeners.items():
             listener.on_warden(Gone(id=key, pid=0, status=signal.SIGKILL, warden_died=True))
+
+    def _sweep(self) -> None:
+        """Kill what a dead warden has left: what was its own has become ours."""
+        for _ in range(AGAIN):
+            table = procfs.scan()
+            ours = {one.pid for one in table.values() if one.ppid == os.getpid() and one.started >= self._since}
+            orphans = ours | {pid for pid in table if procfs.mentions(pid, str(self.folder))}
+            if not orphans:
+                return
+            for pid in procfs.descendants(orphans, table):
+                procfs.kill_exactly(pid, table.get(pid))
+            for pid in ours:
+                os.waitpid(pid, os.WNOHANG)
 
     def _disconnect(self) -> None:
         if self._socket is None:
@@ -281,7 +313,7 @@ class Warden:
         loop.remove_writer(self._socket)
         self._socket.close()
         self._socket = None
-        for _, fds in self._unsent:
+        for _, _, fds in self._unsent:
             for fd in fds:
                 os.close(fd)
         self._unsent.clear()

@@ -1,0 +1,62 @@
+# The gateway in a container: Debian, not root, an init as PID 1.
+#
+#   docker build -t gateway .
+#   docker run -p 7004:7004 -e CONNECTOR_PROXY_API_KEY=... -v gateway-state:/var/lib/gateway gateway
+#
+# To serve connectors of your own, mount connectors.yaml and connectors.d into /etc/gateway, or copy them there in an image
+# made FROM this one. What they are written in comes with PACKAGES:
+#
+#   docker build --build-arg PACKAGES="perl nodejs default-jre-headless" -t gateway .
+#
+# Debian, or something made from it, with Python 3.11 or later; where the base has no Python, Debian's is installed.
+ARG BASE_IMAGE=debian:bookworm-slim
+
+FROM ${BASE_IMAGE} AS base
+ARG DEBIAN_FRONTEND=noninteractive
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates tini $(command -v python3 >/dev/null || echo python3) \
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
+
+FROM base AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends python3-venv \
+ && apt-get clean && rm -rf /var/lib/apt/lists/*
+WORKDIR /build
+COPY pyproject.toml uv.lock ./
+# The uv that the lock names, as scripts/setup has it.
+RUN python3 -m venv /opt/uv \
+ && /opt/uv/bin/pip install --no-cache-dir "uv==$(sed -n '/^name = "uv"$/{n;s/version = "\(.*\)"/\1/p}' uv.lock)"
+ENV PATH=/opt/uv/bin:$PATH \
+    UV_PROJECT_ENVIRONMENT=/opt/gateway UV_PYTHON=python3 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CACHE=1 \
+    UV_COMPILE_BYTECODE=1
+RUN uv sync --locked --no-dev --no-install-project
+COPY README.md LICENSE CHANGELOG.md ./
+COPY gateway/ gateway/
+COPY runners/ runners/
+RUN uv sync --locked --no-dev --no-editable
+
+FROM base
+# perl is what connectors.d/text.pl is written in.
+ARG PACKAGES=perl
+RUN if [ -n "${PACKAGES}" ]; then \
+      apt-get update && apt-get install -y --no-install-recommends ${PACKAGES} && apt-get clean && rm -rf /var/lib/apt/lists/*; \
+    fi \
+ && useradd --uid 7004 --user-group --no-create-home --home-dir /var/lib/gateway --shell /usr/sbin/nologin gateway \
+ && install -d -m 0750 -o gateway -g gateway /var/lib/gateway \
+ && install -d /etc/gateway \
+ && ln -s /var/lib/gateway /etc/gateway/.gateway
+COPY --from=build /opt/gateway /opt/gateway
+COPY connectors.d/ /etc/gateway/connectors.d/
+COPY connectors.yaml /etc/gateway/
+ENV PATH=/opt/gateway/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONUNBUFFERED=1 \
+    CONNECTOR_PROXY_PORT=7004
+WORKDIR /etc/gateway
+USER gateway
+VOLUME /var/lib/gateway
+EXPOSE 7004
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD \
+    ["python3", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"CONNECTOR_PROXY_PORT\"]}/liveness', timeout=4)"]
+# tini reaps what is nobody's child, and hands SIGTERM on: the gateway then drains.
+ENTRYPOINT ["/usr/bin/tini", "--"]
+CMD ["sh", "-c", "exec gateway serve --listen \":${CONNECTOR_PROXY_PORT}\" --log-format json"]

@@ -1,0 +1,67 @@
+"""One status view over several workers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import msgspec
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.team import Team
+
+PATIENCE = 2.0  # seconds that another worker has to answer
+KEPT = 10  # outcomes of a connector
+_PASSED_ON = {"authorization", "spiff-connector-proxy-api-key"}
+_CIRCUITS = ("closed", "half_open", "open")  # from good to bad
+
+
+async def status_of_team(own: dict[str, Any], team: Team, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
+    """Ask the other workers, and put their answers together with one's own."""
+    passed_on = {name: value for name, value in headers.items() if name.lower() in _PASSED_ON}
+    answers = await asyncio.gather(*(_ask(team, worker, path, passed_on) for worker in team.others()))
+    for worker, answer in zip(team.others(), answers, strict=True):
+        if answer is None:
+            own["workers"].append({"worker": worker, "pid": None})
+        else:
+            _add(own, answer)
+    own["workers"].sort(key=lambda one: one["worker"])
+    return own
+
+
+async def _ask(team: Team, worker: int, path: str, headers: Mapping[str, str]) -> dict[str, Any] | None:
+    connector = aiohttp.UnixConnector(team.socket(worker))
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get(f"http://worker{path}", headers=headers) as response,
+        ):
+            answer: dict[str, Any] = msgspec.json.decode(await response.read())
+            return answer
+    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as problem:
+        structlog.get_logger().warning("worker_silent", worker=worker, problem=repr(problem))
+        return None
+
+
+def _add(own: dict[str, Any], other: dict[str, Any]) -> None:
+    own["workers"] += other["workers"]
+    own["processes"]["kept"] += other["processes"]["kept"]
+    own["registry_problem"] = own["registry_problem"] or other["registry_problem"]
+    for name, theirs in other["connectors"].items():
+        mine = own["connectors"].setdefault(name, theirs)
+        if mine is theirs:
+            continue
+        outcomes = [*msgspec.to_builtins(mine["last_outcomes"]), *theirs["last_outcomes"]]
+        mine["last_outcomes"] = sorted(outcomes, key=lambda one: str(one["at"]), reverse=True)[:KEPT]
+        if _rank(theirs) > _rank(mine):
+            mine["circuit"], mine["reason"] = theirs["circuit"], theirs["reason"]
+
+
+def _rank(connector: dict[str, Any]) -> int:
+    circuit = connector.get("circuit")
+    return _CIRCUITS.index(circuit) if circuit in _CIRCUITS else 0

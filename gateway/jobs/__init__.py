@@ -1,0 +1,1 @@
+"""Durable jobs: work that outlives the request that asked for it, and its callbacks."""

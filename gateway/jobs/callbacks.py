@@ -1,0 +1,242 @@
+"""Delivers an outcome: one PUT a try, and what its answer leads to."""
+
+from __future__ import annotations
+
+import random
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+import msgspec
+
+from gateway.jobs.port import Attempt, Job, Outcome, Verdict
+from gateway.jobs.targets import GuardedResolver, Refused, Targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.jobs.settings import CallbacksSection, OAuth2
+
+RACE = 30.0  # seconds that a caller may take to commit that it waits
+LONGEST = 300.0  # seconds between tries
+LONGEST_ASKED = 3600.0  # seconds that a Retry-After is honoured for
+ANSWER = 16 << 10  # bytes of an answer that are looked at
+RETRIED = frozenset({408, 409, 423, 425, 429})
+
+
+class Answer(NamedTuple):
+    """What came back; `status` None: nothing did, and `reason` says why."""
+
+    status: int | None
+    reason: str = ""
+    body: bytes = b""
+    retry_after: float | None = None
+    refused: bool = False
+    """The URL may not be called at all."""
+
+
+class Policy(NamedTuple):
+    """When to give up, and how long to wait."""
+
+    attempts: int
+    max_age: float
+    first_delay: float
+
+    def judge(self, answer: Answer, tried: Sequence[Attempt], at: float, took: float) -> Attempt:
+        """Return the record of a try that comes after those in `tried`."""
+        race = answer.status == 400 and _code(answer.body) == "not_waiting_for_callback"
+        verdict, reason = self._meaning(answer, race=race)
+        wait = 0.0
+        if verdict is Verdict.AGAIN:
+            first = next((one.at for one in tried if one.race), at) if race else tried[0].at if tried else at
+            longest = RACE if race else self.max_age
+            wait = self._wait(answer, len(tried))
+            if race:
+                wait = min(wait, RACE / 6)
+            if at - first >= longest or (not race and len(tried) + 1 >= self.attempts):
+                verdict, wait = Verdict.DEAD, 0.0
+                reason = f"gave up after {len(tried) + 1} tries in {at - first:.0f} s: {reason}"
+        return Attempt(at=at, took=took, verdict=verdict, status=answer.status, reason=reason, wait=wait, race=race)
+
+    def _meaning(self, answer: Answer, *, race: bool) -> tuple[Verdict, str]:
+        status = answer.status
+        if status is None:
+            return (Verdict.DEAD if answer.refused else Verdict.AGAIN), answer.reason
+        if 200 <= status < 300:
+            return Verdict.DONE, ""
+        shown = f"the caller answered {status}"
+        code = _code(answer.body)
+        if code:
+            shown += f" ({code})"
+        if race or status in RETRIED or status >= 500:
+            return Verdict.AGAIN, shown
+        if status in {401, 403}:
+            return Verdict.DEAD, f"{shown}: the credentials of the callbacks are wrong; the outcome is kept"
+        if 300 <= status < 400:
+            return Verdict.DEAD, f"{shown}, a redirect, which is not followed"
+        return Verdict.DEAD, shown
+
+    def _wait(self, answer: Answer, tried: int) -> float:
+        if answer.retry_after is not None:
+            return min(LONGEST_ASKED, answer.retry_after) + random.uniform(0, 1)  # noqa: S311 - spreads load
+        return min(LONGEST, self.first_delay * float(2 ** min(tried, 20))) * random.uniform(0.5, 1)  # noqa: S311
+
+
+class Callbacks:
+    """Sends callbacks. To be opened, used and closed in one event loop."""
+
+    def __init__(self, section: CallbacksSection, clock: Callable[[], float] = time.time) -> None:
+        """`clock` tells seconds since 1970."""
+        self.targets = Targets.parse(section.allow)
+        self.policy = Policy(section.attempts, float(section.max_age), float(section.first_delay))
+        self._section = section
+        self._clock = clock
+        self._token = _Token(section.oauth2, clock) if section.oauth2 is not None else None
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self) -> None:
+        """Make ready to send."""
+        connector = aiohttp.TCPConnector(resolver=GuardedResolver(self.targets), use_dns_cache=False, limit=100)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=float(self._section.timeout)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Drop the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def deliver(self, job: Job, outcome: Outcome, tried: Sequence[Attempt]) -> Attempt:
+        """Try once; whatever happens is in the record."""
+        at = self._clock()
+        begun = time.monotonic()
+        answer = await self._send(job, outcome)
+        return self.policy.judge(answer, tried, at, time.monotonic() - begun)
+
+    async def _send(self, job: Job, outcome: Outcome) -> Answer:
+        assert self._session is not None
+        url = job.context.callback_url or ""
+        try:
+            self.targets.check_url(url)
+            headers = {**self._section.headers, "Content-Type": "application/json", "Idempotency-Key": job.id}
+            if job.context.traceparent is not None:
+                headers["traceparent"] = job.context.traceparent
+            answer = await self._put(url, headers, outcome)
+            if answer.status == 401 and self._token is not None:  # it may have been revoked before its time
+                self._token.forget()
+                answer = await self._put(url, headers, outcome)
+        except Refused as problem:
+            return Answer(None, str(problem), refused=True)
+        except aiohttp.InvalidURL:
+            return Answer(None, "the callback URL is not valid", refused=True)
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
+            refusal = _refusal(problem)
+            if refusal is not None:
+                return Answer(None, str(refusal), refused=True)
+            return Answer(None, _unreachable(problem))
+        return answer
+
+    async def _put(self, url: str, headers: dict[str, str], outcome: Outcome) -> Answer:
+        assert self._session is not None
+        if self._token is not None:
+            headers = {**headers, "Authorization": f"Bearer {await self._token.get()}"}
+        async with self._session.put(
+            url, data=outcome.body.encode(), headers=headers, allow_redirects=False
+        ) as response:
+            if 200 <= response.status < 300:
+                return Answer(response.status)
+            body = await response.content.read(ANSWER)
+            asked = _retry_after(response.headers.get("Retry-After"), self._clock())
+            return Answer(response.status, body=body, retry_after=asked)
+
+
+class _Token:
+    """A bearer token, asked for when it is needed and used until shortly before its end."""
+
+    def __init__(self, credentials: OAuth2, clock: Callable[[], float]) -> None:
+        self._credentials = credentials
+        self._clock = clock
+        self._value = ""
+        self._until = 0.0
+
+    def forget(self) -> None:
+        self._until = 0.0
+
+    async def get(self) -> str:
+        if self._clock() >= self._until:
+            await self._ask()
+        return self._value
+
+    async def _ask(self) -> None:
+        form = {"grant_type": "client_credentials"}
+        if self._credentials.scope is not None:
+            form["scope"] = self._credentials.scope
+        login = aiohttp.BasicAuth(self._credentials.client_id, self._credentials.client_secret)
+        timeout = aiohttp.ClientTimeout(total=20)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            session.post(self._credentials.token_url, data=form, auth=login, allow_redirects=False) as response,
+        ):
+            if response.status != 200:
+                raise TokenRefused(f"callbacks.oauth2.token_url answered {response.status}")
+            try:
+                answer = msgspec.json.decode(await response.read(), type=_TokenAnswer)
+            except msgspec.DecodeError as problem:
+                raise TokenRefused("callbacks.oauth2.token_url answered no token") from problem
+        self._value = answer.access_token
+        self._until = self._clock() + max(0.0, (answer.expires_in or 300) - 30)
+
+
+class _TokenAnswer(msgspec.Struct, frozen=True):
+    access_token: str
+    expires_in: float | None = None
+
+
+class TokenRefused(aiohttp.ClientError):
+    """There is no token for callbacks."""
+
+
+def _code(body: bytes) -> str:
+    """Return the error code in an answer, if it tells one."""
+    try:
+        told = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+        code = msgspec.json.decode(told["error_code"], type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        return ""
+    return code[:60] if code.isprintable() else ""
+
+
+def _retry_after(text: str | None, now: float) -> float | None:
+    if text is None:
+        return None
+    if text.strip().isascii() and text.strip().isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now)
+    except ValueError:
+        return None
+
+
+def _refusal(problem: BaseException | None) -> Refused | None:
+    """Find the refusal that the HTTP client wrapped."""
+    while problem is not None:
+        if isinstance(problem, Refused):
+            return problem
+        problem = getattr(problem, "os_error", None) or problem.__cause__
+    return None
+
+
+def _unreachable(problem: Exception) -> str:
+    """Say what happened without the URL, which may hold a secret."""
+    if isinstance(problem, TokenRefused):
+        return str(problem)
+    if isinstance(problem, TimeoutError):
+        return "the caller did not answer in time"
+    inner = getattr(problem, "os_error", None)
+    said = getattr(inner, "strerror", None) if inner is not None else None
+    return f"the caller could not be reached: {said or type(problem).__name__}"

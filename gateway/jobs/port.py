@@ -1,0 +1,298 @@
+"""What the gateway knows of durable jobs: the shapes, the errors, the events, and the Protocol of an engine.
+
+Nothing here imports an engine. An engine is handed a `Run` and never knows how a process is started.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from gateway.errors import GatewayError
+from gateway.events import Event
+from gateway.protocol import error_envelope
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class State(enum.Enum):
+    """Where a job is. The first three are open, the others are ends."""
+
+    WAITING = "waiting"
+    """Accepted; it waits for its connector's slot, or for a gateway that takes it over."""
+    RUNNING = "running"
+    """The command was started."""
+    DELIVERING = "delivering"
+    """The outcome is recorded; its callback was not taken yet."""
+    DELIVERED = "delivered"
+    """The caller has taken the outcome."""
+    KEPT = "kept"
+    """There is no callback: the outcome is here to be fetched."""
+    CANCELLED = "cancelled"
+    """Somebody cancelled it."""
+    DEAD = "dead"
+    """A dead letter: the outcome is recorded and its callback was given up."""
+
+
+OPEN = frozenset({State.WAITING, State.RUNNING, State.DELIVERING})
+
+
+class Verdict(enum.Enum):
+    """What a try to deliver a callback leads to."""
+
+    DONE = "done"
+    AGAIN = "again"
+    DEAD = "dead"
+
+
+class JobContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who asked, for whom, and where the outcome goes."""
+
+    request_id: str
+    client: str | None = None
+    traceparent: str | None = None
+    process_instance_id: int | str | None = None
+    process_model_identifier: str | None = None
+    task_id: str | None = None
+    callback_url: str | None = None
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A command to run durably. `params` and `task_data` are JSON text, `timeout` seconds of one run."""
+
+    connector: str
+    command: str
+    context: JobContext
+    params: str = "{}"
+    task_data: str = "{}"
+    timeout: float | None = None
+    priority: int = 0
+    """Among the jobs that wait for a connector, the higher goes first."""
+    idempotent: bool = False
+    """A run that a crash interrupted may be run again. Otherwise it is told to the caller instead."""
+    id: str = ""
+    """Given by `accept`."""
+
+    @property
+    def title(self) -> str:
+        """What a person calls it."""
+        return f"{self.connector}/{self.command}"
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a job came to.
+
+    The HTTP status that a synchronous caller would have got, the version 2 envelope as JSON text, and facts of the run
+    for whoever looks.
+    """
+
+    status: int
+    body: str
+    run: dict[str, Any] = {}
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A job is committed and synced. `joined`: it is an open job of the same task, and nothing new was started."""
+
+    id: str
+    joined: bool = False
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One try to deliver a callback. `at` is seconds since 1970, `took` and `wait` (for the next) are seconds."""
+
+    at: float
+    took: float
+    verdict: Verdict
+    status: int | None = None
+    reason: str = ""
+    wait: float = 0.0
+    race: bool = False
+    """The caller did not wait for it yet."""
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one job. Times are seconds since 1970.
+
+    `outcome` and `attempts` are told for a single job, not in lists. `interrupted` counts runs that a crash cut short.
+    """
+
+    id: str
+    connector: str
+    command: str
+    state: State
+    accepted: float
+    finished: float | None = None
+    request_id: str = ""
+    client: str | None = None
+    task_id: str | None = None
+    callback: bool = False
+    node: str | None = None
+    reason: str = ""
+    """Why it is a dead letter."""
+    interrupted: int = 0
+    outcome: Outcome | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether jobs can be accepted now. An engine that sleeps, since nobody needed it, is healthy."""
+
+    ok: bool
+    state: str
+    """`asleep`, `starting`, `running`, `unavailable` or `stopped`."""
+    reason: str = ""
+    open: int = 0
+    """Jobs in this gateway's hands."""
+    node: str = ""
+
+
+Run = Callable[[Job], Awaitable[Outcome]]
+"""Runs a job's command once.
+
+It returns an outcome for whatever happens, a command's errors included, and may raise:
+ConnectorBusy (no slot: asked again later, for as long as it takes), ConnectorUnavailable (asked again for some
+minutes), GatewayDraining (the job stays open for the next start). Cancelling it kills what it started.
+"""
+
+
+class JobsUnavailable(GatewayError):
+    """Durable jobs cannot be accepted: their store does not answer."""
+
+    code = "jobs_unavailable"
+
+
+class JobNotFound(GatewayError):
+    """There is no such job, or it ended so long ago that it was removed."""
+
+    code = "job_not_found"
+
+
+class JobConflict(GatewayError):
+    """The job is not in a state that allows this."""
+
+    code = "job_conflict"
+
+
+INTERRUPTED = "job_interrupted"
+CANCELLED = "job_cancelled"
+FAILED = "job_failed"
+
+
+def told(code: str, message: str, status: int) -> Outcome:
+    """Return the outcome that tells an error of the engine."""
+    return Outcome(status=status, body=error_envelope(code, message).decode())
+
+
+class JobAccepted(Event, frozen=True, kw_only=True):
+    """A job was committed, or joined an open one."""
+
+    id: str
+    connector: str
+    command: str
+    request_id: str
+    joined: bool
+    took: float
+
+
+class JobRan(Event, frozen=True, kw_only=True):
+    """A job's outcome is recorded."""
+
+    id: str
+    connector: str
+    command: str
+    status: int
+    interrupted: int
+
+
+class CallbackTried(Event, frozen=True, kw_only=True):
+    """A callback was sent, or could not be. `host` is where to; the URL may hold a secret."""
+
+    id: str
+    connector: str
+    command: str
+    host: str
+    verdict: str
+    status: int | None
+    reason: str
+    took: float
+
+
+class JobFinished(Event, frozen=True, kw_only=True):
+    """A job came to an end."""
+
+    id: str
+    connector: str
+    command: str
+    state: str
+    reason: str = ""
+
+
+class NodeLost(Event, frozen=True, kw_only=True):
+    """Another gateway died; its jobs go on here or elsewhere."""
+
+    node: str
+    jobs: int
+
+
+class StoreChanged(Event, frozen=True, kw_only=True):
+    """The jobs' store was lost, or is back."""
+
+    ok: bool
+    reason: str = ""
+
+
+class Jobs(Protocol):
+    """An engine. Everything but `start`, `drain` and `health` may raise JobsUnavailable."""
+
+    async def start(self) -> None:
+        """Take up what an earlier gateway left, in the background. Does nothing when there is nothing to do."""
+
+    async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
+        """Commit a job and start it. `running` is its run when that is already in progress: it is adopted.
+
+        Raises:
+            ConnectorBusy: the backlog is full.
+            GatewayDraining: the gateway is shutting down.
+        """
+
+    async def status(self, job: str) -> JobStatus:
+        """Return all that is known of a job.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+
+    async def list(
+        self, *, state: State | None = None, connector: str | None = None, limit: int = 50, offset: int = 0
+    ) -> list[JobStatus]:
+        """Return jobs, the latest first. `state` None is all of them."""
+
+    async def cancel(self, job: str, *, tell: bool = True) -> None:
+        """Stop an open job. With `tell` its caller gets the error `job_cancelled`, unless an outcome is recorded.
+
+        Raises:
+            JobNotFound: there is none.
+            JobConflict: it has ended.
+        """
+
+    async def retry(self, job: str, *, run: bool = False) -> str:
+        """Deliver again what a job came to; with `run`, run its command again as a new job. Return the job's id.
+
+        Raises:
+            JobNotFound: there is none.
+            JobConflict: it is open, or there is nothing to deliver.
+        """
+
+    def drain(self) -> None:
+        """Start no more runs; those in progress go on."""
+
+    async def stop(self, grace: float = 5.0) -> None:
+        """Wait at most `grace` seconds for runs to be recorded, leave the rest to the next start, and close."""
+
+    def health(self) -> Health:
+        """Tell, at once, whether jobs can be accepted."""

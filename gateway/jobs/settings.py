@@ -1,0 +1,62 @@
+"""What operators write about jobs: the `jobs:` and `callbacks:` sections of connectors.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from gateway.units import Duration, Size
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class OAuth2(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Client credentials that are turned into a bearer token for callbacks."""
+
+    token_url: str
+    client_id: str
+    client_secret: str
+    scope: str | None = None
+
+
+class CallbacksSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `callbacks:` section."""
+
+    allow: list[str] | None = None
+    """Where callbacks may go: names, `*.domain`, addresses, networks. Absent: anywhere but metadata addresses."""
+    headers: dict[str, str] = {}
+    """Sent with each callback; the values are secret."""
+    oauth2: OAuth2 | None = None
+    attempts: Positive = 500
+    """Tries until a callback is a dead letter."""
+    max_age: Duration = Duration(86400)
+    """Time until a callback is a dead letter."""
+    first_delay: Duration = Duration(1)
+    """The wait after the first failed try; it doubles up to five minutes."""
+    timeout: Duration = Duration(30)
+    """Of one try."""
+
+
+class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `jobs:` section."""
+
+    database: str | None = None
+    """A `postgresql://` URL that several gateways share. Absent: a file in `state_dir`."""
+    backlog: Positive = 10_000
+    """Open jobs of this gateway, above which new ones are answered with 429."""
+    backlog_size: Size = Size(256 << 20)
+    """Bytes of their parameters, which are held in memory."""
+    max_interruptions: Positive = 3
+    """Runs of an idempotent job that a crash may cut short before its caller is told."""
+    keep: Duration = Duration(7 * 86400)
+    """How long ended jobs are kept."""
+    keep_count: Positive = 20_000
+    """How many of them."""
+    concurrency: dict[str, Positive] = {}
+    """Runs of a connector's jobs at once over all gateways that share a database."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        if self.database is not None and not self.database.startswith(("postgresql://", "postgres://")):
+            raise ValueError("database is no postgresql:// URL")

@@ -1,0 +1,160 @@
+"""Where callbacks may go. Names are judged by the address they resolve to, at the moment of connecting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+Address = IPv4Address | IPv6Address
+
+# Where clouds tell machines their secrets, and what is no host at all.
+REFUSED = tuple(
+    ip_network(one)
+    for one in (
+        "0.0.0.0/8", "169.254.0.0/16", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32", "224.0.0.0/4",
+        "255.255.255.255/32", "::/128", "fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128", "ff00::/8",
+    )
+)  # fmt: skip
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class Refused(OSError):
+    """A callback may not go there."""
+
+
+class Targets(NamedTuple):
+    """The rule. `names` None lets every name through; `networks` are those that were allowed by number."""
+
+    names: frozenset[str] | None = None
+    suffixes: tuple[str, ...] = ()
+    networks: tuple[object, ...] = ()
+
+    @classmethod
+    def parse(cls, allow: Sequence[str] | None) -> Targets:
+        """Read `callbacks.allow`.
+
+        Raises:
+            ValueError: an entry is none.
+        """
+        if allow is None:
+            return cls()
+        names, suffixes, networks = set(), [], []
+        for entry in allow:
+            text = entry.strip().lower().rstrip(".")
+            try:
+                networks.append(ip_network(text, strict=False))
+                continue
+            except ValueError:
+                pass
+            plain = text.removeprefix("*.")
+            if not plain or set(plain) & set("/:*@ "):
+                raise ValueError(f"{entry!r} is no host: write a name, *.domain, an address or a network")
+            if text.startswith("*."):
+                suffixes.append(f".{plain}")
+            else:
+                names.add(plain)
+        return cls(frozenset(names), tuple(suffixes), tuple(networks))
+
+    def check_url(self, url: str) -> str:
+        """Check what can be told without resolving; return the host.
+
+        Raises:
+            Refused: it is no http(s) URL, or its host is not allowed.
+        """
+        try:
+            parts = urlsplit(url)
+            host, _ = parts.hostname, parts.port
+        except ValueError as problem:
+            raise Refused(f"the callback URL is not valid: {problem}") from problem
+        if parts.scheme not in {"http", "https"} or not host:
+            raise Refused("the callback URL is not an http or https URL")
+        if parts.username is not None or parts.password is not None:
+            raise Refused("the callback URL holds credentials; they belong into callbacks.headers")
+        literal = _literal(host)
+        if literal is not None:
+            self.check(host, literal)
+        elif self.names is not None and not self.networks and not self._named(host):
+            raise Refused(f"{host} is not in callbacks.allow")
+        return host
+
+    def check(self, host: str, address: Address) -> None:
+        """Check one address that a host stands for.
+
+        Raises:
+            Refused: it may not be connected to.
+        """
+        plain = _unwrapped(address)
+        if any(plain in network for network in self.networks):  # type: ignore[operator]
+            return
+        if self._named(host):
+            return
+        if self.names is not None:
+            raise Refused(f"{host} ({plain}) is not in callbacks.allow")
+        if any(plain in network for network in REFUSED):
+            raise Refused(f"{host} is at {plain}, a link-local or metadata address")
+
+    def _named(self, host: str) -> bool:
+        name = host.lower().rstrip(".")
+        return self.names is not None and (name in self.names or name.endswith(self.suffixes or ("\0",)))
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves a name for one connection, to the addresses that are allowed: what is checked is what is used."""
+
+    def __init__(
+        self,
+        targets: Targets,
+        lookup: Callable[[str, int, socket.AddressFamily], Awaitable[list[ResolveResult]]] | None = None,
+    ) -> None:
+        self._targets = targets
+        self._lookup = lookup or _lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses; one that is refused refuses them all."""
+        found = await self._lookup(host, port, family)
+        for one in found:
+            self._targets.check(host, ip_address(one["host"].partition("%")[0]))
+        return found
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+async def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+    return [
+        ResolveResult(
+            hostname=host, host=str(info[4][0]), port=int(info[4][1]), family=info[0], proto=info[2],
+            flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+        )
+        for info in infos
+    ]  # fmt: skip
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
+
+
+def _unwrapped(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 address stands for."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address.sixtofour is not None:
+            return address.sixtofour
+        if address in _NAT64:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address

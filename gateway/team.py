@@ -1,0 +1,60 @@
+"""Several gateway processes behind one port: which of them this one is, and how it hears of the others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class Team(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker's place. `folder` is shared: counters, metrics, and a socket a worker."""
+
+    folder: Path
+    worker: int
+    workers: int
+    generation: int
+    handle: int = -1
+    """A descriptor of the folder, in the worker itself."""
+
+    @property
+    def run_folder(self) -> Path:
+        """The worker's own folder; the master waits for its end before it starts a successor."""
+        return self.folder / f"worker-{self.worker}-{self.generation}"
+
+    @property
+    def metrics(self) -> Path:
+        """Where prometheus-client keeps what has to be summed up."""
+        return metrics_folder(self.folder)
+
+    def socket(self, worker: int) -> str:
+        """The socket on which a worker answers the others."""
+        return f"{self.short_folder}/worker-{worker}.sock"
+
+    @property
+    def short_folder(self) -> str:
+        """The folder under a name that leaves room in a socket's address, which holds 107 bytes."""
+        return f"/proc/self/fd/{self.handle}"
+
+    def others(self) -> list[int]:
+        """Every worker but this one."""
+        return [worker for worker in range(self.workers) if worker != self.worker]
+
+    def to_text(self) -> str:
+        """Write it as an argument."""
+        return f"{self.worker},{self.workers},{self.generation},{self.folder}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Team:
+        """Read such an argument, and open the folder for as long as the process lives."""
+        worker, workers, generation, folder = text.split(",", 3)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return cls(
+            worker=int(worker), workers=int(workers), generation=int(generation), folder=Path(folder), handle=handle
+        )
+
+
+def metrics_folder(folder: Path) -> Path:
+    """Return where a team's metrics are."""
+    return Path(os.path.join(folder, "metrics"))

@@ -1,0 +1,151 @@
+"""An engine in this process, and a caller that takes callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from gateway.jobs.port import OPEN, Job, JobContext, Outcome
+from gateway.jobs.service import DurableJobs
+from gateway.jobs.settings import CallbacksSection, JobsSection
+from gateway.units import Duration
+from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from gateway.events import Event
+    from gateway.jobs.port import JobStatus
+
+QUICK = CallbacksSection(first_delay=Duration(0.05), timeout=Duration(2))
+
+
+def envelope(body: Any) -> str:
+    return json.dumps({"command_response": {"body": body}, "command_response_version": 2, "error": None})
+
+
+def job(command: str = "Do", *, callback: str | None = None, task: str | None = None, **more: Any) -> Job:
+    context = JobContext(request_id="r-1", task_id=task, callback_url=callback)
+    return Job(connector=more.pop("connector", "fake"), command=command, context=context, **more)
+
+
+class Runner:
+    """The `run` that the engine is given. It answers at once, or when `release` is set."""
+
+    def __init__(self) -> None:
+        self.started: list[Job] = []
+        self.cancelled: list[str] = []
+        self.release = asyncio.Event()
+        self.release.set()
+        self.problems: list[BaseException] = []
+
+    def hold(self) -> None:
+        self.release.clear()
+
+    async def __call__(self, job: Job) -> Outcome:
+        self.started.append(job)
+        if self.problems:
+            raise self.problems.pop(0)
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(job.id)
+            raise
+        return Outcome(status=200, body=envelope({"command": job.command}), run={"wall": 0.1})
+
+    @property
+    def commands(self) -> list[str]:
+        return [one.command for one in self.started]
+
+
+class Bench:
+    """One engine on one folder; `again` is the next start of the same gateway."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.runner = Runner()
+        self.events: list[Event] = []
+        self.limit = 8
+        self._options = {"jobs": JobsSection(), "callbacks": QUICK, **options}
+        self.jobs = self._make()
+
+    def _make(self) -> DurableJobs:
+        return DurableJobs(
+            self.runner,
+            state_dir=self.folder,
+            limit=lambda _connector: self.limit,
+            publish=self.events.append,
+            **self._options,
+        )
+
+    async def again(self, **options: Any) -> None:
+        """Die in the middle of everything, and start again."""
+        await self.jobs.stop(grace=0)
+        self.runner = Runner()
+        self._options |= options
+        self.jobs = self._make()
+        await self.jobs.start()
+
+    async def accept(self, one: Job, running: asyncio.Future[Outcome] | None = None) -> str:
+        return (await self.jobs.accept(one, running)).id
+
+    async def ended(self, name: str) -> JobStatus:
+        async def look() -> JobStatus | None:
+            status = await self.jobs.status(name)
+            return None if status.state in OPEN else status
+
+        return await eventually(look)
+
+    async def reaches(self, name: str, condition: Callable[[JobStatus], Any]) -> JobStatus:
+        async def look() -> JobStatus | None:
+            status = await self.jobs.status(name)
+            return status if condition(status) else None
+
+        return await eventually(look)
+
+    def told(self, kind: type[Event]) -> list[Any]:
+        return [one for one in self.events if isinstance(one, kind)]
+
+
+@contextlib.asynccontextmanager
+async def bench(folder: Path, **options: Any) -> AsyncIterator[Bench]:
+    made = Bench(folder, **options)
+    try:
+        yield made
+    finally:
+        made.runner.release.set()
+        await made.jobs.stop(grace=0)
+
+
+class Caller:
+    """Takes callbacks; `answers` are given one after another, the last for ever."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.seen: list[tuple[dict[str, str], Any]] = []
+        self.answers: list[Callable[[web.Request], Awaitable[web.StreamResponse]] | int] = [200]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((dict(request.headers), await request.json()))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return web.Response(status=answer) if isinstance(answer, int) else await answer(request)
+
+
+@contextlib.asynccontextmanager
+async def caller() -> AsyncIterator[Caller]:
+    made = Caller()
+    app = web.Application()
+    app.router.add_put("/{path:.*}", made.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/callback"
+    try:
+        yield made
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,682 @@
+"""What the engine promises, on a file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
+from gateway.jobs.port import (
+    CallbackTried,
+    JobAccepted,
+    JobConflict,
+    JobFinished,
+    JobNotFound,
+    JobRan,
+    JobsUnavailable,
+    Outcome,
+    State,
+    Verdict,
+)
+from gateway.jobs.settings import CallbacksSection, JobsSection
+from gateway.units import Duration, Size
+from tests.jobs.support import Bench, bench, caller, envelope, job
+from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def one(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with bench(tmp_path) as made:
+        yield made
+
+
+def code(outcome: Outcome | None) -> str | None:
+    assert outcome is not None
+    error = json.loads(outcome.body)["error"]
+    return error["error_code"] if error else None
+
+
+# --- the way of a job
+
+
+async def test_a_job_without_a_callback_keeps_its_outcome(one: Bench) -> None:
+    name = await one.accept(job(params='{"a": 1}', task_data='{"b": 2}'))
+    status = await one.ended(name)
+    assert status.state is State.KEPT
+    assert status.outcome == Outcome(status=200, body=envelope({"command": "Do"}), run={"wall": 0.1})
+    assert one.runner.started[0].params == '{"a": 1}'
+    assert one.runner.started[0].task_data == '{"b": 2}'
+    assert one.runner.started[0].id == name
+
+
+async def test_a_job_is_delivered_with_its_key(one: Bench) -> None:
+    async with caller() as backend:
+        name = await one.accept(job(callback=backend.url))
+        status = await one.ended(name)
+    assert status.state is State.DELIVERED
+    [(headers, body)] = backend.seen
+    assert headers["Idempotency-Key"] == name
+    assert headers["Content-Type"] == "application/json"
+    assert body == json.loads(envelope({"command": "Do"}))
+
+
+async def test_what_happened_is_told_in_events(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [503, 200]
+        name = await one.accept(job(callback=backend.url))
+        await one.ended(name)
+    await eventually(lambda: one.told(JobFinished))
+    assert [event.joined for event in one.told(JobAccepted)] == [False]
+    assert [event.status for event in one.told(JobRan)] == [200]
+    assert [(event.status, event.verdict) for event in one.told(CallbackTried)] == [(503, "again"), (200, "done")]
+    assert [event.state for event in one.told(JobFinished)] == ["delivered"]
+
+
+async def test_every_try_is_on_record_with_the_same_body_and_key(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [503, 429, 409, 200]
+        name = await one.accept(job(callback=backend.url))
+        status = await one.ended(name)
+    assert [attempt.status for attempt in status.attempts] == [503, 429, 409, 200]
+    assert [attempt.verdict for attempt in status.attempts][-1] is Verdict.DONE
+    assert len({headers["Idempotency-Key"] for headers, _ in backend.seen}) == 1
+    assert len({json.dumps(body) for _, body in backend.seen}) == 1
+
+
+async def test_a_final_answer_makes_a_dead_letter_that_says_why(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [401]
+        name = await one.accept(job(callback=backend.url))
+        status = await one.ended(name)
+    assert status.state is State.DEAD
+    assert "401" in status.reason
+    assert "credentials" in status.reason
+    assert code(status.outcome) is None
+
+
+async def test_a_dead_letter_can_be_delivered_again_without_a_second_run(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [404]
+        name = await one.accept(job(callback=backend.url))
+        await one.ended(name)
+        backend.answers = [200]
+        assert await one.jobs.retry(name) == name
+        status = await one.reaches(name, lambda status: status.state is State.DELIVERED)
+    assert one.runner.commands == ["Do"]
+    assert status.outcome is not None
+    assert len({headers["Idempotency-Key"] for headers, _ in backend.seen}) == 1
+
+
+async def test_a_retry_can_wake_a_delivery_that_waits(tmp_path: Path) -> None:
+    slow = CallbacksSection(first_delay=Duration(600))
+    async with bench(tmp_path, callbacks=slow) as one, caller() as backend:
+        backend.answers = [503, 200]
+        name = await one.accept(job(callback=backend.url))
+        await one.reaches(name, lambda status: status.attempts)
+        await one.jobs.retry(name)
+        assert (await one.ended(name)).state is State.DELIVERED
+
+
+async def test_a_job_can_be_run_again_as_a_new_one(one: Bench) -> None:
+    name = await one.accept(job(task="t"))
+    await one.ended(name)
+    again = await one.jobs.retry(name, run=True)
+    assert again != name
+    assert (await one.ended(again)).state is State.KEPT
+    assert one.runner.commands == ["Do", "Do"]
+
+
+async def test_lists_tell_the_latest_first_and_can_be_narrowed(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [404]
+        dead = await one.accept(job(callback=backend.url, connector="other"))
+        await one.ended(dead)
+    kept = await one.accept(job())
+    await one.ended(kept)
+    assert {status.id for status in await one.jobs.list()} == {dead, kept}
+    assert [status.id for status in await one.jobs.list(state=State.DEAD)] == [dead]
+    assert [status.id for status in await one.jobs.list(connector="fake")] == [kept]
+    assert await one.jobs.list(state=State.DELIVERED) == []
+    assert len(await one.jobs.list(limit=1)) == 1
+
+
+async def test_what_does_not_exist_is_not_found(one: Bench) -> None:
+    with pytest.raises(JobNotFound):
+        await one.jobs.status("nothing")
+    await one.ended(await one.accept(job()))
+    for verb in (one.jobs.status, one.jobs.cancel, one.jobs.retry):
+        with pytest.raises(JobNotFound):
+            await verb("nothing")
+
+
+# --- one job a task
+
+
+async def test_a_second_accept_of_an_open_task_joins_it(one: Bench) -> None:
+    one.runner.hold()
+    first = await one.jobs.accept(job(task="t1"))
+    second = await one.jobs.accept(job(task="t1"))
+    other = await one.jobs.accept(job("Other", task="t1"))
+    assert (second.id, second.joined) == (first.id, True)
+    assert other.id != first.id
+    one.runner.release.set()
+    await one.ended(first.id)
+    await one.ended(other.id)
+    assert sorted(one.runner.commands) == ["Do", "Other"]
+
+
+async def test_accepts_of_one_task_at_the_same_moment_start_one_job(one: Bench) -> None:
+    await one.ended(await one.accept(job()))
+    one.runner.hold()
+    accepted = await asyncio.gather(*(one.jobs.accept(job(task="t1")) for _ in range(10)))
+    assert len({each.id for each in accepted}) == 1
+    assert sum(not each.joined for each in accepted) == 1
+    one.runner.release.set()
+    await one.ended(accepted[0].id)
+    assert one.runner.commands == ["Do", "Do"]
+
+
+async def test_a_task_whose_job_has_ended_runs_anew(one: Bench) -> None:
+    first = await one.accept(job(task="t1"))
+    await one.ended(first)
+    second = await one.accept(job(task="t1"))
+    await one.ended(second)
+    assert first != second
+    assert one.runner.commands == ["Do", "Do"]
+
+
+async def test_a_task_of_another_client_is_another(one: Bench) -> None:
+    one.runner.hold()
+    mine = job(task="t1")
+    first = await one.accept(mine)
+    second = await one.accept(json_replace(mine, client="somebody"))
+    one.runner.release.set()
+    await one.ended(first)
+    await one.ended(second)
+    assert first != second
+
+
+def json_replace(one, **changes):
+    import msgspec
+
+    return msgspec.structs.replace(one, context=msgspec.structs.replace(one.context, **changes))
+
+
+# --- what a run may raise
+
+
+async def test_busy_is_no_outcome(one: Bench) -> None:
+    one.runner.problems = [ConnectorBusy("full", retry_after=0.01), ConnectorUnavailable("open circuit")]
+    status = await one.ended(await one.accept(job()))
+    assert status.outcome is not None
+    assert status.outcome.status == 200
+    assert len(one.runner.started) == 3
+
+
+async def test_an_error_is_an_outcome(one: Bench) -> None:
+    one.runner.problems = [ConnectorStartFailed("no such file")]
+    assert code((await one.ended(await one.accept(job()))).outcome) == "connector_start_failed"
+
+
+async def test_a_fault_of_ours_is_told_without_its_text(one: Bench) -> None:
+    one.runner.problems = [ZeroDivisionError("hunter2")]
+    status = await one.ended(await one.accept(job()))
+    assert code(status.outcome) == "job_failed"
+    assert "hunter2" not in status.outcome.body  # type: ignore[union-attr]
+
+
+# --- crashes (an engine that is closed leaves exactly what is committed, as a crash does)
+
+
+async def test_an_interrupted_job_that_is_not_idempotent_is_told_and_not_run_again(one: Bench) -> None:
+    async with caller() as backend:
+        one.runner.hold()
+        name = await one.accept(job(callback=backend.url))
+        await eventually(lambda: one.runner.started)
+        await one.again()
+        status = await one.ended(name)
+    assert one.runner.started == []
+    assert status.state is State.DELIVERED
+    assert backend.seen[0][1]["error"]["error_code"] == "job_interrupted"
+    assert "not declared idempotent" in backend.seen[0][1]["error"]["message"]
+
+
+async def test_an_interrupted_idempotent_job_is_run_again(one: Bench) -> None:
+    one.runner.hold()
+    name = await one.accept(job(idempotent=True))
+    await eventually(lambda: one.runner.started)
+    await one.again()
+    status = await one.ended(name)
+    assert one.runner.commands == ["Do"]
+    assert code(status.outcome) is None
+    assert status.interrupted == 1
+
+
+async def test_a_job_that_takes_its_gateway_down_every_time_is_told_in_the_end(tmp_path: Path) -> None:
+    async with bench(tmp_path, jobs=JobsSection(max_interruptions=2)) as one:
+        one.runner.hold()
+        name = await one.accept(job(idempotent=True))
+        for _ in range(2):
+            await eventually(lambda: one.runner.started)
+            folder_runner = one.runner
+            await one.jobs.stop(grace=0)
+            one.jobs = one._make()
+            one.runner.started.clear()
+            assert folder_runner is one.runner
+            await one.jobs.start()
+        status = await one.ended(name)
+    assert code(status.outcome) == "job_interrupted"
+    assert "2 times" in status.outcome.body  # type: ignore[union-attr]
+    assert status.interrupted == 2
+
+
+async def test_a_job_that_waited_is_not_interrupted_by_a_crash(one: Bench) -> None:
+    one.limit = 1
+    one.runner.hold()
+    await one.accept(job("First"))
+    await eventually(lambda: one.runner.started)
+    waiting = await one.accept(job("Second"))
+    await one.again()
+    status = await one.ended(waiting)
+    assert "Second" in one.runner.commands
+    assert code(status.outcome) is None
+
+
+async def test_a_crash_while_delivering_does_not_run_again(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [503]
+        name = await one.accept(job(callback=backend.url))
+        await one.reaches(name, lambda status: status.attempts)
+        await one.again()
+        backend.answers = [200]
+        status = await one.ended(name)
+    assert one.runner.started == []
+    assert status.state is State.DELIVERED
+    assert status.attempts[0].status == 503
+
+
+async def test_a_restart_many_times_is_no_fault_of_a_job(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [503]
+        name = await one.accept(job(callback=backend.url))
+        for number in range(4):
+            await one.reaches(name, lambda status, number=number: len(status.attempts) > number)
+            await one.again()
+        backend.answers = [200]
+        assert (await one.ended(name)).state is State.DELIVERED
+
+
+async def test_drain_starts_nothing_and_leaves_what_waits_to_the_next_start(one: Bench) -> None:
+    one.limit = 1
+    one.runner.hold()
+    running = await one.accept(job("First"))
+    await eventually(lambda: one.runner.started)
+    waiting = await one.accept(job("Second"))
+    one.jobs.drain()
+    one.runner.release.set()
+    with pytest.raises(GatewayDraining):
+        await one.accept(job("Third"))
+    assert (await one.ended(running)).state is State.KEPT
+    assert one.runner.commands == ["First"]
+    await one.again()
+    await one.ended(waiting)
+    assert one.runner.commands == ["Second"]
+
+
+async def test_a_run_that_a_shutdown_refuses_stays_open(one: Bench) -> None:
+    one.runner.problems = [GatewayDraining()]
+    name = await one.accept(job(idempotent=True))
+    await eventually(lambda: one.runner.started)
+    assert (await one.jobs.status(name)).outcome is None
+    await one.again()
+    assert code((await one.ended(name)).outcome) is None
+
+
+async def test_stopping_waits_for_a_run_to_be_recorded(one: Bench) -> None:
+    one.runner.hold()
+    name = await one.accept(job())
+    await eventually(lambda: one.runner.started)
+    stopping = asyncio.create_task(one.jobs.stop(grace=10))
+    one.runner.release.set()
+    await stopping
+    await one.again()
+    assert code((await one.ended(name)).outcome) is None
+
+
+async def test_stopping_kills_a_run_that_goes_on(one: Bench) -> None:
+    one.runner.hold()
+    name = await one.accept(job())
+    await eventually(lambda: one.runner.started)
+    await one.jobs.stop(grace=0)
+    assert one.runner.cancelled == [name]
+
+
+# --- promotion
+
+
+async def test_a_run_in_progress_is_adopted(one: Bench) -> None:
+    running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    name = await one.accept(job(), running)
+    assert (await one.reaches(name, lambda status: status.state is State.RUNNING)).outcome is None
+    running.set_result(Outcome(status=200, body=envelope("adopted")))
+    status = await one.ended(name)
+    assert one.runner.started == []
+    assert "adopted" in status.outcome.body  # type: ignore[union-attr]
+
+
+async def test_an_adopted_run_that_a_crash_interrupts_follows_the_policy(one: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    never = await one.accept(job("Never"), loop.create_future())
+    twice = await one.accept(job("Twice", idempotent=True), loop.create_future())
+    for name in (never, twice):
+        await one.reaches(name, lambda status: status.state is State.RUNNING)
+    await one.again()
+    assert code((await one.ended(never)).outcome) == "job_interrupted"
+    assert code((await one.ended(twice)).outcome) is None
+    assert one.runner.commands == ["Twice"]
+
+
+async def test_an_adopted_run_that_fails_is_an_outcome(one: Bench) -> None:
+    running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    name = await one.accept(job(), running)
+    running.set_exception(ConnectorStartFailed("no such file"))
+    assert code((await one.ended(name)).outcome) == "connector_start_failed"
+
+
+# --- cancelling
+
+
+async def test_cancelling_kills_the_run_and_tells_the_caller(one: Bench) -> None:
+    async with caller() as backend:
+        one.runner.hold()
+        name = await one.accept(job(callback=backend.url))
+        await eventually(lambda: one.runner.started)
+        await one.jobs.cancel(name)
+        await eventually(lambda: one.runner.cancelled)
+        status = await one.reaches(name, lambda status: status.attempts)
+        await eventually(lambda: one.jobs.health().open == 0)
+    assert status.state is State.CANCELLED
+    assert [(headers["Idempotency-Key"], body["error"]["error_code"]) for headers, body in backend.seen] == [
+        (name, "job_cancelled")
+    ]
+    with pytest.raises(JobConflict):
+        await one.jobs.cancel(name)
+
+
+async def test_cancelling_can_be_silent(one: Bench) -> None:
+    async with caller() as backend:
+        one.runner.hold()
+        name = await one.accept(job(callback=backend.url))
+        await eventually(lambda: one.runner.started)
+        await one.jobs.cancel(name, tell=False)
+        await eventually(lambda: one.jobs.health().open == 0)
+    assert (await one.jobs.status(name)).state is State.CANCELLED
+    assert backend.seen == []
+
+
+async def test_cancelling_a_job_that_waits_gives_its_place_away(one: Bench) -> None:
+    one.limit = 1
+    one.runner.hold()
+    await one.accept(job("First"))
+    await eventually(lambda: one.runner.started)
+    second, third = await one.accept(job("Second")), await one.accept(job("Third"))
+    await one.jobs.cancel(second)
+    one.runner.release.set()
+    await one.ended(third)
+    assert one.runner.commands == ["First", "Third"]
+
+
+async def test_cancelling_ends_a_delivery(tmp_path: Path) -> None:
+    slow = CallbacksSection(first_delay=Duration(600))
+    async with bench(tmp_path, callbacks=slow) as one, caller() as backend:
+        backend.answers = [503]
+        name = await one.accept(job(callback=backend.url))
+        await one.reaches(name, lambda status: status.attempts)
+        await one.jobs.cancel(name)
+        await eventually(lambda: one.jobs.health().open == 0)
+        status = await one.jobs.status(name)
+    assert status.state is State.CANCELLED
+    assert len(backend.seen) == 1
+    assert status.outcome is not None
+
+
+async def test_a_cancelled_job_logs_no_traceback(one: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        one.runner.hold()
+        name = await one.accept(job())
+        await eventually(lambda: one.runner.started)
+        await one.jobs.cancel(name)
+        await eventually(lambda: one.jobs.health().open == 0)
+    assert [record for record in caplog.records if record.name == "dbos"] == []
+
+
+# --- limits
+
+
+async def test_a_full_backlog_is_busy(tmp_path: Path) -> None:
+    async with bench(tmp_path, jobs=JobsSection(backlog=2)) as one:
+        one.runner.hold()
+        for _ in range(2):
+            await one.accept(job())
+        with pytest.raises(ConnectorBusy) as raised:
+            await one.accept(job())
+        assert raised.value.retry_after
+        one.runner.release.set()
+        await eventually(lambda: one.jobs.health().open == 0)
+        await one.accept(job())
+
+
+async def test_large_parameters_fill_the_backlog_too(tmp_path: Path) -> None:
+    async with bench(tmp_path, jobs=JobsSection(backlog_size=Size(100))) as one:
+        one.runner.hold()
+        await one.accept(job(params=json.dumps({"a": "x" * 200})))
+        with pytest.raises(ConnectorBusy):
+            await one.accept(job())
+
+
+async def test_a_higher_priority_goes_first(one: Bench) -> None:
+    one.limit = 1
+    one.runner.hold()
+    names = [await one.accept(job("First"))]
+    await eventually(lambda: one.runner.started)
+    for command, priority in (("Low", -1), ("Usual", 0), ("High", 5), ("Later", 0)):
+        names.append(await one.accept(job(command, priority=priority)))
+    await eventually(lambda: waiting(one) == 4)
+    one.runner.release.set()
+    for name in names:
+        await one.ended(name)
+    assert one.runner.commands == ["First", "High", "Usual", "Later", "Low"]
+
+
+def waiting(one: Bench) -> int:
+    lane = one.jobs._engine._gate._lanes.get("fake")  # type: ignore[union-attr]
+    return len(lane.waiting) if lane else 0
+
+
+async def test_a_connector_that_is_full_does_not_hold_up_another(one: Bench) -> None:
+    one.limit = 1
+    one.runner.hold()
+    await one.accept(job("First"))
+    await eventually(lambda: one.runner.started)
+    await one.accept(job("Second"))
+    await one.accept(job("Other", connector="other"))
+    await eventually(lambda: "Other" in one.runner.commands)
+    assert "Second" not in one.runner.commands
+
+
+# --- the store
+
+
+async def test_what_is_accepted_is_synced(one: Bench) -> None:
+    from dbos import DBOS
+    from dbos._dbos import _get_dbos_instance
+
+    await one.ended(await one.accept(job()))
+    with _get_dbos_instance()._sys_db.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    assert DBOS.application_version == "1"
+    assert DBOS.executor_id == "gateway"
+
+
+async def test_nothing_in_the_store_is_pickled(one: Bench) -> None:
+    await one.ended(await one.accept(job()))
+    with sqlite3.connect(one.folder / "jobs/jobs.sqlite") as store:
+        formats = {row[0] for row in store.execute("SELECT serialization FROM workflow_status")}
+        formats |= {row[0] for row in store.execute("SELECT serialization FROM operation_outputs")}
+    store.close()
+    assert formats == {"portable_json"}
+
+
+async def test_the_store_is_readable_for_its_owner_only(one: Bench) -> None:
+    await one.ended(await one.accept(job()))
+    for file in (one.folder / "jobs").iterdir():
+        assert file.stat().st_mode & 0o077 == 0, file
+
+
+async def test_a_full_disk_is_told_at_once_and_costs_no_result(one: Bench) -> None:
+    name, count = await fill(one)
+    one.runner.release.set()
+    with pytest.raises(JobsUnavailable, match="full"):
+        for _ in range(50):
+            await one.accept(job(params=json.dumps({"a": "x" * 10_000})))
+    assert not one.jobs.health().ok
+    assert "full" in one.jobs.health().reason
+    await unfill(one, count)
+    status = await one.ended(name)
+    assert status.outcome is not None
+    assert one.runner.commands.count("Do") == 1
+    await one.accept(job("After"))
+    assert one.jobs.health().ok
+
+
+async def fill(one: Bench) -> tuple[str, int]:
+    """Let the store grow no further, with a job running."""
+    from dbos._dbos import _get_dbos_instance
+
+    one.runner.hold()
+    name = await one.accept(job())
+    await eventually(lambda: one.runner.started)
+    engine = _get_dbos_instance()._sys_db.engine
+    return name, await asyncio.to_thread(_limit_pages, engine, None)
+
+
+async def unfill(one: Bench, count: int) -> None:
+    from dbos._dbos import _get_dbos_instance
+
+    await asyncio.to_thread(_limit_pages, _get_dbos_instance()._sys_db.engine, count)
+
+
+def _limit_pages(engine, count):
+    """Set the largest size of the file, on the pool's connections present and future."""
+    from sqlalchemy import event
+
+    def limit(connection, _record, *_more) -> None:
+        connection.execute(f"PRAGMA max_page_count={count or 1}")
+
+    for listener in LISTENERS:
+        event.remove(engine, "checkout", listener)
+    LISTENERS[:] = [limit]
+    event.listen(engine, "checkout", limit)
+    with engine.connect() as connection:
+        return 1 << 30 if count is None else connection.exec_driver_sql("PRAGMA page_count").scalar()
+
+
+LISTENERS: list = []
+
+
+async def test_a_store_that_is_locked_is_told_and_what_was_refused_does_not_run(tmp_path: Path) -> None:
+    async with bench(tmp_path, patience=0.5) as one:
+        await one.ended(await one.accept(job("Before")))
+        other = sqlite3.connect(one.folder / "jobs/jobs.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JobsUnavailable, match="did not answer"):
+            await one.accept(job("Refused"))
+        assert not one.jobs.health().ok
+        other.execute("ROLLBACK")
+        other.close()
+        await eventually(lambda: one.jobs.health().open == 0)
+        await one.ended(await one.accept(job("After")))
+        assert one.runner.commands == ["Before", "After"]
+        [refused] = await one.jobs.list(state=State.DEAD)
+        assert "never accepted" in refused.reason
+
+
+async def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/jobs.sqlite").write_bytes(b"this is no database" * 1000)
+    async with bench(tmp_path) as one:
+        with pytest.raises(JobsUnavailable, match="not a database"):
+            await one.accept(job())
+        assert not one.jobs.health().ok
+        (tmp_path / "jobs/jobs.sqlite").unlink()
+        await one.accept(job())
+        assert one.jobs.health().ok
+
+
+async def test_a_second_gateway_on_the_same_file_is_refused(
+    one: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.store.LOCK_PATIENCE", 0.1)
+    await one.accept(job())
+    async with bench(tmp_path) as other:
+        with pytest.raises(JobsUnavailable, match="another gateway"):
+            await other.accept(job())
+
+
+async def test_what_has_ended_is_removed_by_age_and_by_number(tmp_path: Path) -> None:
+    async with bench(tmp_path, jobs=JobsSection(keep_count=3)) as one:
+        for _ in range(5):
+            await one.ended(await one.accept(job()))
+        one.runner.hold()
+        running = await one.accept(job())
+        await eventually(lambda: len(one.runner.started) == 6)
+        engine = one.jobs._engine
+        assert engine is not None
+        assert await engine.call(engine._retention.sweep()) == 2
+        engine._retention._age = -10  # everything that has ended is older
+        assert await engine.call(engine._retention.sweep()) == 3
+        assert [status.id for status in await one.jobs.list()] == [running]
+
+
+async def test_what_a_task_is_counted_from_is_not_removed(one: Bench) -> None:
+    await one.ended(await one.accept(job(task="t")))
+    one.runner.hold()
+    second = await one.accept(job(task="t"))
+    engine = one.jobs._engine
+    assert engine is not None
+    engine._retention._age = -10
+    assert await engine.call(engine._retention.sweep()) == 0
+    assert (await one.jobs.accept(job(task="t"))).id == second
+
+
+async def test_an_engine_leaves_the_gateways_loop_and_its_threads_alone(one: Bench) -> None:
+    loop = asyncio.get_running_loop()
+    await asyncio.to_thread(int)
+    before = loop._default_executor  # type: ignore[attr-defined]
+    await one.ended(await one.accept(job()))
+    assert loop._default_executor is before  # type: ignore[attr-defined]
+
+
+async def test_the_internals_that_are_used_are_as_they_were(one: Bench) -> None:
+    """Not public: a release of DBOS may change them, and this test is how we notice."""
+    import inspect
+
+    from dbos import DBOS
+    from dbos._dbos import _get_dbos_instance
+    from dbos._sys_db import SystemDatabase
+
+    await one.accept(job())
+    assert list(inspect.signature(DBOS._recover_pending_workflows).parameters) == ["executor_ids"]
+    assert "executor_id.in_(executor_ids)" in inspect.getsource(SystemDatabase.reenqueue_for_recovery)
+    assert _get_dbos_instance()._sys_db.engine is not None
+    assert await asyncio.to_thread(DBOS._recover_pending_workflows, ["nobody"]) == []

@@ -1,0 +1,99 @@
+"""Nothing that was accepted is lost, whatever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest
+
+from tests.jobs.postgres import Postgres
+from tests.jobs.torture import Node, Report, Torture
+from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SEED = 20261124
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.close()
+
+
+def judge(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{report}")
+    assert report.accepted > 20
+    assert report.lost == 0
+    assert report.left_running == 0
+    assert report.run_again_though_never == 0
+    assert report.changed_bodies == 0
+
+
+async def test_a_file_survives_kill_9(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = tmp_path / "events"
+    node = Node(tmp_path / "one", events)
+    torture = Torture(tmp_path, [node], events, SEED)
+    receiver = await torture.receiver.start()
+    async with aiohttp.ClientSession() as session:
+        try:
+            node.start()
+            await eventually(lambda: node.healthy(session), 40)
+            until = time.monotonic() + 14
+            submitting = asyncio.create_task(torture.submit(session, until))
+            while time.monotonic() < until:
+                await asyncio.sleep(torture.chance.uniform(0.5, 2.5))
+                await torture.kill_one(session)
+            await submitting
+            await torture.settle(session, 60)
+            report = await torture.report(session)
+        finally:
+            await torture.stop()
+            await receiver.cleanup()
+    judge(report, capsys)
+    assert report.kills > 1
+
+
+async def test_two_gateways_survive_kills_freezes_and_an_outage(
+    tmp_path: Path, postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = tmp_path / "events"
+    nodes = [Node(tmp_path / name, events, postgres.url, "0.6", "2.4") for name in ("one", "two")]
+    torture = Torture(tmp_path, nodes, events, SEED)
+    receiver = await torture.receiver.start()
+    async with aiohttp.ClientSession() as session:
+        try:
+            for node in nodes:
+                node.start()
+            for node in nodes:
+                await eventually(lambda node=node: node.healthy(session), 40)
+            until = time.monotonic() + 24
+            submitting = asyncio.create_task(torture.submit(session, until))
+            await asyncio.sleep(1)
+            await torture.kill_one(session)
+            await asyncio.sleep(2.5)
+            await torture.freeze_one(session, 6)
+            postgres.stop()
+            await asyncio.sleep(3)
+            postgres.start()
+            while time.monotonic() < until:
+                await asyncio.sleep(torture.chance.uniform(0.5, 2))
+                await torture.kill_one(session)
+            await submitting
+            for node in nodes:
+                await eventually(lambda node=node: node.healthy(session), 40)
+            await torture.settle(session, 90)
+            report = await torture.report(session)
+        finally:
+            await torture.stop()
+            await receiver.cleanup()
+    judge(report, capsys)
+    assert report.kills > 1
+    assert report.fenced == report.freezes

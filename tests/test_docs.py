@@ -1,0 +1,194 @@
+"""The documents say what the code says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+import msgspec
+import pytest
+
+from gateway.api.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
+from gateway.cli.main import main
+from gateway.config import CommandEntry, ConnectorEntry, GatewaySection, Limits, ParameterEntry, read_settings
+from gateway.errors import GatewayError
+from gateway.metrics import Metrics
+from gateway.registry.definition import define
+from gateway.registry.sources import read_sources
+from gateway.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def section(document: str, heading: str) -> str:
+    """Return what stands below a heading, up to the next one of any level."""
+    text = (DOCS / document).read_text()
+    match = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    assert match, f"{document} has no heading {heading!r}"
+    return match[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of every row of every table whose first cell is code."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def first_column(text: str) -> list[str]:
+    return [row[0].strip("`") for row in rows(text)]
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+
+# --- errors
+
+
+def test_every_error_has_a_status_and_a_code_of_its_own() -> None:
+    kinds = set(subclasses(GatewayError))
+    assert set(STATUSES) == kinds
+    assert len({kind.code for kind in kinds}) == len(kinds)
+    assert all(kind.__doc__ for kind in kinds)
+
+
+def test_the_table_of_errors_is_the_one_in_the_code() -> None:
+    expected = {kind.code: status for kind, status in STATUSES.items()}
+    expected |= {code: status for status, code in HTTP_CODES.items()}
+    table = rows((DOCS / "errors.md").read_text())
+    assert {row[0].strip("`"): int(row[1]) for row in table} == expected
+    assert len(table) == len(expected)
+    assert all(len(row) == 4 and row[2] and row[3] for row in table)
+
+
+def test_the_statuses_of_what_connectors_tell_are_documented() -> None:
+    lines = [line for line in (DOCS / "errors.md").read_text().splitlines() if line.startswith("| The connector")]
+    assert [int(line.split("|")[-2]) for line in lines] == [TOLD, RAISED]
+
+
+# --- metrics
+
+
+class Idle:
+    """A load of nothing."""
+
+    def lanes(self) -> Iterable[tuple[str, int, int]]:
+        return []
+
+    def quarantined(self) -> int:
+        return 0
+
+
+def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
+    exposed = re.findall(r"^# TYPE (\w+) (\w+)$", Metrics(Idle()).text().decode(), flags=re.MULTILINE)
+    expected = {name: kind for name, kind in exposed if not name.endswith("_created")}
+    table = [row for row in rows((DOCS / "metrics.md").read_text()) if row[0].startswith("`gateway_")]
+    assert {row[0].strip("`"): row[1] for row in table} == expected
+    assert len(table) == len(expected)
+
+
+# --- configuration
+
+STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
+    ("gateway:", GatewaySection),
+    ("defaults:", Limits),
+    ("connectors:", ConnectorEntry),
+    ("commands:", CommandEntry),
+    ("parameters:", ParameterEntry),
+    *[(f"runtime: {name}", runtime.options) for name, runtime in RUNTIMES.items()],
+]
+
+
+@pytest.mark.parametrize(("heading", "kind"), STRUCTS, ids=[heading for heading, _ in STRUCTS])
+def test_the_keys_of_a_section_are_exactly_those_in_the_code(heading: str, kind: type[msgspec.Struct]) -> None:
+    keys = [field.encode_name for field in msgspec.structs.fields(kind)]
+    assert sorted(first_column(section("configuration.md", heading))) == sorted(keys)
+
+
+@pytest.mark.parametrize(("heading", "kind"), STRUCTS[:2], ids=["gateway:", "defaults:"])
+def test_the_defaults_are_those_in_the_code(heading: str, kind: type[msgspec.Struct]) -> None:
+    written = {row[0].strip("`"): row[1].strip("`") for row in rows(section("configuration.md", heading))}
+    for field in msgspec.structs.fields(kind):
+        default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+        shown = "none" if default is None or default == [] else str(default)
+        assert written[field.encode_name] == (shown.lower() if isinstance(default, bool) else shown)
+
+
+def test_the_modes_and_the_runtimes_that_prefer_them_are_those_in_the_code() -> None:
+    table = {row[0].strip("`"): set(re.findall(r"\w+", row[2])) for row in rows(section("configuration.md", "Modes"))}
+    modes = next(field.type for field in msgspec.structs.fields(ConnectorEntry) if field.name == "mode")
+    assert set(table) == {mode for one in get_args(modes) for mode in get_args(one)}
+    assert {name: mode for mode, names in table.items() for name in names} == {
+        name: runtime.mode for name, runtime in RUNTIMES.items()
+    }
+
+
+def test_what_is_required_is_marked_so() -> None:
+    for name, runtime in RUNTIMES.items():
+        table = {row[0].strip("`"): row[1] for row in rows(section("configuration.md", f"runtime: {name}"))}
+        required = {field.encode_name for field in msgspec.structs.fields(runtime.options) if field.required}
+        assert {key for key, default in table.items() if default == "required"} == required
+
+
+def test_the_variables_of_the_environment_are_those_that_are_read() -> None:
+    read = set(re.findall(r"\bCONNECTOR_PROXY_\w+", (ROOT / "gateway/config.py").read_text())) | {"PATH"}
+    assert set(first_column(section("configuration.md", "Environment"))) == read
+
+
+def test_the_worked_example_can_be_served(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", (DOCS / "configuration.md").read_text(), flags=re.DOTALL)
+    file = tmp_path / "connectors.yaml"
+    file.write_text(examples[0])
+    settings, _ = read_settings(file, environ={"PATH": "/usr/bin:/bin"})
+    sources = read_sources(settings)
+    connectors = {entry.name: define(entry, sources.defaults, settings) for entry in sources.entries}
+    assert set(connectors) == {"convert", "fax", "legacy-crm"}
+    assert connectors["legacy-crm"] is None
+    fax = connectors["fax"]
+    assert fax is not None
+    assert fax.launch.argv == (str(tmp_path / "fax/send-fax"), "--line", "2")
+
+
+def test_the_example_of_an_overlay_is_true(tmp_path: Path) -> None:
+    text = section("configuration.md", "Overlays")
+    under, over = re.search(r"with `(\{.*\})`", text), re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert under
+    assert over
+    drop_in = tmp_path / "connectors.d" / "fax"
+    drop_in.mkdir(parents=True)
+    (drop_in / "connector.yaml").write_text(under[1])
+    file = tmp_path / "connectors.yaml"
+    file.write_text(over[1])
+    settings, _ = read_settings(file, environ={"PATH": "/usr/bin:/bin"})
+    [entry] = read_sources(settings).entries
+    assert entry.node.data == {"run": ["./send"], "timeout": "10s", "config": {"line": 2}}
+    connector = define(entry, read_sources(settings).defaults, settings)
+    assert connector is not None
+    assert connector.launch.argv == (str(drop_in / "send"),)
+
+
+# --- the command line
+
+
+def test_every_verb_and_every_option_is_documented_and_no_other() -> None:
+    text = (DOCS / "cli.md").read_text()
+    assert set(re.findall(r"^## gateway (\w+)$", text, flags=re.MULTILINE)) == set(main.commands)
+    for verb, command in main.commands.items():
+        options = [param.opts for param in command.params if isinstance(param, click.Option)]
+        documented = [re.findall(r"`(-[\w-]+)`", row[0]) for row in rows(section("cli.md", f"gateway {verb}"))]
+        assert sorted(documented) == sorted(options), verb
+
+
+def test_the_exit_statuses_are_those_of_the_help() -> None:
+    documented = re.findall(r"^\| (\d+) \|", (DOCS / "cli.md").read_text(), flags=re.MULTILINE)
+    assert documented == ["0", "1", "2", "130"]
+    assert main.help is not None
+    assert re.findall(r"(?:: |; )(\d) ", main.help) == ["0", "1", "2"]

@@ -1,0 +1,345 @@
+"""`gateway install`: what it builds, when it builds nothing, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.installing import Gated, Installing, install, installed, wheel
+from tests.support import Server, Site, cli, eventually, served
+
+if TYPE_CHECKING:
+    import subprocess
+
+TELL = """
+import importlib.metadata
+
+def Tell() -> dict:
+    import tool
+    return {"tool": tool.VERSION, "metadata": importlib.metadata.version("tool")}
+"""
+
+
+def tool(folder: Path, version: str, *, requires: tuple[str, ...] = ()) -> Path:
+    return wheel(folder, "tool", version, {"tool.py": f"VERSION = {version!r}\n"}, requires=requires)
+
+
+def told(site: Site, connector: str = "tell") -> str:
+    """Return the version of `tool` that a call finds."""
+    done = cli(site, "call", "--quiet", f"{connector}/Tell")
+    assert done.returncode == 0, done.stdout + done.stderr
+    body: dict[str, str] = json.loads(done.stdout)["command_response"]["body"]
+    assert body["tool"] == body["metadata"]
+    return body["tool"]
+
+
+def builds(site: Site, connector: str = "tell") -> list[str]:
+    """Return the names of the builds, the one that serves first."""
+    folder = site.state / "runtimes" / connector
+    current = (folder / "current").readlink().name if (folder / "current").is_symlink() else ""
+    return sorted(
+        (one.name for one in folder.iterdir() if one.is_dir() and not one.is_symlink()), key=lambda one: one != current
+    )
+
+
+def problem(site: Site, connector: str = "tell") -> str | None:
+    findings = json.loads(cli(site, "check", "--json").stdout)["connectors"]
+    return next(one["problem"] for one in findings if one["name"] == connector)
+
+
+@pytest.fixture
+def tell(site: Site) -> Site:
+    """A connector `tell` that requires `tool` from a folder of wheels, in version 1."""
+    (site.folder / "tell.py").write_text(TELL)
+    tool(site.folder / "wheels", "1.0")
+    site.configure("tell: {runtime: python, module: ./tell.py, requirements: [tool]}")
+    return site
+
+
+OFFLINE = ("--offline", "--find-links", "wheels")
+
+
+def test_what_is_not_installed_says_what_to_do(tell: Site) -> None:
+    assert problem(tell) == "not installed: run gateway install tell"
+    done = cli(tell, "call", "tell/Tell")
+    assert done.returncode == 1
+    assert "not installed: run gateway install tell" in done.stderr
+
+
+def test_an_install_makes_it_callable(tell: Site) -> None:
+    done = install(tell, *OFFLINE)
+    assert (done.returncode, done.stdout.split()) == (0, ["built", "tell"])
+    assert told(tell) == "1.0"
+    assert problem(tell) is None
+
+
+def test_a_second_install_builds_nothing(tell: Site) -> None:
+    installed(tell, *OFFLINE)
+    before = builds(tell)
+    done = install(tell, *OFFLINE)
+    assert (done.returncode, done.stdout.split()) == (0, ["unchanged", "tell"])
+    assert builds(tell) == before
+
+
+def test_a_newer_version_in_the_index_changes_nothing_until_the_requirements_do(tell: Site) -> None:
+    installed(tell, *OFFLINE)
+    tool(tell.folder / "wheels", "2.0")
+    assert install(tell, *OFFLINE).stdout.split() == ["unchanged", "tell"]
+    assert told(tell) == "1.0"
+    tell.configure("tell: {runtime: python, module: ./tell.py, requirements: [tool>1]}")
+    assert install(tell, *OFFLINE).stdout.split() == ["built", "tell"]
+    assert told(tell) == "2.0"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "words"),
+    [
+        ("no-such-package-anywhere", "no-such-package-anywhere"),
+        ("tool==7", "tool==7"),
+        ("tool >>= 1", "tool >>= 1"),
+        ("./nowhere", "nowhere does not exist"),
+    ],
+)
+def test_a_failed_build_names_the_reason_and_leaves_the_old_one_serving(
+    tell: Site, requirement: str, words: str
+) -> None:
+    installed(tell, *OFFLINE)
+    before = builds(tell)
+    tell.configure(f'tell: {{runtime: python, module: ./tell.py, requirements: ["{requirement}"]}}')
+    done = install(tell, *OFFLINE)
+    assert done.returncode == 1
+    assert words in done.stdout
+    assert builds(tell) == before
+    if requirement != "./nowhere":  # with a path that is not there it is not even known what has changed
+        assert told(tell) == "1.0"
+
+
+def test_one_that_fails_keeps_no_other_from_being_built(tell: Site) -> None:
+    tell.configure(
+        """
+        tell: {runtime: python, module: ./tell.py, requirements: [tool]}
+        broken: {runtime: python, module: ./tell.py, requirements: [no-such-package-anywhere]}
+        odd: {runtime: python, module: ./tell.py, requirement: []}
+        """
+    )
+    done = install(tell, *OFFLINE)
+    assert done.returncode == 1
+    assert sorted(line.split()[:2] for line in done.stdout.splitlines() if line.startswith(("built", "failed"))) == [
+        ["built", "tell"],
+        ["failed", "broken"],
+        ["failed", "odd"],
+    ]
+    assert "did you mean requirements?" in done.stdout
+    assert told(tell) == "1.0"
+
+
+def test_an_unknown_name_is_a_failure(tell: Site) -> None:
+    done = install(tell, "tall")
+    assert (done.returncode, done.stdout.split(maxsplit=2)[:2]) == (1, ["failed", "tall"])
+    assert "there is no such connector" in done.stdout
+
+
+def test_offline_fails_clearly_until_everything_is_in_the_cache(site: Site) -> None:
+    (site.folder / "tell.py").write_text("def Tell() -> str:\n    import six\n    return six.__version__\n")
+    site.configure('tell: {runtime: python, module: ./tell.py, requirements: ["six==1.16.0"]}')
+    cache = {"UV_CACHE_DIR": str(site.folder / "cache")}
+    done = install(site, "--offline", env=cache)
+    assert done.returncode == 1
+    assert "six" in done.stdout
+    assert "network was disabled" in done.stdout
+    installed(site, env=cache)
+    shutil.rmtree(site.state)
+    installed(site, "--offline", env=cache)
+    assert '"1.16.0"' in cli(site, "call", "--quiet", "tell/Tell").stdout
+
+
+def test_a_changed_file_of_a_local_package_is_built_again(site: Site) -> None:
+    package = local_package(site, "setuptools", 'requires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"')
+    installed(site)
+    assert install(site).stdout.split() == ["unchanged", "local"], "what a build leaves in the package is no change"
+    assert problem(site, "local") is None
+    (package / "connector_local.py").write_text("def Tell() -> int:\n    return 2\n")
+    assert install(site, "--offline").stdout.split() == ["built", "local"]
+    assert '"body":2' in cli(site, "call", "--quiet", "local/Tell").stdout
+
+
+def local_package(site: Site, name: str, build_system: str) -> Path:
+    package = site.folder / name
+    package.mkdir()
+    (package / "connector_local.py").write_text("def Tell() -> int:\n    return 1\n")
+    (package / "pyproject.toml").write_text(
+        f'[project]\nname = "connector-local"\nversion = "1"\n[build-system]\n{build_system}\n'
+        '[tool.setuptools]\npy-modules = ["connector_local"]\n'
+    )
+    site.configure(f"local: {{runtime: python, requirements: [./{name}]}}")
+    return package
+
+
+def test_a_requirements_file_can_name_local_packages(tell: Site) -> None:
+    (tell.folder / "requirements.txt").write_text("# what it needs\n\n./wheels/tool-1.0-py3-none-any.whl\n")
+    tell.configure("tell: {runtime: python, module: ./tell.py, requirements: requirements.txt}")
+    installed(tell, "--offline")
+    assert told(tell) == "1.0"
+
+
+async def test_of_two_installs_at_the_same_time_one_builds(site: Site) -> None:
+    gated = gated_tool(site)
+    first = Installing(site)
+    await eventually(gated.begun.exists)
+    second = install(site)
+    gated.go_on()
+    assert second.returncode == 1
+    assert "another gateway install is building it" in second.stdout
+    assert first.ended()[0] == 0
+    assert told(site) == "1.0"
+    assert len(builds(site)) == 1
+
+
+def gated_tool(site: Site, version: str = "1.0") -> Gated:
+    """Have the connector `tell` require a package whose build waits."""
+    gated = Gated(site.folder / "gated", "tool")
+    gated.version(version, {"tool.py": f"VERSION = {version!r}\n"})
+    (site.folder / "tell.py").write_text(TELL)
+    site.configure("tell: {runtime: python, module: ./tell.py, requirements: [./gated]}")
+    return gated
+
+
+async def test_a_running_gateway_serves_the_old_build_until_the_new_one_is_there(site: Site) -> None:
+    gated = gated_tool(site)
+    async with served(site) as gateway:
+        assert (await gateway.do("tell/Tell")).code == "connector_unavailable"
+        first = Installing(site)
+        await eventually(gated.begun.exists)
+        gated.go_on()
+        assert first.ended()[0] == 0
+        await eventually(lambda: has_version(gateway, "1.0"))
+
+        gated.version("2.0", {"tool.py": "VERSION = '2.0'\n"})
+        second = Installing(site)
+        await eventually(gated.begun.exists)
+        await eventually(lambda: has_notices(gateway, "its entry has changed: run gateway install tell"))
+        assert await has_version(gateway, "1.0")
+        gated.go_on()
+        assert second.ended()[0] == 0
+        await eventually(lambda: has_version(gateway, "2.0"))
+        await eventually(lambda: has_notices(gateway))
+
+
+async def has_version(gateway: Server, version: str) -> bool:
+    answer = await gateway.do("tell/Tell")
+    return answer.code is None and answer.body["tool"] == version
+
+
+async def has_notices(gateway: Server, *notices: str) -> bool:
+    return (await gateway.status("tell"))["notices"] == list(notices)
+
+
+async def test_an_install_that_is_stopped_leaves_nothing(site: Site) -> None:
+    gated = gated_tool(site)
+    first = Installing(site)
+    await eventually(gated.begun.exists)
+    first.stop()
+    assert first.ended()[0] == 130
+    assert problem(site) == "not installed: run gateway install tell"
+    assert builds(site) == []
+
+
+# --- interpreters
+
+
+def interpreters() -> list[tuple[tuple[int, int], Path]]:
+    """Return (version, path) of every CPython from 3.8 on, the oldest first."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    places = [
+        *root.glob("versions/3.*/bin/python3.*"),
+        *Path("/usr/bin").glob("python3.*"),
+        *Path("/usr/local/bin").glob("python3.*"),
+    ]
+    found: dict[tuple[int, int], Path] = {}
+    for place in places:
+        _, _, minor = place.name.partition("3.")
+        if minor.isdecimal() and int(minor) >= 8:
+            found.setdefault((3, int(minor)), place)
+    return sorted(found.items())
+
+
+VERSION = """
+from __future__ import annotations
+
+import sys
+
+def Tell(text: str, more: list[str] | None = None) -> dict:
+    import tool
+    return {"python": list(sys.version_info[:2]), "tool": tool.VERSION, "text": text}
+"""
+
+
+@pytest.mark.skipif(len(interpreters()) < 2, reason="one CPython here, two are needed")
+def test_the_oldest_and_the_newest_interpreter_serve_side_by_side(site: Site) -> None:
+    (old, old_path), (new, new_path) = interpreters()[0], interpreters()[-1]
+    (site.folder / "tell.py").write_text(VERSION)
+    tool(site.folder / "wheels", "1.0")
+    entry = "runtime: python, module: ./tell.py, requirements: [tool]"
+    site.configure(f"old: {{{entry}, python: {old_path}}}\nnew: {{{entry}, python: {new_path}}}")
+    installed(site, *OFFLINE)
+    for connector, version in (("old", old), ("new", new)):
+        answer = json.loads(cli(site, "call", "--quiet", f"{connector}/Tell", "text=☃").stdout)["command_response"][
+            "body"
+        ]
+        assert answer == {"python": list(version), "tool": "1.0", "text": "☃"}
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.12"])
+def test_an_interpreter_is_found_by_its_version(site: Site, version: str) -> None:
+    if tuple(map(int, version.split("."))) not in dict(interpreters()):
+        pytest.skip(f"no CPython {version} here")
+    (site.folder / "tell.py").write_text("import sys\ndef Tell() -> str:\n    return '%d.%d' % sys.version_info[:2]\n")
+    site.configure(f'tell: {{runtime: python, module: ./tell.py, python: "{version}"}}')
+    installed(site, "--offline")
+    assert f'"body":"{version}"' in cli(site, "call", "--quiet", "tell/Tell").stdout
+
+
+@pytest.mark.parametrize(
+    ("python", "words"), [("3.99", "No interpreter found for Python 3.99"), ("./bin/python", "python: {folder}/bin/python does not exist")]
+)  # fmt: skip
+def test_an_interpreter_that_is_not_there_is_a_clear_failure(tell: Site, python: str, words: str) -> None:
+    tell.configure(f'tell: {{runtime: python, module: ./tell.py, requirements: [tool], python: "{python}"}}')
+    done = install(tell, *OFFLINE)
+    assert done.returncode == 1
+    assert words.format(folder=tell.folder) in done.stdout
+
+
+# --- other runtimes
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="no npm here")
+def test_node_packages_are_installed_beside_links_to_the_module(site: Site) -> None:
+    folder = site.folder / "node"
+    (folder / "answer").mkdir(parents=True)
+    (folder / "answer" / "package.json").write_text('{"name": "answer", "version": "4.2.0", "main": "index.js"}')
+    (folder / "answer" / "index.js").write_text("module.exports = 42;\n")
+    (folder / "package.json").write_text(
+        '{"name": "x", "version": "1.0.0", "dependencies": {"answer": "file:./answer"}}'
+    )
+    (folder / "tell.mjs").write_text("import answer from 'answer';\nexport function Tell() { return { answer }; }\n")
+    site.configure("tell: {runtime: node, module: ./node/tell.mjs}")
+    assert problem(site) == "not installed: run gateway install tell"
+    installed(site, "--offline")
+    assert '"body":{"answer":42}' in cli(site, "call", "--quiet", "tell/Tell").stdout
+    assert not (folder / "node_modules").exists()
+    assert install(site, "--offline").stdout.split() == ["unchanged", "tell"]
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no javac here")
+def test_a_source_that_does_not_compile_names_file_and_line(site: Site) -> None:
+    (site.folder / "src").mkdir()
+    (site.folder / "src" / "Broken.java").write_text("public class Broken {\n  int x = ;\n}\n")
+    site.configure("broken: {runtime: java, class: Broken, sources: [src]}")
+    done: subprocess.CompletedProcess[str] = install(site)
+    assert done.returncode == 1
+    assert "Broken.java:2: error: illegal start of expression" in done.stdout

@@ -1,0 +1,319 @@
+"""What a connector's output means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.errors import ConnectorInvalidOutput
+from gateway.protocol import (
+    LOG_CHARACTERS,
+    LOG_LINES,
+    Context,
+    Request,
+    Result,
+    error_envelope,
+    interpret,
+    read_description,
+    read_object,
+    told_error,
+)
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+ENVELOPE = {"command_response": {"body": {"a": 1}, "mimetype": "application/json"}, "command_response_version": 2}
+
+
+def read(output: bytes | str | dict[str, Any], *, secret: str = "\0") -> Result:
+    data = output if isinstance(output, bytes) else (output if isinstance(output, str) else json.dumps(output)).encode()
+    return interpret(bytearray(data), lambda text: text.replace(secret, "***"))
+
+
+def sent(result: Result) -> Any:
+    return json.loads(bytes(result.body))
+
+
+# --- any value
+
+
+@pytest.mark.parametrize(
+    "value", [{"a": 1}, {}, [], [1, "☃"], "text", 7, -0.5, True, None, {"error": None}, {"response": 1}]
+)
+def test_any_value_becomes_the_body_of_an_envelope(value: Any) -> None:
+    result = read(json.dumps(value))
+    assert sent(result) == {
+        "command_response": {"body": value, "mimetype": "application/json"},
+        "command_response_version": 2,
+        "error": None,
+        "spiff__logs": [],
+    }
+    assert (result.status, result.error, result.warnings) == (None, None, ())
+
+
+def test_numbers_and_keys_pass_through_as_they_were_written() -> None:
+    document = b'{"big": 12345678901234567890123, "small": 1.10, "far": 1e999, "twice": 1, "twice": 2}'
+    assert document in bytes(read(document).body)
+
+
+@pytest.mark.parametrize("around", ["%s", "\n\t %s\r\n \n", "\ufeff%s", "\ufeff\n%s\n"])
+def test_space_and_a_byte_order_mark_around_the_result_are_no_noise(around: str) -> None:
+    result = read(around % '{"a": 1}')
+    assert sent(result)["command_response"]["body"] == {"a": 1}
+    assert result.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        'starting\n{"a": 1}',
+        'starting\n{"a": 1}\n\n \n',
+        'starting\r\n{"a": 1}\r\n',
+        '{not json}\n\n42\n{"a": 1}\n',
+        '\ufeffstarting\n{"a": 1}\n',
+        'two {"b": 2}\n{"b": 2}\n{"a": 1}\n',
+    ],
+)
+def test_noise_before_a_result_on_the_last_line_is_a_warning(output: str) -> None:
+    result = read(output)
+    assert sent(result)["command_response"]["body"] == {"a": 1}
+    assert len(result.warnings) == 1
+    assert "noise" in result.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        (b"", "empty"),
+        (b" \n\n", "empty"),
+        (b"\xef\xbb\xbf", "empty"),
+        (b"hello", "not one JSON document"),
+        (b'{"a": 1}\nbye\n', "not one JSON document"),
+        (b'{"a": 1}bye', "not one JSON document"),
+        (b'{"a": 1}\n{"b": 2}\n', "more than one JSON document"),
+        (b'\xef\xbb\xbf1\n{"b": 2}\n', "more than one JSON document"),
+        (b'{\n  "a": 1\n}\n{"b": 2}\n', "more than one JSON document"),
+        (b"{}{}", "not one JSON document"),
+        (b"[1] [2]", "not one JSON document"),
+        (b"NaN", "not one JSON document"),
+        (b'{"a": NaN}', "not one JSON document"),
+        (b"[Infinity, -Infinity]", "not one JSON document"),
+        (b'{"a": 1', "not one JSON document"),
+        (b"{'a': 1}", "not one JSON document"),
+        (b'{"a": 1,}', "not one JSON document"),
+        (b"\0{}", "not one JSON document"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b'noise \xc3\n{"a": 1}', "not UTF-8"),
+        (b'{"a": "\\ud800"}', "not one JSON document"),
+        ('{"a": "☃"}'.encode("utf-16"), "not UTF-8"),
+        (DEEP, "nested too deeply"),
+    ],
+)
+def test_what_is_not_one_document_is_invalid(output: bytes, why: str) -> None:
+    with pytest.raises(ConnectorInvalidOutput, match=why):
+        read(output)
+
+
+# --- the envelope
+
+
+def test_a_whole_envelope_passes_through_as_the_bytes_it_was() -> None:
+    document = json.dumps({**ENVELOPE, "error": None, "spiff__logs": ["one"], "api_response": {"kept": 1}}, indent=1)
+    assert bytes(read(document).body) == document.encode()
+
+
+def test_an_envelope_gets_what_it_lacks() -> None:
+    result = read({"command_response": {"body": 7, "http_status": 202}, "command_response_version": 2, "extra": [1]})
+    assert sent(result) == {
+        "command_response": {"body": 7, "http_status": 202, "mimetype": "application/json"},
+        "command_response_version": 2,
+        "error": None,
+        "spiff__logs": [],
+        "extra": [1],
+    }
+
+
+def test_logs_in_an_envelope_are_bounded_and_redacted() -> None:
+    lines = [f"{number} s3cret" for number in range(LOG_LINES + 5)] + ["x" * (LOG_CHARACTERS + 1)]
+    shown = sent(read({**ENVELOPE, "spiff__logs": lines}, secret="s3cret"))["spiff__logs"]
+    assert len(shown) == LOG_LINES
+    assert shown[0] == "6 ***"
+    assert len(shown[-1]) == LOG_CHARACTERS
+    assert shown[-1].endswith("...")
+
+
+def test_an_error_in_an_envelope_is_the_connectors_own() -> None:
+    result = read(
+        {**ENVELOPE, "error": {"error_code": "NoPaper", "message": "tray s3cret", "hint": 1}}, secret="s3cret"
+    )
+    assert result.error is not None
+    assert (result.error.error_code, result.error.message) == ("NoPaper", "tray ***")
+    assert sent(result)["error"] == {"error_code": "NoPaper", "message": "tray ***", "hint": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"command_response_version": 1}, "command_response_version"),
+        ({"command_response_version": "2"}, "command_response_version"),
+        ({"command_response": None}, "command_response"),
+        ({"command_response": [1]}, "command_response"),
+        ({"command_response": {}}, "no body"),
+        ({"command_response": {"body": {}, "http_status": 99}}, "HTTP status"),
+        ({"command_response": {"body": {}, "http_status": 10**4000}}, "HTTP status"),
+        ({"command_response": {"body": {}, "http_status": "ok"}}, "HTTP status"),
+        ({"spiff__logs": "text"}, "spiff__logs"),
+        ({"spiff__logs": [1]}, "spiff__logs"),
+        ({"error": "text"}, "error"),
+        ({"error": {"message": "no code"}}, "error"),
+    ],
+)
+def test_an_envelope_that_is_none_is_invalid(changes: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConnectorInvalidOutput, match=why):
+        read({**ENVELOPE, **changes})
+
+
+# --- the legacy result
+
+
+@pytest.mark.parametrize(
+    ("response", "body"),
+    [("text ☃", "text ☃".encode()), ({"a": 1}, b'{"a": 1}'), ([1], b"[1]"), (None, b"null"), ("", b"")],
+)
+def test_a_legacy_result_is_sent_as_it_is(response: Any, body: bytes) -> None:
+    result = read({"response": response, "mimetype": "text/html; charset=utf-8", "status": 201})
+    assert (bytes(result.body), result.mimetype, result.status) == (body, "text/html; charset=utf-8", 201)
+
+
+@pytest.mark.parametrize(("given", "status"), [(404, 404), ("503", 503), (None, 200)])
+def test_a_legacy_status_may_be_a_number_as_text(given: Any, status: int) -> None:
+    assert read({"response": "x", "mimetype": "text/plain", "status": given}).status == status
+    assert read({"response": "x", "mimetype": "text/plain"}).status == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"status": 99}, {"status": 600}, {"status": "ok"}, {"status": True}, {"status": 200.5}, {"status": "²⁰⁰"},
+     {"mimetype": 1}, {"mimetype": ""}, {"mimetype": "text"}, {"mimetype": "text/plain\r\nX-Evil: 1"}],
+)  # fmt: skip
+def test_a_legacy_result_that_cannot_be_sent_is_invalid(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConnectorInvalidOutput):
+        read({"response": "x", "mimetype": "text/plain", **changes})
+
+
+# --- told errors
+
+
+def test_a_told_error_becomes_an_envelope() -> None:
+    result = read({"error": {"error_code": "NoPaper", "message": "s3cret tray"}, "http_status": 503}, secret="s3cret")
+    assert sent(result) == {
+        "command_response": {"body": {}, "mimetype": "application/json", "http_status": 503},
+        "command_response_version": 2,
+        "error": {"error_code": "NoPaper", "message": "*** tray"},
+        "spiff__logs": [],
+    }
+    assert result.error is not None
+    assert result.error.raised is False
+
+
+def test_an_error_tells_that_it_was_raised() -> None:
+    result = read({"error": {"error_code": "KeyError", "message": "'x'", "raised": True}})
+    assert result.error is not None
+    assert result.error.raised is True
+
+
+@pytest.mark.parametrize("status", ['"503"', "503"])
+def test_the_status_beside_an_error_may_be_text(status: str) -> None:
+    assert (
+        sent(read(f'{{"error": {{"error_code": "a"}}, "http_status": {status}}}'))["command_response"]["http_status"]
+        == 503
+    )
+
+
+@pytest.mark.parametrize("status", ["1" * 5000, "0", "-200", "null", "[]", '"later"'])
+def test_a_status_beside_an_error_that_is_none_is_invalid(status: str) -> None:
+    with pytest.raises(ConnectorInvalidOutput, match="HTTP status"):
+        read(f'{{"error": {{"error_code": "a"}}, "http_status": {status}}}')
+
+
+@pytest.mark.parametrize("error", ["text", {}, {"error_code": ""}, {"error_code": 7}, [], None])
+def test_an_error_without_a_code_is_an_ordinary_value(error: Any) -> None:
+    assert sent(read({"error": error}))["command_response"]["body"] == {"error": error}
+
+
+def test_a_long_error_message_is_cut() -> None:
+    result = read({"error": {"error_code": "a", "message": "x" * 10_000}})
+    assert len(sent(result)["error"]["message"]) == LOG_CHARACTERS
+
+
+@pytest.mark.parametrize("output", [b"", b"oops", b'{"a": 1}', b'{"response": 1, "mimetype": "a/b"}', DEEP, b"\xff"])
+def test_an_output_that_tells_no_error_tells_none(output: bytes) -> None:
+    assert told_error(bytearray(output), str) is None
+
+
+def test_an_error_told_after_noise_counts() -> None:
+    result = told_error(bytearray(b'Traceback ...\n{"error": {"error_code": "a"}}\n'), str)
+    assert result is not None
+    assert result.error is not None
+    assert result.error.error_code == "a"
+
+
+def test_the_gateways_own_errors_have_the_same_envelope() -> None:
+    assert json.loads(error_envelope("connector_busy", "all slots are taken", ("line",))) == {
+        "command_response": {"body": {}, "mimetype": "application/json"},
+        "command_response_version": 2,
+        "error": {"error_code": "connector_busy", "message": "all slots are taken"},
+        "spiff__logs": ["line"],
+    }
+
+
+# --- requests and descriptions
+
+
+def test_a_request_holds_the_callers_values_as_they_were_written() -> None:
+    params = read_object(b'{"big": 12345678901234567890123, "text": "\\u2603"}')
+    request = Request(command="Go", params=params, context=Context(request_id="r", deadline_ms=5))
+    written = msgspec.json.encode(request)
+    assert b'"big":12345678901234567890123,"text":"\\u2603"' in written
+    assert json.loads(written) == {
+        "protocol": 1,
+        "op": "execute",
+        "command": "Go",
+        "params": {"big": 12345678901234567890123, "text": "☃"},
+        "task_data": {},
+        "config": {},
+        "context": {"request_id": "r", "deadline_ms": 5},
+    }
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"1", b"null", b"{", b'{"a": NaN}', b'"\xff"', b'{"a":' + DEEP + b"}"])
+def test_a_request_that_is_no_object_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - msgspec's errors are ValueErrors too
+        read_object(data)
+
+
+def test_a_description_may_have_more_than_is_known() -> None:
+    description = read_description(
+        bytearray(b"""warming up
+        {"commands": [{"name": "Send", "parameters": [{"id": "to", "type": "str", "required": true, "label": "To"}], "async": true}], "auths": [], "vendor": 1}""")
+    )
+    (command,) = description.commands
+    assert (command.name, command.is_async, command.parameters[0].id) == ("Send", True, "to")
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        (b"", "empty"),
+        (b"usage: fax [-h]", "not one JSON document"),
+        (b"[]", "Expected `object`"),
+        (b"{}", 'no "commands"'),
+        (b'{"commands": [{"parameters": []}]}', "name"),
+        (b'{"commands": [{"name": "a", "parameters": [{"id": "b", "type": "date"}]}]}', "type"),
+        (b'{"error": {"error_code": "no_line", "message": "no dial tone"}}', "no_line: no dial tone"),
+    ],
+)
+def test_a_description_that_is_none_says_why(output: bytes, why: str) -> None:
+    with pytest.raises(ConnectorInvalidOutput, match=why):
+        read_description(bytearray(output))

@@ -1,0 +1,166 @@
+"""Several gateway processes on one port."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.warden import procfs
+from tests.support import Server, Site, cli, eventually, gone, served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GO = "commands: {Go: {additional_parameters: true}}"
+WORKERS = 3
+
+# Notes how many of it are alive at once, itself included, for as long as the gate file is absent.
+COUNTING = """
+mkdir -p $DIR/alive; touch $DIR/alive/$$
+while [ ! -e $DIR/gate ]; do sleep 0.02; done
+ls $DIR/alive | wc -l
+rm $DIR/alive/$$
+"""
+
+
+@pytest.fixture
+async def team(site: Site) -> AsyncIterator[Server]:
+    """A gateway with three workers; `echo` answers, `slow` waits for the file `gate` and has two slots."""
+    site.script("echo.sh", "cat")
+    site.script("slow.sh", COUNTING)
+    site.script("hang.sh", "sleep 1000")
+    site.configure(
+        f"""
+        echo: {{run: [./echo.sh], {GO}}}
+        slow: {{run: [./slow.sh], env: {{DIR: {site.folder}}}, concurrency: 2, queue: 50, {GO}}}
+        hang: {{run: [./hang.sh], {GO}}}
+        """,
+        gateway=f"workers: {WORKERS}",
+    )
+    async with served(site) as server:
+        await eventually(lambda: len(server.events("listening")) == WORKERS)
+        yield server
+
+
+async def pids(team: Server) -> list[int]:
+    return [one["pid"] for one in (await team.status())["workers"]]
+
+
+async def fresh(team: Server, target: str, params: Any = None) -> Any:
+    """Call over a connection of its own, so that the kernel chooses a worker anew."""
+    return await team.do(target, params, headers={"Connection": "close"})
+
+
+async def test_all_workers_serve_the_port(team: Server) -> None:
+    assert len(set(await pids(team))) == WORKERS
+    await asyncio.gather(*(fresh(team, "echo/Go") for _ in range(30)))
+    assert len({event["pid"] for event in team.events("run")}) == 30
+    served_by = {wardens_parent(pid) for pid in await pids(team)}
+    assert len(served_by) == WORKERS
+
+
+def wardens_parent(pid: int) -> int:
+    facts = procfs.stat(pid)
+    assert facts is not None
+    return facts.pid
+
+
+async def test_concurrency_is_exact_over_all_workers(team: Server, site: Site) -> None:
+    calls = [asyncio.create_task(fresh(team, "slow/Go")) for _ in range(12)]
+
+    async def queued() -> bool:
+        return bool((await team.status("slow"))["queued"] == 10)
+
+    await eventually(queued)
+    assert (await team.status("slow"))["in_flight"] == 2
+    assert len(os.listdir(site.folder / "alive")) == 2
+    (site.folder / "gate").touch()
+    answers = await asyncio.gather(*calls)
+    assert {answer.status for answer in answers} == {200}
+    assert {answer.body for answer in answers} <= {1, 2}
+
+
+async def test_metrics_are_summed_over_workers(team: Server) -> None:
+    await asyncio.gather(*(fresh(team, "echo/Go") for _ in range(20)))
+    line = 'gateway_runs_total{command="Go",connector="echo",outcome="ok"} 20.0'
+    for _ in range(4):
+        answer = await team.get("/metrics", headers={"Connection": "close"})
+        assert line in answer.raw.decode().splitlines()
+
+
+async def test_status_shows_outcomes_of_every_worker(team: Server) -> None:
+    await asyncio.gather(*(fresh(team, "echo/Go") for _ in range(9)))
+    assert len((await team.status("echo"))["last_outcomes"]) == 9
+
+
+async def test_a_crashed_worker_is_replaced_and_its_slots_are_free_again(team: Server, site: Site) -> None:
+    before = await pids(team)
+    calls = [asyncio.create_task(fresh(team, "slow/Go")) for _ in range(2)]
+    await eventually(lambda: len(os.listdir(site.folder / "alive")) == 2 if (site.folder / "alive").exists() else False)
+    connectors = team.connectors()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await gone(connectors)
+    assert all(isinstance(one, Exception) for one in await asyncio.gather(*calls, return_exceptions=True))
+
+    async def replaced() -> bool:
+        try:
+            now = await pids(team)
+        except OSError:  # nobody listens for a moment
+            return False
+        return len(now) == WORKERS and None not in now and not set(now) & set(before)
+
+    await eventually(replaced)
+    (site.folder / "gate").touch()
+    answers = await asyncio.gather(*(fresh(team, "slow/Go") for _ in range(4)))
+    assert {answer.status for answer in answers} == {200}
+    assert team.events("worker_died")
+
+
+async def test_sigterm_drains_all_workers(team: Server, site: Site) -> None:
+    calls = [asyncio.create_task(fresh(team, "slow/Go")) for _ in range(6)]
+
+    async def busy() -> bool:
+        return bool((await team.status("slow"))["queued"] == 4)
+
+    await eventually(busy)
+    team.signal(signal.SIGTERM)
+    await eventually(lambda: len(team.events("drain_started")) == WORKERS)
+    (site.folder / "gate").touch()
+    assert {answer.status for answer in await asyncio.gather(*calls)} == {200}
+    assert await team.ended() == 0
+
+
+async def test_sighup_reloads_all_workers(team: Server, site: Site) -> None:
+    site.configure(f"other: {{run: [./echo.sh], {GO}}}", gateway=f"workers: {WORKERS}")
+    team.signal(signal.SIGHUP)
+    await eventually(lambda: len(team.events("registry_loaded", removed=["echo", "hang", "slow"])) == WORKERS)
+    for _ in range(6):
+        answer = await team.get("/v1/commands", headers={"Connection": "close"})
+        assert [one["id"] for one in answer.json] == ["other/Go"]
+
+
+async def test_killing_the_master_stops_the_workers_and_their_connectors(team: Server) -> None:
+    call = asyncio.create_task(fresh(team, "hang/Go"))
+    await eventually(team.connectors)
+    everything = team.processes() | team.connectors()
+    team.signal(signal.SIGKILL)
+    await gone(everything)
+    await asyncio.gather(call, return_exceptions=True)
+
+
+def test_a_wrong_number_of_workers_refuses_to_start(site: Site) -> None:
+    site.configure()
+    done = cli(site, "serve", "--workers", "many")
+    assert done.returncode == 2
+    assert "--workers" in done.stderr
+
+
+def test_a_configuration_that_cannot_be_used_ends_the_master_too(site: Site) -> None:
+    site.file.write_text("connectors: [")
+    done = cli(site, "serve", "--workers", "2", "--listen", "127.0.0.1:0")
+    assert done.returncode == 2
