@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import enum
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
@@ -180,7 +179,7 @@ class Child:
 
     @classmethod
     def start(cls, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None]) -> Child:
-        """Make the folder and the pipes, and have the process started.
+        """Make the pipes, and have the process started; `folder` is fresh, and the child's to drop.
 
         Raises:
             StartFailed: no descriptors, no disk, or arguments too large. (What exec itself refuses comes from `run`.)
@@ -200,19 +199,18 @@ class Child:
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[list[int]]:
-        """Make the folder and the pipes; give the child's ends of these, which are closed afterwards.
+        """Make the pipes; give the child's ends of these, which are closed afterwards.
 
         Raises:
             StartFailed: an OSError happened here or in the block.
         """
         theirs: list[int] = []
         try:
-            os.mkdir(self.folder, 0o700)
             self._make_pipes(theirs)
             yield theirs
         except OSError as problem:
             self._close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._warden.folders.drop(self.folder)
             raise StartFailed(str(problem)) from problem
         finally:
             for fd in theirs:
@@ -234,7 +232,7 @@ class Child:
         if not self._gone.done():
             self._gone.cancel()
         self._close()
-        await _remove(self.folder)
+        self._warden.folders.drop(self.folder)
 
     def attribute(self, on_line: Callable[[str, str], None]) -> None:
         """Send the log to somebody else from now on: a process that was started ahead has found its request."""
@@ -376,7 +374,7 @@ class Child:
         # Every writer is dead, so what is in the pipes is all there will be.
         self._finish_reading()
         self._close()
-        await _remove(self.folder)
+        self._warden.folders.drop(self.folder)
         await self._clean_up()
 
     async def _kill_at_eof(self) -> None:
@@ -409,8 +407,8 @@ class Child:
             return
         argv = tuple(self._name if word == RUN_NAME else word for word in launch.cleanup)
         cleanup = msgspec.structs.replace(launch, argv=argv, cleanup=())
-        with contextlib.suppress(StartFailed):
-            child = Child.start(self._warden, cleanup, f"{self.folder}-cleanup", self._on_line)
+        with contextlib.suppress(StartFailed, OSError):
+            child = Child.start(self._warden, cleanup, self._warden.folders.take(), self._on_line)
             await asyncio.shield(child.run(b"", deadline=self._loop.time() + CLEANUP))
 
     def _completed(self) -> Completed:
@@ -457,24 +455,3 @@ async def uncancelled(future: asyncio.Future[Gone]) -> None:
     while not future.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([future])
-
-
-async def _remove(folder: str) -> None:
-    try:
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return
-    except OSError:
-        await asyncio.shield(asyncio.to_thread(_remove_tree, folder))
-
-
-def _remove_tree(folder: str) -> None:
-    # What is closed to its owner is opened first; a link's target is nothing of ours.
-    with contextlib.suppress(OSError):
-        os.chmod(folder, 0o700)
-    for base, names, _ in os.walk(folder):
-        for path in (os.path.join(base, name) for name in names):
-            if not os.path.islink(path):
-                with contextlib.suppress(OSError):
-                    os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -68,6 +68,10 @@ async def kit_on(
 ) -> tuple[int, Found]:
     """Run the kit on a connector; return how many checks failed, and the findings that are not ok by check and command."""
     put(site, code, examples, entry)
+    return await kit(site, command)
+
+
+async def kit(site: Site, command: str | None = None) -> tuple[int, Found]:
     async with opened(site.file, registry=False) as gateway:
         found = [msgspec.to_builtins(one) async for one in findings(gateway, "it", command)]
     bad = {(one["check"], one["command"]): one for one in found if one["outcome"] != "ok"}
@@ -150,6 +154,14 @@ async def test_what_works_but_should_be_mended_is_a_warning(site: Site, name: st
     (finding,) = [one for one in found.values() if one["check"] == check]
     assert message in finding["message"]
     assert finding["fix"]
+
+
+@pytest.mark.parametrize("mode", ["spawn", "standby", "fork"])
+async def test_what_is_left_behind_is_found_in_every_mode(site: Site, mode: str) -> None:
+    put(site, "import subprocess\ndef Go():\n    subprocess.Popen(['sleep', '1000'])\n")
+    (site.drop_ins / "it/connector.yaml").write_text(f"{{runtime: python, module: ./it.py, mode: {mode}}}")
+    failed, found = await kit(site)
+    assert (failed, found["processes", None]["outcome"]) == (0, "warning")
 
 
 async def test_a_connector_that_waits_on_an_ended_stdin_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import socket
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
+from gateway.cli.main import main
 from tests.support import Site, cli
 
 RUNTIMES = ["exec", "java", "node", "python", "shell"]
@@ -30,6 +32,12 @@ def skip_without(runtime: str) -> None:
     cached = Path("~/.m2/repository/org/json/json/20260814").expanduser().exists()
     if runtime == "java" and not cached and not reachable("repo.maven.apache.org"):
         pytest.skip("its library is not in Maven's cache, and there is no way to Maven Central")
+
+
+def new(site: Site, monkeypatch: pytest.MonkeyPatch, name: str, runtime: str, *arguments: str) -> Result:
+    """Run the verb in this process."""
+    monkeypatch.chdir(site.folder)
+    return CliRunner().invoke(main, ["new", name, "--runtime", runtime, *arguments])
 
 
 @pytest.fixture
@@ -58,9 +66,9 @@ def test_a_new_connector_keeps_the_contract_and_answers(configured: Site, runtim
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_every_place_in_a_template_is_filled_in(site: Site, runtime: str) -> None:
-    made = cli(site, "new", "9-lives.v2", "--runtime", runtime, "--dir", "here")
-    assert made.returncode == 0, made.stderr
+def test_every_place_in_a_template_is_filled_in(site: Site, monkeypatch: pytest.MonkeyPatch, runtime: str) -> None:
+    made = new(site, monkeypatch, "9-lives.v2", runtime, "--dir", "here")
+    assert made.exit_code == 0, made.output
     files = [path for path in (site.folder / "here/9-lives.v2").rglob("*") if path.is_file()]
     assert {"connector.yaml", "tests.yaml"} < {path.name for path in files}
     for path in files:
@@ -68,46 +76,48 @@ def test_every_place_in_a_template_is_filled_in(site: Site, runtime: str) -> Non
         assert path.name in {"connector.yaml", "tests.yaml", "X9LivesV2Connector.java"} or "9-lives.v2" in path.name
 
 
-def test_nothing_is_overwritten(configured: Site) -> None:
-    assert cli(configured, "new", "greet", "--runtime", "shell").returncode == 0
+def test_nothing_is_overwritten(configured: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert new(configured, monkeypatch, "greet", "shell").exit_code == 0
     file = configured.drop_ins / "greet/greet.sh"
     file.write_text("mine")
-    again = cli(configured, "new", "greet", "--runtime", "shell")
-    assert (again.returncode, file.read_text()) == (2, "mine")
+    again = new(configured, monkeypatch, "greet", "shell")
+    assert (again.exit_code, file.read_text()) == (2, "mine")
     assert "nothing is overwritten" in again.stderr
     assert [path.name for path in configured.drop_ins.iterdir()] == ["greet"]
 
 
-def test_a_drop_in_file_of_the_same_name_is_a_clash(configured: Site) -> None:
+def test_a_drop_in_file_of_the_same_name_is_a_clash(configured: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     configured.script("connectors.d/greet.sh", "echo '{}'")
-    refused = cli(configured, "new", "greet", "--runtime", "shell")
-    assert refused.returncode == 2
+    refused = new(configured, monkeypatch, "greet", "shell")
+    assert refused.exit_code == 2
     assert "greet.sh exists" in refused.stderr
 
 
 @pytest.mark.parametrize("name", ["a/b", ".hidden", "sp ace", ".."])
-def test_a_name_that_no_connector_can_have_is_refused(configured: Site, name: str) -> None:
-    refused = cli(configured, "new", name, "--runtime", "shell")
-    assert refused.returncode == 2
+def test_a_name_that_no_connector_can_have_is_refused(
+    configured: Site, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    refused = new(configured, monkeypatch, name, "shell")
+    assert refused.exit_code == 2
     assert "a connector's name is made of" in refused.stderr
     assert not list(configured.drop_ins.iterdir())
 
 
-def test_without_a_connectors_dir_a_folder_has_to_be_named(site: Site) -> None:
+def test_without_a_connectors_dir_a_folder_has_to_be_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.configure(gateway="connectors_dir: null")
-    refused = cli(site, "new", "greet", "--runtime", "shell")
-    assert refused.returncode == 2
+    refused = new(site, monkeypatch, "greet", "shell")
+    assert refused.exit_code == 2
     assert "--dir" in refused.stderr
 
 
-def test_without_a_configuration_a_folder_has_to_be_named(site: Site) -> None:
-    refused = cli(site, "new", "greet", "--runtime", "shell")
-    assert refused.returncode == 2
+def test_without_a_configuration_a_folder_has_to_be_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = new(site, monkeypatch, "greet", "shell")
+    assert refused.exit_code == 2
     assert "connectors.yaml" in refused.stderr
 
 
-def test_a_folder_that_cannot_be_written_is_told(configured: Site) -> None:
+def test_a_folder_that_cannot_be_written_is_told(configured: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     (configured.folder / "file").write_text("")
-    refused = cli(configured, "new", "greet", "--runtime", "shell", "--dir", "file/below")
-    assert refused.returncode == 2
+    refused = new(configured, monkeypatch, "greet", "shell", "--dir", "file/below")
+    assert refused.exit_code == 2
     assert "Not a directory" in refused.stderr

@@ -73,7 +73,7 @@ def _write(template: Path, parent: Path, name: str) -> list[str]:
         draft.rename(parent / name)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return files
+    return sorted(files)
 
 
 def _filled(text: str, places: dict[str, str]) -> str:

@@ -252,7 +252,7 @@ class Engine:
             "sys_db_pool_size": 5,
             "max_executor_threads": 64,  # they sleep while the store is away
             "use_listen_notify": False,  # nothing waits for a message; pgbouncer works
-            "notification_listener_polling_interval_sec": 10.0,
+            "notification_listener_polling_interval_sec": 0.25,  # asks nobody; closing waits for it
             "scheduler_polling_interval_sec": 3600.0,
         }
         if self._store is not None:
@@ -565,10 +565,8 @@ class Engine:
         else:
             again = "" if job.idempotent else "; it is not declared idempotent and was not run again"
             times = "" if interrupted == 1 else f" {interrupted} times"
-            outcome = told(
-                INTERRUPTED, f"{job.title} was interrupted{times} by the end of its gateway in the middle of its run"
-                f"{again}", 502,
-            )  # fmt: skip
+            said_so = f"{job.title} was interrupted{times} by the end of its gateway in the middle of its run{again}"
+            outcome = told(INTERRUPTED, said_so, 502, **{INTERRUPTED: interrupted})
         self._tell(
             JobRan(
                 id=job.id, connector=job.connector, command=job.command, status=outcome.status, interrupted=interrupted
@@ -692,7 +690,8 @@ class Engine:
         else:
             state = _state_of(steps or [])
         if steps is not None:
-            interrupted = max(interrupted, sum(one is None for one in _outcomes(steps)))
+            recorded = [0 if one is None else one.run.get(INTERRUPTED, 0) for one in _outcomes(steps)]
+            interrupted = max([interrupted, sum(one is None for one in _outcomes(steps)), *recorded])
         return JobStatus(
             id=row.workflow_id, connector=summary.connector, command=summary.command, state=state,
             accepted=(row.created_at or 0) / 1000, finished=row.completed_at / 1000 if row.completed_at else None,

@@ -183,9 +183,9 @@ CANCELLED = "job_cancelled"
 FAILED = "job_failed"
 
 
-def told(code: str, message: str, status: int) -> Outcome:
+def told(code: str, message: str, status: int, **run: Any) -> Outcome:
     """Return the outcome that tells an error of the engine."""
-    return Outcome(status=status, body=error_envelope(code, message).decode())
+    return Outcome(status=status, body=error_envelope(code, message).decode(), run=run)
 
 
 class JobAccepted(Event, frozen=True, kw_only=True):

@@ -1,368 +1,286 @@
-"""A host a connector: it imports once, then forks for each request. A process per request stays.
-
-The host forks and reaps; the warden adopts what was forked, so deadline, tree kill, memory bound and sweep are the
-same as for a process that was spawned. Protocol of the host's socket (descriptor 3), one JSON object a message:
-
-    gateway -> host   {"id", "cwd", "env"} with the child's stdin, stdout and stderr attached
-    host -> gateway   {"ev": "ready"} or {"ev": "unfit", "reason"}, then for each request
-                      {"ev": "forked", "id", "pid"} or {"ev": "failed", "id", "message"}, and later
-                      {"ev": "exited", "id", "status", "utime", "stime", "maxrss"}   times in seconds, maxrss in bytes
-"""
+"""A host a connector: it imports once, then forks for each request. A process per request stays."""
 
 from __future__ import annotations
 
-import array
 import asyncio
-import os
-import socket
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+import contextlib
+import functools
+from typing import TYPE_CHECKING
 
 from gateway.events import Bus, ConnectorWarning
-from gateway.pool.resident import Resident
-from gateway.process import Child, Launch, StartFailed, Stop
-from gateway.warden.client import Gone
+from gateway.pool.host import BootFailed, Host, UnfitError
+from gateway.process import GRACE, Child, Completed, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.spawn import SpawnPool
     from gateway.pool.standby import Standby
-    from gateway.warden.client import Event
+    from gateway.warden.client import Gone
 
-BOOT = 60.0  # seconds that a host may take to import and warm up
-MESSAGE = 1 << 16  # bytes
-SIGKILLED = 9
-
-
-class _Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
-    pass
-
-
-class _Unfit(msgspec.Struct, frozen=True, tag_field="ev", tag="unfit"):
-    reason: str
-
-
-class _Forked(msgspec.Struct, frozen=True, tag_field="ev", tag="forked"):
-    id: int
-    pid: int
-
-
-class _NotForked(msgspec.Struct, frozen=True, tag_field="ev", tag="failed"):
-    id: int
-    message: str
-
-
-class _Exited(msgspec.Struct, frozen=True, tag_field="ev", tag="exited"):
-    id: int
-    status: int
-    utime: float
-    stime: float
-    maxrss: int
-
-
-_DECODER = msgspec.json.Decoder(_Ready | _Unfit | _Forked | _NotForked | _Exited)
+STRIKES = 2  # hosts in a row that did not get as far as forking
 
 
 class ForkHost:
     """One connector's host, the next one while it boots, and the old ones while they have children."""
 
     def __init__(self, launch: Launch, spawn: SpawnPool, standby: Standby, room: Room, bus: Bus) -> None:
-        """`standby` serves when the host turns out to be unfit for forking."""
+        """`standby` serves when the connector turns out to be unfit for forking."""
         self.launch = launch
         self._spawn = spawn
         self._standby = standby
         self._room = room
         self._bus = bus
         self._loop = asyncio.get_running_loop()
-        self._host: _Host | None = None
-        self._old: set[_Host] = set()
-        self._unfit: str | None = None
-        self._used = self._loop.time()
-        self._closed = False
+        self.used = self._loop.time()
+        self._host: Host | None = None
+        self._next: Host | None = None
+        self._old: set[Host] = set()
+        self._ending: dict[Host, asyncio.Task[None]] = {}
+        self._unfit = False
+        self._strikes = 0
+        self._held = True
+        """Nobody has asked for a host ahead yet, or the latest one did not get as far as forking."""
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
-        """Return a forked process."""
-        self._used = self._loop.time()
-        if self._unfit is None:
-            host = self._current()
-            try:
-                return await self._forked(host, launch, on_line)
-            except _UnfitError as problem:
-                self._give_up(host, str(problem))
-        return await self._standby.obtain(launch, on_line)
+        """Return what will be forked as soon as the host is ready."""
+        self.used = self._loop.time()
+        if self._unfit:
+            return await self._standby.obtain(launch, on_line)
+        return _Forking(self, launch, on_line)
 
     def idle(self) -> int:
         """Return how many processes are there besides those that have a request."""
-        hosts = len(self._old) + (self._host is not None and not self._host.resident.gone.done())
-        return hosts + self._standby.idle()
+        hosts = [host for host in (self._host, self._next) if host is not None and host.alive]
+        return len(hosts) + sum(host.busy > 0 for host in self._old) + self._standby.idle()
 
     def warm(self) -> None:
         """Start the host."""
-        if self._unfit is not None:
+        self._held = False
+        if self._unfit:
             self._standby.warm()
-        elif self.launch.keep.warm > 0 and self._room.free() > 0:
-            self._current()
+        elif self.launch.keep.warm > 0 and self._room.free() > 0 and (self._host is None or not self._host.alive):
+            with contextlib.suppress(StartFailed):  # the next request will tell
+                self._current()
 
     def tend(self, now: float) -> None:
-        """Replace a host that is worn; let one go that nobody has needed for long."""
-        self._standby.tend(now)
-        host = self._host
-        if host is None or not host.is_ready:
-            return
-        worn = host.resident.worn()
-        if worn is not None or host.resident.gone.done():
-            self._retire(host)
-            self.warm()
-        elif self.launch.keep.warm_min == 0 and now - self._used > self.launch.keep.warm_idle:
-            self._retire(host)
+        """Replace a host that is worn or dead; let one go that nobody has needed for long."""
+        idle = now - self.used > self.launch.keep.warm_idle
+        if self._unfit:
+            self._standby.tend(now)
+        elif idle and self.launch.keep.warm_min == 0:
+            self._retire(self._host, self._next)
+        elif self._host is None or not self._host.alive:
+            if not self._held:
+                self.warm()
+        elif self._host.is_ready and self._next is None and self._host.resident.worn():
+            self._renew(self._host)
 
     def evict(self) -> bool:
         """Give up the host when it has nothing to do."""
-        host = self._host
-        if host is not None and not host.busy and host.is_ready:
+        host = self._next or self._host
+        if host is not None and host.alive and not host.busy and host.is_ready:
             self._retire(host)
             return True
         return self._standby.evict()
 
     async def close(self) -> None:
         """Let the host's children end by themselves; then it goes."""
-        self._closed = True
-        if self._host is not None:
-            self._retire(self._host)
+        self._unfit = self._held = True
+        self._retire(self._host, self._next)
         await self._standby.close()
+        await asyncio.gather(*[task for host, task in self._ending.items() if not host.busy], return_exceptions=True)
 
-    async def killed(self) -> None:
-        """Wait until every host is gone; they must have been told."""
-        for host in list(self._old):
-            host.resident.kill()
-            await asyncio.wait([host.resident.gone])
+    async def worker(self, launch: Launch, on_line: OnLine) -> Worker:
+        """Return a forked process; a standby or a new one where that cannot be.
 
-    def _current(self) -> _Host:
-        if self._host is None or self._host.resident.gone.done():
-            self._host = _Host(self._spawn, self.launch, self._on_line)
+        Raises:
+            StartFailed: there is none to be had at all.
+        """
+        if self._unfit:
+            return await self._standby.obtain(launch, on_line)
+        try:
+            host = self._current()
+            await asyncio.shield(host.ready)
+            return await self._forked(host, launch, on_line)
+        except UnfitError:
+            return await self._standby.obtain(launch, on_line)
+        except (BootFailed, StartFailed):
+            # What is wrong with it a process of its own tells in its own words, and only this call waits for them.
+            return self._spawn.start(launch, on_line)
+
+    # --- private
+
+    def _current(self) -> Host:
+        if self._host is None or not self._host.alive:
+            self._host = self._booting()
         return self._host
 
-    async def _forked(self, host: _Host, launch: Launch, on_line: OnLine) -> Child:
-        await host.ready()
+    def _booting(self) -> Host:
+        host = Host(self._spawn, self.launch)
+        host.ready.add_done_callback(lambda ready: self._on_booted(host, ready.exception()))
+        self._ending[host] = task = self._loop.create_task(_cleared(host))
+        task.add_done_callback(lambda _: self._ending.pop(host, None))
+        return host
+
+    def _on_booted(self, host: Host, problem: BaseException | None) -> None:
+        if problem is None:
+            self._strikes = 0
+            self._held = False
+            if self._next is host:
+                self._next = None
+                self._retire(self._host)
+                self._host = host
+            return
+        if host not in (self._host, self._next):  # it was given up meanwhile, or the gateway closes
+            return
+        self._held = True
+        if isinstance(problem, UnfitError):
+            self._give_up(f"it has {problem}")
+        elif not _warden_died(host):
+            self._strikes += 1
+            if self._strikes == STRIKES:
+                self._give_up(f"its host fails: {problem}")
+        self._retire(host)
+
+    def _renew(self, worn: Host) -> None:
+        """Have a worn host serve on until its successor is ready; where there is no room for two, let it go."""
+        if self._room.free() > 0:
+            with contextlib.suppress(StartFailed):
+                self._next = self._booting()
+                return
+        self._retire(worn)
+
+    def _retire(self, *hosts: Host | None) -> None:
+        for host in hosts:
+            if host is None:
+                continue
+            self._host = None if self._host is host else self._host
+            self._next = None if self._next is host else self._next
+            if host.alive:
+                self._old.add(host)
+                host.resident.gone.add_done_callback(functools.partial(self._forget, host))
+                host.retire()
+
+    def _forget(self, host: Host, _gone: asyncio.Future[Gone]) -> None:
+        self._old.discard(host)
+
+    def _give_up(self, reason: str) -> None:
+        if self._unfit:
+            return
+        self._unfit = True
+        self._standby.warm()
+        self._bus.publish(
+            ConnectorWarning(
+                connector=self.launch.name,
+                command="",
+                request_id="",
+                message=f"cannot be forked safely, so its processes are started ahead instead (standby): {reason}",
+            )
+        )
+
+    async def _forked(self, host: Host, launch: Launch, on_line: OnLine) -> Child:
         child = Child(self._spawn.warden, launch, self._spawn.folder(), on_line)
         forking = self._loop.create_task(host.fork(child))
         try:
             await asyncio.shield(forking)
         except asyncio.CancelledError:
             child.stop(Stop.CANCELLED, grace=0)
-            await asyncio.wait([forking])
+            await _done(forking)
             if forking.exception() is None:
                 await child.discard()
             raise
         return child
 
-    def _retire(self, host: _Host) -> None:
-        self._host = None if self._host is host else self._host
-        self._old.add(host)
-        host.resident.gone.add_done_callback(lambda _gone: self._old.discard(host))
-        host.retire()
 
-    def _give_up(self, host: _Host, reason: str) -> None:
-        if self._unfit is not None:
-            return
-        self._unfit = reason
-        self._retire(host)
-        self._bus.publish(
-            ConnectorWarning(
-                connector=self.launch.name,
-                command="",
-                request_id="",
-                message=f"cannot be forked safely, so its processes are started ahead instead: {reason}",
-            )
-        )
+class _Forking:
+    """A request whose process is still to be forked: a deadline, a drain or a hang-up may come first."""
 
-    def _on_line(self, _stream: str, _line: str) -> None:
-        """Drop what a host logs between requests: its import noise belongs to nobody's call."""
-
-
-class _UnfitError(Exception):
-    """The host has threads, sockets or the like; the message names them."""
-
-
-class _Host:
-    """One host process."""
-
-    def __init__(self, spawn: SpawnPool, launch: Launch, on_line: OnLine) -> None:
-        self.busy = 0
-        self.is_ready = False
+    def __init__(self, pool: ForkHost, launch: Launch, on_line: OnLine) -> None:
+        self._pool = pool
+        self._launch = launch
+        self._on_line = on_line
         self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._forking: dict[int, asyncio.Future[int]] = {}
-        self._children: dict[int, _Adopted] = {}
-        self._last_id = 0
-        self._retired = False
-        self._warden = spawn.warden
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        self.resident = Resident(spawn.warden, launch, spawn.folder(), on_line)
-        null = os.open(os.devnull, os.O_RDONLY)
+        self._stop: Stop | None = None
+        self._obtaining: asyncio.Task[Worker] | None = None
+        self._worker: Worker | None = None
+
+    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+        worker = await self._obtained(deadline)
+        if worker is None:
+            return self._never_ran()
+        self._worker = worker
+        if self._stop is not None:
+            worker.stop(self._stop)
+        return await worker.run(payload, deadline=deadline)
+
+    def stop(self, why: Stop, *, grace: float = GRACE) -> None:
+        if self._worker is not None:
+            self._worker.stop(why, grace=grace)
+            return
+        self._stop = self._stop or why
+        self._give_up_obtaining()
+
+    async def _obtained(self, deadline: float) -> Worker | None:
+        """Return the process, None when the run was stopped before there was one."""
+        if self._stop is not None:
+            return None
+        obtaining = self._obtaining = self._loop.create_task(self._pool.worker(self._launch, self._on_line))
+        timer = self._loop.call_at(deadline, self.stop, Stop.DEADLINE)
         try:
-            self.resident.start(null, theirs.fileno(), host=True)
-        except StartFailed as problem:
-            self.resident.gone.set_exception(problem)
+            await asyncio.wait([obtaining])
+        except asyncio.CancelledError:
+            self._give_up_obtaining()
+            await _done(obtaining)
+            if not obtaining.cancelled() and obtaining.exception() is None:
+                await _cancelled(obtaining.result())
+            raise
         finally:
-            theirs.close()
-            os.close(null)
-        self.resident.gone.add_done_callback(self._on_gone)
-        self._loop.add_reader(self._socket, self._on_readable)
+            timer.cancel()
+        return None if obtaining.cancelled() else obtaining.result()
 
-    async def ready(self) -> None:
-        """Wait until it can fork.
+    def _give_up_obtaining(self) -> None:
+        # Once: what it has begun to clear up is not to be cancelled in turn.
+        if self._obtaining is not None and not self._obtaining.cancelling():
+            self._obtaining.cancel()
 
-        Raises:
-            StartFailed: it died, or takes too long.
-            _UnfitError: it must not.
-        """
-        try:
-            await asyncio.wait_for(asyncio.shield(self._ready), BOOT)
-        except TimeoutError:
-            self.resident.kill()
-            raise StartFailed(f"its host did not import it within {BOOT:g} s") from None
-
-    async def fork(self, child: Child) -> None:
-        """Fork a process for a child, and have the warden adopt it.
-
-        Raises:
-            StartFailed: the host is gone, or cannot fork.
-        """
-        self._last_id += 1
-        key = self._last_id
-        answer: asyncio.Future[int] = self._loop.create_future()
-        self._forking[key] = answer
-        self.busy += 1
-        self.resident.uses += 1
-        adopted = _Adopted(child, self, key)
-        self._children[key] = adopted
-        try:
-            with child.prepared() as fds:
-                message = msgspec.json.encode({"id": key, "cwd": child.folder, "env": child.private_env()})
-                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-                self._socket.sendmsg([message], rights)
-            pid = await answer
-        except (StartFailed, OSError) as problem:
-            self._forking.pop(key, None)
-            self.child_over(key)
-            await child.never_started()
-            raise problem if isinstance(problem, StartFailed) else StartFailed(str(problem)) from problem
-        child.attach(
-            self._warden.adopt(
-                adopted,
-                pid=pid,
-                host=self.resident.pid,
-                cwd=child.folder,
-                memory=child.launch.bounds.memory,
-            )
+    def _never_ran(self) -> Completed:
+        words = "the process that imports the connector is not ready yet"
+        return Completed(
+            pid=0,
+            bounds=self._launch.bounds,
+            status=None,
+            signal=None,
+            stop=self._stop,
+            out_of_memory=False,
+            warden_died=False,
+            cpu_user=0.0,
+            cpu_system=0.0,
+            peak_rss=0,
+            result=bytearray(),
+            log_tail=words,
+            log_bytes=len(words),
         )
 
-    def retire(self) -> None:
-        """Take no more requests, and go when the last child is over."""
-        self._retired = True
-        if not self.busy:
-            self.resident.kill()
 
-    def child_over(self, key: int) -> None:
-        """One child has ended."""
-        if self._children.pop(key, None) is not None:
-            self.busy -= 1
-        if self._retired and not self.busy:
-            self.resident.kill()
-
-    def _on_readable(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(MESSAGE)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._loop.remove_reader(self._socket)
-                return
-            self._on_message(_DECODER.decode(data))
-
-    def _on_message(self, message: _Ready | _Unfit | _Forked | _NotForked | _Exited) -> None:
-        if isinstance(message, _Ready):
-            self.is_ready = True
-            if not self._ready.done():
-                self._ready.set_result(None)
-        elif isinstance(message, _Unfit):
-            if not self._ready.done():
-                self._ready.set_exception(_UnfitError(message.reason))
-                self._ready.exception()
-        elif isinstance(message, _Exited):
-            if message.id in self._children:
-                self._children[message.id].on_exit(message)
-        else:
-            answer = self._forking.pop(message.id, None)
-            if answer is not None and not answer.done():
-                if isinstance(message, _Forked):
-                    answer.set_result(message.pid)
-                else:
-                    answer.set_exception(StartFailed(message.message))
-
-    def _on_gone(self, gone: asyncio.Future[Gone]) -> None:
-        self.is_ready = False
-        self._loop.remove_reader(self._socket)
-        self._on_readable() if self._socket.fileno() >= 0 else None
-        self._socket.close()
-        problem = gone.exception()
-        reason = str(problem) if problem is not None else f"its host died: {self.resident.log_tail()[0][-500:]}"
-        waiting: list[asyncio.Future[Any]] = [self._ready, *self._forking.values()]
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(StartFailed(reason))
-                answer.exception()
-        for adopted in list(self._children.values()):
-            adopted.host_died()
-        task = self._loop.create_task(self.resident.ended() if problem is None else asyncio.sleep(0))
-        task.add_done_callback(lambda done: done.exception())
+async def _cleared(host: Host) -> None:
+    with contextlib.suppress(StartFailed):
+        await host.resident.ended()
 
 
-class _Adopted:
-    """Puts together what the warden and the host know of one child's end."""
+async def _done(task: asyncio.Task[None] | asyncio.Task[Worker]) -> None:
+    """Wait for a task's end whatever is cancelled meanwhile; its exception is its owner's business."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
 
-    def __init__(self, child: Child, host: _Host, key: int) -> None:
-        self._child = child
-        self._host = host
-        self._key = key
-        self._gone: Gone | None = None
-        self._exit: _Exited | None = None
-        self._orphan = False
 
-    def on_warden(self, event: Event) -> None:
-        if isinstance(event, Gone):
-            self._gone = event
-            self._settle()
-        else:
-            self._child.on_warden(event)
+async def _cancelled(worker: Worker) -> None:
+    """End a process that has been obtained for nobody."""
+    worker.stop(Stop.CANCELLED, grace=0)
+    with contextlib.suppress(StartFailed):
+        await worker.run(b"", deadline=asyncio.get_running_loop().time())
 
-    def on_exit(self, message: _Exited) -> None:
-        self._exit = message
-        self._settle()
 
-    def host_died(self) -> None:
-        self._orphan = True
-        self._settle()
-
-    def _settle(self) -> None:
-        gone, exited = self._gone, self._exit
-        if gone is None or (exited is None and not gone.reaped and not self._orphan and not gone.warden_died):
-            return
-        if exited is not None:
-            gone = msgspec.structs.replace(
-                gone,
-                status=exited.status,
-                utime=gone.utime + exited.utime,
-                stime=gone.stime + exited.stime,
-                peak_rss=max(gone.peak_rss, exited.maxrss),
-            )
-        elif not gone.reaped:
-            gone = msgspec.structs.replace(gone, status=SIGKILLED)
-        self._host.child_over(self._key)
-        self._child.on_warden(gone)
+def _warden_died(host: Host) -> bool:
+    gone = host.resident.gone
+    return gone.done() and gone.exception() is None and gone.result().warden_died

@@ -97,7 +97,7 @@ class Persistent:
         self._busy -= 1
         if answered:
             self._held = False
-        if answered and process.alive and not process.babbled and not self._closed and not process.resident.worn():
+        if answered and process.quiet() and not self._closed and not process.resident.worn():
             self._free.append(process)
         else:
             self._dismiss(process)
@@ -146,6 +146,8 @@ class _Process:
         self.overflow = False
         self.babbled = False
         """It wrote something that was not the one line for its one request."""
+        self.mute = False
+        """It has closed descriptor 3."""
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
         self._unwritten = memoryview(b"")
@@ -176,7 +178,7 @@ class _Process:
         """Tell whether it lives and has said nothing since its last answer."""
         if self.alive:
             self._on_readable()
-        return self.alive and not self.babbled
+        return self.alive and not self.babbled and not self.mute
 
     def ask(self, payload: bytes) -> asyncio.Future[bytearray]:
         """Send one request; the future has the line that answers it, or is cancelled when the process dies."""
@@ -214,6 +216,7 @@ class _Process:
         if data:
             self._take(data)
         else:
+            self.mute = True
             self._loop.remove_reader(self._results)
         return bool(data)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 from typing import TYPE_CHECKING
 
 from gateway.process import CHUNK, LogPipe, StartFailed, private_env, uncancelled
@@ -45,7 +44,6 @@ class Resident:
         """
         theirs = -1
         try:
-            os.mkdir(self.folder, 0o700)
             self._log_fd, theirs = os.pipe()
             os.set_blocking(self._log_fd, False)
             self._loop.add_reader(self._log_fd, self._on_log)
@@ -61,7 +59,7 @@ class Resident:
             )
         except OSError as problem:
             self._close_log()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._warden.folders.drop(self.folder)
             raise StartFailed(str(problem)) from problem
         finally:
             if theirs >= 0:
@@ -106,8 +104,7 @@ class Resident:
             StartFailed: there never was a process.
         """
         await uncancelled(self.gone)
-        removing = self._loop.run_in_executor(None, lambda: shutil.rmtree(self.folder, ignore_errors=True))
-        await asyncio.shield(removing)
+        self._warden.folders.drop(self.folder)
         return self.gone.result()
 
     def on_warden(self, event: Event) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.process import Child
+from gateway.process import Child, StartFailed
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine
@@ -17,12 +17,17 @@ class SpawnPool:
 
     def __init__(self, warden: Warden) -> None:
         self.warden = warden
-        self._count = 0
 
     def folder(self) -> str:
-        """Return the path of a private folder that nobody has had yet."""
-        self._count += 1
-        return f"{self.warden.folder}/{self._count}"
+        """Return the path of a private folder that nobody has had yet.
+
+        Raises:
+            StartFailed: there is none to be had.
+        """
+        try:
+            return self.warden.folders.take()
+        except OSError as problem:
+            raise StartFailed(f"no private folder: {problem}") from problem
 
     def start(self, launch: Launch, on_line: OnLine) -> Child:
         """Start a process in a folder of its own.

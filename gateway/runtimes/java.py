@@ -79,9 +79,10 @@ class Java:
         archive = folder / "connector.jsa"
         shared = (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
         classpath = _classpath(folder, _paths(options.classpath, "classpath", place))
-        run = ("-cp", classpath, "connector.Host", "--fd3", str(options.class_))
+        host = (str(java), *FLAGS, *shared, *options.jvm, "-cp", classpath, "connector.Host")
         return CommandLine(
-            argv=(str(java), *FLAGS, *shared, *options.jvm, *run),
+            argv=(*host, "--fd3", str(options.class_)),
+            resident={"persistent": (*host, "--lines", str(options.class_))},
             files=(java, place.builds / "current" / "connector-host.jar"),
             result_on_fd3=True,
             notice=notice,

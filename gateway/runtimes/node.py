@@ -57,8 +57,10 @@ class Node:
             target = folder / module.name
             flags = ("--preserve-symlinks", "--preserve-symlinks-main")
             files.append(place.builds / "current" / PACKAGE)
+        host = (str(node), *flags, *options.node, str(HOST))
         return CommandLine(
-            argv=(str(node), *flags, *options.node, str(HOST), "--fd3", str(target)),
+            argv=(*host, "--fd3", str(target)),
+            resident={"persistent": (*host, "--lines", str(target))},
             files=tuple(files),
             result_on_fd3=True,
             notice=notice,

@@ -8,7 +8,7 @@ Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a
                         becomes a run, whoever reaps it
                         {"op": "signal", "id", "signal"}    to the run's whole process group
                         {"op": "kill", "id"}                SIGKILL to everything the run ever started
-    warden -> gateway   {"ev": "started", "id", "pid"}                   it was, for those who asked to be told
+    warden -> gateway   {"ev": "started", "id", "pid"}                   it was, for those who asked, or is adopted
                         {"ev": "failed", "id", "errno", "message"}       it could not be started
                         {"ev": "leftover", "id", "pid"}                  the leader is dead, others of the run live
                         {"ev": "gone", "id", "pid", "status", ...}       all of it is dead and reaped
@@ -201,6 +201,7 @@ class Warden:
             if run.slot is not None:
                 run.slot.add(run.pid)
         self._attend(run)
+        self._tell("started", run.key, pid=run.pid)
         if run.pidfd < 0:  # it was over before we looked
             self._leader_exited(run)
 
@@ -215,11 +216,15 @@ class Warden:
     def _signal_group(self, run: Run, number: int) -> None:
         # A leader of ours is not reaped yet, so its number, and its group's, cannot be anybody else's. An adopted one
         # may be: it is asked by its descriptor first, and once it is dead its group is swept one by one.
+        if run.adopted and run.exited:
+            return
         with contextlib.suppress(ProcessLookupError):
+            facts = procfs.stat(run.pid) if run.adopted else None
+            if facts is not None and facts.session != run.pid:  # it does not lead a group yet
+                signal.pidfd_send_signal(run.pidfd, number)
+                return
             if run.adopted:
-                if run.exited:
-                    return
-                signal.pidfd_send_signal(run.pidfd, number)  # it may not lead a group yet
+                signal.pidfd_send_signal(run.pidfd, 0)
             os.killpg(run.pid, number)
 
     def _kill(self, run: Run) -> None:
@@ -324,6 +329,7 @@ class Warden:
         for run in runs:
             if not run.host and (facts.session == run.pid or pid in run.tree):
                 return run
+        for run in runs:
             if group is not None and run.slot is not None and run.slot.name == group:
                 return run
         for run in runs:
@@ -342,8 +348,10 @@ class Warden:
         self._strays_of(None)  # no zombie waits for the end of a run
         if self._groups is None and self._watches % SCAN_EVERY == 1:
             table = procfs.scan()
-            for run in self._runs.values():
-                run.tree = procfs.descendants({run.pid}, table)
+            adopted = {run.pid for run in self._runs.values() if run.adopted}
+            own = {pid: one for pid, one in table.items() if pid not in adopted}
+            for run in self._runs.values():  # what a host has forked is no part of it
+                run.tree = procfs.descendants({run.pid}, own if run.host else table)
         for run in list(self._runs.values()):
             pids = {run.pid, *(run.slot.pids() if run.slot is not None else run.tree)}
             sizes = [procfs.memory(pid) for pid in pids]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from gateway.warden import cgroup, procfs
+from gateway.warden.folders import Folders
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ class Failed(msgspec.Struct, frozen=True, tag_field="ev", tag="failed"):
 
 
 class Started(msgspec.Struct, frozen=True, tag_field="ev", tag="started"):
-    """The process was started; only those who asked are told."""
+    """The process was started, for those who asked to be told; or adopted."""
 
     id: int
     pid: int
@@ -102,6 +103,7 @@ class Warden:
 
     def __init__(self, folder: Path, *, cgroup: bool = True) -> None:
         self.folder = folder
+        self.folders = Folders(str(folder))
         self.cgroup = False
         self.ready = asyncio.Event()
         """Set once the process works, and `cgroup` tells the truth."""
@@ -203,6 +205,7 @@ class Warden:
         if process is not None:
             await asyncio.to_thread(process.wait)
         self._process = None
+        await asyncio.to_thread(self.folders.close)
         for groups in self._abandoned:
             cgroup.remove(groups)
         self._abandoned.clear()

@@ -1,29 +1,38 @@
 /**
- * Runs one request against one module: `node host.mjs [--fd3] /abs/path/connector.mjs`.
+ * Runs one request against one module: `node host.mjs [--fd3 | --lines] /abs/path/connector.mjs`.
  *
  * The module's exported functions are its commands: `fn(params, {config, task_data, context})`. They are described by an
  * exported `describe` mapping (which is then the whole list) or by the JSDoc above them.
  *
  * The result goes to descriptor 1, or to descriptor 3 with `--fd3`. process.stdout and console are log. Node cannot move
  * descriptor 1, so only `--fd3` also keeps apart what inherited children, addons and fs.writeSync(1) write there.
+ *
+ * With `--lines` the module serves many requests, one after the other: a line each on stdin, a line each on descriptor 3,
+ * until stdin ends.
  */
 import { readFileSync, writeSync } from 'node:fs';
 import { basename } from 'node:path';
+import { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 
 import { describeModule } from './describe.mjs';
 import { InvalidOutput, encode } from './encode.mjs';
 
 async function main(args) {
-  const fd3 = args[0] === '--fd3';
-  const path = args[fd3 ? 1 : 0];
+  const option = ['--fd3', '--lines'].includes(args[0]) ? args.shift() : null;
+  const [path] = args;
   if (path === undefined) {
-    process.stderr.write('usage: node host.mjs [--fd3] MODULE\n');
+    process.stderr.write('usage: node host.mjs [--fd3 | --lines] MODULE\n');
     process.exit(64);
   }
   protectStandardOutput();
+  if (option === '--lines') return serveLines(path);
+  return serveOne(path, option === '--fd3' ? 3 : 1);
+}
+
+async function serveOne(path, results) {
   const finish = (answer) => {
-    writeAll(fd3 ? 3 : 1, Buffer.from(answer.document));
+    writeAll(results, Buffer.from(answer.document));
     process.exit(answer.status);
   };
   // The module may fail outside of any promise that we hold: in a timer, an emitter, a rejection nobody awaits.
@@ -36,6 +45,46 @@ async function main(args) {
   loading.catch(() => {});
   const request = await readAll(process.stdin);
   finish(await answer(loading, request));
+}
+
+/** Serves a request a line; what fails outside of any promise ends the process, and the request that it was serving. */
+async function serveLines(path) {
+  const requests = process.stdin;
+  // The connector must not read the next request.
+  Object.defineProperty(process, 'stdin', { value: Readable.from([]), configurable: true, enumerable: true });
+  let serving = false;
+  const reply = (answer) => {
+    if (serving) writeAll(3, Buffer.from(`${answer.document}\n`));
+    serving = false;
+  };
+  const finish = (answer) => {
+    reply(answer);
+    process.exit(answer.status);
+  };
+  process.on('uncaughtException', (fault) => finish(raised(fault)));
+  process.on('unhandledRejection', (fault) => finish(raised(fault)));
+
+  const loading = load(path);
+  loading.catch(() => {});
+  for await (const line of lines(requests)) {
+    serving = true;
+    reply(await answer(loading, line));
+  }
+  process.exit(0);
+}
+
+/** Splits at line feeds alone: a JSON text may hold U+2028, where node:readline would split too. */
+async function* lines(stream) {
+  let parts = [];
+  for await (const chunk of stream) {
+    let start = 0;
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
+      yield Buffer.concat([...parts, chunk.subarray(start, end)]).toString('utf8');
+      parts = [];
+      start = end + 1;
+    }
+    parts.push(chunk.subarray(start));
+  }
 }
 
 /** Answers one request with an exit status and one JSON document; never rejects. */

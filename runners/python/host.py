@@ -12,6 +12,7 @@ with a result, 1 with an error told as ``{"error": ...}``, 2 for a wrong command
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -37,16 +38,18 @@ def main(argv: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     if mode == "--fork":
-        forking.serve(target, one)
+        forking.serve(target, functools.partial(one, forked=True))
         return 0
     if mode == "--lines":
         return lines(target)
     return one(target)
 
 
-def one(target: targets.Target) -> int:
-    """Serve the one request on stdin."""
+def one(target: targets.Target, *, forked: bool = False) -> int:
+    """Serve the one request on stdin; whoever has to wait for it imports everything meanwhile."""
     result = channel.take_over()
+    if not forked and not channel.request_has_come():
+        handler.warm_up(target)
     try:
         outcome = handler.handle(channel.read_request(), target)
     except errors.ConnectorError as error:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,58 @@ def send(argv: list[str], request: bytes, *, fd3: bool = False, locale: str = "C
         finally:
             os.close(high)
         return Outcome(done.returncode, done.stdout, done.stderr.decode(), results.read())
+
+
+class Conversation:
+    """A host that serves a request a line, on stdin and descriptor 3."""
+
+    def __init__(self, argv: list[str]) -> None:
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C.UTF-8"}
+        self._log = tempfile.TemporaryFile()
+        reading, writing = os.pipe()
+        high = fcntl.fcntl(writing, fcntl.F_DUPFD, 10)
+        os.close(writing)
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3>&{high} {high}>&-', "lines", *argv],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            env=environment,
+            pass_fds=[high],
+        )
+        os.close(high)
+        self._results = os.fdopen(reading, "rb")
+
+    def __enter__(self) -> "Conversation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._results.close()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+
+    def receive(self) -> bytes:
+        return self._results.readline()
+
+    def execute(self, command: str, params: dict[str, Any] | None = None) -> Any:
+        self.send(json.dumps({"protocol": 1, "op": "execute", "command": command, "params": params or {}}).encode())
+        return json.loads(self.receive())
+
+    def end(self) -> Outcome:
+        """Close stdin and wait for the end; what is left on descriptor 3 is in the outcome."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        rest = self._results.read()
+        status = self._process.wait(SECONDS)
+        self._log.seek(0)
+        return Outcome(status, b"", self._log.read().decode(), rest)

@@ -5,7 +5,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.runners.hosts import CONNECTORS, RUNNERS, TEST_CONNECTORS, Outcome, describe, execute, send
+from tests.runners.hosts import (
+    CONNECTORS,
+    RUNNERS,
+    TEST_CONNECTORS,
+    Conversation,
+    Outcome,
+    describe,
+    execute,
+    send,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK here")
 
@@ -60,8 +69,50 @@ def pdf(host, tmp_path_factory):
     return java(":".join(str(each) for each in [jar, host, *sorted(lib.iterdir())]), "pdf.PdfConnector")
 
 
-def java(classpath: str, class_name: str) -> list[str]:
-    return ["java", *FLAGS, "-cp", classpath, "connector.Host", class_name]
+def java(classpath: str, class_name: str, *options: str) -> list[str]:
+    return ["java", *FLAGS, "-cp", classpath, "connector.Host", *options, class_name]
+
+
+@pytest.fixture
+def conversation(host, probe):
+    with Conversation(java(f"{probe}:{host}", "probe.Probe", "--lines")) as one:
+        yield one
+
+
+def test_one_object_serves_a_request_a_line(conversation):
+    assert [conversation.execute("Count") for _ in range(3)] == [{"count": 1}, {"count": 2}, {"count": 3}]
+    text = "æ☃😀\u2028" * 100_000
+    assert conversation.execute("Echo", {"text": text})["params"] == {"text": text}
+    outcome = conversation.end()
+    assert (outcome.status, outcome.fd3, outcome.log) == (0, b"", "")
+
+
+def test_a_document_of_several_lines_is_put_on_one(conversation):
+    conversation.send(b'{"op": "execute", "command": "Count"}')
+    assert conversation.receive() == b'{    "count": 1 }\n'
+
+
+def test_what_fails_in_line_mode_is_told_and_the_next_request_is_served(conversation):
+    assert conversation.execute("Raise")["error"]["error_code"] == "TaxOfficeClosed"
+    assert conversation.execute("Tell")["error"] == {"error_code": "no_credit", "message": "pay first"}
+    conversation.send(b"{")
+    assert json.loads(conversation.receive())["error"]["error_code"] == "invalid_request"
+    assert conversation.execute("Null") is None
+    assert conversation.execute("Print") == {"stdin": -1}
+    outcome = conversation.end()
+    assert outcome.log.endswith("log: æ☃\n")
+
+
+def test_a_virtual_machine_that_failed_serves_nobody_else(conversation):
+    assert conversation.execute("Overflow")["error"]["error_code"] == "StackOverflowError"
+    assert conversation.receive() == b""
+    assert conversation.end().status == 1
+
+
+def test_a_class_that_cannot_be_made_is_told_on_every_line(host, probe):
+    with Conversation(java(f"{probe}:{host}", "probe.Unloadable", "--lines")) as broken:
+        for _ in range(2):
+            assert broken.execute("Echo")["error"]["error_code"] == "NumberFormatException"
 
 
 def test_describe_passes_through_what_the_class_says(command_line):

@@ -1,8 +1,9 @@
+import json
 import shutil
 import subprocess
 
 import pytest
-from tests.runners.hosts import CONNECTORS, RUNNERS, TEST_CONNECTORS, describe, execute, send
+from tests.runners.hosts import CONNECTORS, RUNNERS, TEST_CONNECTORS, Conversation, describe, execute, send
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
 
@@ -14,6 +15,50 @@ def node(module: str, *options: str) -> list[str]:
 
 
 PROBE = node("probe.mjs")
+
+
+@pytest.fixture
+def conversation():
+    with Conversation(node("probe.mjs", "--lines")) as one:
+        yield one
+
+
+def test_one_module_serves_a_request_a_line(conversation):
+    results = [conversation.execute("Count") for _ in range(3)]
+    assert results == [{"count": number, "text": "a\nb\u2028c"} for number in (1, 2, 3)]
+    text = "æ☃😀\u2028" * 100_000
+    conversation.send(json.dumps({"op": "execute", "command": "Echo", "params": {"text": text}}, ensure_ascii=False).encode())
+    assert json.loads(conversation.receive())["params"] == {"text": text}
+    outcome = conversation.end()
+    assert (outcome.status, outcome.fd3, outcome.log) == (0, b"", "")
+
+
+def test_two_lines_in_one_piece_are_two_requests(conversation):
+    conversation.send(b"\n".join([b'{"op": "execute", "command": "Count"}'] * 2))
+    assert [json.loads(conversation.receive())["count"] for _ in range(2)] == [1, 2]
+
+
+def test_what_fails_in_line_mode_is_told_and_the_next_request_is_served(conversation):
+    assert conversation.execute("Raise")["error"]["error_code"] == "QuotaExceeded"
+    assert conversation.execute("Circle")["error"]["error_code"] == "connector_invalid_output"
+    conversation.send(b"{")
+    assert json.loads(conversation.receive())["error"]["error_code"] == "invalid_request"
+    assert conversation.execute("Print") == {}
+    assert conversation.execute("ReadStdin") == 0
+    assert conversation.end().log.splitlines()[-4:] == ["logged æ", "info", "written", "imported"]
+
+
+def test_what_fails_outside_of_any_promise_is_told_and_ends_the_process(conversation):
+    assert conversation.execute("RaiseInTimer")["error"]["error_code"] == "QuotaExceeded"
+    assert conversation.receive() == b""
+    assert conversation.end().status == 1
+
+
+def test_a_module_that_cannot_be_loaded_is_told_on_every_line():
+    with Conversation(node("broken.mjs", "--lines")) as broken:
+        errors = [broken.execute("Any")["error"] for _ in range(2)]
+    assert errors[0] == errors[1]
+    assert errors[0]["raised"]
 
 
 def test_a_command_gets_its_params_and_what_the_host_knows():

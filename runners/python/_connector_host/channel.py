@@ -7,6 +7,7 @@ import faulthandler
 import io
 import json
 import os
+import select
 import sys
 from typing import IO, Any, Tuple
 
@@ -67,6 +68,11 @@ def read_request() -> Any:
         document = pipe.read()
     _leave_null_at(STDIN)
     return decode(document)
+
+
+def request_has_come() -> bool:
+    """Tell whether there is anything to read on stdin."""
+    return bool(select.select([STDIN], [], [], 0)[0])
 
 
 def decode(document: bytes) -> Any:

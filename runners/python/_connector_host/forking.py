@@ -35,6 +35,7 @@ def serve(target: Target, one: Callable[[Target], int]) -> None:
     os.close(CONTROL)
     handler.warm_up(target)
     warming.known_costs()
+    _flush()
     gc.collect()
     gc.freeze()  # what is there now stays in pages that no child has to copy
     reason = unfit(control.fileno())
@@ -96,6 +97,7 @@ class _Host:
         message, streams = _received(self._control)
         if message is None:
             return False
+        _flush()
         try:
             pid = os.fork()
         except OSError as problem:
@@ -129,7 +131,7 @@ class _Host:
             warming.in_child()
             status = self._one(self._target)
         except SystemExit as leaving:
-            status = leaving.code if isinstance(leaving.code, int) else 1
+            status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         except BaseException:  # noqa: BLE001  (whatever it was: not one step further into the host's loop)
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         finally:
@@ -155,6 +157,13 @@ class _Host:
                     stime=usage.ru_stime,
                     maxrss=usage.ru_maxrss * 1024,
                 )
+
+
+def _flush() -> None:
+    """Write out what is buffered here: a child would write it again, into its own request's log."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
 
 
 def _received(control: socket.socket) -> Tuple[Optional[Dict[str, Any]], List[int]]:

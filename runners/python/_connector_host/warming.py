@@ -28,6 +28,9 @@ def in_child() -> None:
     if random is not None:
         random.seed()  # CPython does so for its own generator at a fork; this is for those that replace it
     _try("numpy.random", lambda module: module.seed(), only_loaded=True)
+    # The host's folder was remembered for temporary files, and what is to be removed at the end is the host's.
+    _try("tempfile", lambda module: setattr(module, "tempdir", None), only_loaded=True)
+    _try("weakref", _disown_finalizers, only_loaded=True)
 
 
 def leave() -> None:
@@ -37,6 +40,11 @@ def leave() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
+
+
+def _disown_finalizers(module: Any) -> None:
+    for one in list(module.finalize._registry):
+        one.atexit = False
 
 
 def _botocore(module: Any) -> None:

@@ -1,11 +1,13 @@
 package connector;
 
 import java.io.BufferedInputStream;
+import java.io.BufferedReader;
 import java.io.FileDescriptor;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
 import java.io.IOException;
 import java.io.InputStream;
+import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.PrintStream;
 import java.io.UnsupportedEncodingException;
@@ -16,10 +18,13 @@ import java.util.concurrent.CompletionException;
 import java.util.concurrent.ExecutionException;
 
 /**
- * Runs one request against one {@link Connector}: {@code java -cp ... connector.Host [--fd3] CLASS}.
+ * Runs one request against one {@link Connector}: {@code java -cp ... connector.Host [--fd3 | --lines] CLASS}.
  *
  * <p>The result goes to the standard output as it was at the start, or to file descriptor 3 (a pipe) with {@code --fd3}.
  * System.out is log. Only {@code --fd3} also keeps apart what native code and inherited children write to descriptor 1.
+ *
+ * <p>With {@code --lines} one object serves many requests, one after the other: a line each on the standard input, a line
+ * each on file descriptor 3, until the input ends.
  */
 public final class Host {
 
@@ -27,10 +32,13 @@ public final class Host {
     private static final class Answer {
         final int status;
         final String document;
+        /** The virtual machine itself failed: it should serve nobody else. */
+        final boolean fatal;
 
-        Answer(int status, String document) {
+        Answer(int status, String document, boolean fatal) {
             this.status = status;
             this.document = document;
+            this.fatal = fatal;
         }
     }
 
@@ -43,9 +51,11 @@ public final class Host {
     }
 
     public static void main(String[] args) throws IOException {
-        boolean fd3 = args.length == 2 && args[0].equals("--fd3");
+        String option = args.length == 2 ? args[0] : "";
+        boolean lines = option.equals("--lines");
+        boolean fd3 = lines || option.equals("--fd3");
         if (args.length != 1 && !fd3) {
-            System.err.println("usage: connector.Host [--fd3] CLASS");
+            System.err.println("usage: connector.Host [--fd3 | --lines] CLASS");
             System.exit(64);
         }
         // Buffered, since FileInputStream.readAllBytes seeks and so fails on a pipe (seen on Java 17).
@@ -57,12 +67,32 @@ public final class Host {
 
         Host host = new Host(args[args.length - 1]);
         host.load();
-        Answer answer = host.answer(new String(requests.readAllBytes(), StandardCharsets.UTF_8));
+        // Threads that the connector left behind end here; its shutdown hooks run.
+        System.exit(lines ? host.serveLines(requests, results) : host.serveOne(requests, results));
+    }
+
+    private int serveOne(InputStream requests, OutputStream results) throws IOException {
+        Answer answer = answer(new String(requests.readAllBytes(), StandardCharsets.UTF_8));
         System.out.flush();
         results.write(answer.document.getBytes(StandardCharsets.UTF_8));
         results.flush();
-        // Threads that the connector left behind end here; its shutdown hooks run.
-        System.exit(answer.status);
+        return answer.status;
+    }
+
+    private int serveLines(InputStream requests, OutputStream results) throws IOException {
+        BufferedReader lines = new BufferedReader(new InputStreamReader(requests, StandardCharsets.UTF_8));
+        for (String line = lines.readLine(); line != null; line = lines.readLine()) {
+            Answer answer = answer(line);
+            System.out.flush();
+            // Within JSON, a line break can only be white space between values.
+            String document = answer.document.replace('\n', ' ').replace('\r', ' ') + '\n';
+            results.write(document.getBytes(StandardCharsets.UTF_8));
+            results.flush();
+            if (answer.fatal) {
+                return answer.status;
+            }
+        }
+        return 0;
     }
 
     private static void protectStandardStreams() throws UnsupportedEncodingException {
@@ -99,7 +129,8 @@ public final class Host {
             return raised(broken);
         }
         try {
-            return new Answer(0, String.valueOf(op.equals("describe") ? connector.describe() : connector.execute(request)));
+            String document = op.equals("describe") ? connector.describe() : connector.execute(request);
+            return new Answer(0, String.valueOf(document), false);
         } catch (Throwable fault) {
             return raised(fault);
         }
@@ -111,16 +142,17 @@ public final class Host {
             return told(((Failure) fault).code(), fault.getMessage());
         }
         fault.printStackTrace();
-        return failed(simpleName(fault), fault.getMessage() == null ? fault.toString() : fault.getMessage(), ", \"raised\": true");
+        String message = fault.getMessage() == null ? fault.toString() : fault.getMessage();
+        return failed(simpleName(fault), message, ", \"raised\": true", fault instanceof VirtualMachineError);
     }
 
     private static Answer told(String code, String message) {
-        return failed(code, message, "");
+        return failed(code, message, "", false);
     }
 
-    private static Answer failed(String code, String message, String more) {
+    private static Answer failed(String code, String message, String more, boolean fatal) {
         return new Answer(1, "{\"error\": {\"error_code\": " + Json.quote(code)
-                + ", \"message\": " + Json.quote(String.valueOf(message)) + more + "}}");
+                + ", \"message\": " + Json.quote(String.valueOf(message)) + more + "}}", fatal);
     }
 
     /** The cause, of exceptions that only say that something else was thrown. */

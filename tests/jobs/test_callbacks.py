@@ -1,0 +1,242 @@
+"""One PUT, and what its answer leads to."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from gateway.jobs.callbacks import Answer, Callbacks, Policy
+from gateway.jobs.port import Attempt, Outcome, Verdict
+from gateway.jobs.settings import CallbacksSection, OAuth2
+from gateway.units import Duration
+from tests.jobs.support import Caller, caller, envelope, job
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+POLICY = Policy(attempts=5, max_age=100.0, first_delay=1.0)
+RACING = Answer(400, body=b'{"error_code": "not_waiting_for_callback"}')
+
+
+def judged(answer: Answer, tried: tuple[Attempt, ...] = (), at: float = 1000.0) -> Attempt:
+    return POLICY.judge(answer, tried, at, 0.1)
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_success_is_done(status: int) -> None:
+    assert judged(Answer(status, body=b"whatever")).verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(status: int) -> None:
+    attempt = judged(Answer(status))
+    assert attempt.verdict is Verdict.AGAIN
+    assert 0.5 <= attempt.wait <= 1
+
+
+def test_no_connection_is_tried_again() -> None:
+    assert judged(Answer(None, "refused")).verdict is Verdict.AGAIN
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 422])
+def test_other_refusals_are_final(status: int) -> None:
+    attempt = judged(Answer(status, body=b'{"error_code": "task_gone"}'))
+    assert attempt.verdict is Verdict.DEAD
+    assert "task_gone" in attempt.reason
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_wrong_credentials_are_named(status: int) -> None:
+    attempt = judged(Answer(status))
+    assert attempt.verdict is Verdict.DEAD
+    assert "credentials" in attempt.reason
+    assert "kept" in attempt.reason
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_redirect_is_final(status: int) -> None:
+    attempt = judged(Answer(status))
+    assert attempt.verdict is Verdict.DEAD
+    assert "redirect" in attempt.reason
+
+
+def test_a_caller_that_does_not_wait_yet_is_given_thirty_seconds() -> None:
+    first = judged(RACING, at=1000.0)
+    assert first.verdict is Verdict.AGAIN
+    assert first.wait <= 5
+    assert judged(RACING, (first,), at=1029.0).verdict is Verdict.AGAIN
+    last = judged(RACING, (first,), at=1030.0)
+    assert last.verdict is Verdict.DEAD
+    assert "not_waiting_for_callback" in last.reason
+
+
+def test_a_race_is_counted_from_its_own_first_try() -> None:
+    down = judged(Answer(503), at=900.0)
+    assert judged(RACING, (down,), at=990.0).verdict is Verdict.AGAIN
+
+
+def test_a_race_is_not_ended_by_the_number_of_tries() -> None:
+    tried = tuple(judged(RACING, at=1000.0) for _ in range(20))
+    assert judged(RACING, tried, at=1010.0).verdict is Verdict.AGAIN
+
+
+def test_tries_are_bounded_by_number_and_by_age() -> None:
+    tried = tuple(judged(Answer(503), at=1000.0) for _ in range(4))
+    last = judged(Answer(503), tried, at=1001.0)
+    assert last.verdict is Verdict.DEAD
+    assert "5 tries" in last.reason
+    assert judged(Answer(503), tried[:1], at=1100.0).verdict is Verdict.DEAD
+
+
+def test_waits_double_up_to_five_minutes_with_jitter() -> None:
+    patient = Policy(attempts=10_000, max_age=1e9, first_delay=1.0)
+    tried: tuple[Attempt, ...] = ()
+    for expected in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
+        attempt = patient.judge(Answer(503), tried, 1000.0, 0.1)
+        assert expected / 2 <= attempt.wait <= expected
+        tried = (*tried, attempt)
+
+
+def test_retry_after_is_honoured_within_reason() -> None:
+    assert 7 <= judged(Answer(503, retry_after=7.0)).wait <= 8
+    assert judged(Answer(503, retry_after=1e9)).wait <= 3601
+
+
+# --- over HTTP
+
+
+@contextlib.asynccontextmanager
+async def sending(section: CallbacksSection | None = None) -> AsyncIterator[Callbacks]:
+    callbacks = Callbacks(section or CallbacksSection(timeout=Duration(2)))
+    callbacks.open()
+    try:
+        yield callbacks
+    finally:
+        await callbacks.close()
+
+
+OUTCOME = Outcome(status=200, body=envelope("x"))
+
+
+async def test_operators_headers_are_sent() -> None:
+    async with caller() as backend, sending(CallbacksSection(headers={"X-Key": "s3cret"})) as callbacks:
+        attempt = await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+        assert attempt.verdict is Verdict.DONE
+        assert backend.seen[0][0]["X-Key"] == "s3cret"
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    async def elsewhere(_request: web.Request) -> web.Response:
+        return web.Response(status=307, headers={"Location": "/elsewhere"})
+
+    async with caller() as backend, sending() as callbacks:
+        backend.answers = [elsewhere]
+        attempt = await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+        assert attempt.verdict is Verdict.DEAD
+        assert len(backend.seen) == 1
+
+
+async def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
+    async def seconds(_request: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "9"})
+
+    async def date(_request: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"})
+
+    async def nonsense(_request: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Retry-After": "soon"})
+
+    async with caller() as backend, sending() as callbacks:
+        backend.answers = [seconds, date, nonsense]
+        waits = [(await callbacks.deliver(job(callback=backend.url), OUTCOME, ())).wait for _ in range(3)]
+    assert 9 <= waits[0] <= 10
+    assert 0 <= waits[1] <= 1
+    assert 0.5 <= waits[2] <= 1
+
+
+async def test_no_answer_tells_no_url() -> None:
+    async with sending() as callbacks:
+        attempt = await callbacks.deliver(job(callback="http://127.0.0.1:1/token-in-path"), OUTCOME, ())
+    assert attempt.verdict is Verdict.AGAIN
+    assert attempt.status is None
+    assert "token-in-path" not in attempt.reason
+
+
+async def test_a_metadata_address_is_refused_for_good() -> None:
+    async with sending() as callbacks:
+        attempt = await callbacks.deliver(job(callback="http://169.254.169.254/latest"), OUTCOME, ())
+    assert attempt.verdict is Verdict.DEAD
+    assert "metadata" in attempt.reason
+
+
+async def test_a_name_that_resolves_to_a_metadata_address_is_refused_at_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tests.jobs.test_targets import answering
+
+    monkeypatch.setattr("gateway.jobs.targets._lookup", answering("169.254.169.254"))
+    async with sending() as callbacks:
+        attempt = await callbacks.deliver(job(callback="http://innocent.example/x"), OUTCOME, ())
+    assert attempt.verdict is Verdict.DEAD
+    assert "metadata" in attempt.reason
+
+
+class Tokens:
+    """An authorization server."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+        self.status = 200
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.asked.append({**dict(await request.post()), "login": request.headers["Authorization"]})  # type: ignore[arg-type]
+        return web.json_response({"access_token": f"t{len(self.asked)}", "expires_in": 300}, status=self.status)
+
+
+@contextlib.asynccontextmanager
+async def authorized() -> AsyncIterator[tuple[Tokens, Callbacks, Caller]]:
+    tokens = Tokens()
+    app = web.Application()
+    app.router.add_post("/token", tokens.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
+    section = CallbacksSection(oauth2=OAuth2(token_url=url, client_id="me", client_secret="hush"))
+    try:
+        async with caller() as backend, sending(section) as callbacks:
+            yield tokens, callbacks, backend
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_token_is_asked_for_once_and_used_again() -> None:
+    async with authorized() as (tokens, callbacks, backend):
+        for _ in range(3):
+            await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+        assert len(tokens.asked) == 1
+        assert tokens.asked[0]["grant_type"] == "client_credentials"
+        assert {headers["Authorization"] for headers, _ in backend.seen} == {"Bearer t1"}
+
+
+async def test_a_token_that_is_refused_is_renewed_once() -> None:
+    async with authorized() as (tokens, callbacks, backend):
+        backend.answers = [401, 200]
+        assert (await callbacks.deliver(job(callback=backend.url), OUTCOME, ())).verdict is Verdict.DONE
+        assert [headers["Authorization"] for headers, _ in backend.seen] == ["Bearer t1", "Bearer t2"]
+        backend.answers = [401]
+        assert (await callbacks.deliver(job(callback=backend.url), OUTCOME, ())).verdict is Verdict.DEAD
+        assert len(tokens.asked) == 3
+
+
+async def test_no_token_is_tried_again_and_tells_no_secret() -> None:
+    async with authorized() as (tokens, callbacks, backend):
+        tokens.status = 500
+        attempt = await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+        assert attempt.verdict is Verdict.AGAIN
+        assert "token_url answered 500" in attempt.reason
+        assert "hush" not in attempt.reason
+        assert backend.seen == []

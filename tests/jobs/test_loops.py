@@ -1,0 +1,103 @@
+"""A loop in a thread of its own, and the way across."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from gateway.jobs.loops import Gone, LoopThread, across
+
+
+@pytest.fixture
+async def other():
+    thread = LoopThread("other")
+    thread.start()
+    yield thread
+    await thread.stop()
+
+
+async def test_a_call_runs_there_and_its_result_comes_back(other: LoopThread) -> None:
+    async def where() -> str:
+        return threading.current_thread().name
+
+    assert await other.call(where()) == "other"
+
+
+async def test_whoever_stops_waiting_does_not_stop_it(other: LoopThread) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        await asyncio.to_thread(release.wait)
+        ended.set()
+
+    release = threading.Event()
+    calling = asyncio.create_task(other.call(work()))
+    await asyncio.to_thread(begun.wait)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    release.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+
+
+async def test_cancelling_across_waits_for_the_end_there(other: LoopThread) -> None:
+    here = asyncio.get_running_loop()
+    log: list[str] = []
+    begun = asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await here.create_future()
+        finally:
+            await asyncio.sleep(0.05)
+            log.append("cleaned up")
+
+    async def caller() -> None:
+        task = asyncio.create_task(across(here, work))
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(begun.wait(), here))
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            log.append("cancelled")
+
+    await other.call(caller())
+    assert log == ["cleaned up", "cancelled"]
+
+
+async def test_an_error_and_a_cancellation_there_come_across(other: LoopThread) -> None:
+    here = asyncio.get_running_loop()
+
+    async def fails() -> None:
+        raise KeyError("x")
+
+    async def gone() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(KeyError):
+        await other.call(across(here, fails))
+    with pytest.raises(Gone):
+        await other.call(across(here, gone))
+
+
+async def test_stopping_cancels_what_runs_there() -> None:
+    thread = LoopThread("short")
+    thread.start()
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            cancelled.set()
+
+    thread.post(lambda: tasks.append(asyncio.ensure_future(work())))
+    tasks: list[asyncio.Future[None]] = []
+    await asyncio.to_thread(begun.wait)
+    await thread.stop()
+    assert cancelled.is_set()

@@ -1,0 +1,110 @@
+"""Where callbacks may go."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from aiohttp.abc import ResolveResult
+
+from gateway.jobs.targets import GuardedResolver, Refused, Targets
+
+ANYWHERE = Targets.parse(None)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:7000/x",
+        "http://127.0.0.1/x",
+        "http://192.168.1.5/x",
+        "https://backend.example.com/x",
+        "http://[::1]:80/x",
+        "http://10.0.0.1/x",
+    ],
+)
+def test_by_default_localhost_the_lan_and_the_world_are_allowed(url: str) -> None:
+    ANYWHERE.check_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://[fe80::1]/x",
+        "http://[::ffff:169.254.169.254]/x",
+        "http://[64:ff9b::a9fe:a9fe]/x",
+        "http://[2002:a9fe:a9fe::]/x",
+        "http://[fd00:ec2::254]/x",
+        "http://100.100.100.200/x",
+        "http://0.0.0.0/x",
+        "http://224.0.0.1/x",
+        "file:///etc/passwd",
+        "gopher://localhost/x",
+        "http:///x",
+        "http://user:password@localhost/x",
+        "http://localhost:99999/x",
+        "not a url",
+        "",
+    ],
+)
+def test_metadata_addresses_and_what_is_no_url_are_refused(url: str) -> None:
+    with pytest.raises(Refused) as raised:
+        ANYWHERE.check_url(url)
+    assert "password" not in str(raised.value)
+
+
+def test_only_what_is_listed_is_allowed() -> None:
+    targets = Targets.parse(["backend", "*.example.com", "10.1.0.0/16", "::1"])
+    for url in ("http://backend/x", "http://BACKEND./x", "http://a.b.example.com/x", "http://10.1.2.3/", "http://[::1]/"):
+        targets.check_url(url)
+    for url in ("http://127.0.0.1/x", "http://10.2.0.1/x"):
+        with pytest.raises(Refused, match="callbacks.allow"):
+            targets.check_url(url)
+    with pytest.raises(Refused, match="callbacks.allow"):
+        Targets.parse(["backend"]).check_url("http://example.com/x")
+
+
+def test_a_metadata_address_can_be_allowed_by_number() -> None:
+    Targets.parse(["169.254.169.254"]).check_url("http://169.254.169.254/")
+
+
+@pytest.mark.parametrize("entry", ["", "http://backend", "backend:80", "*.", "a@b"])
+def test_an_entry_that_is_no_host_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match="host"):
+        Targets.parse([entry])
+
+
+def answering(*addresses: str):
+    """Return a look-up that gives another address each time."""
+    left = list(addresses)
+
+    async def lookup(host: str, port: int, _family: socket.AddressFamily) -> list[ResolveResult]:
+        address = left.pop(0)
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
+        ]  # fmt: skip
+
+    return lookup
+
+
+async def test_a_name_is_judged_by_what_it_resolves_to_each_time() -> None:
+    resolver = GuardedResolver(ANYWHERE, answering("93.184.216.34", "169.254.169.254"))
+    assert [one["host"] for one in await resolver.resolve("rebinding.example", 80)] == ["93.184.216.34"]
+    with pytest.raises(Refused, match="metadata"):
+        await resolver.resolve("rebinding.example", 80)
+
+
+async def test_a_name_that_is_allowed_may_be_anywhere() -> None:
+    resolver = GuardedResolver(Targets.parse(["metadata.internal"]), answering("169.254.169.254"))
+    assert await resolver.resolve("metadata.internal", 80)
+
+
+async def test_a_name_may_be_allowed_by_the_network_it_is_in() -> None:
+    targets = Targets.parse(["10.0.0.0/8"])
+    targets.check_url("http://backend.lan/x")
+    assert await GuardedResolver(targets, answering("10.0.0.7")).resolve("backend.lan", 80)
+    with pytest.raises(Refused):
+        await GuardedResolver(targets, answering("10.0.0.7", "8.8.8.8")).resolve("8.lan", 80) and await GuardedResolver(
+            targets, answering("8.8.8.8")
+        ).resolve("backend.lan", 80)
