@@ -56,6 +56,15 @@ class Circuit:
             retry_after=max(1, math.ceil(wait)),
         )
 
+    def admit_after_wait(self) -> None:
+        """Let a call that has waited for its slot pass, unless the circuit has opened meanwhile.
+
+        Raises:
+            ConnectorUnavailable: it has.
+        """
+        if self.state is State.OPEN:
+            self.admit()
+
     def succeeded(self) -> None:
         """The process ran and ended by itself, whatever it answered."""
         if self.state is not State.CLOSED:

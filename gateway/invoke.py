@@ -115,6 +115,7 @@ class Invoker:
         decided = False
         try:
             async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
+                circuit.admit_after_wait()
                 run.queue_wait = clock() - run.begun
                 payload = self._request(call, connector, command, params, deadline - clock())
                 run.request_bytes = len(payload)

@@ -6,6 +6,7 @@ what a JSON Schema or an enum constrains is decoded.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from gateway.errors import InvalidParameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _NAMES = {"str": "text", "int": "an integer", "bool": "true or false", "any": "anything"}
 
@@ -74,8 +75,7 @@ class Signature:
 
     def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str]:
         """Return the texts among the sent values that must not be shown."""
-        texts = [sent[name] for name in self._secrets if name in sent and _first(sent[name]) == b'"']
-        return [msgspec.json.decode(raw) for raw in texts]
+        return [text for name in self._secrets if name in sent for text in _texts(sent[name])]
 
     def _problem(self, parameter: Parameter, first: bytes, raw: msgspec.Raw) -> str | None:
         name = parameter.id
@@ -107,6 +107,23 @@ def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
     if kind == "bool":
         return first in b"tf"
     return True
+
+
+def _texts(raw: msgspec.Raw) -> Iterator[str]:
+    """Yield every text and number in a value, at any depth."""
+    todo: list[Any] = []
+    with contextlib.suppress(RecursionError):  # what is nested that deeply is refused elsewhere
+        todo.append(msgspec.json.decode(raw))
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, str):
+            yield value
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield str(value)
 
 
 def _first(raw: msgspec.Raw) -> bytes:

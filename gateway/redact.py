@@ -43,8 +43,8 @@ def telling_values(settings: Mapping[str, object]) -> list[str]:
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):
                 found += telling_values(one)
-            elif isinstance(one, str) and _TELLING.search(key):
-                found.append(one)
+            elif isinstance(one, str | int) and not isinstance(one, bool) and _TELLING.search(key):
+                found.append(str(one))
     return found
 
 

@@ -79,7 +79,7 @@ packages = [{include = "connector_synthetic"}]
 
 [tool.poetry.dependencies]
 python = ">=3.8"
-toolbelt = "^2.0"
+connector-toolbelt = "^2.0"
 
 [build-system]
 requires = ["poetry-core"]

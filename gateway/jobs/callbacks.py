@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import random
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -169,18 +171,24 @@ class _Token:
 
     async def get(self) -> str:
         if self._clock() >= self._until:
-            await self._ask()
+            try:
+                await self._ask()
+            except TokenRefused:
+                raise
+            except (aiohttp.ClientError, OSError, ValueError) as problem:
+                raise TokenRefused("callbacks.oauth2.token_url could not be reached") from problem
         return self._value
 
     async def _ask(self) -> None:
         form = {"grant_type": "client_credentials"}
         if self._credentials.scope is not None:
             form["scope"] = self._credentials.scope
-        login = aiohttp.BasicAuth(self._credentials.client_id, self._credentials.client_secret)
+        login = f"{quote(self._credentials.client_id, '')}:{quote(self._credentials.client_secret, '')}"
+        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
         timeout = aiohttp.ClientTimeout(total=20)
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
-            session.post(self._credentials.token_url, data=form, auth=login, allow_redirects=False) as response,
+            session.post(self._credentials.token_url, data=form, headers=headers, allow_redirects=False) as response,
         ):
             if response.status != 200:
                 raise TokenRefused(f"callbacks.oauth2.token_url answered {response.status}")

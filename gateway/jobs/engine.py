@@ -195,8 +195,11 @@ class Engine:
                 raise JobsUnavailable(f"the jobs' store cannot be used: {said(problem)}") from problem
             raise
 
-    async def close(self, grace: float) -> None:
-        """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up."""
+    async def close(self, grace: float) -> bool:
+        """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up.
+
+        Tell whether nothing is left: a thread that waits for the store cannot be stopped.
+        """
         self.drain()
         until = time.monotonic() + grace
         # Polled: they change in another loop.
@@ -205,6 +208,7 @@ class Engine:
         await self._thread.call(self._quit())
         await asyncio.to_thread(self._destroy)
         await self._thread.stop()
+        return await asyncio.to_thread(_threads_ended)
 
     def drain(self) -> None:
         """Start no more runs."""
@@ -756,6 +760,17 @@ def _hold_on(context: Any) -> None:
 
 async def _result(running: asyncio.Future[Outcome]) -> Outcome:
     return await running
+
+
+def _threads_ended() -> bool:
+    """Give DBOS's threads a moment to end."""
+    until = time.monotonic() + 1.0
+    for thread in threading.enumerate():
+        if thread.name.startswith("dbos-executor-"):
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                return False
+    return True
 
 
 async def _for_ever() -> None:

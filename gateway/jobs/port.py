@@ -249,8 +249,11 @@ class StoreChanged(Event, frozen=True, kw_only=True):
 class Jobs(Protocol):
     """An engine. Everything but `start`, `drain` and `health` may raise JobsUnavailable."""
 
-    async def start(self) -> None:
-        """Take up what an earlier gateway left, in the background. Does nothing when there is nothing to do."""
+    async def start(self, *, warm: bool = False) -> None:
+        """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job.
+
+        Does nothing when there is nothing to do.
+        """
 
     async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
         """Commit a job and start it. `running` is its run when that is already in progress: it is adopted.
@@ -291,8 +294,11 @@ class Jobs(Protocol):
     def drain(self) -> None:
         """Start no more runs; those in progress go on."""
 
-    async def stop(self, grace: float = 5.0) -> None:
-        """Wait at most `grace` seconds for runs to be recorded, leave the rest to the next start, and close."""
+    async def stop(self, grace: float = 5.0) -> bool:
+        """Wait at most `grace` seconds for runs to be recorded, leave the rest to the next start, and close.
+
+        False: threads still wait for a store that is away, and only `os._exit` ends the process in time.
+        """
 
     def health(self) -> Health:
         """Tell, at once, whether jobs can be accepted."""

@@ -65,10 +65,10 @@ class DurableJobs:
         self._reason = ""
         self._stopped = False
 
-    async def start(self) -> None:
-        """Take up what an earlier gateway left, in the background."""
+    async def start(self, *, warm: bool = False) -> None:
+        """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job."""
         store = SqliteStore(self._folder / "jobs.sqlite")
-        if self._settings.database is not None or await asyncio.to_thread(store.unfinished):
+        if warm or self._settings.database is not None or await asyncio.to_thread(store.unfinished):
             self._keeper = asyncio.create_task(self._keep_trying())
 
     async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
@@ -115,17 +115,16 @@ class DurableJobs:
         if self._engine is not None:
             self._engine.drain()
 
-    async def stop(self, grace: float = 5.0) -> None:
+    async def stop(self, grace: float = 5.0) -> bool:
         """Let runs be recorded and close."""
         self._stopped = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if self._waking is not None:
-            await asyncio.gather(self._waking, return_exceptions=True)
-        if self._engine is not None:
-            await self._engine.close(grace)
-            self._engine = None
+            await asyncio.wait({self._waking}, timeout=WAKING)
+        engine, self._engine = self._engine, None
+        return self._waking is None if engine is None else await engine.close(grace)
 
     def health(self) -> Health:
         """Tell whether jobs can be accepted."""
@@ -156,6 +155,7 @@ class DurableJobs:
             return self._engine
         if self._waking is None:
             self._waking = asyncio.create_task(self._wake())
+            self._waking.add_done_callback(_looked_at)
         try:
             async with asyncio.timeout(WAKING):
                 return await asyncio.shield(self._waking)
@@ -187,3 +187,9 @@ class DurableJobs:
                 await self._awake()
                 return
             await asyncio.sleep(AGAIN)
+
+
+def _looked_at(task: asyncio.Task[Engine]) -> None:
+    """Whoever waited for it may be gone."""
+    if not task.cancelled():
+        task.exception()

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway.errors import ConfigError, Quarantine
 from gateway.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
 from gateway.registry.definition import Connector, define
@@ -120,15 +122,15 @@ class Registry:
         if connector.commands is not None:
             return Status(name=name, state=State.READY, connector=connector)
         old = self.snapshot.statuses.get(name)
-        if old is not None and old.connector is not None and old.connector.identity == connector.identity:
-            if old.state is State.READY and old.connector.limits == connector.limits:
-                return old
-            if old.state is not State.READY:
-                return Status(name=name, state=old.state, reason=old.reason, connector=connector)
+        known = _still(old, connector) if old is not None else None
+        if known is not None:
+            return known
         description = self._describer.remembered(connector)
         if description is not None:
             with contextlib.suppress(Quarantine):
                 return Status(name=name, state=State.READY, connector=connector.described(description))
+        if old is not None and old.state is State.READY:
+            return msgspec.structs.replace(old, successor=connector)
         return Status(name=name, state=State.DESCRIBING, reason="it is being asked what it can do", connector=connector)
 
     def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
@@ -140,8 +142,9 @@ class Registry:
         for name, status in statuses.items():
             if status.state is State.QUARANTINED and self._reason(before.get(name)) != status.reason:
                 self._quarantine(status)
-            elif status.state is State.DESCRIBING and name not in self._describing and status.connector is not None:
-                self._describe(status.connector)
+            elif status.state is State.DESCRIBING or status.successor is not None:
+                if name not in self._describing and status.newest is not None:
+                    self._describe(status.newest)
             elif status.state is State.READY:
                 self._retries.pop(name, None)
         self._retries = {name: retry for name, retry in self._retries.items() if name in statuses}
@@ -149,9 +152,9 @@ class Registry:
 
     def _superseded(self, name: str, old: Status | None) -> bool:
         new = self.snapshot.statuses.get(name)
-        if new is None or new.connector is None or old is None or old.connector is None:
+        if new is None or new.newest is None or old is None or old.newest is None:
             return True
-        return new.connector.identity != old.connector.identity
+        return new.newest.identity != old.newest.identity
 
     def _announce(self, before: Mapping[str, Status], statuses: Mapping[str, Status], took: float) -> None:
         changed = tuple(name for name, status in statuses.items() if _face(before.get(name)) != _face(status))
@@ -207,7 +210,7 @@ class Registry:
     def _current(self, connector: Connector) -> Connector:
         """Return the newest definition of the same executable: its limits may have changed meanwhile."""
         status = self.snapshot.statuses.get(connector.name)
-        return connector if status is None or status.connector is None else status.connector
+        return connector if status is None or status.newest is None else status.newest
 
     def _quarantine(self, status: Status) -> None:
         _, pause = self._retries.get(status.name, (0.0, FIRST_RETRY / 2))
@@ -259,7 +262,20 @@ def _face(status: Status | None) -> object:
     return status.state, status.reason, connector and (connector.identity, connector.limits)
 
 
+def _still(old: Status, connector: Connector) -> Status | None:
+    """Return what is known of a connector that is the same executable as before, None when it is another."""
+    newest = old.newest
+    if newest is None or newest.identity != connector.identity:
+        return None
+    if old.successor is not None:
+        return msgspec.structs.replace(old, successor=connector)
+    if old.state is not State.READY:
+        return msgspec.structs.replace(old, connector=connector)
+    return old if newest.limits == connector.limits else None
+
+
 def _facts(statuses: Mapping[str, Status]) -> tuple[tuple[object, ...], ...]:
     """Return the state of every file that the definitions rest on, as it was when they were made."""
-    facts = {file for status in statuses.values() if status.connector is not None for file in status.connector.files}
+    newest = [status.newest for status in statuses.values()]
+    facts = {file for connector in newest if connector is not None for file in connector.files}
     return tuple(sorted(facts, key=lambda file: str(file[0])))

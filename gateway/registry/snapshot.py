@@ -32,6 +32,13 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     reason: str | None = None
     connector: Connector | None = None
+    successor: Connector | None = None
+    """A newer definition that is being described while this one goes on serving."""
+
+    @property
+    def newest(self) -> Connector | None:
+        """The definition that the files say now."""
+        return self.successor or self.connector
 
 
 class Snapshot:

@@ -130,6 +130,8 @@ async def _make(
     if sources:
         libraries = [host, *sorted((folder / "lib").glob("*.jar")), *classpath]
         await _compile(sources, libraries, folder / "connector.jar", tools, place)
+    if any(path.is_dir() for path in classpath):
+        return  # a class-data archive is made of jars alone
     request = sample.read_bytes() if sample else b'{"protocol":1,"op":"describe"}'
     java = str(find_program("java", place.path))
     archive = f"-XX:ArchiveClassesAtExit={folder / 'connector.jsa'}"

@@ -21,6 +21,8 @@ from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.units import Duration
 
+CLEAN = web.AppKey("clean", bool)
+
 
 class Events:
     """Lines that survive kill -9: one write each."""
@@ -70,11 +72,11 @@ def application(state: Path, events: Events, database: str | None, pace: Pace) -
         told = jobs.health()
         return web.json_response({"ok": told.ok, "state": told.state, "open": told.open, "node": told.node})
 
-    async def life(_app: web.Application):
+    async def life(app: web.Application):
         await jobs.start()
         yield
         jobs.drain()
-        await jobs.stop()
+        app[CLEAN] = await jobs.stop()
 
     app = web.Application()
     app.router.add_post("/jobs", accept)
@@ -91,6 +93,8 @@ def main() -> None:
     app = application(Path(state), log, database, pace)
     app.on_startup.append(_up(log))
     web.run_app(app, host="127.0.0.1", port=int(port), print=None, shutdown_timeout=1)
+    if not app[CLEAN]:
+        os._exit(0)
 
 
 def _up(log: Events):

@@ -43,7 +43,7 @@ class Postgres:
     def start(self) -> None:
         self._server = subprocess.Popen(
             [self._bin / "postgres", "-D", self.folder / "data", "-p", str(self.port), "-k", self.folder,
-             "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60", "-c", "shared_buffers=32MB"],
+             "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60", "-c", "shared_buffers=32MB", "-c", "autovacuum=off"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, user=self._user,
         )  # fmt: skip
         self._call("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gateway", patience=200)

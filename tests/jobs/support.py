@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.abc import ResolveResult
 
 from gateway.jobs.port import OPEN, Job, JobContext, Outcome
 from gateway.jobs.service import DurableJobs
@@ -149,3 +151,16 @@ async def caller() -> AsyncIterator[Caller]:
         yield made
     finally:
         await runner.cleanup()
+
+
+def answering(*addresses: str):
+    """Return a look-up that gives another address each time."""
+    left = list(addresses)
+
+    async def lookup(host: str, port: int, _family: socket.AddressFamily) -> list[ResolveResult]:
+        address = left.pop(0)
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
+        ]  # fmt: skip
+
+    return lookup

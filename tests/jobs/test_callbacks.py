@@ -12,7 +12,7 @@ from gateway.jobs.callbacks import Answer, Callbacks, Policy
 from gateway.jobs.port import Attempt, Outcome, Verdict
 from gateway.jobs.settings import CallbacksSection, OAuth2
 from gateway.units import Duration
-from tests.jobs.support import Caller, caller, envelope, job
+from tests.jobs.support import Caller, answering, caller, envelope, job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -175,8 +175,6 @@ async def test_a_metadata_address_is_refused_for_good() -> None:
 async def test_a_name_that_resolves_to_a_metadata_address_is_refused_at_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tests.jobs.test_targets import answering
-
     monkeypatch.setattr("gateway.jobs.targets._lookup", answering("169.254.169.254"))
     async with sending() as callbacks:
         attempt = await callbacks.deliver(job(callback="http://innocent.example/x"), OUTCOME, ())

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import sqlite3
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
+from dbos import DBOS
+from dbos._dbos import _get_dbos_instance
+from dbos._sys_db import SystemDatabase
+from sqlalchemy import event
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
 from gateway.jobs.port import (
     CallbackTried,
+    Job,
     JobAccepted,
     JobConflict,
     JobFinished,
@@ -198,17 +205,15 @@ async def test_a_task_of_another_client_is_another(one: Bench) -> None:
     one.runner.hold()
     mine = job(task="t1")
     first = await one.accept(mine)
-    second = await one.accept(json_replace(mine, client="somebody"))
+    second = await one.accept(of_client(mine, client="somebody"))
     one.runner.release.set()
     await one.ended(first)
     await one.ended(second)
     assert first != second
 
 
-def json_replace(one, **changes):
-    import msgspec
-
-    return msgspec.structs.replace(one, context=msgspec.structs.replace(one.context, **changes))
+def of_client(one: Job, client: str) -> Job:
+    return msgspec.structs.replace(one, context=msgspec.structs.replace(one.context, client=client))
 
 
 # --- what a run may raise
@@ -517,9 +522,6 @@ async def test_a_connector_that_is_full_does_not_hold_up_another(one: Bench) -> 
 
 
 async def test_what_is_accepted_is_synced(one: Bench) -> None:
-    from dbos import DBOS
-    from dbos._dbos import _get_dbos_instance
-
     await one.ended(await one.accept(job()))
     with _get_dbos_instance()._sys_db.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
@@ -546,9 +548,13 @@ async def test_the_store_is_readable_for_its_owner_only(one: Bench) -> None:
 async def test_a_full_disk_is_told_at_once_and_costs_no_result(one: Bench) -> None:
     name, count = await fill(one)
     one.runner.release.set()
-    with pytest.raises(JobsUnavailable, match="full"):
+
+    async def accept_many() -> None:
         for _ in range(50):
             await one.accept(job(params=json.dumps({"a": "x" * 10_000})))
+
+    with pytest.raises(JobsUnavailable, match="full"):
+        await accept_many()
     assert not one.jobs.health().ok
     assert "full" in one.jobs.health().reason
     await unfill(one, count)
@@ -561,8 +567,6 @@ async def test_a_full_disk_is_told_at_once_and_costs_no_result(one: Bench) -> No
 
 async def fill(one: Bench) -> tuple[str, int]:
     """Let the store grow no further, with a job running."""
-    from dbos._dbos import _get_dbos_instance
-
     one.runner.hold()
     name = await one.accept(job())
     await eventually(lambda: one.runner.started)
@@ -571,14 +575,11 @@ async def fill(one: Bench) -> tuple[str, int]:
 
 
 async def unfill(one: Bench, count: int) -> None:
-    from dbos._dbos import _get_dbos_instance
-
     await asyncio.to_thread(_limit_pages, _get_dbos_instance()._sys_db.engine, count)
 
 
 def _limit_pages(engine, count):
     """Set the largest size of the file, on the pool's connections present and future."""
-    from sqlalchemy import event
 
     def limit(connection, _record, *_more) -> None:
         connection.execute(f"PRAGMA max_page_count={count or 1}")
@@ -669,12 +670,6 @@ async def test_an_engine_leaves_the_gateways_loop_and_its_threads_alone(one: Ben
 
 async def test_the_internals_that_are_used_are_as_they_were(one: Bench) -> None:
     """Not public: a release of DBOS may change them, and this test is how we notice."""
-    import inspect
-
-    from dbos import DBOS
-    from dbos._dbos import _get_dbos_instance
-    from dbos._sys_db import SystemDatabase
-
     await one.accept(job())
     assert list(inspect.signature(DBOS._recover_pending_workflows).parameters) == ["executor_ids"]
     assert "executor_id.in_(executor_ids)" in inspect.getsource(SystemDatabase.reenqueue_for_recovery)

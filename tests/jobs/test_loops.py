@@ -96,8 +96,8 @@ async def test_stopping_cancels_what_runs_there() -> None:
         finally:
             cancelled.set()
 
-    thread.post(lambda: tasks.append(asyncio.ensure_future(work())))
     tasks: list[asyncio.Future[None]] = []
+    thread.post(lambda: tasks.append(asyncio.ensure_future(work())))
     await asyncio.to_thread(begun.wait)
     await thread.stop()
     assert cancelled.is_set()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
-from aiohttp.abc import ResolveResult
 
 from gateway.jobs.targets import GuardedResolver, Refused, Targets
+from tests.jobs.support import answering
 
 ANYWHERE = Targets.parse(None)
 
@@ -56,12 +54,18 @@ def test_metadata_addresses_and_what_is_no_url_are_refused(url: str) -> None:
 
 def test_only_what_is_listed_is_allowed() -> None:
     targets = Targets.parse(["backend", "*.example.com", "10.1.0.0/16", "::1"])
-    for url in ("http://backend/x", "http://BACKEND./x", "http://a.b.example.com/x", "http://10.1.2.3/", "http://[::1]/"):
+    for url in (
+        "http://backend/x",
+        "http://BACKEND./x",
+        "http://a.b.example.com/x",
+        "http://10.1.2.3/",
+        "http://[::1]/",
+    ):
         targets.check_url(url)
     for url in ("http://127.0.0.1/x", "http://10.2.0.1/x"):
-        with pytest.raises(Refused, match="callbacks.allow"):
+        with pytest.raises(Refused, match=r"callbacks\.allow"):
             targets.check_url(url)
-    with pytest.raises(Refused, match="callbacks.allow"):
+    with pytest.raises(Refused, match=r"callbacks\.allow"):
         Targets.parse(["backend"]).check_url("http://example.com/x")
 
 
@@ -73,19 +77,6 @@ def test_a_metadata_address_can_be_allowed_by_number() -> None:
 def test_an_entry_that_is_no_host_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="host"):
         Targets.parse([entry])
-
-
-def answering(*addresses: str):
-    """Return a look-up that gives another address each time."""
-    left = list(addresses)
-
-    async def lookup(host: str, port: int, _family: socket.AddressFamily) -> list[ResolveResult]:
-        address = left.pop(0)
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
-        ]  # fmt: skip
-
-    return lookup
 
 
 async def test_a_name_is_judged_by_what_it_resolves_to_each_time() -> None:
@@ -105,6 +96,4 @@ async def test_a_name_may_be_allowed_by_the_network_it_is_in() -> None:
     targets.check_url("http://backend.lan/x")
     assert await GuardedResolver(targets, answering("10.0.0.7")).resolve("backend.lan", 80)
     with pytest.raises(Refused):
-        await GuardedResolver(targets, answering("10.0.0.7", "8.8.8.8")).resolve("8.lan", 80) and await GuardedResolver(
-            targets, answering("8.8.8.8")
-        ).resolve("backend.lan", 80)
+        await GuardedResolver(targets, answering("8.8.8.8")).resolve("backend.lan", 80)

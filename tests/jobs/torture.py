@@ -97,7 +97,7 @@ class Node:
 
     async def ended(self) -> int:
         assert self.process is not None
-        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), 20)
+        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), 40)
 
     async def kill(self) -> None:
         self.signal(signal.SIGKILL)

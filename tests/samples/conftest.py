@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -17,6 +16,7 @@ from tests.support import Server, Site
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
 IGNORED = shutil.ignore_patterns("__pycache__", "node_modules")
 
