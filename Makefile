@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint soak format wheel clean
+.PHONY: help setup demo test lint soak bench format wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,6 +14,7 @@ demo: setup ## Start the gateway on the connectors of this repository, call each
 	@$(BIN)/python scripts/demo.py
 
 test: setup ## Run the tests
+	@PYTHON=$(PYTHON) scripts/setup tests
 	$(BIN)/pytest
 
 lint: setup ## ruff, mypy --strict, layers, docs
@@ -24,6 +25,9 @@ lint: setup ## ruff, mypy --strict, layers, docs
 
 soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)
 	$(BIN)/python bench/soak.py
+
+bench: setup ## Measure beside peers (half an hour; wrk, webhook and lighttpd from Debian), write docs/performance.md
+	$(BIN)/python -m bench
 
 format: setup ## Format the code
 	$(BIN)/ruff format .

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +15,7 @@ from rich.console import Console
 
 from bench import machine
 from bench.harness import Plan
-from bench.report import Report, write_section
+from bench.report import Report, lacking, write_section
 from bench.servers import ROOT
 
 SCENARIOS = ("spawn", "python", "runtimes", "growth", "idle")
@@ -31,8 +34,13 @@ def main() -> int:
     unknown = set(asked.scenario) - set(SCENARIOS)
     if unknown:
         parser.error(f"there is no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    if not asked.quick:
+        lost = lacking(DOCUMENT, asked.scenario or SCENARIOS)
+        if lost:
+            parser.error(f"{DOCUMENT} has no place for {', '.join(lost)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is stopped
     rounds, seconds = (1, 1.0) if asked.quick else (asked.rounds, asked.seconds)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     for line in machine.install_missing():
         console.print(f"bench: {line}", markup=False, highlight=False)
     if machine.find("wrk") is None:
@@ -56,7 +64,12 @@ def _measure(name: str, console: Console, facts: str, rounds: int, seconds: floa
         plan = Plan(Path(folder), rounds, seconds, quick, report)
         try:
             importlib.import_module(f"bench.{name}").run(plan)
-        except (RuntimeError, OSError) as problem:  # the other scenarios are measured all the same
+        except (
+            RuntimeError,
+            ValueError,
+            OSError,
+            subprocess.SubprocessError,
+        ) as problem:  # the other scenarios are measured all the same
             console.print(f"{name}: {type(problem).__name__}: {problem}", style="red", markup=False)
             return False
     report.show()

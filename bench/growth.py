@@ -18,7 +18,7 @@ from gateway.registry.registry import POLL
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 REGISTERED = (1, 100, 1000)
@@ -49,8 +49,12 @@ def _registered(plan: Plan, program: Path) -> None:
         cases = [Case(f"{count:,}", server, FAST, BODY, 1) for count, server in servers.items()]
         contest(plan, cases, figures)
         most = REGISTERED[-1]
+
+        def change(timeout: int) -> None:
+            _configure(sites[most], program, most, timeout=timeout)
+
         for number in range(plan.rounds):
-            _reload(servers[most], sites[most], program, most, figures, number)
+            _reload(servers[most], change, figures, number)
     rows = [
         (f"{count:,}", milliseconds(figures.median(key(f"{count:,}", 1), "p50")),
          milliseconds(figures.median(key(f"{count:,}", 1), "cpu")),
@@ -74,12 +78,12 @@ def _registered(plan: Plan, program: Path) -> None:
     plan.report.at_most(f"a reload of {most:,} connectors takes under 2 s, less the polling", value, 2, " s")
 
 
-def _reload(server: Server, site: Site, program: Path, count: int, figures: Figures, number: int) -> None:
+def _reload(server: Server, change: Callable[[int], None], figures: Figures, number: int) -> None:
     for case, way in enumerate(("file", "hup")):
         settle(server.pid)
         before = len(events(server, "registry_loaded"))
         begun = time.time()
-        _configure(site, program, count, timeout=100 + 10 * number + case)
+        change(100 + 10 * number + case)
         if way == "hup":
             os.kill(server.pid, signal.SIGHUP)
         eventually(lambda before=before: len(events(server, "registry_loaded")) > before, "a reload")

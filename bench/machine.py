@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import resource
 import shutil
 import subprocess
 from pathlib import Path
@@ -54,8 +55,6 @@ def load() -> float:
 
 def raise_limits() -> int:
     """Allow ourselves, and what we start, as many descriptors as we may have; return how many."""
-    import resource  # noqa: PLC0415
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

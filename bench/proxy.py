@@ -1,7 +1,7 @@
 """The in-process way: the same classes behind Flask, served by gunicorn.
 
-With REIMPORT=1 the command modules of all plugins are executed anew on each call, as a proxy does that reloads its plugins
-to find a command. PLUGINS is a comma-separated list of packages.
+With REIMPORT=1 the command modules of all plugins are executed anew on each call, as a proxy does that reloads its
+plugins to find a command. PLUGINS is a comma-separated list of packages.
 """
 
 from __future__ import annotations

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from bench.harness import key
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from bench.harness import Figures
@@ -77,9 +80,8 @@ class Report:
 
     def markdown(self, machine: str) -> str:
         """Return the section's text."""
-        parts = [machine]
-        for one in self.tables:
-            parts.append(f"**{one.title}**\n\n{_markdown_table(one.headers, one.rows)}")
+        tables = [f"**{one.title}**\n\n{_markdown_table(one.headers, one.rows)}" for one in self.tables]
+        parts = [machine, *tables]
         if self.goals:
             rows = [(goal.text, goal.figure, "met" if goal.met else "**missed**") for goal in self.goals]
             parts.append(_markdown_table(("goal", "figure", ""), rows))
@@ -90,8 +92,6 @@ class Report:
 
 def load_table(report: Report, title: str, names: list[str], connections: tuple[int, ...], figures: Figures) -> None:
     """Add a table of rates, latencies and CPU: a row a name, three columns a number of connections."""
-    from bench.harness import key  # noqa: PLC0415 - the two know each other's types
-
     headers = ["", *(head for count in connections for head in (f"/s @{count}", "p50 ms", "p99 ms")), "CPU ms/call"]
     rows = []
     for name in names:
@@ -113,6 +113,12 @@ def milliseconds(seconds: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def lacking(document: Path, names: Iterable[str]) -> list[str]:
+    """Return the names of those scenarios whose markers the document lacks."""
+    text = document.read_text() if document.exists() else ""
+    return [name for name in names if not re.search(_between(name), text, flags=re.DOTALL)]
+
+
 def write_section(document: Path, name: str, text: str) -> None:
     """Replace what stands between a scenario's markers.
 
@@ -120,11 +126,16 @@ def write_section(document: Path, name: str, text: str) -> None:
         ValueError: the document has no such markers.
     """
     before = document.read_text()
-    pattern = rf"(<!-- bench: {re.escape(name)} -->\n).*?(<!-- end: {re.escape(name)} -->)"
-    after, count = re.subn(pattern, lambda found: f"{found[1]}\n{text}\n\n{found[2]}", before, count=1, flags=re.DOTALL)
+    after, count = re.subn(
+        _between(name), lambda found: f"{found[1]}\n{text}\n\n{found[2]}", before, count=1, flags=re.DOTALL
+    )
     if not count:
         raise ValueError(f"{document} has no markers for {name}")
     document.write_text(after)
+
+
+def _between(name: str) -> str:
+    return rf"(<!-- bench: {re.escape(name)} -->\n).*?(<!-- end: {re.escape(name)} -->)"
 
 
 def _markdown_table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

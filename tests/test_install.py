@@ -120,7 +120,9 @@ def test_a_failed_build_names_the_reason_and_disturbs_no_other(tell: Site) -> No
         "odd": "did you mean requirements?",
     }
     for name, reason in reasons.items():
-        (text,) = re.findall(rf"^failed +{name} +(.*?)(?=^(?:failed|built)|\Z)", done.stdout, flags=re.MULTILINE | re.DOTALL)
+        (text,) = re.findall(
+            rf"^failed +{name} +(.*?)(?=^(?:failed|built)|\Z)", done.stdout, flags=re.MULTILINE | re.DOTALL
+        )
         assert reason in text
     assert "built  fine" in done.stdout
     assert told(tell, "fine") == "1.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -44,5 +45,6 @@ def test_the_wheel_runs_connectors_outside_of_the_checkout(site: Site) -> None:
     site.configure("py: {runtime: python, module: ./tell.py}\nsh: {runtime: shell, module: ./say.sh}")
     gateway = folder / "venv/bin/gateway"
     assert "2 of 2 connectors can be served" in run(gateway, "check", cwd=folder)
-    assert '"body":{"told":"☃"}' in run(gateway, "call", "--quiet", "py/Tell", "text=☃", cwd=folder)
-    assert '"body":{"output":"☃"}' in run(gateway, "call", "--quiet", "sh/Say", "text=☃", cwd=folder)
+    for target, body in (("py/Tell", {"told": "☃"}), ("sh/Say", {"output": "☃"})):
+        answer = json.loads(run(gateway, "call", "--quiet", target, "text=☃", cwd=folder))
+        assert answer["command_response"]["body"] == body

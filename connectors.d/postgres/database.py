@@ -25,6 +25,8 @@ from psycopg.types.json import Json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+__all__ = ["Execute", "Query"]
+
 MARGIN = 1000  # milliseconds before the deadline, to tell what happened
 RETRYABLE = ("40001", "40P01", "53")
 

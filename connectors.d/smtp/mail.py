@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from email.headerregistry import Address
 
+__all__ = ["SendEmail"]
+
 IMPLICIT_TLS = 465
 OFF = {"false", "no", "off", "0"}
 MARGIN = 1.0  # seconds before the deadline, to tell what happened

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from gateway.jobs.targets import Targets
 from gateway.units import Duration, Size
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -36,6 +37,10 @@ class CallbacksSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """The wait after the first failed try; it doubles up to five minutes."""
     timeout: Duration = Duration(30)
     """Of one try."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        Targets.parse(self.allow)
 
 
 class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

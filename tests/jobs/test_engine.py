@@ -397,6 +397,22 @@ async def test_an_adopted_run_that_fails_is_an_outcome(one: Bench) -> None:
     assert code((await one.ended(name)).outcome) == "connector_start_failed"
 
 
+async def test_an_adopted_run_that_somebody_cancels_is_told(one: Bench) -> None:
+    running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    name = await one.accept(job(), running)
+    await one.reaches(name, lambda status: status.state is State.RUNNING)
+    running.cancel()
+    assert code((await one.ended(name)).outcome) == "job_interrupted"
+
+
+async def test_cancelling_a_job_cancels_the_run_that_it_adopted(one: Bench) -> None:
+    running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    name = await one.accept(job(), running)
+    await one.reaches(name, lambda status: status.state is State.RUNNING)
+    await one.jobs.cancel(name)
+    await eventually(running.cancelled)
+
+
 # --- cancelling
 
 
@@ -610,6 +626,29 @@ async def test_a_store_that_is_locked_is_told_and_what_was_refused_does_not_run(
         assert one.runner.commands == ["Before", "After"]
         [refused] = await one.jobs.list(state=State.DEAD)
         assert "never accepted" in refused.reason
+
+
+async def test_a_task_that_was_refused_and_asked_for_again_runs_once(tmp_path: Path) -> None:
+    async with bench(tmp_path, patience=0.3) as one:
+        await one.ended(await one.accept(job("Before")))
+        other = sqlite3.connect(one.folder / "jobs/jobs.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JobsUnavailable):
+            await one.accept(job("Asked", task="t"))
+        again = asyncio.create_task(one.accept(job("Asked", task="t")))
+        await asyncio.sleep(0)
+        other.execute("ROLLBACK")
+        other.close()
+
+        async def accepted() -> str | None:
+            try:
+                return await (again if not again.done() else one.accept(job("Asked", task="t")))
+            except JobsUnavailable:
+                return None
+
+        status = await one.ended(await eventually(accepted))
+        assert status.state is State.KEPT
+        assert one.runner.commands == ["Before", "Asked"]
 
 
 async def test_a_store_that_is_none_is_told(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import os
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SEED = 20261124
+SEED = int(os.environ.get("TORTURE_SEED", "20261124"))
 
 
 @pytest.fixture
@@ -46,11 +46,12 @@ async def test_a_file_survives_kill_9(tmp_path: Path, capsys: pytest.CaptureFixt
         try:
             node.start()
             await eventually(lambda: node.healthy(session), 40)
-            until = time.monotonic() + 14
-            submitting = asyncio.create_task(torture.submit(session, until))
-            while time.monotonic() < until:
+            stop = asyncio.Event()
+            submitting = asyncio.create_task(torture.submit(session, stop))
+            for _ in range(4):
                 await asyncio.sleep(torture.chance.uniform(0.5, 2.5))
                 await torture.kill_one(session)
+            stop.set()
             await submitting
             await torture.settle(session, 60)
             report = await torture.report(session)
@@ -58,7 +59,6 @@ async def test_a_file_survives_kill_9(tmp_path: Path, capsys: pytest.CaptureFixt
             await torture.stop()
             await receiver.cleanup()
     judge(report, capsys)
-    assert report.kills > 1
 
 
 async def test_two_gateways_survive_kills_freezes_and_an_outage(
@@ -74,8 +74,8 @@ async def test_two_gateways_survive_kills_freezes_and_an_outage(
                 node.start()
             for node in nodes:
                 await eventually(lambda node=node: node.healthy(session), 40)
-            until = time.monotonic() + 24
-            submitting = asyncio.create_task(torture.submit(session, until))
+            stop = asyncio.Event()
+            submitting = asyncio.create_task(torture.submit(session, stop))
             await asyncio.sleep(1)
             await torture.kill_one(session)
             await asyncio.sleep(2.5)
@@ -83,9 +83,10 @@ async def test_two_gateways_survive_kills_freezes_and_an_outage(
             postgres.stop()
             await asyncio.sleep(3)
             postgres.start()
-            while time.monotonic() < until:
+            for _ in range(2):
                 await asyncio.sleep(torture.chance.uniform(0.5, 2))
                 await torture.kill_one(session)
+            stop.set()
             await submitting
             for node in nodes:
                 await eventually(lambda node=node: node.healthy(session), 40)
@@ -95,5 +96,4 @@ async def test_two_gateways_survive_kills_freezes_and_an_outage(
             await torture.stop()
             await receiver.cleanup()
     judge(report, capsys)
-    assert report.kills > 1
     assert report.fenced == report.freezes

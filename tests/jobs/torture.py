@@ -123,19 +123,19 @@ class Torture:
         self._events = events
         self._folder = folder
 
-    async def submit(self, session: aiohttp.ClientSession, until: float, workers: int = 4) -> None:
-        await asyncio.gather(*(self._submit(session, until, f"{worker}-") for worker in range(workers)))
+    async def submit(self, session: aiohttp.ClientSession, stop: asyncio.Event, workers: int = 4) -> None:
+        await asyncio.gather(*(self._submit(session, stop, f"{worker}-") for worker in range(workers)))
 
-    async def _submit(self, session: aiohttp.ClientSession, until: float, prefix: str) -> None:
+    async def _submit(self, session: aiohttp.ClientSession, stop: asyncio.Event, prefix: str) -> None:
         number = 0
-        while time.monotonic() < until:
+        while not stop.is_set():
             number += 1
             idempotent = self.chance.random() < 0.5
             asked = {
                 "task": f"{prefix}{number}", "callback": f"{self.receiver.url}/{prefix}{number}", "idempotent": idempotent,
                 "seconds": self.chance.uniform(0.05, 1.5),
             }  # fmt: skip
-            while time.monotonic() < until:
+            while not stop.is_set():
                 node = self.chance.choice(self.nodes)
                 try:
                     async with session.post(

@@ -114,6 +114,13 @@ async def query(gateway: Server, sql: str, parameters: Any = None) -> Any:
     return answer.body
 
 
+async def test_its_commands_are_listed(gateway: Server) -> None:
+    assert sorted(one for one in await gateway.commands() if one.startswith("postgres/")) == [
+        "postgres/Execute",
+        "postgres/Query",
+    ]
+
+
 @pytest.mark.usefixtures("orders")
 async def test_a_query_gives_rows_and_columns(gateway: Server) -> None:
     assert await query(gateway, "SELECT id, what, price FROM orders ORDER BY id") == {

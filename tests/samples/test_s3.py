@@ -78,6 +78,14 @@ async def done(gateway: Server, command: str, **params: Any) -> Any:
     return answer.body
 
 
+async def test_its_commands_are_listed(gateway: Server) -> None:
+    assert sorted(one for one in await gateway.commands() if one.startswith("s3/")) == [
+        "s3/GetObject",
+        "s3/ListObjects",
+        "s3/PutObject",
+    ]
+
+
 async def test_text_comes_back_as_it_was_written(gateway: Server) -> None:
     put = await done(gateway, "PutObject", key="a/☃.txt", content="ærlig", metadata={"order": "17"})
     assert put["size"] == 6

@@ -145,6 +145,10 @@ def only(server: MailServer) -> tuple[Envelope, EmailMessage]:
     return envelope, email.message_from_bytes(content, policy=email.policy.default)  # type: ignore[return-value]
 
 
+async def test_its_commands_are_listed(gateway: Server) -> None:
+    assert sorted(one for one in await gateway.commands() if one.startswith("smtp/")) == ["smtp/SendEmail"]
+
+
 async def test_a_mail_arrives(gateway: Server, plain: MailServer) -> None:
     answer = await gateway.do("smtp/SendEmail", {**MAIL, "subject": "Order 17 ☃", "body": "Ærlig talt\n"})
     assert (answer.status, answer.code) == (200, None)

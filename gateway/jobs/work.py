@@ -1,0 +1,331 @@
+"""One job, from its acceptance to its end: `begin`, `run`, and `callback` as often as it takes.
+
+Each is a step of the engine: its result is recorded once, and whoever goes on after a crash gets it instead of doing
+it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import random
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from dbos import DBOS, StepOptions
+from dbos import error as dbos_error
+
+from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining, GatewayError
+from gateway.jobs.loops import Gone, across
+from gateway.jobs.port import (
+    CANCELLED,
+    FAILED,
+    INTERRUPTED,
+    OPEN,
+    Attempt,
+    CallbackTried,
+    Job,
+    JobFinished,
+    JobRan,
+    Outcome,
+    Run,
+    State,
+    Verdict,
+    told,
+)
+from gateway.jobs.records import notice_of, read_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from gateway.events import Event
+    from gateway.jobs.callbacks import Callbacks
+    from gateway.jobs.gate import Gate
+    from gateway.jobs.lease import Lease
+    from gateway.jobs.settings import JobsSection
+
+UNAVAILABLE = 300.0  # seconds that a job waits for a connector that cannot be served
+SLOT_POLL = 0.5  # seconds between looks for a slot that other gateways hold
+
+accepting: contextvars.ContextVar[bool] = contextvars.ContextVar("jobsaccepting", default=False)
+"""Set while a job is being committed: the caller waits, and wants to know at once what is wrong."""
+
+
+class DeadLetter(Exception):
+    """A callback was given up. Recorded, its message is the reason."""
+
+
+class Live:
+    """A job in this gateway's hands."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.size = len(job.params) + len(job.task_data)
+        self.state = State.WAITING
+        self.interrupted = 0
+        self.cancelled = False
+        self.wake = asyncio.Event()
+        self.turn: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.placed = False
+        self.slotted = False
+        self.withdrawn = False
+        self.wanted = False
+
+    def cancel(self) -> None:
+        """Stop waiting for whatever it is: the next step finds the cancellation."""
+        self.cancelled = True
+        self.wake.set()
+        if self.turn is not None:
+            self.turn.cancel()
+
+
+class Work:
+    """Does jobs, and knows those in this gateway's hands. It lives in the engine's loop."""
+
+    def __init__(
+        self,
+        *,
+        run: Run,
+        settings: JobsSection,
+        callbacks: Callbacks,
+        gate: Gate,
+        lease: Lease | None,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self.live: dict[str, Live] = {}
+        self.adopted: dict[str, asyncio.Future[Outcome]] = {}
+        """Runs in progress that jobs are to adopt, by the token that their begin is recorded under."""
+        self.abandoned: set[str] = set()
+        """Jobs whose caller was told 503 before they were committed."""
+        self.draining = False
+        self.closing = False
+        self._run = run
+        self._settings = settings
+        self._callbacks = callbacks
+        self._gate = gate
+        self._lease = lease
+        self._tell = tell
+        self._gateway = asyncio.get_running_loop()
+
+    async def do(self, text: str, adopted: str) -> None:
+        """Do a job. `adopted` is the token of a run that was in progress when it was accepted."""
+        accepting.set(False)
+        job = msgspec.json.decode(text, type=Job)
+        live = self.live.setdefault(job.id, Live(job))
+        live.task = asyncio.current_task()
+        state, reason = State.DELIVERED if job.context.callback_url else State.KEPT, ""
+        try:
+            outcome = await self._outcome(live, adopted)
+            live.state = State.DELIVERING
+            if job.context.callback_url:
+                await self._deliver(live, outcome)
+        except DeadLetter as dead:
+            state, reason = State.DEAD, str(dead)
+            raise
+        except dbos_error.DBOSWorkflowCancelledError:
+            state = State.CANCELLED
+            raise
+        except BaseException:
+            state = live.state
+            raise
+        finally:
+            running = self.adopted.pop(adopted, None)
+            if running is not None and state is State.CANCELLED:
+                with contextlib.suppress(RuntimeError):
+                    self._gateway.call_soon_threadsafe(running.cancel)
+            if self.live.get(job.id) is live:
+                del self.live[job.id]
+            if state not in OPEN:
+                self._tell(
+                    JobFinished(
+                        id=job.id, connector=job.connector, command=job.command, state=state.value, reason=reason
+                    )
+                )
+
+    async def _outcome(self, live: Live, adopted: str) -> Outcome:
+        """Run the command, unless its outcome is recorded.
+
+        Each run is preceded by a recorded step that names the execution which is about to run. Whoever finds another
+        execution's name there, and no outcome, knows that a crash interrupted the run.
+        """
+        execution = adopted if adopted in self.adopted else uuid.uuid4().hex
+        for number in itertools.count():
+            try:
+                began = adopted if adopted and number == 0 else await self._step("begin", self._begin, live, execution)
+                recorded = await self._step("run", self._run_once, live, adopted, began == execution, number)
+            finally:
+                await self._leave(live)
+            if recorded:
+                return msgspec.json.decode(recorded, type=Outcome)
+            live.interrupted = number + 1
+        raise AssertionError
+
+    async def _begin(self, live: Live, execution: str) -> str:
+        """Wait for a place."""
+        job = live.job
+        live.turn = asyncio.ensure_future(self._gate.enter(job.connector, job.priority))
+        try:
+            if live.cancelled:
+                live.turn.cancel()
+            await live.turn
+        except asyncio.CancelledError:
+            if live.cancelled:
+                raise dbos_error.DBOSWorkflowCancelledError(f"job {job.id} was cancelled while it waited") from None
+            raise
+        finally:
+            live.turn = None
+        live.placed = True
+        slots = self._settings.concurrency.get(job.connector)
+        if self._lease is not None and slots is not None:
+            while not await asyncio.to_thread(self._lease.take, job.connector, slots, job.id):
+                await self._pause(live, SLOT_POLL * random.uniform(0.7, 1.3))  # noqa: S311 - spreads load
+                if live.cancelled:
+                    raise dbos_error.DBOSWorkflowCancelledError(f"job {job.id} was cancelled while it waited")
+            live.slotted = True
+        await self._sure()
+        return execution
+
+    async def _leave(self, live: Live) -> None:
+        if live.placed:
+            live.placed = False
+            self._gate.leave(live.job.connector)
+        if live.slotted and self._lease is not None:
+            live.slotted = False
+            await asyncio.to_thread(self._lease.give, live.job.id)
+
+    async def _run_once(self, live: Live, adopted: str, ours: bool, number: int) -> str:  # noqa: FBT001
+        """Return the outcome to record; nothing when the run was interrupted and may be repeated."""
+        job = live.job
+        interrupted = number + (not ours)
+        live.interrupted = interrupted
+        if job.id in self.abandoned:
+            self.abandoned.discard(job.id)
+            live.withdrawn = True
+            raise DeadLetter("it was never accepted: the caller was told that the store did not answer in time")
+        if ours:
+            live.state = State.RUNNING
+            outcome = await self._try(live, adopted)
+        elif job.idempotent and interrupted < self._settings.max_interruptions:
+            return ""
+        else:
+            again = "" if job.idempotent else "; it is not declared idempotent and was not run again"
+            times = "" if interrupted == 1 else f" {interrupted} times"
+            said_so = f"{job.title} was interrupted{times} by the end of its gateway in the middle of its run{again}"
+            outcome = told(INTERRUPTED, said_so, 502, **{INTERRUPTED: interrupted})
+        self._tell(
+            JobRan(
+                id=job.id, connector=job.connector, command=job.command, status=outcome.status, interrupted=interrupted
+            )
+        )
+        return msgspec.json.encode(outcome).decode()
+
+    async def _try(self, live: Live, adopted: str) -> Outcome:
+        """Run until there is an outcome: that the connector is busy is none."""
+        job, begun = live.job, time.monotonic()
+        for tried in itertools.count():
+            running = self.adopted.pop(adopted, None)
+            try:
+                if running is not None:
+                    return await across(self._gateway, lambda running=running: _result(running))  # type: ignore[misc]
+                return await across(self._gateway, lambda: self._run(job))
+            except (ConnectorBusy, ConnectorUnavailable) as problem:
+                if isinstance(problem, ConnectorUnavailable) and time.monotonic() - begun > UNAVAILABLE:
+                    return told(problem.code, problem.message, 503)
+                wait = max(min(0.25 * 2 ** min(tried, 10), 15.0), min(problem.retry_after or 0.0, 60.0))
+                await asyncio.sleep(wait * random.uniform(0.7, 1.3))  # noqa: S311 - spreads load
+            except GatewayDraining:
+                await _for_ever()
+            except Gone:  # by whoever had started it
+                if not self.draining:
+                    return told(INTERRUPTED, f"{job.title} was cancelled in the middle of its run", 502)
+                await _for_ever()
+            except GatewayError as problem:
+                return told(problem.code, problem.message, 502)
+            except Exception as problem:  # noqa: BLE001 - whatever it is, the caller waits for an answer
+                return told(FAILED, f"{job.title} could not be run: {type(problem).__name__}", 500)
+        raise AssertionError
+
+    async def _deliver(self, live: Live, outcome: Outcome) -> None:
+        """Try until the caller has taken it.
+
+        Raises:
+            DeadLetter: it was given up.
+        """
+        tried: list[Attempt] = []
+        while True:
+            recorded = await self._step("callback", self._put, live, outcome, tuple(tried))
+            attempt = msgspec.json.decode(recorded, type=Attempt)
+            tried.append(attempt)
+            if attempt.verdict is Verdict.DONE:
+                return
+            if attempt.verdict is Verdict.DEAD:
+                raise DeadLetter(attempt.reason)
+            live.wake.clear()
+            if live.cancelled:
+                continue
+            await self._pause(live, attempt.at + attempt.wait - time.time())
+
+    async def _put(self, live: Live, outcome: Outcome, tried: tuple[Attempt, ...]) -> str:
+        await self._sure()
+        job = live.job
+        attempt = await self._callbacks.deliver(job, outcome, tried)
+        with contextlib.suppress(ValueError):
+            host = urlsplit(job.context.callback_url or "").hostname or ""
+            self._tell(
+                CallbackTried(
+                    id=job.id, connector=job.connector, command=job.command, host=host, verdict=attempt.verdict.value,
+                    status=attempt.status, reason=attempt.reason, took=attempt.took,
+                )
+            )  # fmt: skip
+        return msgspec.json.encode(attempt).decode()
+
+    async def tell_cancelled(self, text: str) -> None:
+        """Cancel a job and tell its caller."""
+        accepting.set(False)
+        job = msgspec.json.decode(text, type=Job)
+        await DBOS.cancel_workflow_async(job.id)
+        if await self._step("look", self._look, job.id) == "CANCELLED":
+            live = Live(job)
+            self.live[notice_of(job.id)] = live
+            live.task = asyncio.current_task()
+            live.state = State.DELIVERING
+            try:
+                await self._deliver(live, told(CANCELLED, f"{job.title} was cancelled", 409))
+            finally:
+                self.live.pop(notice_of(job.id), None)
+
+    async def _look(self, name: str) -> str:
+        return (await read_row(name)).status
+
+    async def _step(self, name: str, function: Callable[..., Coroutine[Any, Any, str]], *arguments: Any) -> str:
+        """Do something once: its result is recorded, and returned ever after."""
+        if self.closing:  # a job that was fetched while we leave: it stays as it is recorded
+            await _for_ever()
+        options = StepOptions(name=name, preemptible=name == "run")
+        result: str = await DBOS.run_step_async(options, function, *arguments)
+        return result
+
+    async def _pause(self, live: Live, seconds: float) -> None:
+        if seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await live.wake.wait()
+
+    async def _sure(self) -> None:
+        """Wait until nobody can think that this gateway is dead: a frozen one must not act before it knows."""
+        while self._lease is not None and not self._lease.sure():  # noqa: ASYNC110 - it beats in a thread
+            await asyncio.sleep(0.1)
+
+
+async def _result(running: asyncio.Future[Outcome]) -> Outcome:
+    return await running
+
+
+async def _for_ever() -> None:
+    await asyncio.get_running_loop().create_future()
