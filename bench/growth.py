@@ -103,8 +103,7 @@ def _in_flight(plan: Plan, program: Path) -> None:
         for number in range(plan.rounds):
             for count in IN_FLIGHT:
                 with slow_calls(server, count):
-                    time.sleep(0.5)
-                    load = wrk(server.url + FAST, BODY, connections=1, seconds=max(2, plan.seconds), folder=plan.folder)
+                    load = wrk(server.url + FAST, BODY, connections=1, seconds=1 + plan.seconds, folder=plan.folder)
                 if load.bad:
                     plan.report.note(f"{count} slow calls: {load.bad} of {load.requests} fast ones failed")
                 plan.report.progress(
@@ -128,6 +127,7 @@ def _in_flight(plan: Plan, program: Path) -> None:
 @contextlib.contextmanager
 def slow_calls(server: Server, count: int) -> Iterator[None]:
     """Hold calls of the connector `slow` in flight; at the end their callers hang up."""
+    idle = use_of(server.pid).processes
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
@@ -136,6 +136,8 @@ def slow_calls(server: Server, count: int) -> Iterator[None]:
                 b"Content-Length: 2\r\n\r\n{}"
             )
         eventually(lambda: _running(server) == count, f"{count} slow calls in flight")
+        eventually(lambda: use_of(server.pid).processes >= idle + count, f"{count} processes")  # a slot comes earlier
+        settle(server.pid)
         yield
     eventually(lambda: _running(server) == 0, "the end of the slow calls")
 

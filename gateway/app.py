@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.api import middleware
 from gateway.api.handlers import Handlers
+from gateway.api.responses import status_of
 from gateway.core import Gateway
 from gateway.metrics import Metrics
 from gateway.recent import Recent
@@ -28,6 +29,7 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Application:
     """Make the application; nothing is started before its start-up."""
     gateway = Gateway(settings, bus, team)
+    gateway.keep_jobs(status_of)
     metrics = Metrics(gateway, team.metrics if team else None)
     recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
     bus.listen(metrics)

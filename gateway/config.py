@@ -50,6 +50,10 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
     metrics: Literal["key", "open"] = "key"
     """Whether /metrics needs the API key."""
+    jobs: dict[str, Any] = {}
+    """Durable jobs: see docs/jobs.md."""
+    callbacks: dict[str, Any] = {}
+    """Where and how outcomes of jobs are delivered: see docs/jobs.md."""
     workers: Positive | Literal["auto"] = 1
     """Processes that serve the port together; auto is one a processor."""
     cgroup: bool = True
@@ -73,6 +77,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes of log kept of one run; the rest is dropped."""
     max_memory: Size = Size(1 << 30)
     """Resident bytes of everything one run has started."""
+    promote_after: Duration | None = Duration(30)
+    """When a call with a callback URL that still runs becomes a job; null: never."""
+    job_timeout: Duration = Duration(3600)
+    """From the start of a job's run to its end, where the command has no timeout of its own."""
     warm: NotNegative = 1
     """Processes started ahead of requests (mode fork: with 0 its host starts with the first call)."""
     warm_min: NotNegative = 0
@@ -111,6 +119,13 @@ class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     additional_parameters: bool = False
     """Accept parameters that are not declared."""
     is_async: bool = msgspec.field(default=False, name="async")
+    """Given a callback URL, it is run as a job."""
+    idempotent: bool = False
+    """It may be run again after a crash in the middle."""
+    retry: Literal["never", "always"] | None = None
+    """Whether its job is run again after such a crash. Absent: as `idempotent` says."""
+    priority: int = 0
+    """Among the jobs that wait for a connector, the higher goes first."""
 
 
 class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -136,6 +151,10 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_output: Size | None = None
     max_log: Size | None = None
     max_memory: Size | None = None
+    promote_after: Duration | msgspec.UnsetType | None = msgspec.UNSET
+    job_timeout: Duration | None = None
+    cluster_concurrency: Positive | None = None
+    """Runs of its jobs at once over all gateways that share a database."""
     warm: NotNegative | None = None
     warm_min: NotNegative | None = None
     warm_idle: Duration | None = None
@@ -146,7 +165,10 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def limits(self, defaults: Limits) -> Limits:
         """Return the effective limits."""
         own = {name: getattr(self, name) for name in Limits.__struct_fields__}
-        return msgspec.structs.replace(defaults, **{name: value for name, value in own.items() if value is not None})
+        said = {name: value for name, value in own.items() if value is not None and value is not msgspec.UNSET}
+        if self.promote_after is None:
+            said["promote_after"] = None
+        return msgspec.structs.replace(defaults, **said)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,6 +186,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     cors_origins: tuple[str, ...]
     metrics_open: bool
+    jobs: Node
+    callbacks: Node
     workers: int
     cgroup: bool
     path: str
@@ -200,7 +224,8 @@ def read_settings(
     """
     environ = os.environ if environ is None else environ
     document = read_document(file)
-    section = section_of(document, "gateway").decode(GatewaySection)
+    gateway = section_of(document, "gateway")
+    section = gateway.decode(GatewaySection)
     for name in ("connectors_dir", "state_dir"):
         if getattr(section, name) == "":
             raise document.error("is empty: name a folder", ("gateway", name))
@@ -226,6 +251,8 @@ def read_settings(
         api_key=_api_key(section, environ),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
+        jobs=_below(gateway, "jobs"),
+        callbacks=_below(gateway, "callbacks"),
         workers=workers or (os.cpu_count() or 1 if section.workers == "auto" else section.workers),
         cgroup=section.cgroup,
         path=environ.get("PATH") or os.defpath,
@@ -252,6 +279,10 @@ def section_of(document: Node, name: str) -> Node:
     if document.data.get(name) is None:
         return Node({}, (name,), document.marks)
     return document.child(name)
+
+
+def _below(node: Node, name: str) -> Node:
+    return node.child(name) if node.data.get(name) else Node({}, (*node.keys, name), node.marks)
 
 
 def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:

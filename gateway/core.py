@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 from gateway.errors import ConfigError
 from gateway.events import RegistryLoaded
 from gateway.invoke import Invoker
+from gateway.jobs.desk import Desk
+from gateway.jobs.service import DurableJobs
+from gateway.jobs.settings import read_sections
 from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
@@ -21,11 +24,13 @@ from gateway.supervisor import Supervisor
 from gateway.warden.client import Warden
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from gateway.config import Settings
+    from gateway.errors import GatewayError
     from gateway.events import Bus, Event
+    from gateway.invoke import Reply
     from gateway.team import Team
 
 
@@ -47,6 +52,7 @@ class Gateway:
         self.supervisor.idle, self.supervisor.evict = self.pools.idle, self.pools.evict
         self.registry = Registry(settings, Describer(self.pools.spawn, settings.state_dir / "describe"), bus)
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
+        self.desk = Desk(self.registry, self.invoker)
         self._lock = -1
 
     async def open(self, *, registry: bool = True, watch: bool = True) -> None:
@@ -72,6 +78,8 @@ class Gateway:
                 self._keep()
                 self.bus.listen(self._on_event)
                 self.pools.open()
+                if self.desk.jobs is not None:
+                    await self.desk.jobs.start()
         except BaseException:
             await self.close()
             raise
@@ -79,6 +87,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop at once: whatever still runs is killed."""
         self.supervisor.close()
+        if self.desk.jobs is not None:
+            await self.desk.jobs.stop()
         await self.registry.close()
         await self.pools.close()
         await self.warden.close()
@@ -88,7 +98,8 @@ class Gateway:
             self._shared = None
         if self._lock >= 0:
             os.close(self._lock)
-            self._lock = -1
+            self.desk = Desk(self.registry, self.invoker)
+        self._lock = -1
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RegistryLoaded):
@@ -98,6 +109,23 @@ class Gateway:
         # The first worker keeps processes ahead for all; the others begin with a connector's first call.
         launches = [connector.launch for connector in self.registry.snapshot.ready()]
         self.pools.keep(launches, ahead=self.team is None or self.team.worker == 0)
+
+    def keep_jobs(self, status_of: Callable[[Reply | GatewayError], int]) -> None:
+        """Make jobs of calls that take long; to be said before `open`.
+
+        Raises:
+            ConfigError: the sections `jobs` or `callbacks` cannot be used.
+        """
+        jobs, callbacks = read_sections(self.settings)
+        engine = DurableJobs(
+            self.desk.run,
+            state_dir=self.settings.state_dir,
+            jobs=jobs,
+            callbacks=callbacks,
+            limit=self.desk.concurrency,
+            publish=self.bus.publish,
+        )
+        self.desk.keep_jobs(engine, status_of)
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened."""
 
+    title: ClassVar[str] = ""
+    """What a log line calls it; the class's name in small letters when empty."""
+    level: ClassVar[str] = "info"
+
 
 class RunFinished(Event, frozen=True, kw_only=True):
     """An invocation ended, in whatever way.
@@ -21,6 +25,8 @@ class RunFinished(Event, frozen=True, kw_only=True):
     Times are seconds, sizes bytes; `status` is the exit status, `signal` the signal's name, `pid` 0 when no process
     was started.
     """
+
+    title = "run"
 
     connector: str
     command: str
@@ -45,6 +51,8 @@ class RunFinished(Event, frozen=True, kw_only=True):
 class ConnectorLine(Event, frozen=True, kw_only=True):
     """A line of a connector's log (its stderr; its stdout too, when the result goes to descriptor 3)."""
 
+    title = "log"
+
     connector: str
     command: str
     request_id: str
@@ -55,6 +63,8 @@ class ConnectorLine(Event, frozen=True, kw_only=True):
 class ConnectorWarning(Event, frozen=True, kw_only=True):
     """A connector did something that works but should be mended."""
 
+    level = "warning"
+
     connector: str
     command: str
     request_id: str
@@ -63,6 +73,8 @@ class ConnectorWarning(Event, frozen=True, kw_only=True):
 
 class CircuitOpened(Event, frozen=True, kw_only=True):
     """A connector failed to start, or crashed, too often in a row; `cooldown` is in seconds."""
+
+    level = "error"
 
     connector: str
     reason: str
@@ -77,6 +89,8 @@ class CircuitClosed(Event, frozen=True, kw_only=True):
 
 class Quarantined(Event, frozen=True, kw_only=True):
     """A connector cannot be served."""
+
+    level = "error"
 
     connector: str
     reason: str
@@ -95,6 +109,8 @@ class RegistryLoaded(Event, frozen=True, kw_only=True):
 
 class ReloadFailed(Event, frozen=True, kw_only=True):
     """The registry's files cannot be used; the last good state goes on serving."""
+
+    level = "error"
 
     reason: str
 

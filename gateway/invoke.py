@@ -25,7 +25,7 @@ from gateway.protocol import Context, Object, Request, Result, interpret, told_e
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from gateway.pool.base import Pool
+    from gateway.pool.base import Pool, Worker
     from gateway.redact import Redactor
     from gateway.registry.definition import Command, Connector
     from gateway.registry.registry import Registry
@@ -37,6 +37,30 @@ TAIL_IN_MESSAGE = 500  # characters
 _EMPTY = msgspec.Raw(b"{}")
 
 
+class Extension:
+    """Lets a call that is in progress run on beyond its deadline, once somebody has made a job of it."""
+
+    def __init__(self) -> None:
+        self.granted = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def grant(self) -> None:
+        """The job's own timeout holds from now on."""
+        self.granted = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def limit(self, child: Worker, deadline: float) -> None:
+        """Stop the child at its first deadline, unless the extension comes before."""
+        if not self.granted:
+            self._timer = asyncio.get_running_loop().call_at(deadline, child.stop, Stop.DEADLINE)
+
+    def over(self) -> None:
+        """The run has ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout` (seconds) can only shorten the command's own."""
 
@@ -46,6 +70,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     task_data: msgspec.Raw = _EMPTY
     timeout: float | None = None
+    job: bool = False
+    """It is a job's run: the command's job_timeout holds."""
+    extension: Extension | None = None
+    """It may become a job while it runs."""
     client: str | None = None
     traceparent: str | None = None
     process_instance_id: int | str | None = None
@@ -110,7 +138,9 @@ class Invoker:
         circuit = self.circuit(connector)
         circuit.admit()
         clock = asyncio.get_running_loop().time
-        timeout = command.timeout if call.timeout is None else min(call.timeout, command.timeout)
+        timeout = command.job_timeout if call.job else command.timeout
+        if call.timeout is not None:
+            timeout = min(call.timeout, timeout)
         deadline = run.begun + timeout
         decided = False
         try:
@@ -120,7 +150,9 @@ class Invoker:
                 payload = self._request(call, connector, command, params, deadline - clock())
                 run.request_bytes = len(payload)
                 try:
-                    completed = await self._run(run, connector, redact, payload, deadline)
+                    completed = await self._run(
+                        run, connector, redact, payload, (deadline, run.begun + command.job_timeout)
+                    )
                 except StartFailed as problem:
                     decided = True
                     circuit.failed(str(problem))
@@ -129,6 +161,8 @@ class Invoker:
         finally:
             if not decided:
                 circuit.undecided()
+        if call.extension is not None and call.extension.granted:
+            timeout = command.job_timeout
         reply = self._reply(run, completed, redact, timeout)
         accepted = command.execute_async and call.callback_url is not None
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply
@@ -157,8 +191,10 @@ class Invoker:
         )
 
     async def _run(
-        self, run: _Run, connector: Connector, redact: Redactor, payload: bytes, deadline: float
+        self, run: _Run, connector: Connector, redact: Redactor, payload: bytes, deadlines: tuple[float, float]
     ) -> Completed:
+        """Run a process until the first deadline, or the second one if its extension is granted."""
+
         def on_line(stream: str, line: str) -> None:
             self._bus.publish(
                 ConnectorLine(
@@ -175,8 +211,16 @@ class Invoker:
             launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.traceparent})
         run.started = asyncio.get_running_loop().time()
         child = await self._pool.obtain(launch, on_line)
+        extension = run.call.extension
         with self._supervisor.attended(child):
-            completed = await child.run(payload, deadline=deadline)
+            if extension is None:
+                completed = await child.run(payload, deadline=deadlines[0])
+            else:
+                extension.limit(child, deadlines[0])
+                try:
+                    completed = await child.run(payload, deadline=deadlines[1])
+                finally:
+                    extension.over()
         run.completed = completed
         return completed
 

@@ -11,16 +11,8 @@ import msgspec
 import structlog
 
 from gateway.events import (
-    CircuitClosed,
-    CircuitOpened,
-    ConnectorLine,
-    ConnectorWarning,
-    DrainFinished,
-    DrainStarted,
     Event,
-    Quarantined,
     RegistryLoaded,
-    ReloadFailed,
     RunFinished,
 )
 
@@ -29,20 +21,9 @@ if TYPE_CHECKING:
 
 Format = Literal["json", "human"]
 
-_NAMES: dict[type[Event], tuple[str, str]] = {
-    RunFinished: ("run", "info"),
-    ConnectorLine: ("log", "info"),
-    ConnectorWarning: ("connector_warning", "warning"),
-    CircuitOpened: ("circuit_opened", "error"),
-    CircuitClosed: ("circuit_closed", "info"),
-    Quarantined: ("quarantined", "error"),
-    RegistryLoaded: ("registry_loaded", "info"),
-    ReloadFailed: ("reload_failed", "error"),
-    DrainStarted: ("drain_started", "info"),
-    DrainFinished: ("drain_finished", "info"),
-}
 _MEANT = {"ok", "error"}  # outcomes that are the connector's business
 _LISTED = 10  # names of connectors in one line
+_SMALL = re.compile(r"(?<!^)(?=[A-Z])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -85,7 +66,8 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        name, level = _NAMES[type(event)]
+        name = event.title or _SMALL.sub("_", type(event).__name__).lower()
+        level = event.level
         facts = msgspec.structs.asdict(event)
         if isinstance(event, RunFinished):
             level = "info" if event.outcome in _MEANT else "warning"

@@ -178,7 +178,9 @@ class Child:
         self._timers: list[asyncio.TimerHandle] = []
 
     @classmethod
-    def start(cls, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None]) -> Child:
+    def start(
+        cls, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None], *, ahead: bool = False
+    ) -> Child:
         """Make the pipes, and have the process started; `folder` is fresh, and the child's to drop.
 
         Raises:
@@ -193,6 +195,7 @@ class Child:
                 cwd=folder,
                 memory=launch.bounds.memory,
                 fds=fds,
+                busy=not ahead,
             )
         child.attach(handle)
         return child
@@ -234,9 +237,11 @@ class Child:
         self._close()
         self._warden.folders.drop(self.folder)
 
-    def attribute(self, on_line: Callable[[str, str], None]) -> None:
+    def hand_over(self, on_line: Callable[[str, str], None]) -> None:
         """Send the log to somebody else from now on: a process that was started ahead has found its request."""
         self._on_line = on_line
+        if self._handle is not None:
+            self._handle.busy(True)
 
     @property
     def untouched(self) -> bool:

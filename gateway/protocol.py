@@ -83,6 +83,7 @@ class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
     description: str | None = None
     is_async: bool = msgspec.field(default=False, name="async")
     additional_parameters: bool = False
+    idempotent: bool = False
     execute_async: bool = False
     module: str | None = None
 
@@ -146,6 +147,23 @@ def error_envelope(code: str, message: str, logs: tuple[str, ...] = (), http_sta
     return msgspec.json.encode(
         _Envelope(command_response=response, error=_Fault(error_code=code, message=message), spiff__logs=logs)
     )
+
+
+def as_envelope(result: Result) -> bytes:
+    """Return a result as version 2, also a legacy one: a callback has no HTTP status and mimetype of its own."""
+    if result.status is None:
+        return bytes(result.body)
+    body: Any = msgspec.Raw(bytes(result.body))
+    if result.mimetype.split(";")[0].strip() != JSON or _not_json(bytes(result.body)) is not None:
+        body = bytes(result.body).decode(errors="replace")
+    response = {"body": body, "mimetype": result.mimetype, "http_status": result.status}
+    return msgspec.json.encode(_Envelope(command_response=response))
+
+
+def accepted_envelope(job: str, status: str) -> bytes:
+    """Return the version 2 answer that a job was accepted."""
+    response = {"body": {"job_id": job, "status": status}, "mimetype": JSON}
+    return msgspec.json.encode(_Envelope(command_response=response))
 
 
 def read_object(data: bytes | bytearray | memoryview) -> Object:

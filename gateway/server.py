@@ -76,6 +76,8 @@ async def _drain(app: web.Application, stop: _Stop) -> None:
     gateway = app[GATEWAY]
     grace = gateway.settings.drain
     gateway.supervisor.drain(grace)
+    if gateway.desk.jobs is not None:
+        gateway.desk.jobs.drain()
     drained = asyncio.create_task(gateway.supervisor.drained(grace))
     at_once = asyncio.create_task(stop.at_once.wait())
     await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)

@@ -249,9 +249,7 @@ async def test_what_is_logged_is_logged_with_its_own_request(gateway: Server, co
         lines = logged(gateway, answer.headers["X-Request-Id"])
         assert f"line {number}" in lines
         assert set(lines) <= {f"line {number}", f"printed line {number}"}
-        assert f"line {number}" in answer.json["spiff__logs"]
     assert logged(gateway, silent.headers["X-Request-Id"]) == []
-    assert silent.json["spiff__logs"] == []
 
 
 # --- what a run is, and how it ends
@@ -297,7 +295,6 @@ async def test_a_log_over_its_bound_is_cut_and_the_next_one_is_not(gateway: Serv
     assert answer.body == {"status": 0}
     assert sum(len(line) + 1 for line in lines[:-1]) <= (64 << 10) + 1
     assert "bound of 65536 bytes" in lines[-1]
-    assert answer.json["spiff__logs"][-1] == "last"
     answer = await gateway.do(f"{connector}/Log", {"text": "heard"})
     assert "heard" in logged(gateway, answer.headers["X-Request-Id"])
 
@@ -401,7 +398,8 @@ async def test_a_deadline_kills_all_that_a_request_has_started(contained: Server
         assert (answer.status, answer.code) == (504, "connector_timeout"), answer.raw
         processes = pids(contained, request_id)
         assert len(processes) == 3
-        assert not [pid for pid in processes if os.path.exists(f"/proc/{pid}")]
+        # Without control groups, one that left no trace dies with the last run that can have started it.
+        await gone(processes)
         assert time.monotonic() - begun < 15
         assert (await contained.do(f"{connector}/Echo", {"text": ""})).status == 200
 
@@ -478,7 +476,8 @@ async def _idle(gateway: Server) -> bool:
 async def _only_the_kept(gateway: Server) -> bool:
     kept = (await gateway.status())["processes"]["kept"]
     (run_folder,) = (gateway.site.state / "run").iterdir()
-    return len(gateway.connectors()) == kept == len(list(run_folder.iterdir()))
+    folders = [one for one in run_folder.iterdir() if not one.name.startswith(".")]
+    return len(gateway.connectors()) == kept == len(folders)
 
 
 # --- the end of the gateway, and of its warden

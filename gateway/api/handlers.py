@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
 
-from gateway.api.responses import json_response, of_reply, raw_json
+from gateway.api.jobs import JobHandlers
+from gateway.api.responses import json_response, of_job, of_reply, raw_json
 from gateway.api.routes import Access, Route
 from gateway.api.status import status_of_team
 from gateway.errors import InvalidRequest
 from gateway.invoke import Call
+from gateway.jobs.port import Accepted
 from gateway.protocol import Object, read_object
 from gateway.registry.snapshot import State
 from gateway.supervisor import State as Supervision
@@ -37,6 +40,7 @@ class Handlers:
         self._metrics = metrics
         self._recent = recent
         self._version = version
+        self._jobs = JobHandlers(gateway.desk)
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -50,6 +54,7 @@ class Handlers:
             Route("GET", "/metrics", self.metrics, Access.METRICS),
             Route("GET", "/v1/commands", self.commands, Access.KEY),
             Route("GET", "/v1/auths", self.auths, Access.KEY),
+            *self._jobs.routes(),
             Route("POST", do, self.do, Access.KEY),
             Route("GET", do, self.do, Access.KEY),
         ]
@@ -102,6 +107,7 @@ class Handlers:
                 "kept": gateway.pools.idle(),
                 "max": gateway.settings.max_processes,
             },
+            "jobs": self._jobs.health(),
             "workers": [{"worker": gateway.team.worker if gateway.team else 0, "pid": os.getpid()}],
             "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
         }
@@ -112,7 +118,7 @@ class Handlers:
         fields = _fields(body, method=request.method)
         params = {name: value for name, value in fields.items() if not name.startswith(_CONTEXT)}
         traceparent = request.headers.get("traceparent")
-        reply = await self._gateway.invoker.invoke(
+        answer = await self._gateway.desk.submit(
             Call(
                 connector=request.match_info["connector"],
                 command=request.match_info["command"],
@@ -124,10 +130,11 @@ class Handlers:
                 process_instance_id=_context(fields, "process_instance_id", int | str | None),
                 process_model_identifier=_context(fields, "process_model_identifier", str | None),
                 task_id=_context(fields, "task_id", str | None),
-                callback_url=_context(fields, "callback_url", str | None),
-            )
+                callback_url=_callback_url(fields),
+            ),
+            respond_async="respond-async" in request.headers.get("Prefer", ""),
         )
-        return of_reply(reply)
+        return of_job(answer) if isinstance(answer, Accepted) else of_reply(answer)
 
     def _connector(self, name: str) -> dict[str, Any]:
         status = self._gateway.registry.snapshot.statuses[name]
@@ -184,6 +191,13 @@ def _context(fields: Object, name: str, kind: Any) -> Any:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as problem:
         raise InvalidRequest(f"{_CONTEXT}{name}: {problem}") from problem
+
+
+def _callback_url(fields: Object) -> str | None:
+    url: str | None = _context(fields, "callback_url", str | None)
+    if url and urlsplit(url).scheme not in {"http", "https"}:
+        raise InvalidRequest(f"{_CONTEXT}callback_url is not an http or https URL")
+    return url or None
 
 
 def _timeout(header: str | None) -> float | None:

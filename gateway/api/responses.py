@@ -9,11 +9,12 @@ import msgspec
 from aiohttp import web
 
 from gateway.api.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
-from gateway.protocol import JSON, error_envelope
+from gateway.errors import GatewayError
+from gateway.protocol import JSON, accepted_envelope, error_envelope
 
 if TYPE_CHECKING:
-    from gateway.errors import GatewayError
     from gateway.invoke import Reply
+    from gateway.jobs.port import Accepted
 
 DURATION = "X-Run-Duration"  # seconds that the process ran
 
@@ -30,17 +31,29 @@ def raw_json(body: bytes, status: int = 200) -> web.Response:
 
 def of_reply(reply: Reply) -> web.Response:
     """Answer what a connector answered."""
-    result = reply.result
-    status = ACCEPTED if reply.accepted else result.status or TOLD
-    if result.error is not None and result.error.raised:
-        status = RAISED
-    headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
-    return web.Response(body=result.body, status=status, headers=headers)
+    headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
+    return web.Response(body=reply.result.body, status=status_of(reply), headers=headers)
+
+
+def of_job(accepted: Accepted) -> web.Response:
+    """Answer that a job is committed; its outcome comes to the callback URL, and is to be had at the location."""
+    response = raw_json(accepted_envelope(accepted.id, "joined" if accepted.joined else "accepted"), ACCEPTED)
+    response.headers["Location"] = f"/v1/jobs/{accepted.id}"
+    return response
+
+
+def status_of(answer: Reply | GatewayError) -> int:
+    """Return the HTTP status of an answer."""
+    if isinstance(answer, GatewayError):
+        return STATUSES[type(answer)]
+    if answer.result.error is not None and answer.result.error.raised:
+        return RAISED
+    return ACCEPTED if answer.accepted else answer.result.status or TOLD
 
 
 def of_error(problem: GatewayError) -> web.Response:
     """Answer that the command could not be run."""
-    response = raw_json(error_envelope(problem.code, problem.message, problem.logs), STATUSES[type(problem)])
+    response = raw_json(error_envelope(problem.code, problem.message, problem.logs), status_of(problem))
     if problem.run is not None:
         response.headers[DURATION] = f"{problem.run.wall:.4f}"
     if problem.retry_after is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway import errors
+from gateway.jobs.port import JobConflict, JobNotFound, JobsUnavailable
 
 STATUSES: dict[type[errors.GatewayError], int] = {
     errors.InvalidRequest: 400,
@@ -20,6 +21,9 @@ STATUSES: dict[type[errors.GatewayError], int] = {
     errors.ConnectorFailed: 502,
     errors.ConnectorInvalidOutput: 502,
     errors.ConnectorOutputTooLarge: 502,
+    JobsUnavailable: 503,
+    JobNotFound: 404,
+    JobConflict: 409,
 }
 
 TOLD = 200

@@ -13,7 +13,8 @@ import aiohttp
 import msgspec
 
 from gateway.jobs.port import Attempt, Job, Outcome, Verdict
-from gateway.jobs.targets import GuardedResolver, Refused, Targets
+from gateway.jobs.resolver import GuardedResolver
+from gateway.jobs.targets import Refused, Targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

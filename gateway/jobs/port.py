@@ -72,6 +72,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout: float | None = None
     priority: int = 0
     """Among the jobs that wait for a connector, the higher goes first."""
+    cluster_concurrency: int | None = None
+    """Runs of the connector's jobs at once over all gateways that share a store."""
     idempotent: bool = False
     """A run that a crash interrupted may be run again. Otherwise it is told to the caller instead."""
     id: str = ""

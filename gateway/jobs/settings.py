@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from gateway.jobs.targets import Targets
 from gateway.units import Duration, Size
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -58,10 +61,17 @@ class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long ended jobs are kept."""
     keep_count: Positive = 20_000
     """How many of them."""
-    concurrency: dict[str, Positive] = {}
-    """Runs of a connector's jobs at once over all gateways that share a database."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say."""
         if self.database is not None and not self.database.startswith(("postgresql://", "postgres://")):
             raise ValueError("database is no postgresql:// URL")
+
+
+def read_sections(settings: Settings) -> tuple[JobsSection, CallbacksSection]:
+    """Decode both sections.
+
+    Raises:
+        ConfigError: one cannot be used; file, line and key are named.
+    """
+    return settings.jobs.decode(JobsSection), settings.callbacks.decode(CallbacksSection)

@@ -181,7 +181,7 @@ class Work:
         finally:
             live.turn = None
         live.placed = True
-        slots = self._settings.concurrency.get(job.connector)
+        slots = job.cluster_concurrency
         if self._lease is not None and slots is not None:
             while not await asyncio.to_thread(self._lease.take, job.connector, slots, job.id):
                 await self._pause(live, SLOT_POLL * random.uniform(0.7, 1.3))  # noqa: S311 - spreads load

@@ -153,6 +153,7 @@ class Host:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         except OSError as problem:
+            self.resident.drop_folder()
             raise StartFailed(str(problem)) from problem
         ours.setblocking(False)
         try:
@@ -160,6 +161,7 @@ class Host:
                 self.resident.start(null.fileno(), theirs.fileno(), host=True)
         except (OSError, StartFailed) as problem:
             ours.close()
+            self.resident.drop_folder()
             raise StartFailed(str(problem)) from problem
         return ours
 

@@ -95,6 +95,7 @@ class Persistent:
     def give_back(self, process: _Process, *, answered: bool) -> None:
         """Take a process back after a request."""
         self._busy -= 1
+        process.resident.busy(False)
         if answered:
             self._held = False
         if answered and process.quiet() and not self._closed and not process.resident.worn():
@@ -163,6 +164,7 @@ class _Process:
             resident.start(theirs_in, theirs_out, host=False)
         except (OSError, StartFailed):
             self._close()
+            resident.drop_folder()
             raise
         finally:
             for fd in theirs:
@@ -264,6 +266,7 @@ class _Session:
         self._timers: list[asyncio.TimerHandle] = []
         self._resident.uses += 1
         self._resident.fresh_log(on_line)
+        self._resident.busy(True)
 
     async def run(self, payload: bytes, *, deadline: float) -> Completed:
         self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))

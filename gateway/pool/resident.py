@@ -55,15 +55,20 @@ class Resident:
                 memory=self.launch.bounds.memory,
                 fds=(stdin, theirs, theirs, channel),
                 host=host,
+                busy=False,
                 tell=True,
             )
         except OSError as problem:
             self._close_log()
-            self._warden.folders.drop(self.folder)
+            self.drop_folder()
             raise StartFailed(str(problem)) from problem
         finally:
             if theirs >= 0:
                 os.close(theirs)
+
+    def drop_folder(self) -> None:
+        """Give the folder up."""
+        self._warden.folders.drop(self.folder)
 
     def fresh_log(self, on_line: OnLine) -> None:
         """Bound the log anew, for the next request, and send it there; what is there already is the one's before."""
@@ -87,6 +92,11 @@ class Resident:
             return "resident memory"
         return None
 
+    def busy(self, busy: bool) -> None:  # noqa: FBT001
+        """Say that it has a request, or has none."""
+        if self._handle is not None and not self.gone.done():
+            self._handle.busy(busy)
+
     def signal(self, number: int) -> None:
         """Send a signal to its group."""
         if self._handle is not None and not self.gone.done():
@@ -104,7 +114,7 @@ class Resident:
             StartFailed: there never was a process.
         """
         await uncancelled(self.gone)
-        self._warden.folders.drop(self.folder)
+        self.drop_folder()
         return self.gone.result()
 
     def on_warden(self, event: Event) -> None:

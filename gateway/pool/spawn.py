@@ -29,13 +29,13 @@ class SpawnPool:
         except OSError as problem:
             raise StartFailed(f"no private folder: {problem}") from problem
 
-    def start(self, launch: Launch, on_line: OnLine) -> Child:
-        """Start a process in a folder of its own.
+    def start(self, launch: Launch, on_line: OnLine, *, ahead: bool = False) -> Child:
+        """Start a process in a folder of its own; `ahead` of its request.
 
         Raises:
             StartFailed: there is none to be had.
         """
-        return Child.start(self.warden, launch, self.folder(), on_line)
+        return Child.start(self.warden, launch, self.folder(), on_line, ahead=ahead)
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Child:
         """Start a process."""

@@ -63,7 +63,7 @@ class Standby:
         while len(self._waiting) < self.launch.keep.warm and self._strikes < STRIKES and self._room.free() > 0:
             waiting = _Waiting()
             try:
-                waiting.child = self._spawn.start(self.launch, waiting.on_line)
+                waiting.child = self._spawn.start(self.launch, waiting.on_line, ahead=True)
             except StartFailed:
                 self._held = True  # the next request will tell
                 return
@@ -147,7 +147,7 @@ class _Waiting:
         self._lines.append((stream, line))
 
     def hand_over(self, on_line: OnLine) -> None:
-        self.child.attribute(on_line)
+        self.child.hand_over(on_line)
         for stream, line in self._lines:
             on_line(stream, line)
 

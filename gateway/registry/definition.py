@@ -30,6 +30,11 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     signature: Signature
     is_async: bool = False
+    job_timeout: float = 3600.0
+    """Seconds of one run as a job."""
+    rerun: bool = False
+    """A job's run that a crash interrupted may be run again."""
+    priority: int = 0
     execute_async: bool = False
     """Given a callback URL it arranges the callback itself, and its answer is an acknowledgement."""
     module: str | None = None
@@ -54,6 +59,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     auths: dict[str, Command] = {}
     notices: tuple[str, ...] = ()
     """What an operator should know although it works."""
+    cluster_concurrency: int | None = None
 
     def described(self, description: Description) -> Connector:
         """Return it with the commands that it told itself.
@@ -179,6 +185,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         commands=commands,
         auths=auths,
         notices=(line.notice,) if line.notice else (),
+        cluster_concurrency=common.cluster_concurrency,
     )
 
 
@@ -225,6 +232,9 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
             timeout=entry.timeout if entry.timeout is not None else limits.timeout,
             signature=signature,
             is_async=entry.is_async,
+            job_timeout=float(entry.timeout if entry.timeout is not None and entry.is_async else limits.job_timeout),
+            rerun=entry.idempotent if entry.retry is None else entry.retry == "always",
+            priority=entry.priority,
         )
     return commands
 
@@ -275,6 +285,8 @@ def _command_told(told: DescribedCommand, limits: Limits) -> Command:
         timeout=limits.timeout,
         signature=signature,
         is_async=told.is_async,
+        job_timeout=float(limits.job_timeout),
+        rerun=told.idempotent,
         execute_async=told.execute_async,
         module=told.module,
     )

@@ -2,10 +2,11 @@
 
 Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a message:
 
-    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "fd3", "host", "tell"} with the child's
-                        stdin, stdout, stderr (and descriptor 3) attached
+    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "fd3", "host", "busy", "tell"} with the
+                        child's stdin, stdout, stderr (and descriptor 3) attached
                         {"op": "adopt", "id", "pid", "host", "cwd", "memory"}: a process that a host has forked
                         becomes a run, whoever reaps it
+                        {"op": "busy", "id", "busy"}        it has a request from now on, or has none
                         {"op": "signal", "id", "signal"}    to the run's whole process group
                         {"op": "kill", "id"}                SIGKILL to everything the run ever started
     warden -> gateway   {"ev": "started", "id", "pid"}                   it was, for those who asked, or is adopted
@@ -57,6 +58,9 @@ class Run:
         self.pid = 0
         self.pidfd = -1
         self.started = 0
+        self.busy = True
+        self.since = 0
+        """In the kernel's ticks: what was started before cannot be its."""
         self.slot: Slot | None = None
         self.tree: set[int] = set()
         self.exited = False
@@ -138,6 +142,9 @@ class Warden:
         run = self._runs.get(message["id"])
         if operation == "adopt":
             self._adopt(message)
+        elif run is not None and operation == "busy":
+            run.busy = message["busy"]
+            run.since = procfs.now()
         elif run is not None and operation == "signal":
             self._signal_group(run, message["signal"])
         elif run is not None and operation == "kill":
@@ -180,11 +187,11 @@ class Warden:
         finally:
             if message["fd3"]:
                 _reserve_descriptor_3()
-        run.host = message["host"]
+        run.host, run.busy = message["host"], message["busy"]
         if message["tell"]:
             self._tell("started", key, pid=run.pid)
         facts = procfs.stat(run.pid)
-        run.started = facts.started if facts else 0
+        run.started = run.since = facts.started if facts else 0
         self._attend(run)
 
     def _adopt(self, message: dict[str, Any]) -> None:
@@ -193,7 +200,7 @@ class Warden:
         run.pid = message["pid"]
         facts = procfs.stat(run.pid)
         if facts is not None and facts.ppid in {message["host"], os.getpid()}:
-            run.started = facts.started
+            run.started = run.since = facts.started
             with contextlib.suppress(ProcessLookupError):
                 run.pidfd = os.pidfd_open(run.pid)
         if run.pidfd >= 0 and self._groups is not None:
@@ -336,8 +343,8 @@ class Warden:
             # What a host has forked still carries the host's environment: it says nothing.
             if not run.host and procfs.mentions(pid, run.cwd):
                 return run
-        # No trace of where it came from. It is nobody's but the ending run's when no other one is old enough.
-        others = any(run is not ending and not run.host and run.started <= facts.started for run in runs)
+        # No trace of where it came from. It is nobody's but the ending run's when no other one was at work already.
+        others = any(run is not ending and run.busy and run.since <= facts.started for run in runs)
         return None if others else ending
 
     # --- memory

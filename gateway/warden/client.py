@@ -93,6 +93,11 @@ class Handle:
         """Send a signal to the run's process group."""
         self._warden.send({"op": "signal", "id": self._key, "signal": number})
 
+    def busy(self, busy: bool) -> None:  # noqa: FBT001
+        """Say that it has a request, or has none: whose a process without a trace can be, where there are no groups."""
+        if not self._warden.cgroup:
+            self._warden.send({"op": "busy", "id": self._key, "busy": busy})
+
     def kill(self) -> None:
         """SIGKILL everything the run ever started."""
         self._warden.send({"op": "kill", "id": self._key})
@@ -165,14 +170,16 @@ class Warden:
         memory: int,
         fds: Sequence[int],
         host: bool = False,
+        busy: bool = True,
         tell: bool = False,
     ) -> Handle:
         """Have a process started with stdin, stdout, stderr and maybe descriptor 3 at `fds`.
 
-        A `host` is a process that forks others; `tell` asks for a `Started`. The descriptors stay the caller's to
+        A `host` is a process that forks others; one that has no request yet is not `busy`; `tell` asks for a `Started`. The descriptors stay the caller's to
         close. `memory` is the bound on resident bytes, 0 for none.
         """
-        message = {"op": "spawn", "argv": argv, "env": env, "fd3": len(fds) > 3, "host": host, "tell": tell}
+        message = {"op": "spawn", "argv": argv, "env": env, "fd3": len(fds) > 3, "host": host}
+        message |= {"busy": busy, "tell": tell}
         return self._begin(listener, {**message, "cwd": cwd, "memory": memory}, fds)
 
     def adopt(self, listener: Listener, *, pid: int, host: int, cwd: str, memory: int) -> Handle:

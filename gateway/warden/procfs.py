@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import NamedTuple
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -82,6 +83,11 @@ def peak(pid: int | str) -> int:
     except OSError:
         return 0
     return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+
+
+def now() -> int:
+    """Return the clock in which a process' start is told."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS)
 
 
 def scan() -> dict[int, Stat]:

@@ -175,7 +175,7 @@ async def test_a_metadata_address_is_refused_for_good() -> None:
 async def test_a_name_that_resolves_to_a_metadata_address_is_refused_at_the_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway.jobs.targets._lookup", answering("169.254.169.254"))
+    monkeypatch.setattr("gateway.jobs.resolver._lookup", answering("169.254.169.254"))
     async with sending() as callbacks:
         attempt = await callbacks.deliver(job(callback="http://innocent.example/x"), OUTCOME, ())
     assert attempt.verdict is Verdict.DEAD

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.jobs.targets import GuardedResolver, Refused, Targets
+from gateway.jobs.resolver import GuardedResolver
+from gateway.jobs.targets import Refused, Targets
 from tests.jobs.support import answering
 
 ANYWHERE = Targets.parse(None)

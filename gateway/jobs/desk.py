@@ -1,0 +1,166 @@
+"""Decides whether a call is answered or becomes a job: its command says so, its caller asks, or it takes long."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.errors import GatewayError
+from gateway.invoke import Call, Extension, Invoker, Reply
+from gateway.jobs.port import Accepted, Job, JobContext, Jobs, JobsUnavailable, Outcome
+from gateway.protocol import as_envelope, error_envelope, read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.registry.definition import Command, Connector
+    from gateway.registry.registry import Registry
+
+
+class Desk:
+    """Takes every call."""
+
+    def __init__(self, registry: Registry, invoker: Invoker) -> None:
+        self._registry = registry
+        self._invoker = invoker
+        self._status_of: Callable[[Reply | GatewayError], int] = lambda _: 200
+        self.jobs: Jobs | None = None
+        """The engine; None where jobs are not kept (one command on the command line)."""
+
+    def keep_jobs(self, jobs: Jobs, status_of: Callable[[Reply | GatewayError], int]) -> None:
+        """Begin to make jobs of calls. `status_of` tells the HTTP status that a synchronous caller would get."""
+        self.jobs = jobs
+        self._status_of = status_of
+
+    async def submit(self, call: Call, *, respond_async: bool = False) -> Reply | Accepted:
+        """Run a command and return its reply, or commit it as a job.
+
+        Raises:
+            GatewayError: it was refused, or failed.
+        """
+        if self.jobs is None:
+            return await self._invoker.invoke(call)
+        try:
+            connector, command = self._registry.snapshot.find(call.connector, call.command)
+            command.signature.check(call.params)
+        except GatewayError:
+            return await self._invoker.invoke(call)  # which refuses it too, and tells
+        if respond_async or (command.is_async and call.callback_url is not None):
+            return await self.jobs.accept(_job(call, connector, command))
+        after = connector.limits.promote_after
+        if call.callback_url is None or after is None or command.execute_async or after >= command.timeout:
+            return await self._invoker.invoke(call)
+        return await self._run_or_promote(call, connector, command, after)
+
+    async def run(self, job: Job) -> Outcome:
+        """Run a job's command once; this is what the engine is given.
+
+        Raises:
+            ConnectorBusy, ConnectorUnavailable, GatewayDraining: it was not run; the engine knows when to ask again.
+        """
+        context = job.context
+        call = Call(
+            connector=job.connector,
+            command=job.command,
+            params=read_object(job.params.encode()),
+            task_data=msgspec.Raw(job.task_data.encode()),
+            request_id=context.request_id,
+            job=True,
+            timeout=job.timeout,
+            client=context.client,
+            traceparent=context.traceparent,
+            process_instance_id=context.process_instance_id,
+            process_model_identifier=context.process_model_identifier,
+            task_id=context.task_id,
+            callback_url=context.callback_url,
+        )
+        return await self._outcome(self._invoker.invoke(call))
+
+    def concurrency(self, connector: str) -> int:
+        """Return how many runs of a connector this gateway may have at once."""
+        status = self._registry.snapshot.statuses.get(connector)
+        found = status.connector if status is not None else None
+        return found.limits.concurrency if found is not None else 1
+
+    async def _run_or_promote(
+        self, call: Call, connector: Connector, command: Command, after: float
+    ) -> Reply | Accepted:
+        extension = Extension()
+        call = msgspec.structs.replace(call, extension=extension)
+        running = asyncio.ensure_future(self._invoker.invoke(call))
+        try:
+            done, _ = await asyncio.wait((running,), timeout=after)
+            if done:
+                return running.result()
+            outcome = asyncio.ensure_future(self._outcome(_shared(running)))
+            try:
+                accepted = await self._jobs().accept(_job(call, connector, command), outcome)
+            except GatewayError:  # no job then: it goes on as the call that it was
+                outcome.cancel()
+                return await asyncio.shield(running)
+            if accepted.joined:  # the task has an open job already; this is a second run of it
+                running.cancel()
+            extension.grant()
+        except asyncio.CancelledError:
+            running.cancel()
+            await asyncio.wait((running,))
+            raise
+        return accepted
+
+    async def _outcome(self, replying: Awaitable[Reply]) -> Outcome:
+        try:
+            reply = await replying
+        except GatewayError as problem:
+            status = self._status_of(problem)
+            if problem.code in _ASK_AGAIN:
+                raise
+            body = error_envelope(problem.code, problem.message, problem.logs)
+            run = msgspec.to_builtins(problem.run) if problem.run is not None else {}
+            return Outcome(status=status, body=body.decode(), run=run)
+        return Outcome(
+            status=self._status_of(reply),
+            body=as_envelope(reply.result).decode(),
+            run={**msgspec.to_builtins(reply.run), "logs": list(reply.logs)},
+        )
+
+    def _jobs(self) -> Jobs:
+        if self.jobs is None:
+            raise JobsUnavailable("this gateway keeps no jobs")
+        return self.jobs
+
+
+_ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}
+
+
+async def _shared(running: asyncio.Future[Reply]) -> Reply:
+    """Wait for a run that somebody else has started; whoever is cancelled here cancels it, and waits for its end."""
+    try:
+        return await running
+    except asyncio.CancelledError:
+        running.cancel()
+        await asyncio.wait((running,))
+        raise
+
+
+def _job(call: Call, connector: Connector, command: Command) -> Job:
+    return Job(
+        connector=call.connector,
+        command=call.command,
+        params=msgspec.json.encode(call.params).decode(),
+        task_data=bytes(call.task_data).decode(),
+        timeout=command.job_timeout if call.timeout is None else min(call.timeout, command.job_timeout),
+        priority=command.priority,
+        cluster_concurrency=connector.cluster_concurrency,
+        idempotent=command.rerun,
+        context=JobContext(
+            request_id=call.request_id,
+            client=call.client,
+            traceparent=call.traceparent,
+            process_instance_id=call.process_instance_id,
+            process_model_identifier=call.process_model_identifier,
+            task_id=call.task_id,
+            callback_url=call.callback_url,
+        ),
+    )
