@@ -209,7 +209,7 @@ class Engine:
             "serializer": DBOSPortableJSONSerializer(),  # the default is pickle: whoever writes the store runs code
             "log_level": "ERROR",
             "sys_db_pool_size": 5,
-            "max_executor_threads": 8,  # they sleep while the store is away
+            "max_executor_threads": 64,  # they sleep while the store is away
             "use_listen_notify": False,  # nothing waits for a message; pgbouncer works
             "notification_listener_polling_interval_sec": 0.25,  # asks nobody; closing waits for it
             "scheduler_polling_interval_sec": 3600.0,
