@@ -53,6 +53,8 @@ class Gateway:
         self.registry = Registry(settings, Describer(self.pools.spawn, settings.state_dir / "describe"), bus)
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
         self.desk = Desk(self.registry, self.invoker)
+        self.threads_left = False
+        """After `close`: threads of the jobs' engine wait for a database that does not answer, and would hold the end."""
         self._lock = -1
 
     async def open(self, *, registry: bool = True, watch: bool = True) -> None:
@@ -88,7 +90,7 @@ class Gateway:
         """Stop at once: whatever still runs is killed."""
         self.supervisor.close()
         if self.desk.jobs is not None:
-            await self.desk.jobs.stop()
+            self.threads_left = not await self.desk.jobs.stop()
         await self.registry.close()
         await self.pools.close()
         await self.warden.close()
@@ -99,6 +101,8 @@ class Gateway:
         if self._lock >= 0:
             os.close(self._lock)
             self.desk = Desk(self.registry, self.invoker)
+        self.threads_left = False
+        """After `close`: threads of the jobs' engine wait for a database that does not answer, and would hold the end."""
         self._lock = -1
 
     def _on_event(self, event: Event) -> None:

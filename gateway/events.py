@@ -128,6 +128,67 @@ class DrainFinished(Event, frozen=True, kw_only=True):
     stopped: int
 
 
+class JobAccepted(Event, frozen=True, kw_only=True):
+    """A job was committed, or joined an open one."""
+
+    id: str
+    connector: str
+    command: str
+    request_id: str
+    joined: bool
+    took: float
+
+
+class JobRan(Event, frozen=True, kw_only=True):
+    """A job's outcome is recorded."""
+
+    id: str
+    connector: str
+    command: str
+    status: int
+    interrupted: int
+
+
+class CallbackTried(Event, frozen=True, kw_only=True):
+    """A callback was sent, or could not be. `host` is where to; the URL may hold a secret.
+
+    `verdict` is a `gateway.jobs.port.Verdict`.
+    """
+
+    id: str
+    connector: str
+    command: str
+    host: str
+    verdict: str
+    status: int | None
+    reason: str
+    took: float
+
+
+class JobFinished(Event, frozen=True, kw_only=True):
+    """A job came to an end; `state` is a `gateway.jobs.port.State`."""
+
+    id: str
+    connector: str
+    command: str
+    state: str
+    reason: str = ""
+
+
+class NodeLost(Event, frozen=True, kw_only=True):
+    """Another gateway died; its jobs go on here or elsewhere."""
+
+    node: str
+    jobs: int
+
+
+class StoreChanged(Event, frozen=True, kw_only=True):
+    """The jobs' store was lost, or is back."""
+
+    ok: bool
+    reason: str = ""
+
+
 class Bus:
     """Hands each event to every listener, in order, at once."""
 

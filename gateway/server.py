@@ -23,8 +23,8 @@ MASTER = 0  # the descriptor whose end of file tells a worker that its master is
 LAST_WORDS = 5.0  # seconds for connections to send what was answered
 
 
-async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> None:
-    """Run the server until it was told to stop and has drained.
+async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
+    """Run the server until it was told to stop and has drained; False when threads are left that would hold the end.
 
     Raises:
         ConfigError: the registry's files cannot be used.
@@ -54,6 +54,7 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> None:
         await _drain(app, stop)
     finally:
         await runner.cleanup()
+    return not app[GATEWAY].threads_left
 
 
 async def _join(team: Team, runner: web.AppRunner, stop: _Stop) -> None:

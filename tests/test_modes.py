@@ -290,7 +290,9 @@ async def test_a_result_over_its_bound_is_refused(gateway: Server, connector: st
 
 @every()
 async def test_a_log_over_its_bound_is_cut_and_the_next_one_is_not(gateway: Server, connector: str) -> None:
-    answer = await gateway.do(f"{connector}/Run", script("yes line | head -c 200000 >&2; echo last >&2"))
+    answer = await gateway.do(
+        f"{connector}/Run", script("head -c 200000 /dev/zero | tr '\\0' x | fold -w 4000 >&2; echo last >&2")
+    )
     lines = logged(gateway, answer.headers["X-Request-Id"])
     assert answer.body == {"status": 0}
     assert sum(len(line) + 1 for line in lines[:-1]) <= (64 << 10) + 1

@@ -9,7 +9,8 @@ import msgspec
 from gateway.api.responses import json_response
 from gateway.api.routes import Access, Route
 from gateway.errors import InvalidRequest
-from gateway.jobs.port import JobsUnavailable, State
+from gateway.jobs.port import OPEN, JobsUnavailable, State
+from gateway.units import Duration
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -31,6 +32,7 @@ class JobHandlers:
         """Return the table of routes."""
         return [
             Route("GET", "/v1/jobs", self.list, Access.KEY),
+            Route("POST", "/v1/jobs/purge", self.purge, Access.KEY),
             Route("GET", "/v1/jobs/{id}", self.show, Access.KEY),
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.KEY),
             Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.KEY),
@@ -66,6 +68,18 @@ class JobHandlers:
             raise InvalidRequest("run is true or false")
         name = await self._jobs().retry(request.match_info["id"], run=again == "true")
         return json_response(_told(await self._jobs().status(name)), 202)
+
+    async def purge(self, request: web.Request) -> web.Response:
+        """Remove jobs that ended: `?older_than=7d&state=`."""
+        state = _state(request.query.get("state"))
+        if state in OPEN:
+            raise InvalidRequest(f"a job that is {request.query['state']} has not ended: cancel it first")
+        try:
+            older_than = Duration.parse(request.query.get("older_than"))
+        except ValueError as problem:
+            raise InvalidRequest(f"older_than: {problem}") from problem
+        removed = await self._jobs().purge(older_than=float(older_than), state=state)
+        return json_response({"removed": removed})
 
     def _jobs(self) -> Jobs:
         if self._desk.jobs is None:

@@ -59,7 +59,8 @@ def serve(
             return
         bus = Bus()
         bus.listen(logs.EventLog())
-        asyncio.run(run_server(settings, bus, Team.from_text(team) if team else None))
+        if not asyncio.run(run_server(settings, bus, Team.from_text(team) if team else None)):
+            os._exit(0)  # everything is closed but threads that wait for a database
     except OSError as problem:
         fail(f"cannot listen on {settings.host or '*'}:{settings.port}: {problem.strerror or problem}")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, InvalidRequest
 from gateway.invoke import Call, Extension, Invoker, Reply
 from gateway.jobs.port import Accepted, Job, JobContext, Jobs, JobsUnavailable, Outcome
+from gateway.jobs.targets import Refused, Targets
 from gateway.protocol import as_envelope, error_envelope, read_object
 
 if TYPE_CHECKING:
@@ -26,12 +28,17 @@ class Desk:
         self._registry = registry
         self._invoker = invoker
         self._status_of: Callable[[Reply | GatewayError], int] = lambda _: 200
+        self._targets = Targets()
         self.jobs: Jobs | None = None
         """The engine; None where jobs are not kept (one command on the command line)."""
 
-    def keep_jobs(self, jobs: Jobs, status_of: Callable[[Reply | GatewayError], int]) -> None:
-        """Begin to make jobs of calls. `status_of` tells the HTTP status that a synchronous caller would get."""
+    def keep_jobs(self, jobs: Jobs, targets: Targets, status_of: Callable[[Reply | GatewayError], int]) -> None:
+        """Begin to make jobs of calls.
+
+        `targets` says where callbacks may go, `status_of` the HTTP status that a synchronous caller would get.
+        """
         self.jobs = jobs
+        self._targets = targets
         self._status_of = status_of
 
     async def submit(self, call: Call, *, respond_async: bool = False) -> Reply | Accepted:
@@ -48,9 +55,14 @@ class Desk:
         except GatewayError:
             return await self._invoker.invoke(call)  # which refuses it too, and tells
         if respond_async or (command.is_async and call.callback_url is not None):
+            refusal = self._refusal(call)
+            if refusal is not None:
+                raise InvalidRequest(f"{call.connector}/{call.command}: {refusal}")
             return await self.jobs.accept(_job(call, connector, command))
         after = connector.limits.promote_after
         if call.callback_url is None or after is None or command.execute_async or after >= command.timeout:
+            return await self._invoker.invoke(call)
+        if self._refusal(call) is not None:  # its outcome could not be delivered
             return await self._invoker.invoke(call)
         return await self._run_or_promote(call, connector, command, after)
 
@@ -87,27 +99,54 @@ class Desk:
     async def _run_or_promote(
         self, call: Call, connector: Connector, command: Command, after: float
     ) -> Reply | Accepted:
+        jobs = self._jobs()
+        job = _job(call, connector, command)
+        if call.task_id is not None:
+            with contextlib.suppress(JobsUnavailable):  # who cannot say so does not stand in the way of the call
+                joined = await jobs.find_open(job)
+                if joined is not None:
+                    return joined
         extension = Extension()
-        call = msgspec.structs.replace(call, extension=extension)
-        running = asyncio.ensure_future(self._invoker.invoke(call))
+        running = asyncio.ensure_future(self._invoker.invoke(msgspec.structs.replace(call, extension=extension)))
         try:
             done, _ = await asyncio.wait((running,), timeout=after)
-            if done:
-                return running.result()
-            outcome = asyncio.ensure_future(self._outcome(_shared(running)))
-            try:
-                accepted = await self._jobs().accept(_job(call, connector, command), outcome)
-            except GatewayError:  # no job then: it goes on as the call that it was
-                outcome.cancel()
-                return await asyncio.shield(running)
-            if accepted.joined:  # the task has an open job already; this is a second run of it
-                running.cancel()
-            extension.grant()
+            if not done:
+                accepted = await self._promote(jobs, job, running)
+                if accepted is not None:
+                    extension.grant()
+                    return accepted
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
             running.cancel()
             await asyncio.wait((running,))
             raise
+
+    async def _promote(self, jobs: Jobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
+        """Make a job of a run in progress; None when it cannot be, and stays the call that it was."""
+        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        settling = asyncio.ensure_future(self._settle(running, outcome))
+        outcome.add_done_callback(lambda _: settling)  # and keep it alive until then
+        try:
+            accepted = await jobs.accept(job, outcome)
+        except GatewayError:
+            return None
+        # A job that is cancelled kills its run; one that joined another is a second run of it, which nobody waits for.
+        outcome.add_done_callback(lambda done: running.cancel() if done.cancelled() else None)
+        if accepted.joined:
+            running.cancel()
         return accepted
+
+    async def _settle(self, running: asyncio.Future[Reply], outcome: asyncio.Future[Outcome]) -> None:
+        try:
+            told = await self._outcome(asyncio.shield(running))
+        except asyncio.CancelledError:
+            outcome.cancel()
+        except GatewayError as problem:
+            if not outcome.done():
+                outcome.set_exception(problem)
+        else:
+            if not outcome.done():
+                outcome.set_result(told)
 
     async def _outcome(self, replying: Awaitable[Reply]) -> Outcome:
         try:
@@ -125,6 +164,15 @@ class Desk:
             run={**msgspec.to_builtins(reply.run), "logs": list(reply.logs)},
         )
 
+    def _refusal(self, call: Call) -> Refused | None:
+        """Tell why the outcome may not go to where the caller wants it, as far as that shows without asking DNS."""
+        try:
+            if call.callback_url is not None:
+                self._targets.check_url(call.callback_url)
+        except Refused as refusal:
+            return refusal
+        return None
+
     def _jobs(self) -> Jobs:
         if self.jobs is None:
             raise JobsUnavailable("this gateway keeps no jobs")
@@ -132,16 +180,6 @@ class Desk:
 
 
 _ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}
-
-
-async def _shared(running: asyncio.Future[Reply]) -> Reply:
-    """Wait for a run that somebody else has started; whoever is cancelled here cancels it, and waits for its end."""
-    try:
-        return await running
-    except asyncio.CancelledError:
-        running.cancel()
-        await asyncio.wait((running,))
-        raise
 
 
 def _job(call: Call, connector: Connector, command: Command) -> Job:

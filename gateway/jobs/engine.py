@@ -23,6 +23,7 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConnectorBusy, GatewayDraining
+from gateway.events import JobAccepted, NodeLost, StoreChanged
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.gate import Gate
 from gateway.jobs.lease import PACE, Lease, Pace, said
@@ -31,16 +32,13 @@ from gateway.jobs.port import (
     OPEN,
     Accepted,
     Job,
-    JobAccepted,
     JobConflict,
     JobNotFound,
     JobStatus,
     JobsUnavailable,
-    NodeLost,
     Outcome,
     Run,
     State,
-    StoreChanged,
 )
 from gateway.jobs.quiet import quieten
 from gateway.jobs.records import (
@@ -281,6 +279,11 @@ class Engine:
         )  # fmt: skip
         return accepted
 
+    async def find_open(self, job: Job) -> Accepted | None:
+        """Return the open job of the same task, if there is one."""
+        name, is_open = await _name_of(job)
+        return self._joined(name) if is_open else None
+
     async def status(self, name: str) -> JobStatus:
         """Return all that is known of a job."""
         row = await read_row(name)
@@ -348,22 +351,23 @@ class Engine:
         await DBOS.rewind_workflow_async(name, start_step=recorded[-1] + 1)
         return name
 
+    async def purge(self, older_than: float, state: State | None) -> int:
+        """Remove jobs that ended some time ago."""
+
+        def wanted(row: WorkflowStatus) -> bool:
+            if row.name != "job":  # a notice, which goes with the job that was cancelled
+                return state in {None, State.CANCELLED}
+            return state is None or status_of(row, None).state is state
+
+        return await self._retention.purge(older_than, wanted)
+
     # --- accepting
 
     async def _start(self, job: Job, running: asyncio.Future[Outcome] | None) -> Accepted:
         accepting.set(True)
-        name = uuid.uuid4().hex
-        if job.context.task_id is not None:
-            known = f"{job.context.client}\0{job.context.task_id}\0{job.connector}\0{job.command}"
-            base = hashlib.sha256(known.encode()).hexdigest()[:24]
-            for number in itertools.count():
-                name = f"{base}-{number}"
-                try:
-                    row = await read_row(name)
-                except JobNotFound:
-                    break
-                if row.status in ACTIVE:
-                    return self._joined(name)
+        name, is_open = await _name_of(job)
+        if is_open:
+            return self._joined(name)
         size = sum(live.size for live in self._work.live.values())
         if len(self._work.live) >= self._settings.backlog or size > self._settings.backlog_size:
             raise ConnectorBusy(f"{len(self._work.live)} jobs of {Size(size)} are open (jobs.backlog)", retry_after=30)
@@ -477,3 +481,20 @@ def _threads_ended() -> bool:
             if thread.is_alive():
                 return False
     return True
+
+
+async def _name_of(job: Job) -> tuple[str, bool]:
+    """Return a job's id, and whether it is open already: the same task has one open job."""
+    if job.context.task_id is None:
+        return uuid.uuid4().hex, False
+    known = f"{job.context.client}\0{job.context.task_id}\0{job.connector}\0{job.command}"
+    base = hashlib.sha256(known.encode()).hexdigest()[:24]
+    for number in itertools.count():
+        name = f"{base}-{number}"
+        try:
+            row = await read_row(name)
+        except JobNotFound:
+            return name, False
+        if row.status in ACTIVE:
+            return name, True
+    raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""What the gateway knows of durable jobs: the shapes, the errors, the events, and the Protocol of an engine.
+"""What the gateway knows of durable jobs: the shapes, the errors, and the Protocol of an engine.
 
 Nothing here imports an engine. An engine is handed a `Run` and never knows how a process is started.
 """
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.events import Event
 from gateway.protocol import error_envelope
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ class State(enum.Enum):
 
 
 OPEN = frozenset({State.WAITING, State.RUNNING, State.DELIVERING})
+ENDS = tuple(state for state in State if state not in OPEN)
 
 
 class Verdict(enum.Enum):
@@ -190,64 +190,6 @@ def told(code: str, message: str, status: int, **run: Any) -> Outcome:
     return Outcome(status=status, body=error_envelope(code, message).decode(), run=run)
 
 
-class JobAccepted(Event, frozen=True, kw_only=True):
-    """A job was committed, or joined an open one."""
-
-    id: str
-    connector: str
-    command: str
-    request_id: str
-    joined: bool
-    took: float
-
-
-class JobRan(Event, frozen=True, kw_only=True):
-    """A job's outcome is recorded."""
-
-    id: str
-    connector: str
-    command: str
-    status: int
-    interrupted: int
-
-
-class CallbackTried(Event, frozen=True, kw_only=True):
-    """A callback was sent, or could not be. `host` is where to; the URL may hold a secret."""
-
-    id: str
-    connector: str
-    command: str
-    host: str
-    verdict: str
-    status: int | None
-    reason: str
-    took: float
-
-
-class JobFinished(Event, frozen=True, kw_only=True):
-    """A job came to an end."""
-
-    id: str
-    connector: str
-    command: str
-    state: str
-    reason: str = ""
-
-
-class NodeLost(Event, frozen=True, kw_only=True):
-    """Another gateway died; its jobs go on here or elsewhere."""
-
-    node: str
-    jobs: int
-
-
-class StoreChanged(Event, frozen=True, kw_only=True):
-    """The jobs' store was lost, or is back."""
-
-    ok: bool
-    reason: str = ""
-
-
 class Jobs(Protocol):
     """An engine. Everything but `start`, `drain` and `health` may raise JobsUnavailable."""
 
@@ -264,6 +206,9 @@ class Jobs(Protocol):
             ConnectorBusy: the backlog is full.
             GatewayDraining: the gateway is shutting down.
         """
+
+    async def find_open(self, job: Job) -> Accepted | None:
+        """Return the open job of the same task and command, if there is one; never wakes an engine that sleeps."""
 
     async def status(self, job: str) -> JobStatus:
         """Return all that is known of a job.
@@ -292,6 +237,9 @@ class Jobs(Protocol):
             JobNotFound: there is none.
             JobConflict: it is open, or there is nothing to deliver.
         """
+
+    async def purge(self, *, older_than: float, state: State | None = None) -> int:
+        """Remove jobs that ended more than `older_than` seconds ago; return how many. `state` None is every end."""
 
     def drain(self) -> None:
         """Start no more runs; those in progress go on."""

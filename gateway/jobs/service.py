@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayDraining
+from gateway.events import StoreChanged
 from gateway.jobs.port import (
     Accepted,
     Health,
@@ -18,7 +19,6 @@ from gateway.jobs.port import (
     Outcome,
     Run,
     State,
-    StoreChanged,
 )
 from gateway.jobs.store import SqliteStore
 
@@ -77,6 +77,14 @@ class DurableJobs:
         accepted: Accepted = await engine.call(engine.accept(job, running))
         return accepted
 
+    async def find_open(self, job: Job) -> Accepted | None:
+        """Return the open job of the same task, if there is one."""
+        if self._engine is None and self._waking is None:  # `start` wakes it for whatever is open
+            return None
+        engine = await self._awake()
+        found: Accepted | None = await engine.call(engine.find_open(job))
+        return found
+
     async def status(self, job: str) -> JobStatus:
         """Return all that is known of a job."""
         engine = await self._for_reading()
@@ -109,6 +117,14 @@ class DurableJobs:
             raise JobNotFound(f"there is no job {job}")
         name: str = await engine.call(engine.retry(job, run=run))
         return name
+
+    async def purge(self, *, older_than: float, state: State | None = None) -> int:
+        """Remove jobs that ended some time ago."""
+        engine = await self._for_reading()
+        if engine is None:
+            return 0
+        removed: int = await engine.call(engine.purge(older_than, state))
+        return removed
 
     def drain(self) -> None:
         """Start no more runs."""

@@ -21,6 +21,7 @@ from dbos import DBOS, StepOptions
 from dbos import error as dbos_error
 
 from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining, GatewayError
+from gateway.events import CallbackTried, JobFinished, JobRan
 from gateway.jobs.loops import Gone, across
 from gateway.jobs.port import (
     CANCELLED,
@@ -28,10 +29,7 @@ from gateway.jobs.port import (
     INTERRUPTED,
     OPEN,
     Attempt,
-    CallbackTried,
     Job,
-    JobFinished,
-    JobRan,
     Outcome,
     Run,
     State,

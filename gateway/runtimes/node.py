@@ -86,5 +86,5 @@ async def _make(folder: Path, tools: Tools, *, source: Path, place: Place) -> No
             (folder / entry.name).symlink_to(entry)
     await tools.run(
         str(npm), "ci" if (folder / PACKAGE_LOCK).exists() else "install", "--prefix", str(folder), "--omit=dev",
-        "--ignore-scripts", "--no-audit", "--no-fund", "--silent", *(["--offline"] if tools.offline else []),
+        "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error", *(["--offline"] if tools.offline else []),
     )  # fmt: skip

@@ -17,14 +17,11 @@ from dbos._sys_db import SystemDatabase
 from sqlalchemy import event
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
+from gateway.events import CallbackTried, JobAccepted, JobFinished, JobRan
 from gateway.jobs.port import (
-    CallbackTried,
     Job,
-    JobAccepted,
     JobConflict,
-    JobFinished,
     JobNotFound,
-    JobRan,
     JobsUnavailable,
     Outcome,
     State,
