@@ -15,6 +15,7 @@ from gateway.invoke import Invoker
 from gateway.jobs.desk import Desk
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import read_sections
+from gateway.jobs.targets import Targets
 from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
@@ -54,7 +55,7 @@ class Gateway:
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
         self.desk = Desk(self.registry, self.invoker)
         self.threads_left = False
-        """After `close`: threads of the jobs' engine wait for a database that does not answer, and would hold the end."""
+        """After `close`: threads of the jobs' engine wait for a database that is away, and would hold the end."""
         self._lock = -1
 
     async def open(self, *, registry: bool = True, watch: bool = True) -> None:
@@ -100,10 +101,7 @@ class Gateway:
             self._shared = None
         if self._lock >= 0:
             os.close(self._lock)
-            self.desk = Desk(self.registry, self.invoker)
-        self.threads_left = False
-        """After `close`: threads of the jobs' engine wait for a database that does not answer, and would hold the end."""
-        self._lock = -1
+            self._lock = -1
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RegistryLoaded):
@@ -129,20 +127,20 @@ class Gateway:
             limit=self.desk.concurrency,
             publish=self.bus.publish,
         )
-        self.desk.keep_jobs(engine, status_of)
+        self.desk.keep_jobs(engine, Targets.parse(callbacks.allow), status_of)
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
         for name in self.registry.snapshot.statuses:
             yield name, self.supervisor.in_flight(name), self.supervisor.queued(name)
 
+    def open_jobs(self) -> int:
+        """Return how many durable jobs are in this gateway's hands."""
+        return self.desk.jobs.health().open if self.desk.jobs is not None else 0
+
     def quarantined(self) -> int:
         """Return how many connectors cannot be served."""
         return sum(one.state is State.QUARANTINED for one in self.registry.snapshot.statuses.values())
-
-
-def _shared_slots(team: Team, settings: Settings) -> SharedSlots:
-    return SharedSlots(team.short_folder, team.worker, team.workers, settings.max_processes)
 
 
 def claim(folder: Path) -> int:

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.events import Event, RunFinished
+from gateway.events import CallbackTried, Event, JobFinished, RunFinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,9 +30,12 @@ class Load(Protocol):
     def quarantined(self) -> int:
         """Return how many connectors cannot be served."""
 
+    def open_jobs(self) -> int:
+        """Return how many durable jobs are in this gateway's hands."""
+
 
 class Metrics:
-    """Listens to runs, and asks the load at each scrape."""
+    """Listens to runs and jobs, and asks the load at each scrape."""
 
     def __init__(self, load: Load, shared: Path | None = None) -> None:
         """`shared` is the folder in which the workers of one gateway sum up; PROMETHEUS_MULTIPROC_DIR names it too."""
@@ -44,14 +47,27 @@ class Metrics:
         self._queue_wait = self._histogram("gateway_queue_wait_seconds", "From the call to its slot")
         self._cpu = self._histogram("gateway_run_cpu_seconds", "CPU time of a run's processes, user and system")
         self._rss = self._histogram("gateway_run_peak_rss_bytes", "Peak resident memory of a run", _BYTES)
+        self._jobs = Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",), registry=self._registry)
+        self._callbacks = Counter(
+            "gateway_callbacks",
+            "Tries to deliver an outcome, by what they led to",
+            ("verdict",),
+            registry=self._registry,
+        )
         self._load = _LoadCollector(load)
         if shared is None:
             self._registry.register(self._load)
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if not isinstance(event, RunFinished):
-            return
+        if isinstance(event, RunFinished):
+            self._count(event)
+        elif isinstance(event, JobFinished):
+            self._jobs.labels(event.state).inc()
+        elif isinstance(event, CallbackTried):
+            self._callbacks.labels(event.verdict).inc()
+
+    def _count(self, event: RunFinished) -> None:
         labels = (event.connector, event.command)
         if event.outcome in _NEVER_FOUND:
             labels = ("unknown", "unknown")
@@ -89,6 +105,7 @@ class _LoadCollector(Collector):
             queued.add_metric([connector], waiting)
         yield in_flight
         yield queued
+        yield GaugeMetricFamily("gateway_jobs_open", "Durable jobs that have not ended", value=self._load.open_jobs())
         yield GaugeMetricFamily(
             "gateway_quarantined", "Connectors that cannot be served", value=self._load.quarantined()
         )

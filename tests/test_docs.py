@@ -86,6 +86,9 @@ class Idle:
     def quarantined(self) -> int:
         return 0
 
+    def open_jobs(self) -> int:
+        return 0
+
 
 def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
     exposed = re.findall(r"^# TYPE (\w+) (\w+)$", Metrics(Idle()).text().decode(), flags=re.MULTILINE)

@@ -28,6 +28,9 @@ class Idle:
     def quarantined(self) -> int:
         return 0
 
+    def open_jobs(self) -> int:
+        return 0
+
 
 def parsed(text: bytes) -> Samples:
     return {

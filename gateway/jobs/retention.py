@@ -73,7 +73,9 @@ class Retention:
         names = [row.workflow_id for row in rows]
         successors = [_successor(name) for name in names if _successor(name)]
         # A task's jobs are numbered, and an open one is found by counting from the first: none goes before the last.
-        following = await DBOS.list_workflows_async(workflow_ids=successors or ["-"], load_input=False, load_output=False)
+        following = await DBOS.list_workflows_async(
+            workflow_ids=successors or ["-"], load_input=False, load_output=False
+        )
         there = {row.workflow_id for row in following}
         doomed: set[str] = set()
         for name in sorted(names, key=_number, reverse=True):
