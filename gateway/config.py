@@ -285,6 +285,11 @@ def _below(node: Node, name: str) -> Node:
     return node.child(name) if node.data.get(name) else Node({}, (*node.keys, name), node.marks)
 
 
+def key_of_environment() -> str | None:
+    """Return the API key that the environment names, for whoever has no configuration file."""
+    return os.environ.get("CONNECTOR_PROXY_API_KEY") or None
+
+
 def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:
     name = "CONNECTOR_PROXY_API_KEY"
     if name in environ:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from gateway.core import Gateway
     from gateway.events import RunFinished
     from gateway.pool.base import OnLine, Pool, Worker
-    from gateway.process import Completed, Launch
+    from gateway.process import Completed, Launch, Payload
     from gateway.protocol import Object, Result
     from gateway.registry.definition import Connector
 
@@ -115,8 +115,8 @@ class _Run(NamedTuple):
         """What a caller gets to see as the response's body."""
         assert self.result is not None
         if self.result.status is None:
-            return msgspec.json.decode(self.result.body)["command_response"]["body"]
-        text = bytes(self.result.body).decode(errors="replace")
+            return msgspec.json.decode(self.result.content)["command_response"]["body"]
+        text = self.result.content.decode(errors="replace")
         try:
             return msgspec.json.decode(text)
         except msgspec.DecodeError:
@@ -139,7 +139,7 @@ class _WatchedWorker:
         self._worker = worker
         self._ended = ended
 
-    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float) -> Completed:
         completed = await self._worker.run(payload, deadline=deadline)
         self._ended.append(completed)
         return completed
@@ -205,7 +205,7 @@ class Kit:
         raw = await self._raw(msgspec.json.encode(DescribeRequest()))
         printed = interpret(raw.result, self._connector.redact)
         self._noise += printed.warnings
-        document = msgspec.json.decode(printed.body)["command_response"]["body"]
+        document = msgspec.json.decode(printed.content)["command_response"]["body"]
         doubts = [*self._connector.notices, *_doubts(document, read_description(raw.result))]
         if doubts:
             return Finding(
@@ -383,7 +383,7 @@ class Kit:
             return _Run(None, problem, cast("RunFinished", problem.run))
         return _Run(reply.result, None, reply.run)
 
-    async def _raw(self, payload: bytes) -> Completed:
+    async def _raw(self, payload: Payload) -> Completed:
         worker = await self._spawn.obtain(self._connector.launch, lambda _stream, _line: None)
         return await worker.run(payload, deadline=asyncio.get_running_loop().time() + EARLY)
 

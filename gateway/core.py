@@ -13,6 +13,7 @@ from gateway.errors import ConfigError
 from gateway.events import RegistryLoaded
 from gateway.invoke import Invoker
 from gateway.jobs.desk import Desk
+from gateway.jobs.remote import ENGINE, RemoteJobs
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import read_sections
 from gateway.jobs.targets import Targets
@@ -119,6 +120,9 @@ class Gateway:
             ConfigError: the sections `jobs` or `callbacks` cannot be used.
         """
         jobs, callbacks = read_sections(self.settings)
+        if self.team is not None and self.team.worker != ENGINE:
+            self.desk.keep_jobs(RemoteJobs(self.team), Targets.parse(callbacks.allow), status_of)
+            return
         engine = DurableJobs(
             self.desk.run,
             state_dir=self.settings.state_dir,

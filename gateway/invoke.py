@@ -21,11 +21,12 @@ from gateway.errors import (
 )
 from gateway.events import Bus, ConnectorLine, ConnectorWarning, RunFinished
 from gateway.process import Completed, StartFailed, Stop
-from gateway.protocol import Context, Object, Request, Result, interpret, told_error
+from gateway.protocol import Context, Object, Request, Result, encoded, interpret, told_error
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
     from gateway.pool.base import Pool, Worker
+    from gateway.process import Payload
     from gateway.redact import Redactor
     from gateway.registry.definition import Command, Connector
     from gateway.registry.registry import Registry
@@ -147,11 +148,11 @@ class Invoker:
             async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
                 circuit.admit_after_wait()
                 run.queue_wait = clock() - run.begun
-                payload = self._request(call, connector, command, params, deadline - clock())
-                run.request_bytes = len(payload)
+                run.deadlines = (deadline, run.begun + command.job_timeout)
                 try:
+                    # No name for the request here: it may be large, and is to be gone once it is written.
                     completed = await self._run(
-                        run, connector, redact, payload, (deadline, run.begun + command.job_timeout)
+                        run, connector, redact, self._request(run, connector, command, params, deadline - clock())
                     )
                 except StartFailed as problem:
                     decided = True
@@ -168,7 +169,8 @@ class Invoker:
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply
 
     @staticmethod
-    def _request(call: Call, connector: Connector, command: Command, params: Object, left: float) -> bytes:
+    def _request(run: _Run, connector: Connector, command: Command, params: Object, left: float) -> Payload:
+        call = run.call
         context = Context(
             request_id=call.request_id,
             deadline_ms=max(0, round(left * 1000)),
@@ -179,20 +181,19 @@ class Invoker:
             task_id=call.task_id,
             callback_url=call.callback_url,
         )
-        return msgspec.json.encode(
-            Request(
-                command=call.command,
-                module=command.module or msgspec.UNSET,
-                params=params,
-                task_data=call.task_data,
-                config=connector.config,
-                context=context,
-            )
+        request = Request(
+            command=call.command,
+            module=command.module or msgspec.UNSET,
+            params=params,
+            task_data=call.task_data,
+            config=connector.config,
+            context=context,
         )
+        payload = encoded(request)
+        run.request_bytes = sum(map(len, payload)) if isinstance(payload, tuple) else len(payload)
+        return payload
 
-    async def _run(
-        self, run: _Run, connector: Connector, redact: Redactor, payload: bytes, deadlines: tuple[float, float]
-    ) -> Completed:
+    async def _run(self, run: _Run, connector: Connector, redact: Redactor, payload: Payload) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""
 
         def on_line(stream: str, line: str) -> None:
@@ -213,13 +214,14 @@ class Invoker:
         child = await self._pool.obtain(launch, on_line)
         extension = run.call.extension
         with self._supervisor.attended(child):
-            if extension is None:
-                completed = await child.run(payload, deadline=deadlines[0])
-            else:
-                extension.limit(child, deadlines[0])
-                try:
-                    completed = await child.run(payload, deadline=deadlines[1])
-                finally:
+            if extension is not None:
+                extension.limit(child, run.deadlines[0])
+            running = child.run(payload, deadline=run.deadlines[0 if extension is None else 1])
+            del payload  # it may be large, and is not needed once it is written
+            try:
+                completed = await running
+            finally:
+                if extension is not None:
                     extension.over()
         run.completed = completed
         return completed
@@ -282,6 +284,8 @@ class _Run:
         self.title = f"{call.connector}/{call.command}"
         self.queue_wait = 0.0
         self.request_bytes = 0
+        self.deadlines = (0.0, 0.0)
+        """When it is stopped: as a call, and when it has become a job."""
         self.started: float | None = None
         self.completed: Completed | None = None
         self._bus = bus

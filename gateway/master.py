@@ -25,14 +25,12 @@ from gateway.team import Team, metrics_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from gateway.config import Settings
 
 FIRST_PAUSE = 0.2  # seconds before a crashed worker is replaced; doubles
 LAST_PAUSE = 10.0
 STEADY = 30.0  # seconds alive after which a crash is an accident rather than a habit
-SWEPT = 15.0  # seconds that a dead worker's warden may take to kill what it ran
 
 
 class Master:
@@ -96,7 +94,7 @@ class Master:
             process = self._workers[worker]
             status = await asyncio.to_thread(process.wait)
             os.close(ours)
-            await _absent(team.run_folder)
+            await team.ended(worker, generation)
             table.clear(worker)
             if self._stopping.is_set():
                 return 0 if status == 0 else 1
@@ -144,10 +142,3 @@ class Master:
         for process in self._workers.values():
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(number)
-
-
-async def _absent(folder: Path) -> None:
-    """Wait until a worker's warden has killed everything and removed the folder."""
-    deadline = time.monotonic() + SWEPT
-    while os.path.exists(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - a folder has no event
-        await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ import contextlib
 import enum
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -30,6 +31,9 @@ RUN_NAME = "{run}"  # stands for the run's own name in a command line
 _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")
 DRAIN = 0.25  # seconds that whatever outlives the leader has to write its last words
 
+
+Payload = bytes | tuple[bytes | memoryview, ...]
+"""What a process reads on stdin: in one piece, or in several that nobody has to put together."""
 
 Mode = Literal["spawn", "standby", "fork", "persistent"]
 
@@ -169,7 +173,7 @@ class Child:
         self._eof = asyncio.Event()
         self._stop: Stop | None = None
         self._stdin = -1
-        self._unwritten: memoryview = memoryview(b"")
+        self._unwritten: deque[memoryview] = deque()
         self._open: dict[int, Callable[[bytes], None]] = {}
         self._result = bytearray()
         self._on_line = on_line
@@ -253,7 +257,7 @@ class Child:
         """Done when all of it is dead and reaped."""
         return self._gone
 
-    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float) -> Completed:
         """Feed the request, collect the result, and wait until all of it is dead.
 
         Args:
@@ -266,6 +270,7 @@ class Child:
         """
         self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
         self._feed(payload)
+        del payload  # it may be large, and is not needed once it is written
         try:
             await asyncio.shield(self._gone)
         except asyncio.CancelledError:
@@ -325,8 +330,8 @@ class Child:
             self._open[ours] = take
             self._loop.add_reader(ours, self._on_readable, ours)
 
-    def _feed(self, payload: bytes) -> None:
-        self._unwritten = memoryview(payload)
+    def _feed(self, payload: Payload) -> None:
+        self._unwritten.extend(memoryview(piece) for piece in _pieces(payload))
         self._on_writable()
         if self._stdin >= 0:
             self._loop.add_writer(self._stdin, self._on_writable)
@@ -334,7 +339,12 @@ class Child:
     def _on_writable(self) -> None:
         try:
             while self._unwritten:
-                self._unwritten = self._unwritten[os.write(self._stdin, self._unwritten) :]
+                piece = self._unwritten[0]
+                written = os.write(self._stdin, piece)
+                if written < len(piece):
+                    self._unwritten[0] = piece[written:]
+                else:
+                    self._unwritten.popleft()
         except BlockingIOError:
             return
         except BrokenPipeError:
@@ -342,7 +352,7 @@ class Child:
         self._close_stdin()
 
     def _close_stdin(self) -> None:
-        self._unwritten = memoryview(b"")
+        self._unwritten.clear()
         if self._stdin >= 0:
             self._loop.remove_writer(self._stdin)
             os.close(self._stdin)
@@ -435,6 +445,15 @@ class Child:
             log_bytes=self._log.total + self._noise.total,
             left_behind=self._left_behind,
         )
+
+
+def joined(payload: Payload) -> bytes:
+    """Return a payload in one piece."""
+    return payload if isinstance(payload, bytes) else b"".join(payload)
+
+
+def _pieces(payload: Payload) -> tuple[bytes | memoryview, ...]:
+    return (payload,) if isinstance(payload, bytes) else payload
 
 
 def signal_name(number: int) -> str:

@@ -5,6 +5,7 @@ Nothing here knows processes or HTTP. Values that nobody has to look at stay raw
 
 from __future__ import annotations
 
+import codecs
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,11 @@ VERSION = 1
 JSON = "application/json"
 LOG_LINES = 100  # lines of `spiff__logs` that leave the gateway
 LOG_CHARACTERS = 4096  # of each of them, and of an error's message
+
+PREFIX = b'{"command_response":{"body":'
+SUFFIX = b',"mimetype":"application/json"},"command_response_version":2,"error":null,"spiff__logs":[]}'
+LARGE = 1 << 16  # bytes of a value that is not copied any more
+CHECKED = 1 << 20  # bytes looked at in one go; a text of all of them would take up to four times their room
 
 _EMPTY = msgspec.Raw(b"{}")
 _MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
@@ -114,15 +120,26 @@ class ToldError(msgspec.Struct, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a run means to its caller.
 
-    `body` is the bytes to send as `mimetype`; `status` is set by a legacy result only; `error` by a told error;
+    `body` is what to send as `mimetype`; `status` is set by a legacy result only; `error` by a told error;
     `warnings` are for the operator.
     """
 
     body: bytes | memoryview
+    wrapped: bool = False
+    """`body` is a bare value: `PREFIX` and `SUFFIX` around it make the envelope."""
     mimetype: str = JSON
     status: int | None = None
     error: ToldError | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def content(self) -> bytes:
+        """All that is sent, in one piece; a large result is better sent without being put together."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> tuple[bytes | memoryview, ...]:
+        """All that is sent, in order."""
+        return (PREFIX, self.body, SUFFIX) if self.wrapped else (self.body,)
 
 
 class _Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,6 +156,23 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     spiff__logs: list[str] | tuple[str, ...] = ()
 
 
+def encoded(request: Request) -> bytes | tuple[bytes | memoryview, ...]:
+    """Write a request out; one with large values comes in pieces, of which these are the caller's own bytes."""
+    large = [raw for raw in (*request.params.values(), request.task_data) if len(memoryview(raw)) > LARGE]
+    if not large:
+        return msgspec.json.encode(request)
+    head = {"protocol": request.protocol, "op": request.op, "command": request.command}
+    if request.module is not msgspec.UNSET:
+        head["module"] = request.module
+    rest = msgspec.json.encode({"config": request.config, "context": request.context})
+    pieces: list[bytes | memoryview] = [msgspec.json.encode(head)[:-1] + b',"params":{']
+    for number, (name, raw) in enumerate(request.params.items()):
+        pieces.append((b"," if number else b"") + msgspec.json.encode(name) + b":")
+        pieces.append(memoryview(raw))
+    pieces += [b'},"task_data":', memoryview(request.task_data), b",", rest[1:]]
+    return tuple(pieces)
+
+
 def error_envelope(code: str, message: str, logs: tuple[str, ...] = (), http_status: int | None = None) -> bytes:
     """Return the version 2 answer that tells an error."""
     response: dict[str, Any] = {"body": {}, "mimetype": JSON}
@@ -152,7 +186,7 @@ def error_envelope(code: str, message: str, logs: tuple[str, ...] = (), http_sta
 def as_envelope(result: Result) -> bytes:
     """Return a result as version 2, also a legacy one: a callback has no HTTP status and mimetype of its own."""
     if result.status is None:
-        return bytes(result.body)
+        return result.content
     body: Any = msgspec.Raw(bytes(result.body))
     if result.mimetype.split(";")[0].strip() != JSON or _not_json(bytes(result.body)) is not None:
         body = bytes(result.body).decode(errors="replace")
@@ -189,7 +223,7 @@ def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
     """
     document, warnings = _document(stdout)
     if document[0] != ord("{"):
-        return Result(body=_wrap(document), warnings=warnings)
+        return Result(body=document, wrapped=True, warnings=warnings)
     fields = msgspec.json.decode(document, type=Object)
     if "command_response_version" in fields:
         return _from_envelope(document, fields, redact, warnings)
@@ -202,7 +236,7 @@ def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
         return Result(
             body=error_envelope(error.error_code, error.message, http_status=status), error=error, warnings=warnings
         )
-    return Result(body=_wrap(document), warnings=warnings)
+    return Result(body=document, wrapped=True, warnings=warnings)
 
 
 def told_error(stdout: bytearray, redact: Callable[[str], str]) -> Result | None:
@@ -281,20 +315,16 @@ def _not_json(data: memoryview | bytes) -> str | None:
 
 
 def _check_utf8(data: bytes | bytearray | memoryview) -> None:
+    if not isinstance(data, memoryview) and data.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(data)
+    start = 0
     try:
-        str(data, "utf-8")
+        for start in range(0, len(view), CHECKED):
+            decoder.decode(view[start : start + CHECKED], final=start + CHECKED >= len(view))
     except UnicodeDecodeError as problem:
-        raise ValueError(f"not UTF-8 (byte {problem.start})") from problem
-
-
-def _wrap(document: memoryview) -> bytes:
-    return b"".join(
-        (
-            b'{"command_response":{"body":',
-            document,
-            b',"mimetype":"application/json"},"command_response_version":2,"error":null,"spiff__logs":[]}',
-        )
-    )
+        raise ValueError(f"not UTF-8 (near byte {start + problem.start})") from problem
 
 
 def _from_envelope(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from pathlib import Path
 
 import msgspec
+
+SWEPT = 15.0  # seconds that a dead worker's warden may take to kill what it ran
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +25,14 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def run_folder(self) -> Path:
         """The worker's own folder; the master waits for its end before it starts a successor."""
-        return self.folder / f"worker-{self.worker}-{self.generation}"
+        return self._run_folder(self.worker, self.generation)
+
+    async def ended(self, worker: int, generation: int) -> None:
+        """Wait until a dead worker's warden has killed everything that it ran and removed its folder."""
+        deadline = time.monotonic() + SWEPT
+        folder = self._run_folder(worker, generation)
+        while os.path.exists(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - a folder has no event
+            await asyncio.sleep(0.02)
 
     @property
     def metrics(self) -> Path:
@@ -40,6 +51,9 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     def others(self) -> list[int]:
         """Every worker but this one."""
         return [worker for worker in range(self.workers) if worker != self.worker]
+
+    def _run_folder(self, worker: int, generation: int) -> Path:
+        return self.folder / f"worker-{worker}-{generation}"
 
     def to_text(self) -> str:
         """Write it as an argument."""

@@ -405,7 +405,7 @@ async def test_a_deadline_kills_all_that_a_request_has_started(contained: Server
         assert time.monotonic() - begun < 15
         assert (await contained.do(f"{connector}/Echo", {"text": ""})).status == 200
 
-    await each(check)
+    await each(check, at_once=7)
 
 
 async def test_a_caller_who_hangs_up_ends_all_that_his_request_has_started(contained: Server) -> None:
@@ -420,7 +420,7 @@ async def test_a_caller_who_hangs_up_ends_all_that_his_request_has_started(conta
         assert event["outcome"] == "cancelled"
         assert (await contained.do(f"{connector}/Echo", {"text": ""})).status == 200
 
-    await each(check)
+    await each(check, at_once=7)
 
 
 async def test_what_a_finished_request_left_running_is_gone(contained: Server) -> None:

@@ -32,7 +32,7 @@ def read(output: bytes | str | dict[str, Any], *, secret: str = "\0") -> Result:
 
 
 def sent(result: Result) -> Any:
-    return json.loads(bytes(result.body))
+    return json.loads(bytes(result.content))
 
 
 # --- any value
@@ -54,7 +54,7 @@ def test_any_value_becomes_the_body_of_an_envelope(value: Any) -> None:
 
 def test_numbers_and_keys_pass_through_as_they_were_written() -> None:
     document = b'{"big": 12345678901234567890123, "small": 1.10, "far": 1e999, "twice": 1, "twice": 2}'
-    assert document in bytes(read(document).body)
+    assert document in read(document).content
 
 
 @pytest.mark.parametrize("around", ["%s", "\n\t %s\r\n \n", "\ufeff%s", "\ufeff\n%s\n"])
@@ -120,7 +120,7 @@ def test_what_is_not_one_document_is_invalid(output: bytes, why: str) -> None:
 
 def test_a_whole_envelope_passes_through_as_the_bytes_it_was() -> None:
     document = json.dumps({**ENVELOPE, "error": None, "spiff__logs": ["one"], "api_response": {"kept": 1}}, indent=1)
-    assert bytes(read(document).body) == document.encode()
+    assert read(document).content == document.encode()
 
 
 def test_an_envelope_gets_what_it_lacks() -> None:
@@ -183,7 +183,7 @@ def test_an_envelope_that_is_none_is_invalid(changes: dict[str, Any], why: str) 
 )
 def test_a_legacy_result_is_sent_as_it_is(response: Any, body: bytes) -> None:
     result = read({"response": response, "mimetype": "text/html; charset=utf-8", "status": 201})
-    assert (bytes(result.body), result.mimetype, result.status) == (body, "text/html; charset=utf-8", 201)
+    assert (bytes(result.content), result.mimetype, result.status) == (body, "text/html; charset=utf-8", 201)
 
 
 @pytest.mark.parametrize(("given", "status"), [(404, 404), ("503", 503), (None, 200)])

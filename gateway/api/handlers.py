@@ -14,6 +14,7 @@ from gateway.api.jobs import JobHandlers
 from gateway.api.responses import json_response, of_job, of_reply, raw_json
 from gateway.api.routes import Access, Route
 from gateway.api.status import status_of_team
+from gateway.api.team import TeamHandlers
 from gateway.errors import InvalidRequest
 from gateway.invoke import Call
 from gateway.jobs.port import Accepted
@@ -41,6 +42,7 @@ class Handlers:
         self._recent = recent
         self._version = version
         self._jobs = JobHandlers(gateway.desk)
+        self._team = TeamHandlers(gateway)
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -55,6 +57,7 @@ class Handlers:
             Route("GET", "/v1/commands", self.commands, Access.KEY),
             Route("GET", "/v1/auths", self.auths, Access.KEY),
             *self._jobs.routes(),
+            *self._team.routes(),
             Route("POST", do, self.do, Access.KEY),
             Route("GET", do, self.do, Access.KEY),
         ]
@@ -84,6 +87,7 @@ class Handlers:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus' format."""
+        await self._team.look()
         return web.Response(
             body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import socket
 import uuid
 from typing import TYPE_CHECKING
 
@@ -66,12 +67,21 @@ def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
         resource = request.match_info.route.resource
         method = "GET" if request.method == "HEAD" else request.method
         rule = rules.get((method, resource.canonical)) if resource is not None else None
+        if rule is Access.TEAM and _over_unix_socket(request):
+            return await handler(request)
         preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
         if rule in opened or preflight or settings.api_key is None or _has_key(request, settings.api_key):
+            if rule is Access.TEAM:
+                raise web.HTTPNotFound
             return await handler(request)
         return json_response({"error": "Unauthorized"}, 401)
 
     return check
+
+
+def _over_unix_socket(request: web.Request) -> bool:
+    connection = request.get_extra_info("socket")
+    return connection is not None and connection.family == socket.AF_UNIX
 
 
 def _has_key(request: web.Request, key: str) -> bool:

@@ -13,9 +13,12 @@ from gateway.errors import GatewayError
 from gateway.protocol import JSON, accepted_envelope, error_envelope
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from gateway.invoke import Reply
     from gateway.jobs.port import Accepted
 
+SLICE = 1 << 18  # bytes
 DURATION = "X-Run-Duration"  # seconds that the process ran
 
 
@@ -32,7 +35,20 @@ def raw_json(body: bytes, status: int = 200) -> web.Response:
 def of_reply(reply: Reply) -> web.Response:
     """Answer what a connector answered."""
     headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
-    return web.Response(body=reply.result.body, status=status_of(reply), headers=headers)
+    pieces = reply.result.pieces()
+    size = sum(map(len, pieces))
+    if size <= SLICE:
+        return web.Response(body=reply.result.content, status=status_of(reply), headers=headers)
+    headers["Content-Length"] = str(size)
+    return web.Response(body=_sliced(pieces), status=status_of(reply), headers=headers)
+
+
+async def _sliced(pieces: tuple[bytes | memoryview, ...]) -> AsyncIterator[memoryview]:
+    """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), SLICE):
+            yield view[start : start + SLICE]
 
 
 def of_job(accepted: Accepted) -> web.Response:

@@ -9,6 +9,8 @@ import aiohttp
 import msgspec
 import structlog
 
+from gateway.jobs.remote import ENGINE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -29,6 +31,8 @@ async def status_of_team(own: dict[str, Any], team: Team, path: str, headers: Ma
             own["workers"].append({"worker": worker, "pid": None})
         else:
             _add(own, answer)
+            if worker == ENGINE:
+                own["jobs"] = answer["jobs"]
     own["workers"].sort(key=lambda one: one["worker"])
     return own
 

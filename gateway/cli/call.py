@@ -64,7 +64,7 @@ async def _call(config: Path | None, request: Call, *, quiet: bool) -> int:
 
 def _print(reply: Reply) -> int:
     result = reply.result
-    body = bytes(result.body)
+    body = result.content
     if result.mimetype.split(";")[0] == JSON and sys.stdout.isatty():
         out.print_json(data=msgspec.json.decode(body))
     else:

@@ -7,6 +7,7 @@ import click
 from gateway.cli.call import call
 from gateway.cli.check import check
 from gateway.cli.install import install
+from gateway.cli.jobs import jobs
 from gateway.cli.list import list_
 from gateway.cli.new import new
 from gateway.cli.serve import serve
@@ -25,6 +26,7 @@ def main() -> None:
       gateway list                       what can be called?
       gateway call hello/Greet name=Ada  run one command, without a server
       gateway serve                      serve them over HTTP
+      gateway jobs list                  what the one that runs has been asked to do durably
 
     \b
     Write a connector of your own:
@@ -36,5 +38,5 @@ def main() -> None:
     """
 
 
-for command in (serve, check, list_, call, install, new, test):
+for command in (serve, check, list_, call, install, new, test, jobs):
     main.add_command(command)

@@ -158,7 +158,8 @@ Run = Callable[[Job], Awaitable[Outcome]]
 
 It returns an outcome for whatever happens, a command's errors included, and may raise:
 ConnectorBusy (no slot: asked again later, for as long as it takes), ConnectorUnavailable (asked again for some
-minutes), GatewayDraining (the job stays open for the next start). Cancelling it kills what it started.
+minutes), GatewayDraining (the job stays open for the next start), RunLost (as if a crash had interrupted it).
+Cancelling it kills what it started.
 """
 
 
@@ -178,6 +179,10 @@ class JobConflict(GatewayError):
     """The job is not in a state that allows this."""
 
     code = "job_conflict"
+
+
+class RunLost(Exception):
+    """The process in which a command ran is gone. How far it came is not known; the job's own rules decide."""
 
 
 INTERRUPTED = "job_interrupted"

@@ -32,6 +32,7 @@ from gateway.jobs.port import (
     Job,
     Outcome,
     Run,
+    RunLost,
     State,
     Verdict,
     told,
@@ -206,12 +207,17 @@ class Work:
             self.abandoned.discard(job.id)
             live.withdrawn = True
             raise DeadLetter("it was never accepted: the caller was told that the store did not answer in time")
+        outcome = None
         if ours:
             live.state = State.RUNNING
-            outcome = await self._try(live, adopted)
-        elif job.idempotent and interrupted < self._settings.max_interruptions:
-            return ""
-        else:
+            try:
+                outcome = await self._try(live, adopted)
+            except RunLost:
+                live.state = State.WAITING
+                live.interrupted = interrupted = interrupted + 1
+        if outcome is None:
+            if job.idempotent and interrupted < self._settings.max_interruptions:
+                return ""
             again = "" if job.idempotent else "; it is not declared idempotent and was not run again"
             times = "" if interrupted == 1 else f" {interrupted} times"
             said_so = f"{job.title} was interrupted{times} by the end of its gateway in the middle of its run{again}"
@@ -243,10 +249,10 @@ class Work:
                 if not self.draining:
                     return told(INTERRUPTED, f"{job.title} was cancelled in the middle of its run", 502)
                 await _for_ever()
-            except GatewayError as problem:
-                return told(problem.code, problem.message, 502)
+            except RunLost:
+                raise
             except Exception as problem:  # noqa: BLE001 - whatever it is, the caller waits for an answer
-                return told(FAILED, f"{job.title} could not be run: {type(problem).__name__}", 500)
+                return _told_of(job, problem)
         raise AssertionError
 
     async def _deliver(self, live: Live, outcome: Outcome) -> None:
@@ -319,6 +325,12 @@ class Work:
         """Wait until nobody can think that this gateway is dead: a frozen one must not act before it knows."""
         while self._lease is not None and not self._lease.sure():  # noqa: ASYNC110 - it beats in a thread
             await asyncio.sleep(0.1)
+
+
+def _told_of(job: Job, problem: Exception) -> Outcome:
+    if isinstance(problem, GatewayError):
+        return told(problem.code, problem.message, 502)
+    return told(FAILED, f"{job.title} could not be run: {type(problem).__name__}", 500)
 
 
 async def _result(running: asyncio.Future[Outcome]) -> Outcome:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.process import Completed, Launch, Stop
+    from gateway.process import Completed, Launch, Payload, Stop
 
     OnLine = Callable[[str, str], None]
     """Takes a line of log: the stream's name and the text."""
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Worker(Protocol):
     """A process that is there for one request."""
 
-    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float) -> Completed:
         """Serve the request. Returns, or raises, only when nothing of it is left.
 
         Raises:

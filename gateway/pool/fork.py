@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.spawn import SpawnPool
     from gateway.pool.standby import Standby
+    from gateway.process import Payload
     from gateway.warden.client import Gone
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
@@ -204,7 +205,7 @@ class _Forking:
         self._obtaining: asyncio.Task[Worker] | None = None
         self._worker: Worker | None = None
 
-    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float) -> Completed:
         worker = await self._obtained(deadline)
         if worker is None:
             return self._never_ran()

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from gateway.events import Bus, ConnectorWarning
 from gateway.pool.resident import Resident
-from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, signal_name
+from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, joined, signal_name
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.spawn import SpawnPool
-    from gateway.process import Launch
+    from gateway.process import Launch, Payload
 
 
 class Persistent:
@@ -182,14 +182,14 @@ class _Process:
             self._on_readable()
         return self.alive and not self.babbled and not self.mute
 
-    def ask(self, payload: bytes) -> asyncio.Future[bytearray]:
+    def ask(self, payload: Payload) -> asyncio.Future[bytearray]:
         """Send one request; the future has the line that answers it, or is cancelled when the process dies."""
         self.answer = self._loop.create_future()
         if not self.alive:
             self.answer.cancel()
             return self.answer
         # Within JSON, a line break can only be white space between values.
-        self._unwritten = memoryview(payload.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
+        self._unwritten = memoryview(joined(payload).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
         self._on_writable()
         if self._unwritten and self._stdin >= 0:
             self._loop.add_writer(self._stdin, self._on_writable)
@@ -268,7 +268,7 @@ class _Session:
         self._resident.fresh_log(on_line)
         self._resident.busy(True)
 
-    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float) -> Completed:
         self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
         before = procfs.cpu(self._resident.pid)
         answered = False

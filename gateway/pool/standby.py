@@ -17,7 +17,7 @@ from gateway.process import GRACE, Child, Launch, StartFailed, Stop
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.spawn import SpawnPool
-    from gateway.process import Completed
+    from gateway.process import Completed, Payload
     from gateway.warden.client import Gone
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
@@ -159,7 +159,7 @@ class _Served:
         self._child = child
         self._standby = standby
 
-    async def run(self, payload: bytes, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float) -> Completed:
         self._standby.replenish(soon=True)
         try:
             return await self._child.run(payload, deadline=deadline)

@@ -14,6 +14,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 AHEAD = 32
+MODE = 0o700
 SPARE = ".spare"  # in the root: what is ready, and what has been dropped
 
 
@@ -39,7 +40,7 @@ class Folders:
         try:
             os.rename(self._ready.popleft(), folder)
         except IndexError:
-            os.mkdir(folder, 0o700)
+            os.mkdir(folder, MODE)
         self._busy()
         return folder
 
@@ -47,7 +48,7 @@ class Folders:
         """Remove a folder and what is in it: from its name at once, from the disk soon."""
         dropped = f"{self.root}/{SPARE}/dropped-{os.path.basename(folder)}"
         with contextlib.suppress(OSError):
-            os.makedirs(os.path.dirname(dropped), 0o700, exist_ok=True)
+            os.makedirs(os.path.dirname(dropped), MODE, exist_ok=True)
             os.rename(folder, dropped)
             self._dropped.append(dropped)
             self._busy()
@@ -58,7 +59,7 @@ class Folders:
 
     def _make(self) -> str:
         folder = f"{self.root}/{SPARE}/{next(self._names)}"
-        os.makedirs(folder, 0o700)
+        os.makedirs(folder, MODE)
         return folder
 
     def _busy(self) -> None:
@@ -69,7 +70,11 @@ class Folders:
     def _do(self) -> None:
         while True:
             if self._dropped:
-                remove_tree(self._dropped.popleft())
+                folder = self._dropped.popleft()
+                if len(self._ready) < AHEAD and _as_new(folder):
+                    self._ready.append(folder)
+                else:
+                    remove_tree(folder)
             elif len(self._ready) < AHEAD:
                 try:
                     self._ready.append(self._make())
@@ -77,6 +82,14 @@ class Folders:
                     return
             else:
                 return
+
+
+def _as_new(folder: str) -> bool:
+    """Tell whether nobody could see that a folder has been used; it gets another name anyway."""
+    try:
+        return os.stat(folder).st_mode & 0o7777 == MODE and not os.listdir(folder)
+    except OSError:
+        return False
 
 
 def remove_tree(folder: str) -> None:

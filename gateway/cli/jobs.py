@@ -1,0 +1,238 @@
+"""The verbs `gateway jobs ...`: they ask a running gateway."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from urllib.parse import quote
+
+import aiohttp
+import click
+import msgspec
+from rich.table import Table
+
+from gateway.cli.common import config_option, err, escaped, fail, handled, out, run
+from gateway.config import find_file, key_of_environment, read_settings
+from gateway.errors import ConfigError
+from gateway.jobs.port import ENDS, State
+from gateway.units import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+P = ParamSpec("P")
+
+PATIENCE = 30.0  # seconds for an answer
+_EVERYWHERE = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, seen from here
+_COLORS = {"delivered": "green", "kept": "green", "dead": "red", "cancelled": "yellow"}
+
+
+@click.group()
+def jobs() -> None:
+    """Look at the durable jobs of a running gateway, cancel them, deliver them again, remove them.
+
+    Exit status 1 when there is no such job, it is not in a state that allows this, or no gateway answers.
+    """
+
+
+def remote(function: Callable[P, None]) -> Callable[P, None]:
+    """Add the options that say which gateway is asked."""
+
+    @config_option
+    @click.option("--url", "-u", metavar="URL", help="The gateway [default: where gateway.listen is].")
+    @click.option("--json", "as_json", is_flag=True, help="Print what the gateway answers.")
+    @handled
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
+        function(*args, **kwargs)
+
+    return wrapper
+
+
+@jobs.command("list")
+@click.option("--state", "-s", type=click.Choice([one.value for one in State]), help="Those in this state alone.")
+@click.option("--connector", metavar="NAME", help="Those of this connector alone.")
+@click.option("--limit", "-n", type=click.IntRange(1, 500), default=50, show_default=True, help="How many.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="How many to leave out.")
+@remote
+def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) -> None:
+    """List jobs, the latest first."""
+
+    def show(answer: Any) -> None:
+        table = _table("job", "command", "state", "accepted", "took", "runs cut", "why")
+        for one in answer["jobs"]:
+            table.add_row(
+                one["id"], f"[cyan]{escaped(one['connector'])}/{escaped(one['command'])}[/]", _state(one["state"]),
+                _at(one["accepted"]), _took(one["accepted"], one["finished"]), str(one["interrupted"] or ""),
+                escaped(one["reason"]),
+            )  # fmt: skip
+        out.print(table)
+
+    run(_ask(_Where(config, url), "GET", "", query, None if as_json else show))
+
+
+@jobs.command()
+@click.argument("job")
+@remote
+def show(config: Path | None, url: str | None, job: str, *, as_json: bool) -> None:
+    """Show one job: where it is, each try to deliver it, and what it came to."""
+    run(_ask(_Where(config, url), "GET", f"/{quote(job, safe='')}", {}, None if as_json else _show))
+
+
+@jobs.command()
+@click.argument("job")
+@remote
+def cancel(config: Path | None, url: str | None, job: str, *, as_json: bool) -> None:
+    """Cancel an open job: kill what it runs, or end its delivery. Its caller is told."""
+    run(_ask(_Where(config, url), "POST", f"/{quote(job, safe='')}/cancel", {}, None if as_json else _summarize))
+
+
+@jobs.command()
+@click.argument("job")
+@click.option("--run", "again", is_flag=True, help="Run the command again, as a new job.")
+@remote
+def retry(config: Path | None, url: str | None, job: str, *, again: bool, as_json: bool) -> None:
+    """Deliver again, now, what a job came to."""
+    query = {"run": "true"} if again else {}
+    run(_ask(_Where(config, url), "POST", f"/{quote(job, safe='')}/retry", query, None if as_json else _summarize))
+
+
+@jobs.command()
+@click.option("--older-than", required=True, metavar="TIME", help="Those that ended longer ago, for example 7d.")
+@click.option("--state", "-s", type=click.Choice([one.value for one in ENDS]), help="Those that ended so alone.")
+@remote
+def purge(config: Path | None, url: str | None, *, as_json: bool, **query: Any) -> None:
+    """Remove jobs that have ended."""
+    try:
+        Duration.parse(query["older_than"])
+    except ValueError as problem:
+        fail(f"--older-than: {problem}")
+
+    def show(answer: Any) -> None:
+        out.print(f"removed {answer['removed']} jobs")
+
+    run(_ask(_Where(config, url), "POST", "/purge", query, None if as_json else show))
+
+
+class _Where(NamedTuple):
+    """Which gateway."""
+
+    config: Path | None
+    url: str | None
+
+
+async def _ask(where: _Where, method: str, path: str, query: dict[str, Any], show: Callable[[Any], None] | None) -> int:
+    url, key = _target(where)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    query = {name: str(value) for name, value in query.items() if value is not None}
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session,
+            session.request(method, f"{url}/v1/jobs{path}", params=query, headers=headers) as response,
+        ):
+            body = await response.read()
+    except (aiohttp.ClientError, OSError, ValueError) as problem:
+        if isinstance(problem, aiohttp.InvalidURL):
+            fail(f"--url: {url!r} is not an http or https URL")
+        said = getattr(getattr(problem, "os_error", None), "strerror", None) or str(problem) or type(problem).__name__
+        err.print(f"[bold red]error:[/] no gateway answers at {escaped(url)}: {escaped(said)}")
+        return 1
+    try:
+        answer = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        err.print(f"[bold red]error:[/] what answers at {escaped(url)} is no gateway (status {response.status})")
+        return 1
+    if response.status >= 400:
+        _complain(url, response.status, answer)
+        return 1
+    if show is None:
+        click.echo(body)
+    else:
+        show(answer)
+    return 0
+
+
+def _target(where: _Where) -> tuple[str, str | None]:
+    """Return the gateway's URL and its API key; with a URL there need be no configuration file here."""
+    try:
+        settings, _ = read_settings(find_file(where.config))
+    except ConfigError:
+        if where.config is not None or where.url is None:
+            raise
+        return where.url.rstrip("/"), key_of_environment()
+    if where.url is not None:
+        return where.url.rstrip("/"), settings.api_key
+    if settings.port == 0:
+        fail("gateway.listen leaves the port to the system: say with --url where the gateway is")
+    host = _EVERYWHERE.get(settings.host, settings.host)
+    return f"http://{f'[{host}]' if host and ':' in host else host}:{settings.port}", settings.api_key
+
+
+def _complain(url: str, status: int, answer: dict[str, Any]) -> None:
+    error = answer.get("error")
+    if isinstance(error, dict):
+        err.print(f"[bold red]{escaped(str(error.get('error_code')))}[/]: {escaped(str(error.get('message')))}")
+    elif status == 401:
+        err.print(
+            "[bold red]error:[/] the gateway wants another API key: set CONNECTOR_PROXY_API_KEY to the one it has"
+        )
+    else:
+        err.print(f"[bold red]error:[/] what answers at {escaped(url)} is no gateway (status {status})")
+
+
+def _show(job: dict[str, Any]) -> None:
+    facts = {
+        "job": job["id"],
+        "command": f"{job['connector']}/{job['command']}",
+        "accepted": _at(job["accepted"]),
+        "ended": f"{_at(job['finished'])} (after {_took(job['accepted'], job['finished'])})" if job["finished"] else "",
+        "request": job["request_id"],
+        "task": job["task_id"],
+        "gateway": job["node"],
+        "runs cut short": job["interrupted"],
+        "why": job["reason"],
+    }
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_row("[bold]state[/]", _state(job["state"]))
+    for name, value in facts.items():
+        if value:
+            table.add_row(f"[bold]{name}[/]", escaped(str(value)))
+    out.print(table)
+    if job["attempts"]:
+        tries = _table("callback", "took", "answer", "led to", "why")
+        for one in job["attempts"]:
+            tries.add_row(
+                _at(one["at"]), f"{one['took'] * 1000:.0f} ms", str(one.get("status", "")), one["verdict"],
+                escaped(one.get("reason", "")),
+            )  # fmt: skip
+        out.print(tries)
+    if job["outcome"] is not None:
+        out.print(f"[bold]outcome[/] (status {job['outcome']['status']})")
+        out.print_json(data=job["outcome"]["body"])
+
+
+def _summarize(job: dict[str, Any]) -> None:
+    out.print(f"{job['id']} {escaped(job['connector'])}/{escaped(job['command'])} is {_state(job['state'])}")
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _state(state: str) -> str:
+    color = _COLORS.get(state)
+    return f"[{color}]{state}[/]" if color else state
+
+
+def _at(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _took(begun: float, ended: float | None) -> str:
+    return "" if ended is None else str(Duration(round(ended - begun, 1)))

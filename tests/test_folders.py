@@ -1,0 +1,71 @@
+"""Private folders that are made ahead and removed behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.warden.folders import AHEAD, SPARE, Folders
+from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[Folders]:
+    made = Folders(str(tmp_path))
+    yield made
+    made.close()
+
+
+def spare(tmp_path: Path) -> list[str]:
+    return os.listdir(tmp_path / SPARE)
+
+
+def test_every_folder_is_fresh_private_and_has_a_name_of_its_own(folders: Folders) -> None:
+    names = set()
+    for _ in range(3 * AHEAD):
+        folder = folders.take()
+        assert not os.listdir(folder)
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+        names.add(folder)
+        folders.drop(folder)
+    assert len(names) == 3 * AHEAD
+
+
+def test_a_dropped_folder_is_gone_at_once(folders: Folders) -> None:
+    folder = folders.take()
+    os.mkdir(f"{folder}/a")
+    folders.drop(folder)
+    assert not os.path.exists(folder)
+
+
+async def test_what_was_left_in_a_folder_is_removed_and_never_seen_again(folders: Folders, tmp_path: Path) -> None:
+    for _ in range(5):
+        folder = folders.take()
+        os.makedirs(f"{folder}/a/b")
+        with open(f"{folder}/a/b/c", "w") as file:
+            file.write("x")
+        os.chmod(f"{folder}/a", 0)
+        folders.drop(folder)
+    await eventually(lambda: len(spare(tmp_path)) == AHEAD and not list(tmp_path.rglob("c")))
+
+
+async def test_a_folder_whose_mode_was_changed_is_not_used_again(folders: Folders, tmp_path: Path) -> None:
+    folder = folders.take()
+    os.chmod(folder, 0o755)
+    folders.drop(folder)
+    await eventually(lambda: len(spare(tmp_path)) == AHEAD)
+    modes = {stat.S_IMODE(os.stat(tmp_path / SPARE / name).st_mode) for name in spare(tmp_path)}
+    assert modes == {0o700}
+
+
+def test_dropping_what_is_gone_is_no_error(folders: Folders) -> None:
+    folder = folders.take()
+    os.rmdir(folder)
+    folders.drop(folder)

@@ -1,0 +1,495 @@
+"""What each mode does of its own: processes ahead, hosts, processes that stay; and when they go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import Answer, Server, Site, eventually, served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMANDS = "commands: {Go: {additional_parameters: true}}"
+ACT = """
+import os, sys, time
+{top}
+def Do(code: str):
+    names = {{"os": os, "sys": sys, "time": time, "result": None, "module": sys.modules[__name__]}}
+    exec(code, names)
+    return names["result"]
+"""
+PID = "result = os.getpid()"
+PARENT = "result = os.getppid()"
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """Nothing: each test's gateway ends with it."""
+    return
+
+
+def python(site: Site, keys: str = "", *, top: str = "", name: str = "act") -> str:
+    """Write a Python connector and return its entry."""
+    (site.folder / f"{name}.py").write_text(ACT.format(top=top))
+    return f"{name}: {{runtime: python, module: ./{name}.py, {keys}}}"
+
+
+async def do(gateway: Server, code: str = PID, connector: str = "act", **options: Any) -> Any:
+    answer = await gateway.do(f"{connector}/Do", {"code": code}, **options)
+    assert answer.status == 200, answer.raw
+    return answer.body
+
+
+async def kept(gateway: Server, number: int) -> set[int]:
+    """Wait until so many processes are kept, and nothing else is there; return them."""
+
+    async def there() -> bool:
+        processes = gateway.connectors()
+        return len(processes) == number == (await gateway.status())["processes"]["kept"]
+
+    await eventually(there)
+    return gateway.connectors()
+
+
+async def begun(gateway: Server, request_id: str, code: str, connector: str = "act") -> asyncio.Task[Answer]:
+    """Begin a call whose code comes after a line of log."""
+    code = f"print('ready', file=sys.stderr, flush=True); {code}"
+    call = asyncio.create_task(gateway.do(f"{connector}/Do", {"code": code}, headers={"X-Request-Id": request_id}))
+    await eventually(lambda: gateway.events("log", request_id=request_id, line="ready") or call.done())
+    assert not call.done(), call.result().raw
+    return call
+
+
+def warnings(gateway: Server) -> list[str]:
+    return [one["message"] for one in gateway.events("connector_warning")]
+
+
+def gate(site: Site, name: str = "gate") -> str:
+    """Make a pipe; return code that waits until somebody opens it for writing."""
+    os.mkfifo(site.folder / name)
+    return f"open({str(site.folder / name)!r}).read()"
+
+
+def open_gate(site: Site, name: str = "gate") -> None:
+    (site.folder / name).write_text("")
+
+
+# --- standby
+
+
+async def test_processes_wait_ahead_and_are_replaced(site: Site) -> None:
+    site.configure(python(site, "mode: standby, warm: 2"))
+    async with served(site) as gateway:
+        first = await kept(gateway, 2)
+        pids = [await do(gateway), await do(gateway)]
+        assert set(pids) == first
+        second = await kept(gateway, 2)
+        assert not second & first
+        assert await do(gateway) in second
+
+
+async def test_a_process_that_waits_has_imported_already(site: Site) -> None:
+    top = "print('imported', file=sys.stderr, flush=True); module_pid = os.getpid()"
+    site.configure(python(site, "mode: standby", top=top))
+    async with served(site) as gateway:
+        (process,) = await kept(gateway, 1)
+        await eventually(lambda: b"_connector_act" not in b"" and _imported(process, site))
+        answer = await gateway.do("act/Do", {"code": PID})
+        assert answer.body == process
+        lines = [one["line"] for one in gateway.events("log", request_id=answer.headers["X-Request-Id"])]
+        assert lines == ["imported"], "what it said meanwhile is its own request's"
+
+
+def _imported(process: int, _site: Site) -> bool:
+    """Tell whether a process sleeps in a read of its stdin."""
+    return Path(f"/proc/{process}/wchan").read_text() in {"pipe_read", "anon_pipe_read", "0"} and (
+        Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+    )
+
+
+@pytest.mark.parametrize("text", ["echo '{\"early\": true}'; cat >/dev/null", "exit 3"], ids=["prints", "exits"])
+async def test_what_does_not_wait_is_found_out_told_and_spawned(site: Site, text: str) -> None:
+    site.script("hasty.sh", text)
+    site.configure(f"hasty: {{run: [./hasty.sh], mode: standby, {COMMANDS}}}")
+    async with served(site) as gateway:
+        (message,) = await eventually(lambda: warnings(gateway))
+        assert "does not wait for its request on stdin" in message
+        (event,) = gateway.events("connector_warning")
+        assert event["connector"] == "hasty"
+        answers = [await gateway.do("hasty/Go") for _ in range(2)]
+        if "early" in text:
+            assert [answer.body for answer in answers] == [{"early": True}] * 2
+        else:
+            assert {answer.code for answer in answers} == {"connector_failed"}
+        await kept(gateway, 0)
+        assert len(warnings(gateway)) == 1
+
+
+async def test_what_cannot_be_started_is_told_by_the_call_alone(site: Site) -> None:
+    site.script("plain.sh", "cat").chmod(0o644)
+    site.configure(f"plain: {{run: [./plain.sh], mode: standby, {COMMANDS}}}")
+    async with served(site) as gateway:
+        for _ in range(3):
+            answer = await gateway.do("plain/Go")
+            assert (answer.code, "Permission denied" in answer.message) == ("connector_start_failed", True)
+        assert not warnings(gateway)
+
+
+async def test_a_changed_connector_has_new_processes_and_the_old_ones_are_gone(site: Site) -> None:
+    modes = ("standby", "fork", "persistent")
+    entries = "\n".join(python(site, f"mode: {mode}", name=mode) for mode in modes)
+    site.configure(entries)
+    async with served(site) as gateway:
+        old = await kept(gateway, 3)
+        waiting = gate(site)
+        calls = [await begun(gateway, f"before-{mode}", f"{waiting}; {PID}", mode) for mode in modes]
+        for mode in modes:
+            python(site, top="NEW = 1", name=mode)
+        for mode in modes:
+            await eventually(lambda mode=mode: _new(gateway, mode))
+        assert not old & await _settled(gateway, 3 + 3 + 1)
+        open_gate(site)
+        for mode, call in zip(modes, calls, strict=True):
+            assert (await call).status == 200, mode
+        await kept(gateway, 3)
+        site.configure(entries, defaults="max_memory: 300MiB")
+        await eventually(lambda: len(gateway.events("registry_loaded")) >= 3)
+
+
+async def _new(gateway: Server, connector: str) -> bool:
+    answer = await gateway.do(f"{connector}/Do", {"code": "result = getattr(module, 'NEW', 0)"})
+    return bool(answer.body == 1)
+
+
+async def _settled(gateway: Server, number: int) -> set[int]:
+    """The processes that are there beside those of calls that were begun."""
+    del number
+    status = await gateway.status()
+    assert status["processes"]["in_flight"] == 3
+    busy = {event["pid"] for event in gateway.events("run", outcome="ok")}
+    return busy
+
+
+async def test_what_is_not_needed_goes_and_the_minimum_stays(site: Site) -> None:
+    keys = "warm_idle: 500ms"
+    entries = [
+        python(site, f"mode: standby, warm: 3, warm_min: 1, {keys}", name="a"),
+        python(site, f"mode: standby, warm: 2, {keys}", name="b"),
+        python(site, f"mode: fork, {keys}", name="c"),
+        python(site, f"mode: fork, warm_min: 1, {keys}", name="d"),
+        python(site, f"mode: persistent, warm: 2, warm_min: 1, {keys}", name="e"),
+    ]
+    site.configure("\n".join(entries))
+    async with served(site) as gateway:
+        await kept(gateway, 3)
+        for name in "abcde":
+            await do(gateway, connector=name)
+        await kept(gateway, 3)
+
+
+async def test_what_is_kept_counts_and_gives_way(site: Site) -> None:
+    site.script("echo.sh", "cat")
+    entries = [
+        python(site, "mode: standby, warm: 2", name="a"),
+        python(site, "mode: persistent, warm: 2", name="b"),
+        f"echo: {{run: [./echo.sh], {COMMANDS}}}",
+    ]
+    site.configure("\n".join(entries), gateway="max_processes: 3", defaults="queue: 50")
+    async with served(site) as gateway:
+        await kept(gateway, 3)
+        waiting = gate(site)
+        calls = [await begun(gateway, f"held-{number}", waiting, "a") for number in range(3)]
+        assert len(gateway.connectors()) == 3
+        assert (await gateway.status())["processes"]["kept"] == 0
+        other = asyncio.create_task(gateway.do("echo/Go"))
+        for _ in calls:
+            open_gate(site)
+        assert {(await call).status for call in calls} == {200}
+        assert (await other).status == 200
+        await kept(gateway, 3)
+
+
+# --- fork
+
+
+@pytest.mark.parametrize(
+    ("top", "why"),
+    [
+        (
+            "import threading; threading.Thread(target=time.sleep, args=(1000,), daemon=True, name='beat').start()",
+            "thread beat",
+        ),
+        ("import socket; a, b = socket.socketpair()", "an open socket"),
+    ],
+    ids=["thread", "socket"],
+)
+async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, top: str, why: str) -> None:
+    site.configure(python(site, "mode: fork", top=top))
+    async with served(site) as gateway:
+        (message,) = await eventually(lambda: warnings(gateway))
+        assert "cannot be forked safely" in message
+        assert why in message
+        (waiting,) = await kept(gateway, 1)
+        assert await do(gateway) == waiting
+        assert await do(gateway) != waiting
+        assert len(warnings(gateway)) == 1
+
+
+async def test_a_host_that_dies_idle_is_replaced(site: Site) -> None:
+    site.configure(python(site, "mode: fork"))
+    async with served(site) as gateway:
+        (host,) = await kept(gateway, 1)
+        assert await do(gateway, PARENT) == host
+        os.kill(host, signal.SIGKILL)
+        (other,) = await eventually(lambda: gateway.connectors() - {host})
+        assert await do(gateway, PARENT) == other != host
+        os.kill(other, signal.SIGKILL)
+        assert await do(gateway)  # at once
+        assert not warnings(gateway)
+
+
+async def test_children_of_a_host_that_dies_finish(site: Site) -> None:
+    site.configure(python(site, "mode: fork"))
+    async with served(site) as gateway:
+        (host,) = await kept(gateway, 1)
+        waiting = gate(site)
+        call = await begun(gateway, "orphan", f"{waiting}; result = 'done'")
+        hanging = await begun(gateway, "hanging", "time.sleep(1000)")
+        os.kill(host, signal.SIGKILL)
+        assert await do(gateway, PARENT) != host
+        open_gate(site)
+        answer = await call
+        assert (answer.status, answer.body) == (200, "done")
+        hanging.cancel()
+        await kept(gateway, 1)
+        (event,) = gateway.events("run", request_id="orphan")
+        assert (event["outcome"], event["status"]) == ("ok", 0)
+
+
+async def test_a_host_that_hangs_loses_its_children_and_its_life(site: Site) -> None:
+    site.configure(python(site, "mode: fork"))
+    async with served(site) as gateway:
+        (host,) = await kept(gateway, 1)
+        os.kill(host, signal.SIGSTOP)
+        answer = await gateway.do("act/Do", {"code": PARENT}, headers={"X-Timeout": "1"})
+        assert (answer.status, answer.code) == (504, "connector_timeout")
+        assert await do(gateway, PARENT) != host
+
+
+@pytest.mark.parametrize(
+    ("keys", "calls"),
+    [
+        ("recycle_uses: 3", [PARENT] * 3),
+        ("recycle_age: 1s", [PARENT]),
+        ("recycle_rss: 64MiB", ["result = os.getppid()"]),
+    ],
+    ids=["uses", "age", "rss"],
+)
+async def test_a_worn_host_is_replaced_without_a_gap(site: Site, keys: str, calls: list[str]) -> None:
+    top = "ballast = bytearray(os.urandom(1 << 20)) * 80" if "rss" in keys else ""
+    site.configure(python(site, f"mode: fork, {keys}", top=top))
+    async with served(site) as gateway:
+        first = await do(gateway, PARENT)
+        for code in calls:
+            await do(gateway, code)
+
+        async def replaced() -> bool:
+            return await do(gateway, PARENT) != first
+
+        await eventually(replaced)
+        await eventually(lambda: not os.path.exists(f"/proc/{first}"))
+        assert not warnings(gateway)
+
+
+@pytest.mark.parametrize("mode", ["fork", "standby", "persistent", "spawn"])
+async def test_an_import_that_crashes_gives_a_clear_error(site: Site, mode: str) -> None:
+    # (`describe` runs the code too: the crash comes later)
+    flag = site.folder / "flag"
+    top = f"if os.path.exists({str(flag)!r}): print('cannot go on', file=sys.stderr, flush=True); os.abort()"
+    site.configure(python(site, f"mode: {mode}, warm: 0", top=top))
+    async with served(site) as gateway:
+        assert await do(gateway)
+        flag.touch()
+        for pid in gateway.connectors():
+            os.kill(pid, signal.SIGKILL)
+        for _ in range(3):
+            answer = await gateway.do("act/Do", {"code": PID})
+            assert (answer.status, answer.code) == (502, "connector_crashed"), answer.raw
+            assert "died of SIGABRT" in answer.message
+            assert "cannot go on" in answer.message
+        flag.unlink()
+        assert await do(gateway)
+
+
+async def test_an_import_that_hangs_ends_at_the_deadline(site: Site) -> None:
+    flag = site.folder / "flag"
+    site.configure(python(site, "mode: fork, warm: 0", top=f"while os.path.exists({str(flag)!r}): time.sleep(0.05)"))
+    async with served(site) as gateway:
+        flag.touch()
+        answer = await gateway.do("act/Do", {"code": PID}, headers={"X-Timeout": "0.7"})
+        assert (answer.status, answer.code) == (504, "connector_timeout")
+        assert "the process that imports the connector is not ready yet" in answer.message
+        call = asyncio.create_task(gateway.do("act/Do", {"code": PID}))
+        await eventually(lambda: gateway.events("run", outcome="connector_timeout"))
+        flag.unlink()
+        assert (await call).status == 200
+
+
+async def test_a_drain_does_not_wait_for_an_import(site: Site) -> None:
+    flag = site.folder / "flag"
+    top = f"while os.path.exists({str(flag)!r}): time.sleep(0.05)"
+    site.configure(python(site, "mode: fork, warm: 0", top=top), gateway="drain: 500ms")
+    async with served(site) as gateway:
+        flag.touch()
+        call = asyncio.create_task(gateway.do("act/Do", {"code": PID}))
+        await eventually(lambda: len(gateway.connectors()) == 1)
+        gateway.signal(signal.SIGTERM)
+        answer = await call
+        assert (answer.status, answer.code) == (503, "gateway_draining")
+        assert await gateway.ended() == 0
+
+
+async def test_warmup_is_called_once_in_the_host_and_its_noise_is_nobodys(site: Site) -> None:
+    top = "warmed = []\nprint('import noise')\ndef warmup():\n    warmed.append(os.getpid()); print('warm noise')\n"
+    site.configure(python(site, "mode: fork", top=top))
+    async with served(site) as gateway:
+        (host,) = await kept(gateway, 1)
+        answers = [await gateway.do("act/Do", {"code": "result = module.warmed; print('heard')"}) for _ in range(2)]
+        assert [answer.body for answer in answers] == [[host]] * 2
+        for answer in answers:
+            lines = [one["line"] for one in gateway.events("log", request_id=answer.headers["X-Request-Id"])]
+            assert lines == ["heard"]
+
+
+async def test_what_a_host_has_made_for_itself_is_not_removed_or_used_by_a_child(site: Site) -> None:
+    top = "import tempfile\nshared = tempfile.TemporaryDirectory()\ntempfile.gettempdir()\n"
+    site.configure(python(site, "mode: fork", top=top))
+    async with served(site) as gateway:
+        code = "import tempfile; result = [os.path.isdir(module.shared.name), tempfile.gettempdir() == os.getcwd()]"
+        assert [await do(gateway, code) for _ in range(3)] == [[True, True]] * 3
+
+
+async def test_neighbours_of_a_module_are_part_of_it(site: Site) -> None:
+    (site.folder / "helper.py").write_text("VERSION = 1\n")
+    site.configure(python(site, "mode: fork", top="import helper"))
+    async with served(site) as gateway:
+        code = "result = module.helper.VERSION"
+        assert await do(gateway, code) == 1
+        (site.folder / "helper.py").write_text("VERSION = 22\n")
+
+        async def seen() -> bool:
+            return await do(gateway, code) == 22
+
+        await eventually(seen)
+
+
+# --- persistent
+
+
+async def test_there_are_never_more_processes_than_concurrency(site: Site) -> None:
+    site.configure(python(site, "mode: persistent, concurrency: 2, warm: 2"))
+    async with served(site) as gateway:
+        await kept(gateway, 2)
+        pids = await asyncio.gather(*(do(gateway, f"time.sleep(0.05); {PID}") for _ in range(10)))
+        assert len(set(pids)) == 2
+        assert await kept(gateway, 2) == set(pids)
+
+
+@pytest.mark.parametrize(
+    "keys", ["recycle_uses: 2", "recycle_age: 1s", "recycle_rss: 64MiB"], ids=["uses", "age", "rss"]
+)
+async def test_a_worn_process_is_replaced(site: Site, keys: str) -> None:
+    site.configure(python(site, f"mode: persistent, {keys}", top="ballast = []"))
+    async with served(site) as gateway:
+        first = await do(gateway)
+        if "rss" in keys:
+            await do(gateway, "module.ballast.append(bytearray(os.urandom(1 << 20)) * 80)")
+        if "uses" in keys:
+            assert await do(gateway) == first
+
+        async def replaced() -> bool:
+            return await do(gateway) != first
+
+        await eventually(replaced)
+        await eventually(lambda: not os.path.exists(f"/proc/{first}"))
+
+
+async def test_a_crash_fails_one_request_only(site: Site) -> None:
+    site.configure(python(site, "mode: persistent, concurrency: 2, warm: 2"))
+    async with served(site) as gateway:
+        await kept(gateway, 2)
+        call = await begun(gateway, "beside", f"{gate(site)}; {PID}")
+        answer = await gateway.do(
+            "act/Do", {"code": "print('ouch', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"}
+        )
+        assert (answer.status, answer.code) == (502, "connector_crashed")
+        assert answer.message.endswith("ouch")
+        assert await do(gateway)
+        open_gate(site)
+        assert (await call).status == 200
+        await kept(gateway, 2)
+
+
+LINES = """
+import json, os, sys
+for line in sys.stdin:
+    request = json.loads(line)
+    exec(request["params"]["do"], {"os": os, "say": lambda text: os.write(3, text.encode())})
+"""
+
+
+@pytest.mark.parametrize(
+    ("do", "body"),
+    [
+        ('say(\'{"a": 1}\\n{"b": 2}\\n\')', {"a": 1}),
+        ("say('{\"a\": 1}\\n'); say('{\"b\": 2}\\n')", {"a": 1}),
+    ],
+    ids=["at once", "in turn"],
+)
+async def test_two_lines_for_one_request_cost_the_process(site: Site, do: str, body: Any) -> None:
+    site.python("lines.py", LINES)
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        (first,) = await kept(gateway, 1)
+        answer = await gateway.do("lines/Go", {"do": do})
+        assert (answer.status, answer.body) == (200, body)
+        (message,) = await eventually(lambda: warnings(gateway))
+        assert "more than one line for a request" in message
+        answer = await gateway.do("lines/Go", {"do": "say(str(os.getpid()) + '\\n')"})
+        assert answer.status == 200
+        assert answer.body != first
+
+
+async def test_output_out_of_turn_ends_the_process(site: Site) -> None:
+    site.python("eager.py", "import os\nos.write(3, b'{}\\n')\n" + LINES)
+    site.configure(f"eager: {{run: [./eager.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        (message, *_) = await eventually(lambda: warnings(gateway))
+        assert "one without a request" in message
+
+
+async def test_a_process_that_ends_after_its_answer_has_answered(site: Site) -> None:
+    site.python("once.py", LINES)
+    site.configure(f"once: {{run: [./once.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        for _ in range(5):
+            answer = await gateway.do("once/Go", {"do": "say('{\"a\": 1}\\n'); os._exit(0)"})
+            assert (answer.status, answer.body) == (200, {"a": 1})
+
+
+async def test_what_it_says_late_is_not_the_next_requests(site: Site) -> None:
+    site.python("late.py", LINES)
+    site.configure(f"late: {{run: [./late.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        first = await gateway.do("late/Go", {"do": "say('1\\n'); os.write(2, b'late\\n')"})
+        await eventually(lambda: gateway.events("log", line="late"))
+        second = await gateway.do("late/Go", {"do": "say('2\\n')"})
+        assert (first.body, second.body) == (1, 2)
+        (event,) = gateway.events("log", line="late")
+        assert event["request_id"] == first.headers["X-Request-Id"]
