@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_FILE = "connectors.yaml"
+JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
 NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -187,6 +188,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...]
     metrics_open: bool
     jobs: Node
+    jobs_database: str | None
+    """What the environment has instead of `jobs.database`."""
     callbacks: Node
     workers: int
     cgroup: bool
@@ -252,6 +255,7 @@ def read_settings(
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
         jobs=_below(gateway, "jobs"),
+        jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),
         workers=workers or (os.cpu_count() or 1 if section.workers == "auto" else section.workers),
         cgroup=section.cgroup,

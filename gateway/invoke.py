@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +26,8 @@ from gateway.protocol import Context, Object, Request, Result, encoded, interpre
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.pool.base import Pool, Worker
     from gateway.process import Payload
     from gateway.redact import Redactor
@@ -43,21 +46,38 @@ class Extension:
 
     def __init__(self) -> None:
         self.granted = False
+        """The job's own timeout holds."""
+        self._held = False
+        self._limit: tuple[Worker, float] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def grant(self) -> None:
-        """The job's own timeout holds from now on."""
-        self.granted = True
-        if self._timer is not None:
-            self._timer.cancel()
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the first deadline pass while a job is being made of the call; it holds again when there is none."""
+        self._held = True
+        self._disarm()
+        try:
+            yield
+        finally:
+            self._held = False
+            self._arm()
 
     def limit(self, child: Worker, deadline: float) -> None:
         """Stop the child at its first deadline, unless the extension comes before."""
-        if not self.granted:
-            self._timer = asyncio.get_running_loop().call_at(deadline, child.stop, Stop.DEADLINE)
+        self._limit = child, deadline
+        self._arm()
 
     def over(self) -> None:
         """The run has ended."""
+        self._limit = None
+        self._disarm()
+
+    def _arm(self) -> None:
+        if self._limit is not None and not self.granted and not self._held:
+            child, deadline = self._limit
+            self._timer = asyncio.get_running_loop().call_at(deadline, child.stop, Stop.DEADLINE)
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 

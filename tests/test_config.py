@@ -8,6 +8,7 @@ import pytest
 
 from gateway.config import ConnectorEntry, Limits, Settings, find_file, read_settings, section_of
 from gateway.errors import ConfigError
+from gateway.jobs.settings import read_sections
 from gateway.units import Duration, Size
 from tests.support import cli
 
@@ -110,7 +111,7 @@ def test_the_state_folder_is_known_by_its_real_name(site: Site) -> None:
         ("metrics: closed", "gateway.metrics: invalid enum value 'closed'"),
         ("cgroup: 'no'", "gateway.cgroup: expected `bool`, got `str`"),
         ("max_proceses: 8", "gateway.max_proceses: unknown key (did you mean max_processes?)"),
-        ("completely: 8", "gateway.completely: unknown key (known: api_key, cgroup, connectors_dir"),
+        ("completely: 8", "gateway.completely: unknown key (known: api_key, callbacks, cgroup, connectors_dir"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_by_its_name(site: Site, line: str, problem: str) -> None:
@@ -243,3 +244,12 @@ def test_a_connector_s_own_limit_wins_over_the_default() -> None:
     entry = ConnectorEntry(timeout=Duration(5), max_output=Size(10))
     limits = entry.limits(Limits(timeout=Duration(1), concurrency=3))
     assert (limits.timeout, limits.concurrency, limits.max_output) == (5, 3, 10)
+
+
+def test_the_database_of_jobs_can_come_from_the_environment(site: Site) -> None:
+    url = "postgresql://gateway:hunter2@db/gateway"
+    line = "jobs: {backlog: 7}"
+    jobs, _ = read_sections(settings(site, line, CONNECTOR_PROXY_JOBS_DATABASE=url))
+    assert (jobs.database, jobs.backlog) == (url, 7)
+    with pytest.raises(ConfigError, match="CONNECTOR_PROXY_JOBS_DATABASE: database is no postgresql:// URL"):
+        read_sections(settings(site, line, CONNECTOR_PROXY_JOBS_DATABASE=""))

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import aiohttp
 import click
 import msgspec
+from rich.console import Console
 from rich.table import Table
 
 from gateway.cli.common import config_option, err, escaped, fail, handled, out, run
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 PATIENCE = 30.0  # seconds for an answer
+_WIDE = 1000  # characters
 _EVERYWHERE = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, seen from here
 _COLORS = {"delivered": "green", "kept": "green", "dead": "red", "cancelled": "yellow"}
 
@@ -68,7 +70,7 @@ def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) 
                 _at(one["accepted"]), _took(one["accepted"], one["finished"]), str(one["interrupted"] or ""),
                 escaped(one["reason"]),
             )  # fmt: skip
-        out.print(table)
+        _print(table)
 
     run(_ask(_Where(config, url), "GET", "", query, None if as_json else show))
 
@@ -199,7 +201,7 @@ def _show(job: dict[str, Any]) -> None:
     for name, value in facts.items():
         if value:
             table.add_row(f"[bold]{name}[/]", escaped(str(value)))
-    out.print(table)
+    _print(table)
     if job["attempts"]:
         tries = _table("callback", "took", "answer", "led to", "why")
         for one in job["attempts"]:
@@ -207,7 +209,7 @@ def _show(job: dict[str, Any]) -> None:
                 _at(one["at"]), f"{one['took'] * 1000:.0f} ms", str(one.get("status", "")), one["verdict"],
                 escaped(one.get("reason", "")),
             )  # fmt: skip
-        out.print(tries)
+        _print(tries)
     if job["outcome"] is not None:
         out.print(f"[bold]outcome[/] (status {job['outcome']['status']})")
         out.print_json(data=job["outcome"]["body"])
@@ -220,8 +222,14 @@ def _summarize(job: dict[str, Any]) -> None:
 def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
-        table.add_column(title, overflow="fold")
+        last = title == titles[-1]
+        table.add_column(title, no_wrap=not last, overflow="fold")
     return table
+
+
+def _print(table: Table) -> None:
+    # A line a row for whoever reads it with a program.
+    (out if out.is_terminal else Console(width=_WIDE, highlight=False, emoji=False)).print(table)
 
 
 def _state(state: str) -> str:

@@ -44,6 +44,8 @@ def serve(
     SIGTERM or ^C finishes what is in flight (at most gateway.drain) and ends with status 0; a second one stops at
     once. SIGHUP reads the files again; they are watched anyway.
     """
+    import uvloop  # noqa: PLC0415
+
     from gateway.master import Master  # noqa: PLC0415 - the other verbs need no server
     from gateway.server import serve as run_server  # noqa: PLC0415
     from gateway.team import Team  # noqa: PLC0415
@@ -59,7 +61,9 @@ def serve(
             return
         bus = Bus()
         bus.listen(logs.EventLog())
-        if not asyncio.run(run_server(settings, bus, Team.from_text(team) if team else None)):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            ended = runner.run(run_server(settings, bus, Team.from_text(team) if team else None))
+        if not ended:
             os._exit(0)  # everything is closed but threads that wait for a database
     except OSError as problem:
         fail(f"cannot listen on {settings.host or '*'}:{settings.port}: {problem.strerror or problem}")

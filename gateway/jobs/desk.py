@@ -111,9 +111,10 @@ class Desk:
         try:
             done, _ = await asyncio.wait((running,), timeout=after)
             if not done:
-                accepted = await self._promote(jobs, job, running)
+                with extension.held():
+                    accepted = await self._promote(jobs, job, running)
+                    extension.granted = accepted is not None
                 if accepted is not None:
-                    extension.grant()
                     return accepted
             return await asyncio.shield(running)
         except asyncio.CancelledError:

@@ -63,6 +63,7 @@ class DurableJobs:
         self._waking: asyncio.Task[Engine] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reason = ""
+        self._draining = False
         self._stopped = False
 
     async def start(self, *, warm: bool = False) -> None:
@@ -73,6 +74,8 @@ class DurableJobs:
 
     async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
         """Commit a job and start it."""
+        if self._draining:  # an engine that sleeps is not woken for it
+            raise GatewayDraining(retry_after=5)
         engine = await self._awake()
         accepted: Accepted = await engine.call(engine.accept(job, running))
         return accepted
@@ -128,6 +131,7 @@ class DurableJobs:
 
     def drain(self) -> None:
         """Start no more runs."""
+        self._draining = True
         if self._engine is not None:
             self._engine.drain()
 
@@ -193,6 +197,8 @@ class DurableJobs:
                 self._publish(StoreChanged(ok=True))
             self._reason = ""
             self._engine = engine
+            if self._draining:
+                engine.drain()
             return engine
         finally:
             self._waking = None

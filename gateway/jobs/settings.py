@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from gateway.config import JOBS_DATABASE
+from gateway.errors import ConfigError
 from gateway.jobs.targets import Targets
 from gateway.units import Duration, Size
 
@@ -72,6 +74,12 @@ def read_sections(settings: Settings) -> tuple[JobsSection, CallbacksSection]:
     """Decode both sections.
 
     Raises:
-        ConfigError: one cannot be used; file, line and key are named.
+        ConfigError: one cannot be used; file, line and key, or the variable, are named.
     """
-    return settings.jobs.decode(JobsSection), settings.callbacks.decode(CallbacksSection)
+    jobs = settings.jobs.decode(JobsSection)
+    if settings.jobs_database is not None:
+        try:
+            jobs = msgspec.structs.replace(jobs, database=settings.jobs_database)
+        except ValueError as problem:
+            raise ConfigError(f"{JOBS_DATABASE}: {problem}") from problem
+    return jobs, settings.callbacks.decode(CallbacksSection)

@@ -244,10 +244,12 @@ class Work:
                 wait = max(min(0.25 * 2 ** min(tried, 10), 15.0), min(problem.retry_after or 0.0, 60.0))
                 await asyncio.sleep(wait * random.uniform(0.7, 1.3))  # noqa: S311 - spreads load
             except GatewayDraining:
+                live.state = State.WAITING  # for the next start; this one's end need not wait for it
                 await _for_ever()
             except Gone:  # by whoever had started it
                 if not self.draining:
                     return told(INTERRUPTED, f"{job.title} was cancelled in the middle of its run", 502)
+                live.state = State.WAITING
                 await _for_ever()
             except RunLost:
                 raise

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.process import Mode
 
 MARKER = "build.json"
+NEIGHBOURS = 100  # files beside a module that are looked at twice a second
 
 _PACKAGE = Path(__file__).parent.parent
 RUNNERS = _PACKAGE / "_runners" if (_PACKAGE / "_runners").exists() else _PACKAGE.parent / "runners"
@@ -202,6 +203,11 @@ def must_exist(file: Path, key: str) -> Path:
     if not file.exists():
         raise Quarantine(f"{key}: {file} does not exist")
     return file
+
+
+def neighbours(module: Path, *suffixes: str) -> list[Path]:
+    """Return the files beside a module that it may import: processes that are kept have imported them."""
+    return sorted(one for one in module.parent.iterdir() if one.suffix in suffixes and one != module)[:NEIGHBOURS]
 
 
 def missing_interpreter(script: Path, path: str) -> str | None:

@@ -18,6 +18,7 @@ from gateway.runtimes.base import (
     digest,
     find_program,
     must_exist,
+    neighbours,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Node:
         module = must_exist(place.resolve(options.module, "module"), "module")
         build = self.build(options, place)
         flags: tuple[str, ...] = ()
-        files = [node, module, HOST]
+        files = [node, module, HOST, *neighbours(module, ".mjs", ".js", ".cjs")]
         notice = None
         target = module
         if build is not None:

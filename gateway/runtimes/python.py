@@ -23,6 +23,7 @@ from gateway.runtimes.base import (
     built,
     digest,
     must_exist,
+    neighbours,
     tree_facts,
 )
 
@@ -78,7 +79,7 @@ class Python:
             flags.append("-S")  # no libraries were asked for, so none of the machine's are lent
         if options.module is not None:
             module = must_exist(place.resolve(options.module, "module"), "module")
-            files.append(module)
+            files += [module, *neighbours(module, ".py")]
             target = ("--module", str(module))
         else:
             target = ("--package", options.package or f"connector_{place.name}")

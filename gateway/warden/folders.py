@@ -1,4 +1,4 @@
-"""Private folders for runs: made ahead, and removed behind, by a thread.
+"""Private folders for runs: made ahead, used again when nothing was left in them, removed by a thread otherwise.
 
 On a disk with a journal mkdir and rmdir wait, 0.1 to 0.3 ms each; a rename does not. So a folder is taken from those
 that are ready, and is gone from its name the moment it is dropped.
@@ -14,6 +14,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
 AHEAD = 32
+LOW = 8
 MODE = 0o700
 SPARE = ".spare"  # in the root: what is ready, and what has been dropped
 
@@ -41,7 +42,8 @@ class Folders:
             os.rename(self._ready.popleft(), folder)
         except IndexError:
             os.mkdir(folder, MODE)
-        self._busy()
+        if len(self._ready) < LOW:
+            self._busy()
         return folder
 
     def drop(self, folder: str) -> None:
@@ -50,8 +52,11 @@ class Folders:
         with contextlib.suppress(OSError):
             os.makedirs(os.path.dirname(dropped), MODE, exist_ok=True)
             os.rename(folder, dropped)
-            self._dropped.append(dropped)
-            self._busy()
+            if len(self._ready) < AHEAD and _as_new(dropped):
+                self._ready.append(dropped)
+            else:
+                self._dropped.append(dropped)
+                self._busy()
 
     def close(self) -> None:
         """Wait for what is under way; nothing can be taken any more."""
@@ -70,11 +75,7 @@ class Folders:
     def _do(self) -> None:
         while True:
             if self._dropped:
-                folder = self._dropped.popleft()
-                if len(self._ready) < AHEAD and _as_new(folder):
-                    self._ready.append(folder)
-                else:
-                    remove_tree(folder)
+                remove_tree(self._dropped.popleft())
             elif len(self._ready) < AHEAD:
                 try:
                     self._ready.append(self._make())

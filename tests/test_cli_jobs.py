@@ -1,0 +1,123 @@
+"""`gateway jobs`, before a gateway that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.jobs.support import Caller, caller
+from tests.support import Server, Site, cli, eventually, served
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import AsyncIterator
+
+KEY = {"CONNECTOR_PROXY_API_KEY": "sesame"}
+HEADERS = {"Authorization": "Bearer sesame"}
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[Caller]:
+    async with caller() as made:
+        yield made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_jobs_are_listed_shown_cancelled_delivered_again_and_removed(site: Site, backend: Caller) -> None:
+    site.script("fax.sh", """case $(cat) in *'"hang"'*) sleep 1000 ;; *) echo '{"sent": true}' ;; esac""")
+    commands = "commands: {Send: {async: true, additional_parameters: true}}"
+    port = free_port()
+    site.configure(
+        f"fax: {{run: [./fax.sh], {commands}}}\nother: {{run: [./fax.sh], {commands}}}",
+        gateway=f"listen: 127.0.0.1:{port}\ndrain: 1s\ncallbacks: {{first_delay: 50ms}}",
+    )
+
+    async def jobs(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = await asyncio.to_thread(cli, site, "jobs", *arguments, env=KEY)
+        assert done.returncode == status, done
+        return done
+
+    async def begun(gateway: Server, target: str, what: str) -> str:
+        params = {"what": what, "spiff__callback_url": backend.url}
+        return str((await gateway.do(target, params, headers=HEADERS)).body["job_id"])
+
+    async def is_in(gateway: Server, job: str, state: str) -> None:
+        async def look() -> bool:
+            return (await gateway.get(f"/v1/jobs/{job}", headers=HEADERS)).json["state"] == state
+
+        await eventually(look)
+
+    async with served(site, "--listen", f"127.0.0.1:{port}", env=KEY) as gateway:
+        assert (await jobs("list")).stdout.split() == [
+            "job", "command", "state", "accepted", "took", "runs", "cut", "why",
+        ]  # fmt: skip
+        backend.answers = [401]
+        dead = await begun(gateway, "fax/Send", "send")
+        await is_in(gateway, dead, "dead")
+        backend.answers = [200]
+        running = await begun(gateway, "other/Send", "hang")
+        await is_in(gateway, running, "running")
+
+        listed = (await jobs("list")).stdout.splitlines()
+        assert [line.split()[:3] for line in listed[1:]] == [
+            [running, "other/Send", "running"], [dead, "fax/Send", "dead"],
+        ]  # fmt: skip
+        assert "credentials" in listed[2]
+        assert [one["id"] for one in json.loads((await jobs("list", "--json", "--limit", "1")).stdout)["jobs"]] == [
+            running
+        ]
+        for filters in (("--state", "dead"), ("--connector", "fax"), ("--offset", "1")):
+            found = json.loads((await jobs("list", "--json", *filters)).stdout)["jobs"]
+            assert [one["id"] for one in found] == [dead], filters
+
+        details = (await jobs("show", dead)).stdout
+        assert re.search(r"command +fax/Send +\n", details)
+        assert re.search(r" 401 +dead +the caller answered 401", details)
+        assert '"sent": true' in details
+        assert json.loads((await jobs("show", dead, "--json")).stdout)["outcome"]["status"] == 200
+
+        assert f"{dead} fax/Send is" in (await jobs("retry", dead)).stdout
+        await is_in(gateway, dead, "delivered")
+        again = json.loads((await jobs("retry", dead, "--run", "--json")).stdout)["id"]
+        assert again != dead
+        await is_in(gateway, again, "delivered")
+        assert (await jobs("cancel", running)).stdout == f"{running} other/Send is cancelled\n"
+
+        assert "job_not_found" in (await jobs("show", "no/such", status=1)).stderr
+        assert "job_conflict" in (await jobs("cancel", dead, status=1)).stderr
+        assert (await jobs("purge", "--older-than", "7d")).stdout == "removed 0 jobs\n"
+        assert (await jobs("purge", "--older-than", "0s", "--state", "delivered")).stdout == "removed 2 jobs\n"
+        assert json.loads((await jobs("purge", "--older-than", "0s", "--json")).stdout) == {"removed": 1}
+        assert "7 days" in (await jobs("purge", "--older-than", "7 days", status=2)).stderr
+
+        wrong = await asyncio.to_thread(cli, site, "jobs", "list")
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert "CONNECTOR_PROXY_API_KEY" in wrong.stderr
+        site.file.unlink()  # with a URL there need be none
+        assert (await jobs("list", "--url", f"{gateway.url}/")).stdout.startswith("job")
+
+
+def test_that_no_gateway_answers_is_said_in_a_line(site: Site) -> None:
+    port = free_port()
+    site.configure(gateway=f"listen: :{port}")
+    done = cli(site, "jobs", "list")
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: no gateway answers at http://127.0.0.1:{port}: Connect")
+
+
+def test_what_cannot_be_asked_is_status_2(site: Site) -> None:
+    for arguments in (("list",), ("show", "x", "--url", "nonsense"), ("list", "--state", "gone"), ("purge",)):
+        assert cli(site, "jobs", *arguments).returncode == 2, arguments
+    site.configure(gateway="listen: 127.0.0.1:0")
+    assert "--url" in cli(site, "jobs", "list").stderr

@@ -1,0 +1,177 @@
+"""What lies in deploy/ is valid, and fits together and to the gateway."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from compose_spec import PyCompose
+
+from gateway.config import JOBS_DATABASE, GatewaySection, read_settings
+from gateway.jobs.settings import read_sections
+from gateway.units import Duration
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+KUBERNETES = "1.37"
+DRAIN = GatewaySection().drain
+PROBES = {"readiness": "/v1/readiness", "liveness": "/liveness"}
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, Any]:
+    """The Kubernetes objects by kind; there is one of each."""
+    found = {}
+    for file in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            assert document["kind"] not in found
+            found[document["kind"]] = document
+    return found
+
+
+# --- compose
+
+
+def test_compose_is_valid(compose: Any) -> None:
+    read = PyCompose.from_yaml(yaml.safe_dump(compose))  # it does not know YAML's merge keys
+    assert set(read.service_names()) == {"one", "two", "postgres", "haproxy"}
+
+
+def test_compose_gives_a_drain_its_time_and_probes_what_is_alive(compose: Any) -> None:
+    for name in ("one", "two"):
+        gateway = compose["services"][name]
+        assert Duration.parse(gateway["stop_grace_period"]) > DRAIN + 10
+        assert PROBES["liveness"] in gateway["healthcheck"]["test"][-1]
+        assert gateway["read_only"] is True
+        assert {"CONNECTOR_PROXY_API_KEY", JOBS_DATABASE} <= gateway["environment"].keys()
+        assert gateway["depends_on"]["postgres"] == {"condition": "service_healthy"}
+    volumes = [compose["services"][name]["volumes"] for name in ("one", "two")]
+    assert volumes == [["one:/var/lib/gateway"], ["two:/var/lib/gateway"]]  # a state_dir each
+    assert {"one", "two", "postgres"} == compose["volumes"].keys()
+    assert all("healthcheck" in service for service in compose["services"].values())
+
+
+def test_compose_and_haproxy_name_the_same_servers_and_ports(compose: Any) -> None:
+    text = (DEPLOY / "haproxy.cfg").read_text()
+    assert re.findall(r"^ +server (\w+) (\w+):7004$", text, flags=re.MULTILINE) == [("one", "one"), ("two", "two")]
+    assert compose["services"]["haproxy"]["ports"] == ["7004:7004"]
+    assert "bind :7004" in text
+    assert f"GET {PROBES['readiness']}" in text
+    monitored = compose["services"]["haproxy"]["healthcheck"]["test"][-1]
+    assert monitored == "http://127.0.0.1:7005/health"
+    assert "bind :7005" in text
+    assert "monitor-uri /health" in text
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="there is no haproxy: apt-get install haproxy")
+def test_haproxy_takes_its_configuration() -> None:
+    done = subprocess.run(["haproxy", "-c", "-f", DEPLOY / "haproxy.cfg"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stdout + done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line or "ALERT" in line]
+    assert all("could not resolve address" in line for line in warnings), warnings  # there are no containers here
+
+
+def test_haproxy_waits_longer_than_a_call_may_take() -> None:
+    text = (DEPLOY / "haproxy.cfg").read_text()
+    for side in ("client", "server"):
+        (found,) = re.findall(rf"timeout {side} +(\d+)s", text)
+        assert int(found) > 45
+
+
+# --- Kubernetes
+
+
+def test_the_manifests_are_valid(manifests: dict[str, Any]) -> None:
+    assert set(manifests) == {"Deployment", "Service", "PodDisruptionBudget", "ConfigMap", "Secret"}
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+
+
+def test_the_validation_of_manifests_finds_mistakes(manifests: dict[str, Any]) -> None:
+    wrong = {**manifests["Service"], "spec": {"port": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+
+
+def test_selectors_find_the_pods(manifests: dict[str, Any]) -> None:
+    pod = manifests["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    selectors = [
+        manifests["Deployment"]["spec"]["selector"]["matchLabels"],
+        manifests["Service"]["spec"]["selector"],
+        manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        *(one["labelSelector"]["matchLabels"] for one in pod["spec"]["topologySpreadConstraints"]),
+    ]
+    assert all(selector and selector.items() <= labels for selector in selectors)
+
+
+def container(manifests: dict[str, Any]) -> Any:
+    (only,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return only
+
+
+def test_ports_and_probes_fit(manifests: dict[str, Any]) -> None:
+    gateway = container(manifests)
+    (port,) = gateway["ports"]
+    (served,) = manifests["Service"]["spec"]["ports"]
+    assert served["targetPort"] == port["name"]
+    annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+    assert annotations["prometheus.io/path"] == "/metrics"
+    for name, path in PROBES.items():
+        assert gateway[f"{name}Probe"]["httpGet"] == {"path": path, "port": port["name"]}
+
+
+def test_what_the_pod_refers_to_exists(manifests: dict[str, Any]) -> None:
+    pod, gateway = manifests["Deployment"]["spec"]["template"]["spec"], container(manifests)
+    (secret,) = gateway["envFrom"]
+    assert secret["secretRef"]["name"] == manifests["Secret"]["metadata"]["name"]
+    assert set(manifests["Secret"]["stringData"]) == {"CONNECTOR_PROXY_API_KEY", JOBS_DATABASE}
+    volumes = {one["name"]: one for one in pod["volumes"]}
+    assert {one["name"] for one in gateway["volumeMounts"]} == volumes.keys()
+    assert volumes["config"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
+
+
+def test_the_configuration_of_the_manifests_is_one(manifests: dict[str, Any], tmp_path: Path) -> None:
+    gateway = container(manifests)
+    mounts = {one["mountPath"]: one["name"] for one in gateway["volumeMounts"]}
+    path = Path(gateway["args"][gateway["args"].index("--config") + 1])
+    assert mounts[str(path.parent)] == "config"
+    file = tmp_path / path.name
+    file.write_text(manifests["ConfigMap"]["data"][path.name])
+    settings, _ = read_settings(file, environ=manifests["Secret"]["stringData"])
+    jobs, _ = read_sections(settings)
+    assert jobs.database == manifests["Secret"]["stringData"][JOBS_DATABASE]
+    assert settings.port == gateway["ports"][0]["containerPort"]
+    assert mounts[str(settings.state_dir)] == "state"
+    assert settings.metrics_open
+
+
+def test_a_rollout_loses_nothing(manifests: dict[str, Any]) -> None:
+    deployment = manifests["Deployment"]["spec"]
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    pause = int(container(manifests)["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] > DRAIN + pause + 10
+
+
+def test_the_pod_is_not_root_and_writes_only_where_it_may(manifests: dict[str, Any]) -> None:
+    pod, gateway = manifests["Deployment"]["spec"]["template"]["spec"], container(manifests)
+    user = re.search(r"useradd --uid (\d+)", (DEPLOY.parent / "Dockerfile").read_text())
+    assert user is not None
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == int(user[1])
+    assert gateway["securityContext"]["readOnlyRootFilesystem"] is True
+    assert gateway["securityContext"]["allowPrivilegeEscalation"] is False
+    writable = {one["name"] for one in gateway["volumeMounts"] if not one.get("readOnly")}
+    assert writable == {one["name"] for one in pod["volumes"] if "emptyDir" in one} == {"state", "tmp"}
