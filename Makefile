@@ -1,17 +1,20 @@
 # Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo test lint soak bench format wheel clean
+.PHONY: help setup demo cluster-demo test lint soak bench format wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is needed: Debian packages (as root, when missing) and the locked Python packages in .venv
 	@PYTHON=$(PYTHON) scripts/setup
 
 demo: setup ## Start the gateway on the connectors of this repository, call each, show a failure, stop
 	@$(BIN)/python scripts/demo.py
+
+cluster-demo: setup ## Two gateways, PostgreSQL and HAProxy on this machine: kill one, restart both, nothing is lost
+	@$(BIN)/python scripts/cluster_demo.py
 
 test: setup ## Run the tests
 	@PYTHON=$(PYTHON) scripts/setup tests
@@ -25,6 +28,10 @@ lint: setup ## ruff, mypy --strict, layers, docs
 
 soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)
 	$(BIN)/python bench/soak.py
+
+torture: setup ## Kill, freeze and starve gateways with durable jobs ([SECONDS=90]): nothing may be lost
+	@PYTHON=$(PYTHON) scripts/setup tests
+	$(BIN)/python bench/torture.py $(SECONDS)
 
 bench: setup ## Measure beside peers (half an hour; wrk, webhook and lighttpd from Debian), write docs/performance.md
 	$(BIN)/python -m bench

@@ -360,7 +360,12 @@ class Cluster:
         refused = ", ".join(f"{count} x {what}" for what, count in self._refused.items()) or "none"
         print(f"  answers that made the caller ask again: {refused}")
         bad = [job for job in jobs if self._code(job)]
-        self._check(not bad, f"{len(jobs)} jobs accepted, {len(jobs)} delivered, 0 lost, {len(bad)} with an error")
+        delivered = sum(job in self._receiver.told for job in jobs)
+        lost = len(jobs) - delivered
+        self._check(
+            not bad and not lost,
+            f"{len(jobs)} jobs accepted, {delivered} delivered, {lost} lost, {len(bad)} with an error",
+        )
         twice = sum(len(self._starts(job)) > 1 for job in jobs)
         print(f"  run again: {twice}; callbacks delivered twice: {sum(self._receiver.times[job] > 1 for job in jobs)}")
 

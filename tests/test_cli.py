@@ -75,6 +75,7 @@ def test_check_and_list_say_that_all_is_well() -> None:
     assert "timeout 5s  concurrency 8  queue 32  queue_timeout 10s  max_output 8MiB  max_log 256KiB  max_memory 1GiB" in check.stdout
     assert "Send(to: str, pages: int (optional))" in check.stdout
     assert "Told(a: any)" in check.stdout
+    assert "mode spawn, keeps nothing" in check.stdout
     assert "BAD" not in check.stdout
 
     assert as_json.exit_code == 0

@@ -258,7 +258,7 @@ async def test_children_of_a_host_that_dies_finish(site: Site) -> None:
 async def test_a_host_that_hangs_loses_its_children_and_its_life(site: Site) -> None:
     site.configure(python(site, "mode: fork"))
     async with served(site) as gateway:
-        (host,) = await kept(gateway, 1)
+        host = await do(gateway, PARENT)
         os.kill(host, signal.SIGSTOP)
         answer = await gateway.do("act/Do", {"code": PARENT}, headers={"X-Timeout": "1"})
         assert (answer.status, answer.code) == (504, "connector_timeout")
@@ -294,7 +294,9 @@ async def test_a_worn_host_is_replaced_without_a_gap(site: Site, keys: str, call
 async def test_an_import_that_crashes_gives_a_clear_error(site: Site, mode: str) -> None:
     # (`describe` runs the code too: the crash comes later)
     flag = site.folder / "flag"
-    top = f"if os.path.exists({str(flag)!r}): print('cannot go on', file=sys.stderr, flush=True); os.abort()"
+    top = (
+        f"if os.path.exists({str(flag)!r}): print('cannot go on', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)"
+    )
     site.configure(python(site, f"mode: {mode}, warm: 0", top=top))
     async with served(site) as gateway:
         assert await do(gateway)
@@ -304,8 +306,8 @@ async def test_an_import_that_crashes_gives_a_clear_error(site: Site, mode: str)
         for _ in range(3):
             answer = await gateway.do("act/Do", {"code": PID})
             assert (answer.status, answer.code) == (502, "connector_crashed"), answer.raw
-            assert "died of SIGABRT" in answer.message
-            assert "cannot go on" in answer.message
+            assert "died of SIGKILL" in answer.message
+            assert "cannot go on" in answer.json["spiff__logs"]
         flag.unlink()
         assert await do(gateway)
 
@@ -412,7 +414,7 @@ async def test_a_crash_fails_one_request_only(site: Site) -> None:
             "act/Do", {"code": "print('ouch', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)"}
         )
         assert (answer.status, answer.code) == (502, "connector_crashed")
-        assert answer.message.endswith("ouch")
+        assert answer.json["spiff__logs"][0] == "ouch"
         assert await do(gateway)
         open_gate(site)
         assert (await call).status == 200

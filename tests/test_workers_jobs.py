@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import json
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -134,6 +136,14 @@ async def test_every_worker_accepts_jobs_and_one_engine_runs_them(team: Team) ->
     pids = [await team.pid(worker) for worker in range(WORKERS)]
     assert [has_open(pid, "jobs.lock") for pid in pids] == [True, False, False]
     assert [has_open(pid, "jobs.sqlite") for pid in pids] == [True, False, False]
+
+
+async def test_large_parameters_are_handed_over(team: Team) -> None:
+    text = '"' * (3 << 20)  # twice as large as JSON
+    body = json.dumps({"text": text, "spiff__callback_url": team.callbacks.url}).encode()
+    answer = await team.ask(1, "POST", "/v1/do/echo/Go", data=io.BytesIO(body))
+    name = answer.headers["Location"].rpartition("/")[2]
+    assert (await team.told_of(name))["command_response"]["body"]["params"] == {"text": text}
 
 
 async def test_a_task_joins_its_open_job_whichever_worker_is_asked(team: Team) -> None:

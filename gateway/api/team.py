@@ -109,7 +109,8 @@ class TeamHandlers:
                     await self._follow(channel, told, offer, running)
         except GatewayError as problem:
             await send(channel, Failure.of(problem))
-        await channel.close()
+        finally:
+            await channel.close()
 
     async def _follow(
         self,

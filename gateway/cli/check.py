@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from gateway.cli.common import config_option, escaped, handled, opened, out, run
+from gateway.pool.base import keeps
 from gateway.registry.snapshot import State, Status
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def _finding(status: Status) -> dict[str, Any]:
         "notices": list(connector.notices) if connector else [],
         "runtime": connector.runtime if connector else None,
         "run": list(connector.launch.argv) if connector else None,
+        "mode": connector.launch.mode if connector else None,
+        "keeps": keeps(connector.launch) if connector else None,
         "limits": {k: str(v) for k, v in msgspec.structs.asdict(connector.limits).items()} if connector else None,
         "commands": {
             command.name: {
@@ -94,6 +97,7 @@ def _print(one: dict[str, Any]) -> None:
     if one["limits"]:
         limits = "  ".join(f"{name} {value}" for name, value in one["limits"].items())
         out.print(f"    [dim]{limits}[/]")
+        out.print(f"    mode {one['mode']}, keeps {one['keeps']}")
     for name, command in one["commands"].items():
         parameters = ", ".join(
             f"{p['id']}: {p['type']}{'' if p['required'] else ' (optional)'}" for p in command["parameters"]

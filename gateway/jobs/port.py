@@ -146,7 +146,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool
     state: str
-    """`asleep`, `starting`, `running`, `unavailable` or `stopped`."""
+    """`asleep`, `starting`, `running`, `unavailable` or `stopped`; `remote` in a worker that has not asked yet."""
     reason: str = ""
     open: int = 0
     """Jobs in this gateway's hands."""

@@ -26,7 +26,7 @@ PREFIX = "/team/jobs"  # of the routes on the first worker's socket
 ENGINE = 0  # the worker that runs the engine
 PATIENCE = 5.0  # seconds for the first worker to be replaced when it is away
 ANSWER = 30.0  # seconds for it to answer; its engine may have to start, and minds the time itself
-GLANCE = 2.0  # seconds for it to tell its health
+GLANCE = 2.0  # seconds for it to answer what a call does not wait for
 _LOOK = 0.05  # seconds between looks for it
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class RemoteJobs:
 
     async def find_open(self, job: Job) -> Accepted | None:
         """Return the open job of the same task, if there is one. Nobody waits for a worker that is away."""
-        found: Accepted | None = await self._ask("find_open", job, Accepted | None, patience=0)
+        found: Accepted | None = await self._ask("find_open", job, Accepted | None, patience=0, within=GLANCE)
         return found
 
     async def status(self, job: str) -> JobStatus:

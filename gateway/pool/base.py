@@ -13,6 +13,22 @@ if TYPE_CHECKING:
     """Takes a line of log: the stream's name and the text."""
 
 
+def keeps(launch: Launch) -> str:
+    """Say which processes are there without a request."""
+    keep = launch.keep
+    if launch.mode == "spawn" or (keep.warm == 0 and launch.mode == "standby"):
+        return "nothing"
+    if launch.mode == "fork":
+        ahead = "" if keep.warm else ", from the first call on"
+        least = "" if keep.warm_min else f", none after {keep.warm_idle:g} s without a call"
+        return f"1 host{ahead}{least}"
+    least = (
+        f", {keep.warm_min or 'none'} after {keep.warm_idle:g} s without a call" if keep.warm > keep.warm_min else ""
+    )
+    used = "" if launch.mode == "standby" else ", and those that calls have needed"
+    return f"{keep.warm} {'process' if keep.warm == 1 else 'processes'}{used}{least}"
+
+
 class Worker(Protocol):
     """A process that is there for one request."""
 

@@ -2,7 +2,7 @@
 
 Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a message:
 
-    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "fd3", "host", "busy", "tell"} with the
+    gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "host", "busy", "tell"} with the
                         child's stdin, stdout, stderr (and descriptor 3) attached
                         {"op": "adopt", "id", "pid", "host", "cwd", "memory"}: a process that a host has forked
                         becomes a run, whoever reaps it
@@ -30,7 +30,6 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from typing import Any
@@ -54,7 +53,6 @@ class Run:
         self.key = key
         self.memory = memory
         self.cwd = cwd
-        self.process: subprocess.Popen[bytes] | None = None
         self.pid = 0
         self.pidfd = -1
         self.started = 0
@@ -96,6 +94,7 @@ class Warden:
         self._watch_every = WATCH
         self._next_watch = 0.0
         self._watches = 0
+        self._floor = procfs.high_water()  # our own ru_maxrss has the gateway's memory in it
 
     def serve(self) -> None:
         """Work until the gateway's end of the socket is closed, then kill everything."""
@@ -158,35 +157,19 @@ class Warden:
     def _spawn(self, message: dict[str, Any], fds: list[int]) -> None:
         key: int = message["id"]
         run = Run(key, message["memory"], message["cwd"])
-        run.floor = procfs.high_water()  # our own ru_maxrss has the gateway's memory in it
-        if message["fd3"]:
-            os.dup2(fds[3], 3, inheritable=True)
+        run.floor = self._floor
         run.slot = self._groups.take() if self._groups is not None else None
         try:
             with run.slot.entered() if run.slot is not None else contextlib.nullcontext():
-                run.process = subprocess.Popen(
-                    message["argv"],
-                    stdin=fds[0],
-                    stdout=fds[1],
-                    stderr=fds[2],
-                    env=message["env"],
-                    cwd=run.cwd,
-                    close_fds=False,  # every descriptor of ours is close-on-exec
-                    start_new_session=True,
-                )
-            run.pid = run.process.pid
+                run.pid = _start(message, fds)
             run.pidfd = os.pidfd_open(run.pid)
-        except (OSError, ValueError, subprocess.SubprocessError) as problem:
-            if run.process is not None:  # started, but no descriptor left to watch it with
+        except (OSError, ValueError) as problem:
+            if run.pid:  # started, but no descriptor left to watch it with
                 os.killpg(run.pid, signal.SIGKILL)
                 os.waitpid(run.pid, 0)
-                run.process.returncode = -signal.SIGKILL
             self._give_back(run)
             self._tell("failed", key, errno=getattr(problem, "errno", None) or 0, message=str(problem))
             return
-        finally:
-            if message["fd3"]:
-                _reserve_descriptor_3()
         run.host, run.busy = message["host"], message["busy"]
         if message["tell"]:
             self._tell("started", key, pid=run.pid)
@@ -277,8 +260,6 @@ class Warden:
             reaped = done == run.pid
             if reaped:
                 run.charge(usage)
-        if run.process is not None:
-            run.process.returncode = status  # subprocess must not wait for it again
         del self._runs[run.key]
         self._give_back(run)
         self._tell(
@@ -352,6 +333,7 @@ class Warden:
     def _watch(self) -> None:
         begun = time.monotonic()
         self._watches += 1
+        self._floor = procfs.high_water()
         self._strays_of(None)  # no zombie waits for the end of a run
         if self._groups is None and self._watches % SCAN_EVERY == 1:
             table = procfs.scan()
@@ -388,9 +370,6 @@ class Warden:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             time.sleep(SWEEP)
-        for run in self._runs.values():
-            if run.process is not None:
-                run.process.returncode = -signal.SIGKILL
         if self._groups is not None:
             self._groups.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -399,6 +378,27 @@ class Warden:
         if run.slot is not None:
             run.slot.kill()
         self._signal_group(run, signal.SIGKILL)
+
+
+def _start(message: dict[str, Any], fds: list[int]) -> int:
+    """Start a process in its folder; return its pid.
+
+    posix_spawn costs two thirds of what subprocess does, but knows no working directory: ours is lent for the moment.
+    The descriptors are above 3, so none is overwritten before it is used; every other one is close-on-exec.
+    """
+    actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(fds)]
+    os.chdir(message["cwd"])
+    try:
+        return os.posix_spawn(
+            message["argv"][0],
+            message["argv"],
+            message["env"],
+            file_actions=actions,
+            setsid=True,
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, and what is ignored stays so
+        )
+    finally:
+        os.chdir("/")
 
 
 def _reap(pid: int, owner: Run | None) -> bool:

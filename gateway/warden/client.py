@@ -178,7 +178,7 @@ class Warden:
         A `host` is a process that forks others; one that has no request yet is not `busy`; `tell` asks for a `Started`.
         The descriptors stay the caller's to close. `memory` is the bound on resident bytes, 0 for none.
         """
-        message = {"op": "spawn", "argv": argv, "env": env, "fd3": len(fds) > 3, "host": host}
+        message = {"op": "spawn", "argv": argv, "env": env, "host": host}
         message |= {"busy": busy, "tell": tell}
         return self._begin(listener, {**message, "cwd": cwd, "memory": memory}, fds)
 

@@ -696,6 +696,38 @@ async def test_what_a_task_is_counted_from_is_not_removed(one: Bench) -> None:
     assert (await one.jobs.accept(job(task="t"))).id == second
 
 
+async def test_no_job_of_a_task_is_removed_before_those_that_follow_it(one: Bench) -> None:
+    for _ in range(3):
+        await one.ended(await one.accept(job(task="t")))
+    one.runner.hold()
+    fourth = await one.accept(job(task="t"))
+    assert await one.jobs.purge(older_than=-10) == 0
+    assert (await one.jobs.accept(job(task="t"))).id == fourth
+    one.runner.release.set()
+    await one.ended(fourth)
+    assert await one.jobs.purge(older_than=-10) == 4
+
+
+async def test_what_has_ended_is_purged_by_age_and_by_end(one: Bench) -> None:
+    assert await one.jobs.purge(older_than=0) == 0  # and the engine sleeps on
+    async with caller() as taker:
+        delivered = await one.accept(job(callback=taker.url, task="t"))
+        await one.ended(delivered)
+        kept = await one.accept(job())
+        await one.ended(kept)
+        one.runner.hold()
+        cancelled, running = await one.accept(job(callback=taker.url)), await one.accept(job())
+        await eventually(lambda: len(one.runner.started) == 4)
+        await one.jobs.cancel(cancelled)
+        await eventually(lambda: len(taker.seen) == 2)
+        assert await one.jobs.purge(older_than=3600) == 0
+        assert await one.jobs.purge(older_than=-10, state=State.DEAD) == 0
+        assert await one.jobs.purge(older_than=-10, state=State.KEPT) == 1
+        assert {status.id for status in await one.jobs.list()} == {delivered, cancelled, running}
+        assert await one.jobs.purge(older_than=-10) == 2
+        assert [status.id for status in await one.jobs.list()] == [running]
+
+
 async def test_an_engine_leaves_the_gateways_loop_and_its_threads_alone(one: Bench) -> None:
     loop = asyncio.get_running_loop()
     await asyncio.to_thread(int)
