@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
-from multidict import CIMultiDict
 
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from multidict import CIMultiDict
 
 PATIENCE = 20.0  # seconds until a thing that should happen counts as not happening
 

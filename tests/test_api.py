@@ -116,7 +116,9 @@ def configure(site: Site, entries: dict[str, Any], gateway: str = "") -> None:
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """One gateway with a key, origins and every kind of connector."""
     site = Site(tmp_path_factory.mktemp("api"))
-    site.python("hungry.py", "block = bytearray(200 << 20)\nfor n in range(0, len(block), 4096): block[n] = 1\nprint(1)")
+    site.python(
+        "hungry.py", "block = bytearray(200 << 20)\nfor n in range(0, len(block), 4096): block[n] = 1\nprint(1)"
+    )
     site.script("no-interpreter", "", shell="/opt/nowhere/php")
     site.script("locked.sh", "cat").chmod(0o644)
     site.script("busy.sh", f"while [ ! -e {site.folder}/gate ]; do sleep 0.01; done; echo 1")
@@ -192,7 +194,9 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("target", "status", "code", "part"), ROWS, ids=[row[0] for row in ROWS])
-async def test_every_cause_has_its_code_and_status(gateway: Server, target: str, status: int, code: str, part: str) -> None:
+async def test_every_cause_has_its_code_and_status(
+    gateway: Server, target: str, status: int, code: str, part: str
+) -> None:
     answer = await gateway.do(target)
     assert (answer.status, answer.code) == (status, code)
     assert_envelope(answer)
@@ -333,7 +337,11 @@ async def test_every_wrong_parameter_is_named_in_one_message(gateway: Server) ->
     message = await refused(gateway, {"pages": "two", "urgent": 1, "size": "A6", "colour": "red", "tags": [1, 0]})
     for part in ("to is missing", "extra is missing", "pages must be an integer, not text", "colour is unknown"):
         assert part in message
-    for part in ("urgent must be true or false", 'size must be one of ["A4","A5"]', "tags[1] does not satisfy minimum: 1"):
+    for part in (
+        "urgent must be true or false",
+        'size must be one of ["A4","A5"]',
+        "tags[1] does not satisfy minimum: 1",
+    ):
         assert part in message
     assert message.startswith("form/Send: ")
     assert "parameters: to, pages, size, urgent, tags, pin, extra" in message
@@ -402,7 +410,9 @@ async def test_the_callers_context_travels_beside_the_parameters(gateway: Server
     body = (await gateway.do("echo/Go", {**CONTEXT, "spiff__unknown": 1, "a": 2})).body
     assert body["params"] == {"a": 2}
     context = body["context"]
-    assert {f"spiff__{name}": context[name] for name in ("process_instance_id", "task_id", "callback_url")}.items() <= CONTEXT.items()
+    assert {
+        f"spiff__{name}": context[name] for name in ("process_instance_id", "task_id", "callback_url")
+    }.items() <= CONTEXT.items()
     assert context["process_model_identifier"] == "group/model"
     assert "unknown" not in context
     assert "spiff__" not in json.dumps(body)
@@ -571,7 +581,9 @@ async def test_the_key_comes_in_either_header(stranger: Server, headers: dict[st
 
 async def test_a_key_of_bytes_that_are_no_text_is_just_wrong(stranger: Server) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", stranger.port)
-    writer.write(b"GET /v1/commands HTTP/1.1\r\nHost: x\r\nSpiff-Connector-Proxy-Api-Key: \xff\xfe\r\nConnection: close\r\n\r\n")
+    writer.write(
+        b"GET /v1/commands HTTP/1.1\r\nHost: x\r\nSpiff-Connector-Proxy-Api-Key: \xff\xfe\r\nConnection: close\r\n\r\n"
+    )
     assert (await reader.read()).startswith(b"HTTP/1.1 401 ")
     writer.close()
     await writer.wait_closed()
@@ -615,7 +627,11 @@ async def test_only_probes_are_open_and_all_else_asks_for_the_key(stranger: Serv
     routes, _ = table
     opened = {(route.method, route.path) for route in routes if route.access is Access.OPEN}
     assert opened == {("GET", path) for path in ("/", "/liveness", "/v1/liveness", "/v1/readiness")}
-    for method, path, _, access in [*routes, ("GET", "/nope", None, Access.KEY), ("POST", "/liveness", None, Access.KEY)]:
+    for method, path, _, access in [
+        *routes,
+        ("GET", "/nope", None, Access.KEY),
+        ("POST", "/liveness", None, Access.KEY),
+    ]:
         answer = await stranger.request(method, re.sub(r"\{\w+\}", "x", path))
         assert answer.status == (200 if access is Access.OPEN else 401), (method, path)
 

@@ -140,7 +140,9 @@ def test_a_probe_that_succeeds_closes_it_and_forgets(circuit: Circuit, clock: Cl
     assert circuit.state is State.CLOSED
 
 
-def test_each_probe_that_fails_doubles_the_cooldown_up_to_a_minute(circuit: Circuit, clock: Clock, events: list[Event]) -> None:
+def test_each_probe_that_fails_doubles_the_cooldown_up_to_a_minute(
+    circuit: Circuit, clock: Clock, events: list[Event]
+) -> None:
     open_it(circuit)
     clock.now += COOLDOWN
     assert [open_again(circuit, clock) for _ in range(6)] == [10, 20, 40, 60, 60, 60]

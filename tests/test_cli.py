@@ -72,7 +72,10 @@ def test_check_and_list_say_that_all_is_well() -> None:
     listed_json = here("list", "--json", "-c", "connectors.yaml")
     assert check.exit_code == 0
     assert "7 of 7 connectors can be served" in check.stdout
-    assert "timeout 5s  concurrency 8  queue 32  queue_timeout 10s  max_output 8MiB  max_log 256KiB  max_memory 1GiB" in check.stdout
+    assert (
+        "timeout 5s  concurrency 8  queue 32  queue_timeout 10s  max_output 8MiB  max_log 256KiB  max_memory 1GiB"
+        in check.stdout
+    )
     assert "Send(to: str, pages: int (optional))" in check.stdout
     assert "Told(a: any)" in check.stdout
     assert "mode spawn, keeps nothing" in check.stdout
@@ -222,7 +225,10 @@ def test_every_verb_explains_itself(site: Site) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_call_that_is_interrupted_leaves_nothing(site: Site, number: int) -> None:
-    site.script("wait.sh", f"trap '' INT\nsetsid sleep 1000 &\necho $$ $! > {site.folder}/draft\nmv {site.folder}/draft {site.folder}/pids\nsleep 1000")
+    site.script(
+        "wait.sh",
+        f"trap '' INT\nsetsid sleep 1000 &\necho $$ $! > {site.folder}/draft\nmv {site.folder}/draft {site.folder}/pids\nsleep 1000",
+    )
     site.configure(f"wait: {{run: [./wait.sh], {ANY}}}")
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway", "call", "wait/Go"],

@@ -398,7 +398,8 @@ async def test_a_drain_leaves_what_waits_to_the_next_start(act: Act, backend: Ca
             told = await ended(second, job)
             assert told["state"] == "delivered"
             assert told["outcome"]["body"]["error"] is None
-    assert act.runs() == ["running", "w0", "w1", "w2"]
+    assert act.runs()[0] == "running"
+    assert sorted(act.runs()) == ["running", "w0", "w1", "w2"]
 
 
 async def test_a_job_that_has_no_slot_when_a_drain_begins_was_not_interrupted(act: Act, backend: Caller) -> None:

@@ -33,7 +33,10 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     """One gateway for the tests that only read its log."""
     site = Site(tmp_path_factory.mktemp("logs"))
     site.script("broken.sh", "printf 'first\\nsecond\\n\\tthird \\033[31m\\n' >&2; exit 3")
-    site.script("chatty.sh", "(cat; echo) | sed 's/.*\"mark\":\"\\([a-z]*\\)\".*/one \\1\\ntwo \\1/' >&2; printf unfinished >&2; echo 1")
+    site.script(
+        "chatty.sh",
+        '(cat; echo) | sed \'s/.*"mark":"\\([a-z]*\\)".*/one \\1\\ntwo \\1/\' >&2; printf unfinished >&2; echo 1',
+    )
     site.script("fd3.sh", "echo chatter; echo 7 >&3")
     site.configure(
         f"""
@@ -76,9 +79,21 @@ async def test_every_run_is_one_line_whatever_its_end(gateway: Server) -> None:
     assert (ok["connector"], ok["command"], ok["status"]) == ("echo", "Go", 0)
     assert isinstance(ok["pid"], int)
     assert ok["pid"] > 0
-    assert {"queue_wait", "wall", "cpu_user", "cpu_system", "peak_rss", "request_bytes", "result_bytes", "log_bytes"} <= ok.keys()
+    assert {
+        "queue_wait",
+        "wall",
+        "cpu_user",
+        "cpu_system",
+        "peak_rss",
+        "request_bytes",
+        "result_bytes",
+        "log_bytes",
+    } <= ok.keys()
     assert "error_code" not in ok
-    assert re.match(r"broken/Go failed with exit status 3 \(after \d+\.\d\d s\); stderr: first\nsecond\n\tthird", str(broken["message"]))
+    assert re.match(
+        r"broken/Go failed with exit status 3 \(after \d+\.\d\d s\); stderr: first\nsecond\n\tthird",
+        str(broken["message"]),
+    )
     assert crashed["signal"] == "SIGSEGV"
     assert gone["pid"] == 0
 
@@ -131,7 +146,10 @@ async def test_the_form_for_people_never_splits_a_line_either(site: Site) -> Non
         )  # fmt: skip
     try:
         port = (await eventually(lambda: re.search(r"listening .*port=(\d+)", log.read_text())))[1]
-        async with aiohttp.ClientSession() as session, session.post(f"http://127.0.0.1:{port}/v1/do/broken/Go", json={}) as response:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://127.0.0.1:{port}/v1/do/broken/Go", json={}) as response,
+        ):
             assert response.status == 502
     finally:
         process.terminate()

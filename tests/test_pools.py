@@ -301,8 +301,11 @@ async def test_an_import_that_crashes_gives_a_clear_error(site: Site, mode: str)
     async with served(site) as gateway:
         assert await do(gateway)
         flag.touch()
-        for pid in gateway.connectors():
+        idle = gateway.connectors()
+        for pid in idle:
             os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not gateway.connectors() & idle)
+        await gateway.get("/v1/status")  # it has been told, too
         for _ in range(3):
             answer = await gateway.do("act/Do", {"code": PID})
             assert (answer.status, answer.code) == (502, "connector_crashed"), answer.raw
@@ -466,6 +469,9 @@ async def test_a_process_that_ends_after_its_answer_has_answered(site: Site) -> 
         for _ in range(5):
             answer = await gateway.do("once/Go", {"do": "say('{\"a\": 1}\\n'); os._exit(0)"})
             assert (answer.status, answer.body) == (200, {"a": 1})
+            pid = gateway.events("run", request_id=answer.headers["X-Request-Id"])[0]["pid"]
+            await eventually(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
+            await gateway.get("/v1/status")  # it has been told, too
 
 
 async def test_what_it_says_late_is_not_the_next_requests(site: Site) -> None:

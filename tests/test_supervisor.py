@@ -73,7 +73,10 @@ class Crew:
 
 def crew_site(site: Site, connectors: dict[str, str], gateway: str = "") -> Site:
     site.script("counting.sh", COUNTING)
-    lines = [f"{who}: {{run: [./counting.sh, '{site.folder}', {who}], {limits}, {ANY}}}" for who, limits in connectors.items()]
+    lines = [
+        f"{who}: {{run: [./counting.sh, '{site.folder}', {who}], {limits}, {ANY}}}"
+        for who, limits in connectors.items()
+    ]
     site.configure("\n".join(lines), gateway=gateway)
     return site
 
@@ -262,7 +265,9 @@ def supervisor(events: list[Event]) -> Supervisor:
 ONE = Limits(concurrency=1, queue=5)
 
 
-async def waiting_for(supervisor: Supervisor, name: str, limits: Limits = ONE, patience: float = 60) -> asyncio.Task[Held]:
+async def waiting_for(
+    supervisor: Supervisor, name: str, limits: Limits = ONE, patience: float = 60
+) -> asyncio.Task[Held]:
     """Start to wait for a slot, and return when the wait has begun."""
     queued = supervisor.queued(name)
     task = asyncio.create_task(Held(supervisor, name, limits, patience).take())
@@ -387,7 +392,9 @@ async def test_the_hint_when_to_come_back_stays_between_a_second_and_a_minute() 
     assert lane.retry_after() == 2
 
 
-async def test_a_drain_refuses_new_work_and_ends_with_the_last_call(supervisor: Supervisor, events: list[Event]) -> None:
+async def test_a_drain_refuses_new_work_and_ends_with_the_last_call(
+    supervisor: Supervisor, events: list[Event]
+) -> None:
     with supervisor.invocation():
         supervisor.drain(60)
         with pytest.raises(GatewayDraining), supervisor.invocation():

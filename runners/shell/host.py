@@ -1,7 +1,7 @@
 """Runs one request against one bash file: ``python3 -I -S host.py [--fd3] [--max-output BYTES] FILE``.
 
-The file's functions named ``cmd_NAME`` are its commands. Python reads and writes the JSON, so that the bash side needs no
-jq; the bash side is ``command.sh``. A comment right above a function describes it::
+The file's functions named ``cmd_NAME`` are its commands. Python reads and writes the JSON, so that the bash side
+needs no jq; the bash side is ``command.sh``. A comment right above a function describes it::
 
     # Checksum of a text
     # @param text str The text
@@ -11,14 +11,14 @@ jq; the bash side is ``command.sh``. A comment right above a function describes 
 
 A function without a comment accepts any parameters; ``# @async`` marks a command whose work is long.
 
-What the function sees: each parameter as the exported ``PARAM_x`` (numbers in decimal, true or false, lists and objects as
-JSON; null is left unset; letters outside [A-Za-z0-9_] become _), or, when it is too large for an environment,
-``PARAMFILE_x``, the name of a file; ``param x`` writes either. The whole request is its stdin. Secrets are in there, not in the
-environment.
+What the function sees: each parameter as the exported ``PARAM_x`` (numbers in decimal, true or false, lists and
+objects as JSON; null is left unset; letters outside [A-Za-z0-9_] become _), or, when it is too large for an
+environment, ``PARAMFILE_x``, the name of a file; ``param x`` writes either. The whole request is its stdin. Secrets
+are in there, not in the environment.
 
-What its stdout means: a JSON object or list is the result as it is; everything else is text, ``{"output": "..."}``, without the
-newlines at its end. A number or ``true`` alone is text too, or the shape of a result would depend on what a checksum looks
-like. A non-zero exit status is a failure, told by that status unless stdout is ``{"error": ...}``.
+What its stdout means: a JSON object or list is the result as it is; everything else is text, ``{"output": "..."}``,
+without the newlines at its end. A number or ``true`` alone is text too, or the shape of a result would depend on what
+a checksum looks like. A non-zero exit status is a failure, told by that status unless stdout is ``{"error": ...}``.
 """
 
 from __future__ import annotations
@@ -174,7 +174,9 @@ def describe(name: str, comment: list[str]) -> tuple[Json, list[str]]:
             except ValueError:
                 problems.append(f"{name}: cannot read {line!r}: expected @param NAME str|int|bool|any[=DEFAULT] TEXT")
     names = [variable_name(each["id"]) for each in described["parameters"]]
-    problems += [f"{name}: two parameters are both $PARAM_{twice}" for twice in sorted({n for n in names if names.count(n) > 1})]
+    problems += [
+        f"{name}: two parameters are both $PARAM_{twice}" for twice in sorted({n for n in names if names.count(n) > 1})
+    ]
     text = " ".join(line for line in comment if line and not line.startswith("@"))
     return described | ({"description": text} if text else {}), problems
 
@@ -237,7 +239,9 @@ def inherited_file(data: bytes) -> int:
     return fd
 
 
-def run_bash(arguments: list[str], environment: dict[str, str], stdin: int, max_output: int) -> tuple[int, bytes | None]:
+def run_bash(
+    arguments: list[str], environment: dict[str, str], stdin: int, max_output: int
+) -> tuple[int, bytes | None]:
     """Runs the bash side to its end and returns its status and output; output is None when there is too much of it.
 
     The end is the exit of bash, not the end of the pipe: that may be held open by a forgotten background process.
@@ -247,7 +251,11 @@ def run_bash(arguments: list[str], environment: dict[str, str], stdin: int, max_
         "bash",
         ["bash", BASH_SIDE, *arguments],
         environment,
-        file_actions=[(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, writing, 1), (os.POSIX_SPAWN_CLOSE, stdin)],
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, writing, 1),
+            (os.POSIX_SPAWN_CLOSE, stdin),
+        ],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores, and a child would inherit that
     )
     os.close(writing)

@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNERS = ROOT / "runners"
@@ -40,17 +40,26 @@ def describe(argv: list[str], **options: Any) -> Outcome:
 
 
 def execute(
-    argv: list[str], command: str, params: dict[str, Any] | None = None, *, more: dict[str, Any] | None = None, **options: Any
+    argv: list[str],
+    command: str,
+    params: dict[str, Any] | None = None,
+    *,
+    more: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Outcome:
     request = {"protocol": 1, "op": "execute", "command": command, "params": params or {}} | (more or {})
     return send(argv, json.dumps(request).encode(), **options)
 
 
-def send(argv: list[str], request: bytes, *, fd3: bool = False, locale: str = "C.UTF-8", cwd: Path | None = None) -> Outcome:
+def send(
+    argv: list[str], request: bytes, *, fd3: bool = False, locale: str = "C.UTF-8", cwd: Path | None = None
+) -> Outcome:
     # PATH comes along for version managers; HOME, since Java writes caches there.
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LC_ALL": locale}
     if not fd3:
-        done = subprocess.run(argv, input=request, capture_output=True, env=environment, cwd=cwd, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            argv, input=request, capture_output=True, env=environment, cwd=cwd, timeout=SECONDS, check=False
+        )
         return Outcome(done.returncode, done.stdout, done.stderr.decode())
     reading, writing = os.pipe()
     high = fcntl.fcntl(writing, fcntl.F_DUPFD, 10)
@@ -59,7 +68,14 @@ def send(argv: list[str], request: bytes, *, fd3: bool = False, locale: str = "C
     with os.fdopen(reading, "rb") as results:
         try:
             done = subprocess.run(
-                moved, input=request, capture_output=True, env=environment, cwd=cwd, timeout=SECONDS, pass_fds=[high], check=False
+                moved,
+                input=request,
+                capture_output=True,
+                env=environment,
+                cwd=cwd,
+                timeout=SECONDS,
+                pass_fds=[high],
+                check=False,
             )
         finally:
             os.close(high)
@@ -71,7 +87,7 @@ class Conversation:
 
     def __init__(self, argv: list[str]) -> None:
         environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "LC_ALL": "C.UTF-8"}
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed at exit
         reading, writing = os.pipe()
         high = fcntl.fcntl(writing, fcntl.F_DUPFD, 10)
         os.close(writing)
@@ -86,7 +102,7 @@ class Conversation:
         os.close(high)
         self._results = os.fdopen(reading, "rb")
 
-    def __enter__(self) -> "Conversation":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

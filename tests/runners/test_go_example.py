@@ -3,6 +3,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from tests.runners.hosts import ROOT, describe, execute, send
 
 pytestmark = pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go here")
@@ -14,7 +15,11 @@ def connector(tmp_path_factory):
     # Built from a module without dependencies: nothing is to be fetched.
     environment = os.environ | {"GOFLAGS": "-mod=readonly", "GOPROXY": "off", "GOTOOLCHAIN": "local"}
     subprocess.run(
-        ["go", "build", "-o", program, "."], cwd=ROOT / "docs" / "examples" / "go", env=environment, check=True, timeout=300
+        ["go", "build", "-o", program, "."],
+        cwd=ROOT / "docs" / "examples" / "go",
+        env=environment,
+        check=True,
+        timeout=300,
     )
     return [str(program)]
 

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.runners.hosts import (
     CONNECTORS,
     RUNNERS,
@@ -30,7 +31,18 @@ def run(*argv: str | Path) -> None:
 
 def compile_jar(jar: Path, sources: Path, classpath: str = "") -> Path:
     classes = jar.with_suffix("")
-    run("javac", "--release", "11", "-encoding", "UTF-8", "-cp", classpath, "-d", classes, *sorted(sources.rglob("*.java")))
+    run(
+        "javac",
+        "--release",
+        "11",
+        "-encoding",
+        "UTF-8",
+        "-cp",
+        classpath,
+        "-d",
+        classes,
+        *sorted(sources.rglob("*.java")),
+    )
     run("jar", "--create", "--file", jar, "-C", classes, ".")
     return jar
 
@@ -140,7 +152,8 @@ def test_only_the_top_level_op_counts(command_line, request_text):
 
 
 @pytest.mark.parametrize(
-    "request_text", ["", "[]", '{"op": "execute"', '{"op": "execute"} {}', '{"op": 1}', '{"op": "x"}', '{"params": "op"}']
+    "request_text",
+    ["", "[]", '{"op": "execute"', '{"op": "execute"} {}', '{"op": 1}', '{"op": "x"}', '{"params": "op"}'],
 )
 def test_a_request_without_a_known_op_is_an_invalid_request(command_line, request_text):
     outcome = send(command_line, request_text.encode())
@@ -156,7 +169,12 @@ def test_an_unknown_command_is_not_found(command_line):
 
 @pytest.mark.parametrize(
     ("command", "message"),
-    [("Raise", 'closed "today" ☃'), ("RaiseReflected", "reflected"), ("RaiseLater", "later"), ("RaiseAnonymous", "anonymous")],
+    [
+        ("Raise", 'closed "today" ☃'),
+        ("RaiseReflected", "reflected"),
+        ("RaiseLater", "later"),
+        ("RaiseAnonymous", "anonymous"),
+    ],
 )
 def test_what_is_thrown_is_told_by_its_simple_class_name(command_line, command, message):
     outcome = execute(command_line, command)
@@ -243,7 +261,9 @@ def to_pdf(pdf: list[str], text: str, **params: str) -> Outcome:
 
 
 def test_pdf_describes_its_commands(pdf):
-    commands = {command["name"]: [each["id"] for each in command["parameters"]] for command in describe(pdf).result["commands"]}
+    commands = {
+        command["name"]: [each["id"] for each in command["parameters"]] for command in describe(pdf).result["commands"]
+    }
     assert commands == {"TextToPdf": ["text", "title"], "PdfToText": ["pdf"]}
 
 
@@ -260,7 +280,10 @@ def test_pdf_text_comes_back_from_the_pdf_with_all_its_letters(pdf):
 def test_pdf_names_a_character_that_the_font_does_not_have(pdf):
     outcome = to_pdf(pdf, "snow: ☃")
     assert outcome.status == 1
-    assert outcome.error == {"error_code": "unsupported_character", "message": "the font has no character U+2603 (SNOWMAN)"}
+    assert outcome.error == {
+        "error_code": "unsupported_character",
+        "message": "the font has no character U+2603 (SNOWMAN)",
+    }
 
 
 @pytest.mark.parametrize(("data", "code"), [("JVBERi0=", "pdf_unreadable"), ("=", "invalid_base64")])

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 
 import pytest
+
 from tests.runners.hosts import CONNECTORS, RUNNERS, TEST_CONNECTORS, Conversation, describe, execute, send
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node here")
@@ -27,7 +28,9 @@ def test_one_module_serves_a_request_a_line(conversation):
     results = [conversation.execute("Count") for _ in range(3)]
     assert results == [{"count": number, "text": "a\nb\u2028c"} for number in (1, 2, 3)]
     text = "æ☃😀\u2028" * 100_000
-    conversation.send(json.dumps({"op": "execute", "command": "Echo", "params": {"text": text}}, ensure_ascii=False).encode())
+    conversation.send(
+        json.dumps({"op": "execute", "command": "Echo", "params": {"text": text}}, ensure_ascii=False).encode()
+    )
     assert json.loads(conversation.receive())["params"] == {"text": text}
     outcome = conversation.end()
     assert (outcome.status, outcome.fd3, outcome.log) == (0, b"", "")
@@ -191,7 +194,13 @@ def test_comments_describe_commands():
             "async": False,
             "parameters": [
                 {"id": "to", "type": "str", "required": True, "description": "The number"},
-                {"id": "pages", "type": "int", "required": False, "default": 1, "description": "How many, and what else"},
+                {
+                    "id": "pages",
+                    "type": "int",
+                    "required": False,
+                    "default": 1,
+                    "description": "How many, and what else",
+                },
                 {"id": "urgent", "type": "bool", "required": False, "default": False},
                 {"id": "scale", "type": "any", "schema": {"type": "number"}, "required": True},
                 {"id": "copies", "type": "any", "required": True},
@@ -221,7 +230,9 @@ def test_an_exported_mapping_is_the_whole_list_and_what_it_misnames_is_a_problem
             {"name": "Ping", "async": False, "parameters": []},
         ],
         "auths": [],
-        "problems": [{"module": "described.mjs", "message": "describe names Missing, but no such function is exported"}],
+        "problems": [
+            {"module": "described.mjs", "message": "describe names Missing, but no such function is exported"}
+        ],
     }
     assert execute(node("described.mjs"), "helper").error["error_code"] == "command_not_found"
 
@@ -249,7 +260,10 @@ def markdown(tmp_path_factory):
 
 
 def test_markdown_describes_its_commands(markdown):
-    assert [command["name"] for command in describe(markdown).result["commands"]] == ["MarkdownToHtml", "MarkdownToText"]
+    assert [command["name"] for command in describe(markdown).result["commands"]] == [
+        "MarkdownToHtml",
+        "MarkdownToText",
+    ]
 
 
 def test_markdown_becomes_html_without_scripts(markdown):

@@ -5,6 +5,7 @@ import signal
 import sys
 
 import pytest
+
 from tests.runners.hosts import CONNECTORS, RUNNERS, TEST_CONNECTORS, describe, execute, send
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")

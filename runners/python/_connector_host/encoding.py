@@ -33,7 +33,7 @@ from .errors import InvalidOutputError, one_line
 LONGEST_PATH = 200
 
 
-class NoJsonForm(TypeError):  # noqa: N818  (a verdict on one value, caught below)
+class NoJsonForm(TypeError):
     """A value is of a kind that JSON cannot hold; the message completes "<path> ..."."""
 
 

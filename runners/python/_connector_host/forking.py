@@ -34,7 +34,7 @@ def serve(target: Target, one: Callable[[Target], int]) -> None:
     control = socket.socket(fileno=os.dup(CONTROL))
     os.close(CONTROL)
     handler.warm_up(target)
-    warming.known_costs()
+    warming.known_costs(target.name)
     _flush()
     gc.collect()
     gc.freeze()  # what is there now stays in pages that no child has to copy

@@ -12,8 +12,8 @@ from .targets import COMMANDS, Place
 
 WARMUP = "warmup"
 
-# In a file of functions a class is a command when it can be run. In a package of the Spiff convention every class that a
-# module of `commands` (or `auths`) defines is one, whatever it is: callers know the list of the original proxy, and
+# In a file of functions a class is a command when it can be run. In a package of the Spiff convention every class that
+# a module of `commands` (or `auths`) defines is one, whatever it is: callers know the list of the original proxy, and
 # ours has to be the same.
 EXECUTE = "execute"
 

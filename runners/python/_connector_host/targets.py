@@ -129,7 +129,7 @@ class FileTarget:
 
 def from_arguments(argv: List[str]) -> Optional[Target]:
     """Read the command line; None when it is not one of the two forms."""
-    if len(argv) != 2:  # noqa: PLR2004  (an option and its value)
+    if len(argv) != 2:
         return None
     option, value = argv
     if option == "--package":

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import re
 import sys
-from typing import Any
+from typing import Any, Set
+
+_CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
 
 
-def known_costs() -> None:
-    """Pay what well-known libraries put off until their first use."""
+def known_costs(connector: str) -> None:
+    """Pay what well-known libraries put off until their first use; `connector` is the name of its top module."""
     _try("encodings.idna", lambda module: module.ToASCII("a"))
     _try("idna", lambda module: module.encode("b\u00fccher"), only_loaded=True)
     if "ssl" in sys.modules:
         _try("ssl", lambda module: module.create_default_context())
-    for name in ("boto3", "botocore"):
-        if name in sys.modules:
-            _try("botocore.session", _botocore)
-            break
+    _try("boto3", lambda module: _boto3(module, connector), only_loaded=True)
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
-    _try("requests.adapters", lambda module: None, only_loaded=True)
 
 
 def in_child() -> None:
@@ -36,23 +35,42 @@ def in_child() -> None:
 def leave() -> None:
     """Do what the interpreter does at its end, without taking apart what the host has built."""
     with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()
+        atexit._run_exitfuncs()  # noqa: SLF001  (os._exit comes next)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
 
 
 def _disown_finalizers(module: Any) -> None:
-    for one in list(module.finalize._registry):
+    for one in list(module.finalize._registry):  # noqa: SLF001  (there is no public way)
         one.atexit = False
 
 
-def _botocore(module: Any) -> None:
-    session = module.get_session()
-    loader = session.get_component("data_loader")
-    for name in ("endpoints", "partitions", "sdk-default-configuration"):
+def _boto3(module: Any, connector: str) -> None:
+    """Make one client of each service that the connector's sources name.
+
+    It reads and parses megabytes of JSON into the default session, which the children then share. Nothing is connected
+    to, and no credentials are looked for: the keys are made up.
+    """
+    for service in sorted(_services(connector)):
         with contextlib.suppress(Exception):
-            loader.load_data(name)
+            module.client(service, region_name="us-east-1", aws_access_key_id="-", aws_secret_access_key="-")  # noqa: S106
+
+
+def _services(connector: str) -> Set[str]:
+    services: Set[str] = set()
+    for name, module in list(sys.modules.items()):
+        if f"{name}.".startswith(f"{connector}."):
+            services.update(_CLIENT.findall(_source(module)))
+    return services
+
+
+def _source(module: Any) -> str:
+    try:
+        with open(module.__file__, encoding="utf-8", errors="replace") as source:
+            return source.read()
+    except (OSError, TypeError, AttributeError):
+        return ""
 
 
 def _try(name: str, warm: Any, *, only_loaded: bool = False) -> None:
