@@ -601,7 +601,7 @@ async def listening(app: web.Application) -> AsyncIterator[str]:
 
 
 async def test_a_store_that_cannot_be_used_is_503_and_what_runs_is_answered(act: Act, backend: Caller) -> None:
-    act.serve("promote_after: 100ms")
+    act.serve("promote_after: 100ms; timeout: 4s")
     act.state.mkdir()
     (act.state / "jobs").write_text("in the way")
     async with served(act) as gateway:
@@ -613,10 +613,12 @@ async def test_a_store_that_cannot_be_used_is_503_and_what_runs_is_answered(act:
         call = await post(gateway, "Go", backend.url, do="linger")  # would have become a job
         assert call.status == 200
         assert call.body == {"pid": int(act.pids()[0])}
+        call = await post(gateway, "Go", backend.url, do="hang")
+        assert (call.status, call.code) == (504, "connector_timeout")
         (act.state / "jobs").unlink()
         await ended(gateway, await accepted(gateway, "Job", backend.url))
         assert (await gateway.status())["jobs"]["ok"] is True
-    assert len(act.runs()) == 2
+    assert len(act.runs()) == 3
 
 
 async def test_a_locked_store_is_503_and_what_was_refused_never_runs(act: Act, backend: Caller) -> None:
