@@ -186,6 +186,8 @@ class Torture:
                 for node in self.nodes:
                     await node.up(session)
                 left = await self._settled(session, settle)
+                for job in self.accepted - self.receiver.taken.keys():
+                    print(f"lost: {await self._told(session, job)}", flush=True)
             finally:
                 await self._end()
                 await receiver.cleanup()
@@ -280,6 +282,12 @@ class Torture:
         with contextlib.suppress(AssertionError):
             await eventually(done, patience)
         return left
+
+    async def _told(self, session: aiohttp.ClientSession, job: str) -> str:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with session.get(f"{self.nodes[0].url}/v1/jobs/{job}") as answer:
+                return await answer.text()
+        return job
 
     async def _end(self) -> None:
         for node in self.nodes:

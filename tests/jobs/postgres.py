@@ -46,7 +46,7 @@ class Postgres:
              "-c", "listen_addresses=127.0.0.1", "-c", "max_connections=60", "-c", "shared_buffers=32MB", "-c", "autovacuum=off"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, user=self._user,
         )  # fmt: skip
-        self._call("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gateway", patience=200)
+        self._call("pg_isready", "-h", "127.0.0.1", "-p", str(self.port), "-U", "gateway", patience=5000)
 
     def stop(self) -> None:
         """Stop at once: connections break."""
