@@ -17,6 +17,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowAttributes, SetWorkflowID
 from dbos import error as dbos_error
 from sqlalchemy import event as sqlalchemy_event
@@ -282,7 +283,7 @@ class Engine:
     async def find_open(self, job: Job) -> Accepted | None:
         """Return the open job of the same task, if there is one."""
         name, is_open = await _name_of(job)
-        return self._joined(name) if is_open else None
+        return await self._joined(name) if is_open else None
 
     async def status(self, name: str) -> JobStatus:
         """Return all that is known of a job."""
@@ -367,7 +368,7 @@ class Engine:
         accepting.set(True)
         name, is_open = await _name_of(job)
         if is_open:
-            return self._joined(name)
+            return await self._joined(name)
         size = sum(live.size for live in self._work.live.values())
         if len(self._work.live) >= self._settings.backlog or size > self._settings.backlog_size:
             raise ConnectorBusy(f"{len(self._work.live)} jobs of {Size(size)} are open (jobs.backlog)", retry_after=30)
@@ -387,13 +388,20 @@ class Engine:
             if self._work.live.get(name) is live and live.task is None:
                 del self._work.live[name]
             if isinstance(problem, dbos_error.DBOSWorkflowIDInUseError):  # another request was faster
-                return self._joined(name)
+                return await self._joined(name)
             raise
         return Accepted(id=name)
 
-    def _joined(self, name: str) -> Accepted:
+    async def _joined(self, name: str) -> Accepted:
         """Join an open job, also one whose own caller was told 503 before it was committed."""
         live = self._work.live.get(name)
+        if live is None and self._lease is not None:  # another gateway's, which may be about to withdraw it
+            try:
+                verdict = await asyncio.to_thread(self._lease.verdict, name, "joined")
+            except psycopg.Error as problem:
+                raise JobsUnavailable(f"the jobs' database does not answer: {problem}", retry_after=5) from problem
+            if verdict == "withdrawn":
+                raise JobsUnavailable("a job of the same task is being withdrawn", retry_after=1)
         if live is not None and live.withdrawn:
             raise JobsUnavailable("a job of the same task is being withdrawn", retry_after=1)
         if live is not None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import psycopg
 
@@ -45,6 +45,17 @@ CREATE TABLE IF NOT EXISTS gateway_slot (
     job text NOT NULL,
     PRIMARY KEY (connector, slot)
 );
+CREATE TABLE IF NOT EXISTS gateway_verdict (
+    job text PRIMARY KEY,
+    verdict text NOT NULL CHECK (verdict IN ('joined', 'withdrawn')),
+    said timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+DELETE FROM gateway_verdict WHERE said < clock_timestamp() - interval '7 days';
+"""
+# The first one to say it is right; the others learn what was said.
+_VERDICT = """
+INSERT INTO gateway_verdict (job, verdict) VALUES (%(job)s, %(verdict)s)
+ON CONFLICT (job) DO UPDATE SET job = excluded.job RETURNING verdict
 """
 _JOIN = "INSERT INTO gateway_node (id) VALUES (%(node)s)"
 _BEAT = "UPDATE gateway_node SET seen = clock_timestamp() WHERE id = %(node)s"
@@ -65,6 +76,10 @@ ORDER BY free LIMIT 1
 ON CONFLICT DO NOTHING
 """
 _GIVE = "DELETE FROM gateway_slot WHERE node = %(node)s AND NOT job = ANY(%(held)s)"
+
+
+Verdict = Literal["joined", "withdrawn"]
+"""Of a job whose commit came so late that its caller was told 503: somebody else was told 202, or nobody was."""
 
 
 class Pace(NamedTuple):
@@ -118,6 +133,16 @@ class Lease:
         except psycopg.Error as problem:
             raise JobsUnavailable(f"the jobs' database does not answer: {said(problem)}") from problem
         self._seen = self._steady_since = time.monotonic()
+
+    def verdict(self, job: str, wanted: Verdict) -> Verdict:
+        """Say of a job that it was joined, or withdrawn, unless the other was said before; return what holds.
+
+        Raises:
+            psycopg.Error: the database does not answer.
+        """
+        with psycopg.connect(self._url, **CONNECT) as connection:  # type: ignore[arg-type]
+            row = connection.execute(_VERDICT, {"job": job, "verdict": wanted}).fetchone()
+        return row[0] if row is not None else wanted
 
     def start(self) -> None:
         """Beat from now on."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
+import psycopg
 from dbos import DBOS, StepOptions
 from dbos import error as dbos_error
 
@@ -203,8 +204,7 @@ class Work:
         job = live.job
         interrupted = number + (not ours)
         live.interrupted = interrupted
-        if job.id in self.abandoned:
-            self.abandoned.discard(job.id)
+        if await self._withdrawn(job):
             live.withdrawn = True
             raise DeadLetter("it was never accepted: the caller was told that the store did not answer in time")
         outcome = None
@@ -228,6 +228,21 @@ class Work:
             )
         )
         return msgspec.json.encode(outcome).decode()
+
+    async def _withdrawn(self, job: Job) -> bool:
+        """Tell whether nobody was told 202 for a job that was committed too late."""
+        while job.id in self.abandoned:
+            try:
+                verdict = "withdrawn"
+                if self._lease is not None:
+                    verdict = await asyncio.to_thread(self._lease.verdict, job.id, "withdrawn")
+            except psycopg.Error:  # not before it is certain
+                await asyncio.sleep(SLOT_POLL)
+                continue
+            if job.id in self.abandoned:
+                self.abandoned.discard(job.id)
+                return verdict == "withdrawn"
+        return False
 
     async def _try(self, live: Live, adopted: str) -> Outcome:
         """Run until there is an outcome: that the connector is busy is none."""

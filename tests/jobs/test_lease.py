@@ -293,3 +293,16 @@ async def test_a_rolling_restart_loses_nothing_and_hands_over_at_once(two) -> No
     await eventually(lambda: all(name in torture.receiver.taken for name in names), 30)
     assert all(len(runs(torture, name)) == 1 for name in names)
     await asyncio.sleep(0)
+
+
+def test_a_job_that_one_node_has_joined_is_not_withdrawn_by_another(database: str) -> None:
+    with members(database, "one", "two") as [one, two]:
+        assert one.lease.verdict("j", "joined") == "joined"
+        assert two.lease.verdict("j", "withdrawn") == "joined"
+
+
+def test_a_job_that_one_node_has_withdrawn_is_not_joined_by_another(database: str) -> None:
+    with members(database, "one", "two") as [one, two]:
+        assert one.lease.verdict("j", "withdrawn") == "withdrawn"
+        assert two.lease.verdict("j", "joined") == "withdrawn"
+        assert two.lease.verdict("k", "joined") == "joined"
