@@ -205,13 +205,13 @@ async def ended(one, name):
 
 
 async def test_the_slots_of_a_connector_hold_over_all_gateways(database: str, tmp_path: Path) -> None:
-    settings = JobsSection(database=database, concurrency={"fake": 1})
+    settings = JobsSection(database=database)
     async with bench(tmp_path, jobs=settings) as one:
         one.runner.hold()
-        first = await one.accept(job("First"))
+        first = await one.accept(job("First", cluster_concurrency=1))
         await eventually(lambda: one.runner.started)
-        second = await one.accept(job("Second"))
-        other = await one.accept(job("Other", connector="other"))
+        second = await one.accept(job("Second", cluster_concurrency=1))
+        other = await one.accept(job("Other", connector="other", cluster_concurrency=1))
         await eventually(lambda: "Other" in one.runner.commands)
         assert "Second" not in one.runner.commands
         one.runner.release.set()
