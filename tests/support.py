@@ -141,7 +141,7 @@ class Server:
 
     def connectors(self) -> set[int]:
         """Return every living process (zombies included) that some call of this gateway has started."""
-        wardens = {pid for pid in self.processes() if b"gateway/warden" in _cmdline(pid)}
+        wardens = {pid for pid in self.processes() if b"gateway/warden" in cmdline(pid)}
         table = procfs.scan()
         traced = {pid for pid in table if procfs.mentions(pid, str(self.site.state))}
         return (procfs.descendants(wardens, table) | traced) - wardens - {self.pid}
@@ -221,7 +221,8 @@ def cli(site: Site, *arguments: str, env: dict[str, str] | None = None) -> subpr
     )  # fmt: skip
 
 
-def _cmdline(pid: int) -> bytes:
+def cmdline(pid: int) -> bytes:
+    """Return the command line of a process, nothing when it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Answer, Server, Site, eventually, served
+from tests.support import Answer, Server, Site, cmdline, eventually, served
 
 COMMANDS = "commands: {Go: {additional_parameters: true}}"
 ACT = """
@@ -218,6 +218,7 @@ async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, to
         (message,) = await eventually(lambda: warnings(gateway))
         assert "cannot be forked safely" in message
         assert why in message
+        await eventually(lambda: not [pid for pid in gateway.connectors() if b"--fork" in cmdline(pid)])
         (waiting,) = await kept(gateway, 1)
         assert await do(gateway) == waiting
         assert await do(gateway) != waiting
