@@ -40,12 +40,16 @@ async def do(gateway: Server, code: str = PID, connector: str = "act", **options
 async def kept(gateway: Server, number: int) -> set[int]:
     """Wait until so many processes are kept, and nothing else is there; return them."""
 
-    async def there() -> bool:
+    async def there() -> tuple[set[int]] | None:
         processes = gateway.connectors()
-        return len(processes) == number == (await gateway.status())["processes"]["kept"]
+        told = (await gateway.status())["processes"]["kept"]
+        # What has just died has no command line any more, and what has just been born has that of its parent.
+        lines = [cmdline(pid) for pid in processes]
+        settled = processes == gateway.connectors() and all(one and b"gateway/warden" not in one for one in lines)
+        return (processes,) if settled and len(processes) == number == told else None
 
-    await eventually(there)
-    return gateway.connectors()
+    found: tuple[set[int]] = await eventually(there)
+    return found[0]
 
 
 async def begun(gateway: Server, request_id: str, code: str, connector: str = "act") -> asyncio.Task[Answer]:
