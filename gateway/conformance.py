@@ -31,6 +31,7 @@ from gateway.invoke import Call, Invoker
 from gateway.parameters import Parameter, Signature
 from gateway.process import GRACE, StartFailed, Stop
 from gateway.protocol import (
+    Caller,
     DescribedCommand,
     DescribedParameter,
     DescribeRequest,
@@ -373,7 +374,7 @@ class Kit:
             connector=connector.name,
             command=command,
             params=_raw_values(example.params),
-            request_id=uuid.uuid4().hex,
+            caller=Caller(request_id=uuid.uuid4().hex),
             task_data=msgspec.Raw(msgspec.json.encode(example.task_data)),
             timeout=within,
         )

@@ -22,7 +22,7 @@ from gateway.errors import (
 )
 from gateway.events import Bus, ConnectorLine, ConnectorWarning, RunFinished
 from gateway.process import Completed, StartFailed, Stop
-from gateway.protocol import Context, Object, Request, Result, encoded, interpret, told_error
+from gateway.protocol import Caller, Context, Object, Request, Result, encoded, interpret, told_error
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -88,19 +88,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     connector: str
     command: str
     params: Object
-    request_id: str
+    caller: Caller
     task_data: msgspec.Raw = _EMPTY
     timeout: float | None = None
     job: bool = False
     """It is a job's run: the command's job_timeout holds."""
     extension: Extension | None = None
     """It may become a job while it runs."""
-    client: str | None = None
-    traceparent: str | None = None
-    process_instance_id: int | str | None = None
-    process_model_identifier: str | None = None
-    task_id: str | None = None
-    callback_url: str | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,22 +179,13 @@ class Invoker:
         if call.extension is not None and call.extension.granted:
             timeout = command.job_timeout
         reply = self._reply(run, completed, redact, timeout)
-        accepted = command.execute_async and call.callback_url is not None
+        accepted = command.execute_async and call.caller.callback_url is not None
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply
 
     @staticmethod
     def _request(run: _Run, connector: Connector, command: Command, params: Object, left: float) -> Payload:
         call = run.call
-        context = Context(
-            request_id=call.request_id,
-            deadline_ms=max(0, round(left * 1000)),
-            client=call.client,
-            traceparent=call.traceparent,
-            process_instance_id=call.process_instance_id,
-            process_model_identifier=call.process_model_identifier,
-            task_id=call.task_id,
-            callback_url=call.callback_url,
-        )
+        context = Context(deadline_ms=max(0, round(left * 1000)), **msgspec.structs.asdict(call.caller))
         request = Request(
             command=call.command,
             module=command.module or msgspec.UNSET,
@@ -221,15 +206,15 @@ class Invoker:
                 ConnectorLine(
                     connector=connector.name,
                     command=run.call.command,
-                    request_id=run.call.request_id,
+                    request_id=run.call.caller.request_id,
                     stream=stream,
                     line=redact(line),
                 )
             )
 
         launch = connector.launch
-        if run.call.traceparent is not None:
-            launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.traceparent})
+        if run.call.caller.traceparent is not None:
+            launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.caller.traceparent})
         run.started = asyncio.get_running_loop().time()
         child = await self._pool.obtain(launch, on_line)
         extension = run.call.extension
@@ -279,7 +264,7 @@ class Invoker:
                 ConnectorWarning(
                     connector=run.call.connector,
                     command=run.call.command,
-                    request_id=run.call.request_id,
+                    request_id=run.call.caller.request_id,
                     message=warning,
                 )
             )
@@ -323,8 +308,8 @@ class _Run:
         event = RunFinished(
             connector=self.call.connector,
             command=self.call.command,
-            request_id=self.call.request_id,
-            client=self.call.client,
+            request_id=self.call.caller.request_id,
+            client=self.call.caller.client,
             outcome=outcome,
             error_code=error_code if error_code is not None or outcome == "ok" else outcome,
             message=message,

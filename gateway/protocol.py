@@ -34,17 +34,22 @@ _TOO_DEEP = "it is nested too deeply"
 Object = dict[str, msgspec.Raw]
 
 
-class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who calls, for whom, and until when. `deadline_ms` is what is left when the request is written."""
+class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who calls, and for whom."""
 
     request_id: str
-    deadline_ms: int
     client: str | None = None
     traceparent: str | None = None
     process_instance_id: int | str | None = None
     process_model_identifier: str | None = None
     task_id: str | None = None
     callback_url: str | None = None
+
+
+class Context(Caller, frozen=True, kw_only=True, omit_defaults=True):
+    """What a connector learns of its caller. `deadline_ms` is what is left when the request is written."""
+
+    deadline_ms: int
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.jobs.support import Caller, caller
+from tests.jobs.support import Backend, caller
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ HEADERS = {"Authorization": "Bearer sesame"}
 
 
 @pytest.fixture
-async def backend() -> AsyncIterator[Caller]:
+async def backend() -> AsyncIterator[Backend]:
     async with caller() as made:
         yield made
 
@@ -33,7 +33,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_jobs_are_listed_shown_cancelled_delivered_again_and_removed(site: Site, backend: Caller) -> None:
+async def test_jobs_are_listed_shown_cancelled_delivered_again_and_removed(site: Site, backend: Backend) -> None:
     site.script("fax.sh", """case $(cat) in *'"hang"'*) sleep 1000 ;; *) echo '{"sent": true}' ;; esac""")
     commands = "commands: {Send: {async: true, additional_parameters: true}}"
     port = free_port()

@@ -15,7 +15,7 @@ from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.warden import procfs
-from tests.jobs.support import Caller, caller
+from tests.jobs.support import Backend, caller
 from tests.support import Answer, Server, Site, eventually, gone, served
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def act(tmp_path: Path) -> Act:
 
 
 @pytest.fixture
-async def backend() -> AsyncIterator[Caller]:
+async def backend() -> AsyncIterator[Backend]:
     async with caller() as made:
         yield made
 
@@ -124,7 +124,7 @@ async def kill(gateway: Server) -> None:
 # --- accepted
 
 
-async def test_an_async_command_is_accepted_and_its_outcome_is_put_to_the_caller(act: Act, backend: Caller) -> None:
+async def test_an_async_command_is_accepted_and_its_outcome_is_put_to_the_caller(act: Act, backend: Backend) -> None:
     async with served(act) as gateway:
         answer = await post(gateway, "Job", backend.url, "task-1", name="one")
         assert answer.status == 202
@@ -155,7 +155,7 @@ async def test_an_async_command_is_accepted_and_its_outcome_is_put_to_the_caller
         assert samples[("gateway_jobs_open",)] == 0
 
 
-async def test_what_cannot_be_run_or_delivered_is_refused_before_it_is_accepted(act: Act, backend: Caller) -> None:
+async def test_what_cannot_be_run_or_delivered_is_refused_before_it_is_accepted(act: Act, backend: Backend) -> None:
     act.serve(gateway="callbacks: {allow: [127.0.0.1, 169.254.0.7, backend.example]}")
     refused = {
         ("Nope", backend.url): (404, "command_not_found"),
@@ -178,7 +178,7 @@ async def test_what_cannot_be_run_or_delivered_is_refused_before_it_is_accepted(
         assert act.runs() == []
 
 
-async def test_metadata_addresses_are_refused_without_a_list_too(act: Act, backend: Caller) -> None:
+async def test_metadata_addresses_are_refused_without_a_list_too(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 100ms")
     async with served(act) as gateway:
         answer = await post(gateway, "Job", "http://169.254.169.254/latest")
@@ -188,7 +188,7 @@ async def test_metadata_addresses_are_refused_without_a_list_too(act: Act, backe
         assert answer.status == 200
 
 
-async def test_a_task_that_asks_again_joins_its_job(act: Act, backend: Caller) -> None:
+async def test_a_task_that_asks_again_joins_its_job(act: Act, backend: Backend) -> None:
     async with served(act) as gateway:
         job = await accepted(gateway, "Job", backend.url, "task-1", do="wait")
         again = await post(gateway, "Job", backend.url, "task-1", do="wait")
@@ -218,7 +218,7 @@ async def test_whoever_prefers_it_gets_a_job_without_a_callback_and_fetches_the_
         assert synchronous.status == 200
 
 
-async def test_jobs_are_listed_by_state_and_connector_in_pages(act: Act, backend: Caller) -> None:
+async def test_jobs_are_listed_by_state_and_connector_in_pages(act: Act, backend: Backend) -> None:
     async with served(act) as gateway:
         jobs = [await accepted(gateway, "Job", backend.url) for _ in range(4)]
         for job in jobs:
@@ -253,7 +253,7 @@ async def test_jobs_are_listed_by_state_and_connector_in_pages(act: Act, backend
 # --- promoted
 
 
-async def test_a_call_that_takes_long_becomes_a_job_without_being_started_again(act: Act, backend: Caller) -> None:
+async def test_a_call_that_takes_long_becomes_a_job_without_being_started_again(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 300ms; timeout: 900ms; job_timeout: 30s")
     async with served(act) as gateway:
         begun = time.monotonic()
@@ -270,7 +270,7 @@ async def test_a_call_that_takes_long_becomes_a_job_without_being_started_again(
         assert quick.status == 200
 
 
-async def test_a_promoted_run_ends_at_the_deadline_of_jobs(act: Act, backend: Caller) -> None:
+async def test_a_promoted_run_ends_at_the_deadline_of_jobs(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 200ms; timeout: 700ms; job_timeout: 1.5s")
     async with served(act) as gateway:
         job = await accepted(gateway, "Go", backend.url, do="hang")
@@ -281,7 +281,7 @@ async def test_a_promoted_run_ends_at_the_deadline_of_jobs(act: Act, backend: Ca
         await eventually(lambda: not gateway.connectors())
 
 
-async def test_without_promote_after_a_call_is_a_call(act: Act, backend: Caller) -> None:
+async def test_without_promote_after_a_call_is_a_call(act: Act, backend: Backend) -> None:
     act.serve("promote_after: null; timeout: 5s")
     async with served(act) as gateway:
         assert (await post(gateway, "Go", backend.url, do="linger")).status == 200
@@ -289,7 +289,7 @@ async def test_without_promote_after_a_call_is_a_call(act: Act, backend: Caller)
     assert backend.seen == []
 
 
-async def test_a_task_whose_call_became_a_job_joins_it_without_a_second_run(act: Act, backend: Caller) -> None:
+async def test_a_task_whose_call_became_a_job_joins_it_without_a_second_run(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 100ms")
     async with served(act) as gateway:
         job = await accepted(gateway, "Go", backend.url, "task", do="wait")
@@ -304,7 +304,7 @@ async def test_a_task_whose_call_became_a_job_joins_it_without_a_second_run(act:
 # --- outcomes
 
 
-async def test_every_outcome_reaches_the_caller_as_an_envelope(act: Act, backend: Caller) -> None:
+async def test_every_outcome_reaches_the_caller_as_an_envelope(act: Act, backend: Backend) -> None:
     async with served(act) as gateway:
         jobs = {
             what: await accepted(gateway, "Short" if what == "hang" else "Job", backend.url, do=what)
@@ -325,7 +325,7 @@ async def test_every_outcome_reaches_the_caller_as_an_envelope(act: Act, backend
         assert fail["spiff__logs"] == ["no carrier"]
 
 
-async def test_a_connector_that_calls_back_itself_acknowledges_and_makes_no_job(act: Act, backend: Caller) -> None:
+async def test_a_connector_that_calls_back_itself_acknowledges_and_makes_no_job(act: Act, backend: Backend) -> None:
     act.script(
         "own.sh",
         """
@@ -347,7 +347,9 @@ async def test_a_connector_that_calls_back_itself_acknowledges_and_makes_no_job(
 # --- crashes and drains
 
 
-async def test_a_crash_in_the_middle_is_told_or_the_command_is_run_again_as_declared(act: Act, backend: Caller) -> None:
+async def test_a_crash_in_the_middle_is_told_or_the_command_is_run_again_as_declared(
+    act: Act, backend: Backend
+) -> None:
     async with served(act) as first:
         jobs = {
             name: await accepted(first, command, backend.url, do="wait", name=name)
@@ -365,7 +367,7 @@ async def test_a_crash_in_the_middle_is_told_or_the_command_is_run_again_as_decl
     assert sorted(act.runs()) == ["never", "plain", "safe", "safe"]
 
 
-async def test_a_promoted_run_survives_a_crash_as_its_command_declares(act: Act, backend: Caller) -> None:
+async def test_a_promoted_run_survives_a_crash_as_its_command_declares(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 100ms")
     async with served(act) as first:
         job = await accepted(first, "Go", backend.url, do="wait")
@@ -376,7 +378,7 @@ async def test_a_promoted_run_survives_a_crash_as_its_command_declares(act: Act,
     assert len(act.runs()) == 1
 
 
-async def test_a_drain_leaves_what_waits_to_the_next_start(act: Act, backend: Caller) -> None:
+async def test_a_drain_leaves_what_waits_to_the_next_start(act: Act, backend: Backend) -> None:
     act.serve("concurrency: 1", gateway="callbacks: {first_delay: 50ms}\ndrain: 10s")
     async with served(act) as first:
         running = await accepted(first, "Job", backend.url, do="wait", name="running")
@@ -402,7 +404,7 @@ async def test_a_drain_leaves_what_waits_to_the_next_start(act: Act, backend: Ca
     assert sorted(act.runs()) == ["running", "w0", "w1", "w2"]
 
 
-async def test_a_job_that_has_no_slot_when_a_drain_begins_was_not_interrupted(act: Act, backend: Caller) -> None:
+async def test_a_job_that_has_no_slot_when_a_drain_begins_was_not_interrupted(act: Act, backend: Backend) -> None:
     act.serve("concurrency: 1; queue: 5", gateway="callbacks: {first_delay: 50ms}\ndrain: 10s")
     async with served(act) as first:
         call = asyncio.create_task(post(first, "Go", do="wait", name="call"))
@@ -424,7 +426,7 @@ async def first_queued(gateway: Server) -> bool:
     return (await gateway.status("act"))["queued"] > 0
 
 
-async def test_a_gateway_that_was_never_asked_for_a_job_refuses_one_while_it_drains(act: Act, backend: Caller) -> None:
+async def test_a_gateway_that_was_never_asked_for_a_job_refuses_one_while_it_drains(act: Act, backend: Backend) -> None:
     async with served(act) as gateway:
         call = asyncio.create_task(post(gateway, "Go", do="wait"))
         await eventually(act.runs)
@@ -441,7 +443,7 @@ async def test_a_gateway_that_was_never_asked_for_a_job_refuses_one_while_it_dra
 # --- slots
 
 
-async def test_jobs_wait_for_slots_and_the_limit_holds_for_calls_beside_them(act: Act, backend: Caller) -> None:
+async def test_jobs_wait_for_slots_and_the_limit_holds_for_calls_beside_them(act: Act, backend: Backend) -> None:
     act.serve("concurrency: 1; queue: 20; queue_timeout: 30s")
     async with served(act) as gateway:
         jobs = [await accepted(gateway, "Job", backend.url) for _ in range(10)]
@@ -454,7 +456,7 @@ async def test_jobs_wait_for_slots_and_the_limit_holds_for_calls_beside_them(act
     assert not (act.folder / "overlaps").exists()
 
 
-async def test_the_higher_priority_goes_first(act: Act, backend: Caller) -> None:
+async def test_the_higher_priority_goes_first(act: Act, backend: Backend) -> None:
     act.serve("concurrency: 1")
     async with served(act) as gateway:
         jobs = [await accepted(gateway, "Job", backend.url, do="wait", name="first")]
@@ -467,7 +469,7 @@ async def test_the_higher_priority_goes_first(act: Act, backend: Caller) -> None
     assert act.runs() == ["first", "high", "low1", "low2"]
 
 
-async def test_a_full_backlog_is_429(act: Act, backend: Caller) -> None:
+async def test_a_full_backlog_is_429(act: Act, backend: Backend) -> None:
     act.serve(gateway=f"jobs: {{backlog: 2}}\n{QUICK}")
     async with served(act) as gateway:
         jobs = [await accepted(gateway, "Job", backend.url, do="wait") for _ in range(2)]
@@ -484,7 +486,7 @@ async def test_a_full_backlog_is_429(act: Act, backend: Caller) -> None:
 # --- cancel and deliver again
 
 
-async def test_a_cancelled_job_is_killed_with_all_it_started_and_its_caller_is_told(act: Act, backend: Caller) -> None:
+async def test_a_cancelled_job_is_killed_with_all_it_started_and_its_caller_is_told(act: Act, backend: Backend) -> None:
     async with served(act) as gateway:
         job = await accepted(gateway, "Job", backend.url, do="hang")
         await eventually(lambda: len(gateway.connectors()) >= 3)
@@ -500,7 +502,7 @@ async def test_a_cancelled_job_is_killed_with_all_it_started_and_its_caller_is_t
         assert (again.status, again.code) == (409, "job_conflict")
 
 
-async def test_a_waiting_job_is_cancelled_without_being_run(act: Act, backend: Caller) -> None:
+async def test_a_waiting_job_is_cancelled_without_being_run(act: Act, backend: Backend) -> None:
     act.serve("concurrency: 1")
     async with served(act) as gateway:
         first = await accepted(gateway, "Job", backend.url, do="wait", name="first")
@@ -513,7 +515,9 @@ async def test_a_waiting_job_is_cancelled_without_being_run(act: Act, backend: C
     assert act.runs() == ["first"]
 
 
-async def test_wrong_credentials_keep_the_outcome_which_is_delivered_again_on_demand(act: Act, backend: Caller) -> None:
+async def test_wrong_credentials_keep_the_outcome_which_is_delivered_again_on_demand(
+    act: Act, backend: Backend
+) -> None:
     backend.answers = [401]
     async with served(act) as gateway:
         job = await accepted(gateway, "Job", backend.url)
@@ -537,7 +541,7 @@ async def test_wrong_credentials_keep_the_outcome_which_is_delivered_again_on_de
 # --- callbacks
 
 
-async def test_a_caller_that_is_away_or_not_ready_gets_the_same_again(act: Act, backend: Caller) -> None:
+async def test_a_caller_that_is_away_or_not_ready_gets_the_same_again(act: Act, backend: Backend) -> None:
     async def not_waiting(_request: web.Request) -> web.Response:
         return web.json_response({"error_code": "not_waiting_for_callback"}, status=400)
 
@@ -600,7 +604,7 @@ async def listening(app: web.Application) -> AsyncIterator[str]:
 # --- the store
 
 
-async def test_a_store_that_cannot_be_used_is_503_and_what_runs_is_answered(act: Act, backend: Caller) -> None:
+async def test_a_store_that_cannot_be_used_is_503_and_what_runs_is_answered(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 100ms; timeout: 4s")
     act.state.mkdir()
     (act.state / "jobs").write_text("in the way")
@@ -621,7 +625,7 @@ async def test_a_store_that_cannot_be_used_is_503_and_what_runs_is_answered(act:
     assert len(act.runs()) == 3
 
 
-async def test_a_locked_store_is_503_and_what_was_refused_never_runs(act: Act, backend: Caller) -> None:
+async def test_a_locked_store_is_503_and_what_was_refused_never_runs(act: Act, backend: Backend) -> None:
     act.serve("promote_after: 100ms")
     async with served(act) as gateway:
         await ended(gateway, await accepted(gateway, "Job", backend.url, name="before"))

@@ -16,7 +16,7 @@ import pytest
 from gateway.jobs.port import JobConflict
 from gateway.jobs.remote import PREFIX, Failure
 from gateway.warden import procfs
-from tests.jobs.support import Caller, caller
+from tests.jobs.support import Backend, caller
 from tests.support import Answer, Server, Site, eventually, gone, served
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ echo '{"done": true}'
 class Team:
     """A gateway with workers, each of which can be asked by itself."""
 
-    def __init__(self, server: Server, site: Site, callbacks: Caller, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, server: Server, site: Site, callbacks: Backend, stack: contextlib.AsyncExitStack) -> None:
         self.server = server
         self.site = site
         self.callbacks = callbacks

@@ -18,7 +18,7 @@ from gateway.api.team import TeamHandlers
 from gateway.errors import InvalidRequest
 from gateway.invoke import Call
 from gateway.jobs.port import Accepted
-from gateway.protocol import Object, read_object
+from gateway.protocol import Caller, Object, read_object
 from gateway.registry.snapshot import State
 from gateway.supervisor import State as Supervision
 
@@ -121,20 +121,14 @@ class Handlers:
         body = await request.read()
         fields = _fields(body, method=request.method)
         params = {name: value for name, value in fields.items() if not name.startswith(_CONTEXT)}
-        traceparent = request.headers.get("traceparent")
         answer = await self._gateway.desk.submit(
             Call(
                 connector=request.match_info["connector"],
                 command=request.match_info["command"],
                 params=params,
-                request_id=request["request_id"],
+                caller=_caller(request, fields),
                 task_data=_task_data(fields),
                 timeout=_timeout(request.headers.get("X-Timeout")),
-                traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
-                process_instance_id=_context(fields, "process_instance_id", int | str | None),
-                process_model_identifier=_context(fields, "process_model_identifier", str | None),
-                task_id=_context(fields, "task_id", str | None),
-                callback_url=_callback_url(fields),
             ),
             respond_async="respond-async" in request.headers.get("Prefer", ""),
         )
@@ -168,6 +162,18 @@ def _fields(body: bytes, *, method: str) -> Object:
         return read_object(body)
     except (ValueError, msgspec.DecodeError) as problem:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
+
+
+def _caller(request: web.Request, fields: Object) -> Caller:
+    traceparent = request.headers.get("traceparent")
+    return Caller(
+        request_id=request["request_id"],
+        traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
+        process_instance_id=_context(fields, "process_instance_id", int | str | None),
+        process_model_identifier=_context(fields, "process_model_identifier", str | None),
+        task_id=_context(fields, "task_id", str | None),
+        callback_url=_callback_url(fields),
+    )
 
 
 def _task_data(fields: Object) -> msgspec.Raw:

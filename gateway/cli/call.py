@@ -13,7 +13,7 @@ from gateway.cli.common import config_option, err, escaped, fail, handled, opene
 from gateway.errors import GatewayError
 from gateway.events import Bus, ConnectorLine, ConnectorWarning, Event, RunFinished
 from gateway.invoke import Call, Reply
-from gateway.protocol import JSON, Object, read_object
+from gateway.protocol import JSON, Caller, Object, read_object
 from gateway.units import Size
 
 
@@ -43,7 +43,7 @@ def call(config: Path | None, target: str, arguments: tuple[str, ...], timeout: 
         connector=connector,
         command=command,
         params=_parameters(arguments),
-        request_id=uuid.uuid4().hex,
+        caller=Caller(request_id=uuid.uuid4().hex),
         timeout=timeout,
     )
     run(_call(config, request, quiet=quiet))

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.invoke import Call, Extension, Invoker, Reply
-from gateway.jobs.port import Accepted, Job, JobContext, Jobs, JobsUnavailable, Outcome
+from gateway.jobs.port import Accepted, Job, Jobs, JobsUnavailable, Outcome
 from gateway.jobs.targets import Refused, Targets
 from gateway.protocol import as_envelope, error_envelope, read_object
 
@@ -51,16 +51,18 @@ class Desk:
             return await self._invoker.invoke(call)
         try:
             connector, command = self._registry.snapshot.find(call.connector, call.command)
-            command.signature.check(call.params)
+            becomes_job = respond_async or (command.is_async and call.caller.callback_url is not None)
+            if becomes_job:
+                command.signature.check(call.params)
         except GatewayError:
             return await self._invoker.invoke(call)  # which refuses it too, and tells
-        if respond_async or (command.is_async and call.callback_url is not None):
+        if becomes_job:
             refusal = self._refusal(call)
             if refusal is not None:
                 raise InvalidRequest(f"{call.connector}/{call.command}: {refusal}")
             return await self.jobs.accept(_job(call, connector, command))
         after = connector.limits.promote_after
-        if call.callback_url is None or after is None or command.execute_async or after >= command.timeout:
+        if call.caller.callback_url is None or after is None or command.execute_async or after >= command.timeout:
             return await self._invoker.invoke(call)
         if self._refusal(call) is not None:  # its outcome could not be delivered
             return await self._invoker.invoke(call)
@@ -72,21 +74,14 @@ class Desk:
         Raises:
             ConnectorBusy, ConnectorUnavailable, GatewayDraining: it was not run; the engine knows when to ask again.
         """
-        context = job.context
         call = Call(
             connector=job.connector,
             command=job.command,
             params=read_object(job.params.encode()),
             task_data=msgspec.Raw(job.task_data.encode()),
-            request_id=context.request_id,
+            caller=job.context,
             job=True,
             timeout=job.timeout,
-            client=context.client,
-            traceparent=context.traceparent,
-            process_instance_id=context.process_instance_id,
-            process_model_identifier=context.process_model_identifier,
-            task_id=context.task_id,
-            callback_url=context.callback_url,
         )
         return await self._outcome(self._invoker.invoke(call))
 
@@ -100,11 +95,11 @@ class Desk:
         self, call: Call, connector: Connector, command: Command, after: float
     ) -> Reply | Accepted:
         jobs = self._jobs()
-        job = _job(call, connector, command)
-        if call.task_id is not None:
+        if call.caller.task_id is not None:
             with contextlib.suppress(JobsUnavailable):  # who cannot say so does not stand in the way of the call
-                joined = await jobs.find_open(job)
+                joined = await jobs.find_open(_job(call, connector, command, with_values=False))
                 if joined is not None:
+                    command.signature.check(call.params)
                     return joined
         extension = Extension()
         running = asyncio.ensure_future(self._invoker.invoke(msgspec.structs.replace(call, extension=extension)))
@@ -112,7 +107,7 @@ class Desk:
             done, _ = await asyncio.wait((running,), timeout=after)
             if not done:
                 with extension.held():
-                    accepted = await self._promote(jobs, job, running)
+                    accepted = await self._promote(jobs, _job(call, connector, command), running)
                     extension.granted = accepted is not None
                 if accepted is not None:
                     return accepted
@@ -168,8 +163,8 @@ class Desk:
     def _refusal(self, call: Call) -> Refused | None:
         """Tell why the outcome may not go to where the caller wants it, as far as that shows without asking DNS."""
         try:
-            if call.callback_url is not None:
-                self._targets.check_url(call.callback_url)
+            if call.caller.callback_url is not None:
+                self._targets.check_url(call.caller.callback_url)
         except Refused as refusal:
             return refusal
         return None
@@ -183,23 +178,16 @@ class Desk:
 _ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}
 
 
-def _job(call: Call, connector: Connector, command: Command) -> Job:
+def _job(call: Call, connector: Connector, command: Command, *, with_values: bool = True) -> Job:
+    """Make a job of a call; without its values it is good for looking up its task, and costs no copy of them."""
     return Job(
         connector=call.connector,
         command=call.command,
-        params=msgspec.json.encode(call.params).decode(),
-        task_data=bytes(call.task_data).decode(),
+        params=msgspec.json.encode(call.params).decode() if with_values else "{}",
+        task_data=bytes(call.task_data).decode() if with_values else "{}",
         timeout=command.job_timeout if call.timeout is None else min(call.timeout, command.job_timeout),
         priority=command.priority,
         cluster_concurrency=connector.cluster_concurrency,
         idempotent=command.rerun,
-        context=JobContext(
-            request_id=call.request_id,
-            client=call.client,
-            traceparent=call.traceparent,
-            process_instance_id=call.process_instance_id,
-            process_model_identifier=call.process_model_identifier,
-            task_id=call.task_id,
-            callback_url=call.callback_url,
-        ),
+        context=call.caller,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.protocol import error_envelope
+from gateway.protocol import Caller, error_envelope
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,24 +49,12 @@ class Verdict(enum.Enum):
     DEAD = "dead"
 
 
-class JobContext(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who asked, for whom, and where the outcome goes."""
-
-    request_id: str
-    client: str | None = None
-    traceparent: str | None = None
-    process_instance_id: int | str | None = None
-    process_model_identifier: str | None = None
-    task_id: str | None = None
-    callback_url: str | None = None
-
-
 class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A command to run durably. `params` and `task_data` are JSON text, `timeout` seconds of one run."""
 
     connector: str
     command: str
-    context: JobContext
+    context: Caller
     params: str = "{}"
     task_data: str = "{}"
     timeout: float | None = None

@@ -16,9 +16,10 @@ from aiohttp import web
 
 from gateway.errors import GatewayError
 from gateway.jobs.lease import PACE, Pace
-from gateway.jobs.port import Job, JobContext, Outcome
+from gateway.jobs.port import Job, Outcome
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
+from gateway.protocol import Caller
 from gateway.units import Duration
 
 CLEAN = web.AppKey("clean", bool)
@@ -60,7 +61,7 @@ def application(state: Path, events: Events, database: str | None, pace: Pace) -
             command="Sleep",
             params=json.dumps({"seconds": asked["seconds"]}),
             idempotent=asked["idempotent"],
-            context=JobContext(request_id="r", task_id=asked["task"], callback_url=asked["callback"]),
+            context=Caller(request_id="r", task_id=asked["task"], callback_url=asked["callback"]),
         )
         try:
             accepted = await jobs.accept(job)

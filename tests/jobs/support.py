@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.abc import ResolveResult
 
-from gateway.jobs.port import OPEN, Job, JobContext, Outcome
+from gateway.jobs.port import OPEN, Job, Outcome
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
+from gateway.protocol import Caller
 from gateway.units import Duration
 from tests.support import eventually
 
@@ -32,7 +33,7 @@ def envelope(body: Any) -> str:
 
 
 def job(command: str = "Do", *, callback: str | None = None, task: str | None = None, **more: Any) -> Job:
-    context = JobContext(request_id="r-1", task_id=task, callback_url=callback)
+    context = Caller(request_id="r-1", task_id=task, callback_url=callback)
     return Job(connector=more.pop("connector", "fake"), command=command, context=context, **more)
 
 
@@ -124,7 +125,7 @@ async def bench(folder: Path, **options: Any) -> AsyncIterator[Bench]:
         await made.jobs.stop(grace=0)
 
 
-class Caller:
+class Backend:
     """Takes callbacks; `answers` are given one after another, the last for ever."""
 
     def __init__(self) -> None:
@@ -139,8 +140,8 @@ class Caller:
 
 
 @contextlib.asynccontextmanager
-async def caller() -> AsyncIterator[Caller]:
-    made = Caller()
+async def caller() -> AsyncIterator[Backend]:
+    made = Backend()
     app = web.Application()
     app.router.add_put("/{path:.*}", made.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)

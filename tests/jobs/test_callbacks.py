@@ -12,7 +12,7 @@ from gateway.jobs.callbacks import Answer, Callbacks, Policy
 from gateway.jobs.port import Attempt, Outcome, Verdict
 from gateway.jobs.settings import CallbacksSection, OAuth2
 from gateway.units import Duration
-from tests.jobs.support import Caller, answering, caller, envelope, job
+from tests.jobs.support import Backend, answering, caller, envelope, job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -195,7 +195,7 @@ class Tokens:
 
 
 @contextlib.asynccontextmanager
-async def authorized() -> AsyncIterator[tuple[Tokens, Callbacks, Caller]]:
+async def authorized() -> AsyncIterator[tuple[Tokens, Callbacks, Backend]]:
     tokens = Tokens()
     app = web.Application()
     app.router.add_post("/token", tokens.handle)

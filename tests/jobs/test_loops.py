@@ -46,14 +46,15 @@ async def test_whoever_stops_waiting_does_not_stop_it(other: LoopThread) -> None
 async def test_cancelling_across_waits_for_the_end_there(other: LoopThread) -> None:
     here = asyncio.get_running_loop()
     log: list[str] = []
-    begun = asyncio.Event()
+    begun, cleaning, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
         begun.set()
         try:
             await here.create_future()
         finally:
-            await asyncio.sleep(0.05)
+            cleaning.set()
+            await may_end.wait()
             log.append("cleaned up")
 
     async def caller() -> None:
@@ -65,7 +66,11 @@ async def test_cancelling_across_waits_for_the_end_there(other: LoopThread) -> N
         except asyncio.CancelledError:
             log.append("cancelled")
 
-    await other.call(caller())
+    calling = asyncio.ensure_future(other.call(caller()))
+    await cleaning.wait()
+    assert log == []
+    may_end.set()
+    await calling
     assert log == ["cleaned up", "cancelled"]
 
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 import aiohttp
+import psycopg
 import pytest
 
 from tests.jobs.postgres import Postgres
@@ -25,6 +26,13 @@ def postgres() -> Iterator[Postgres]:
     server = Postgres()
     yield server
     server.close()
+
+
+def nodes_alive(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT count(*) FROM gateway_jobs.gateway_node").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def judge(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +57,7 @@ async def test_a_file_survives_kill_9(tmp_path: Path, capsys: pytest.CaptureFixt
             stop = asyncio.Event()
             submitting = asyncio.create_task(torture.submit(session, stop))
             for _ in range(4):
-                await asyncio.sleep(torture.chance.uniform(0.5, 2.5))
+                await torture.more_accepted(torture.chance.randint(3, 12))
                 await torture.kill_one(session)
             stop.set()
             await submitting
@@ -76,15 +84,17 @@ async def test_two_gateways_survive_kills_freezes_and_an_outage(
                 await eventually(lambda node=node: node.healthy(session), 40)
             stop = asyncio.Event()
             submitting = asyncio.create_task(torture.submit(session, stop))
-            await asyncio.sleep(1)
+            await torture.more_accepted(8)
             await torture.kill_one(session)
-            await asyncio.sleep(2.5)
-            await torture.freeze_one(session, 6)
+            await torture.more_accepted(20)
+            await torture.freeze_one(session, lambda: nodes_alive(postgres.url))
+            await torture.more_accepted(5)
             postgres.stop()
-            await asyncio.sleep(3)
+            for node in nodes:
+                await eventually(lambda node=node: node.unwell(session), 40)
             postgres.start()
             for _ in range(2):
-                await asyncio.sleep(torture.chance.uniform(0.5, 2))
+                await torture.more_accepted(torture.chance.randint(5, 15))
                 await torture.kill_one(session)
             stop.set()
             await submitting

@@ -13,12 +13,15 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 from aiohttp import web
 
 from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -103,6 +106,11 @@ class Node:
         self.signal(signal.SIGKILL)
         await self.ended()
 
+    async def unwell(self, session: aiohttp.ClientSession) -> bool:
+        """Tell whether it says that its store is away."""
+        async with session.get(f"{self.url}/health", timeout=aiohttp.ClientTimeout(total=10)) as answer:
+            return not (await answer.json())["ok"]
+
     async def healthy(self, session: aiohttp.ClientSession) -> bool:
         try:
             async with session.get(f"{self.url}/health", timeout=aiohttp.ClientTimeout(total=2)) as answer:
@@ -135,19 +143,24 @@ class Torture:
                 "task": f"{prefix}{number}", "callback": f"{self.receiver.url}/{prefix}{number}", "idempotent": idempotent,
                 "seconds": self.chance.uniform(0.05, 1.5),
             }  # fmt: skip
-            while not stop.is_set():
-                node = self.chance.choice(self.nodes)
-                try:
-                    async with session.post(
-                        f"{node.url}/jobs", json=asked, timeout=aiohttp.ClientTimeout(total=4)
-                    ) as answer:
-                        if answer.status == 202:
-                            self.accepted[(await answer.json())["id"]] = idempotent
-                            break
-                except (aiohttp.ClientError, TimeoutError, OSError):
-                    pass
-                await asyncio.sleep(0.05)
-            await asyncio.sleep(self.chance.uniform(0.02, 0.2))
+            await eventually(lambda asked=asked: stop.is_set() or self._offer(session, asked), 60)
+
+    async def _offer(self, session: aiohttp.ClientSession, asked: dict[str, Any]) -> bool:
+        """Ask one node; tell whether it has accepted."""
+        node = self.chance.choice(self.nodes)
+        try:
+            timeout = aiohttp.ClientTimeout(total=4)
+            async with session.post(f"{node.url}/jobs", json=asked, timeout=timeout) as answer:
+                if answer.status == 202:
+                    self.accepted[(await answer.json())["id"]] = asked["idempotent"]
+                return answer.status == 202
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def more_accepted(self, number: int) -> None:
+        """Wait until so many more jobs have been accepted: the time between two blows is told in work."""
+        target = len(self.accepted) + number
+        await eventually(lambda: len(self.accepted) >= target, 60)
 
     async def kill_one(self, session: aiohttp.ClientSession) -> None:
         node = self.chance.choice(self.nodes)
@@ -156,12 +169,16 @@ class Torture:
         self.kills += 1
         await eventually(lambda: node.healthy(session), 40)
 
-    async def freeze_one(self, session: aiohttp.ClientSession, seconds: float) -> None:
-        """Freeze a node until others have taken it for dead: when it wakes it must be gone at once."""
+    async def freeze_one(self, session: aiohttp.ClientSession, rows: Callable[[], int]) -> None:
+        """Freeze a node until others have taken it for dead: when it wakes it must be gone at once.
+
+        `rows` counts the nodes that are on record as alive.
+        """
+        alive = rows()
         node = self.chance.choice(self.nodes)
         node.signal(signal.SIGSTOP)
         self.freezes += 1
-        await asyncio.sleep(seconds)
+        await eventually(lambda: rows() < alive, 40)
         node.signal(signal.SIGCONT)
         try:
             await asyncio.wait_for(asyncio.to_thread(node.process.wait, 8), 10)  # type: ignore[union-attr]
