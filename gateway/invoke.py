@@ -47,6 +47,8 @@ class Extension:
     def __init__(self) -> None:
         self.granted = False
         """The job's own timeout holds."""
+        self.spent = False
+        """The first deadline has struck."""
         self._held = False
         self._limit: tuple[Worker, float] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -75,7 +77,11 @@ class Extension:
     def _arm(self) -> None:
         if self._limit is not None and not self.granted and not self._held:
             child, deadline = self._limit
-            self._timer = asyncio.get_running_loop().call_at(deadline, child.stop, Stop.DEADLINE)
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._strike, child)
+
+    def _strike(self, child: Worker) -> None:
+        self.spent = True
+        child.stop(Stop.DEADLINE)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -176,8 +182,8 @@ class Invoker:
         finally:
             if not decided:
                 circuit.undecided()
-        if call.extension is not None and call.extension.granted:
-            timeout = command.job_timeout
+        if call.extension is not None and not call.extension.spent:
+            timeout = command.job_timeout  # also where the promotion took so long that it came first
         reply = self._reply(run, completed, redact, timeout)
         accepted = command.execute_async and call.caller.callback_url is not None
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply

@@ -358,3 +358,7 @@ def test_a_table_knows_who_comes_from_whom() -> None:
     assert procfs.descendants({2}, table) == {2, 3, 4}
     assert procfs.descendants({2, 6}, table) == {2, 3, 4, 6, 7}
     assert procfs.descendants({9}, table) == {9}
+    for roots in ({2, 1, 5}, {4, 3, 2, 1}, {5, 1}):
+        order = procfs.parents_first(roots, table)
+        assert sorted(order) == [1, 2, 3, 4, 5]
+        assert all(order.index(ppid) < order.index(pid) for pid, ppid in ((2, 1), (3, 2), (4, 2), (5, 1)))

@@ -247,8 +247,9 @@ class Warden:
         strays = self._strays_of(run)
         if strays:
             table = procfs.scan()
-            for pid in procfs.descendants(set(strays), table) - {run.pid}:
-                procfs.kill_exactly(pid, table.get(pid))
+            for pid in procfs.parents_first(set(strays), table):
+                if pid != run.pid:
+                    procfs.kill_exactly(pid, table.get(pid))
         elif run.slot is None or not [pid for pid in run.slot.pids() if pid != run.pid]:
             self._finish(run)
 
@@ -361,7 +362,7 @@ class Warden:
             self._kill_without_sweep(run)
         while time.monotonic() < deadline:
             table = procfs.scan()
-            mine = procfs.descendants({os.getpid()}, table) - {os.getpid()}
+            _, *mine = procfs.parents_first({os.getpid()}, table)
             if not mine:
                 break
             for pid in mine:

@@ -310,7 +310,7 @@ class Warden:
             orphans = ours | {pid for pid in table if procfs.mentions(pid, str(self.folder))}
             if not orphans:
                 return
-            for pid in procfs.descendants(orphans, table):
+            for pid in procfs.parents_first(orphans, table):
                 procfs.kill_exactly(pid, table.get(pid))
             for pid in ours:
                 os.waitpid(pid, os.WNOHANG)

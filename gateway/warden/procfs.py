@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import deque
 from typing import NamedTuple
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -113,17 +114,27 @@ def children() -> list[int]:
 
 def descendants(roots: set[int], table: dict[int, Stat]) -> set[int]:
     """Return the roots and everything below them in a table made by `scan`."""
+    return set(parents_first(roots, table))
+
+
+def parents_first(roots: set[int], table: dict[int, Stat]) -> list[int]:
+    """Return the roots and everything below them in the order to kill them in: nobody hears of a child's death."""
     by_parent: dict[int, list[int]] = {}
     for one in table.values():
         by_parent.setdefault(one.ppid, []).append(one.pid)
-    seen: set[int] = set()
-    todo = list(roots)
+    below = {child for root in _below(roots, by_parent) for child in by_parent.get(root, ())}
+    return _below(roots - below, by_parent)
+
+
+def _below(roots: set[int], by_parent: dict[int, list[int]]) -> list[int]:
+    found = dict.fromkeys(roots)
+    todo = deque(found)
     while todo:
-        pid = todo.pop()
-        if pid not in seen:
-            seen.add(pid)
-            todo.extend(by_parent.get(pid, ()))
-    return seen
+        for child in by_parent.get(todo.popleft(), ()):
+            if child not in found:
+                found[child] = None
+                todo.append(child)
+    return list(found)
 
 
 def mentions(pid: int, folder: str) -> bool:
