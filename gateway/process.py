@@ -29,6 +29,7 @@ GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
 RUN_NAME = "{run}"  # stands for the run's own name in a command line
 _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")
+LISTEN = 0.005  # seconds; whatever is over by then is read once, at its end: a pipe holds 64 KiB
 DRAIN = 0.25  # seconds that whatever outlives the leader has to write its last words
 
 
@@ -175,6 +176,7 @@ class Child:
         self._stdin = -1
         self._unwritten: deque[memoryview] = deque()
         self._open: dict[int, Callable[[bytes], None]] = {}
+        self._listening = False
         self._result = bytearray()
         self._on_line = on_line
         self._log = LogPipe(launch.bounds.log, lambda line: self._on_line("stderr", line))
@@ -328,7 +330,12 @@ class Child:
             theirs.append(end)
             os.set_blocking(ours, False)
             self._open[ours] = take
-            self._loop.add_reader(ours, self._on_readable, ours)
+        self._timers.append(self._loop.call_later(LISTEN, self._listen))
+
+    def _listen(self) -> None:
+        self._listening = True
+        for fd in self._open:
+            self._loop.add_reader(fd, self._on_readable, fd)
 
     def _feed(self, payload: Payload) -> None:
         self._unwritten.extend(memoryview(piece) for piece in _pieces(payload))
@@ -377,7 +384,8 @@ class Child:
             self.stop(Stop.OUTPUT, grace=0)
 
     def _close_reader(self, fd: int) -> None:
-        self._loop.remove_reader(fd)
+        if self._listening:
+            self._loop.remove_reader(fd)
         os.close(fd)
         del self._open[fd]
         if not self._open:

@@ -40,10 +40,13 @@ if __package__ in {None, ""}:  # run as a file: the package's parent folder is n
 from gateway.warden import procfs
 from gateway.warden.cgroup import Groups, Slot
 
-WATCH = 0.1  # seconds between two looks at memory
-SCAN_EVERY = 3  # without control groups, the tree below a leader is looked up every so many watches
+WATCH = 0.1  # seconds between two looks at a run's memory
+SCAN_EVERY = 3  # without control groups, the tree below a leader is looked up every so many rounds
+SLICE = 8  # runs that are looked at in one go: whoever starts or ends meanwhile waits for no more
 SWEEP = 0.005  # seconds between two looks while something is being killed
 MESSAGE = 1 << 20  # bytes
+DESCRIPTORS = 4  # at most, of a message
+INT = 4  # bytes
 
 
 class Run:
@@ -55,7 +58,6 @@ class Run:
         self.cwd = cwd
         self.pid = 0
         self.pidfd = -1
-        self.started = 0
         self.busy = True
         self.since = 0
         """In the kernel's ticks: what was started before cannot be its."""
@@ -90,10 +92,13 @@ class Warden:
         self._poll = select.epoll()
         self._runs: dict[int, Run] = {}
         self._by_fd: dict[int, Run] = {}
+        self._leaders: dict[int, Run] = {}
+        self._sweeping: dict[int, Run] = {}  # they are killed, and their leaders are dead
         self._owners: dict[int, Run | None] = {}  # strays: our children that are no leaders
-        self._watch_every = WATCH
+        self._buffer = bytearray(MESSAGE)
+        self._round: list[Run] = []  # who is still to be looked at before everybody is again
         self._next_watch = 0.0
-        self._watches = 0
+        self._rounds = 0
         self._floor = procfs.high_water()  # our own ru_maxrss has the gateway's memory in it
 
     def serve(self) -> None:
@@ -107,13 +112,13 @@ class Warden:
                         return
                 elif fd in self._by_fd:
                     self._leader_exited(self._by_fd[fd])
-            for run in [run for run in self._runs.values() if run.killing and run.exited]:
+            for run in list(self._sweeping.values()):
                 self._sweep(run)
             if self._runs and time.monotonic() >= self._next_watch:
                 self._watch()
 
     def _pause(self) -> float:
-        if any(run.killing and run.exited for run in self._runs.values()):
+        if self._sweeping:
             return SWEEP
         return max(0.0, self._next_watch - time.monotonic()) if self._runs else -1.0
 
@@ -121,15 +126,15 @@ class Warden:
 
     def _receive(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._control, MESSAGE, 4)
+            size, ancillary, _, _ = self._control.recvmsg_into(
+                [self._buffer], socket.CMSG_SPACE(DESCRIPTORS * INT), socket.MSG_CMSG_CLOEXEC
+            )
         except ConnectionResetError:
             return False
-        if not data:
+        if not size:
             return False
-        # recv_fds ignores its flags: https://github.com/python/cpython/issues/107898
-        for fd in fds:
-            os.set_inheritable(fd, False)
-        message = json.loads(data)
+        fds = [fd for _, _, data in ancillary for fd in memoryview(data).cast("i")]
+        message = json.loads(self._buffer[:size])
         operation = message["op"]
         if operation == "spawn":
             try:
@@ -158,9 +163,9 @@ class Warden:
         key: int = message["id"]
         run = Run(key, message["memory"], message["cwd"])
         run.floor = self._floor
-        run.slot = self._groups.take() if self._groups is not None else None
+        run.since = procfs.now()
         try:
-            with run.slot.entered() if run.slot is not None else contextlib.nullcontext():
+            with self._groups.birth() if self._groups is not None else contextlib.nullcontext() as run.slot:
                 run.pid = _start(message, fds)
             run.pidfd = os.pidfd_open(run.pid)
         except (OSError, ValueError) as problem:
@@ -173,8 +178,6 @@ class Warden:
         run.host, run.busy = message["host"], message["busy"]
         if message["tell"]:
             self._tell("started", key, pid=run.pid)
-        facts = procfs.stat(run.pid)
-        run.started = run.since = facts.started if facts else 0
         self._attend(run)
 
     def _adopt(self, message: dict[str, Any]) -> None:
@@ -183,7 +186,7 @@ class Warden:
         run.pid = message["pid"]
         facts = procfs.stat(run.pid)
         if facts is not None and facts.ppid in {message["host"], os.getpid()}:
-            run.started = run.since = facts.started
+            run.since = facts.started
             with contextlib.suppress(ProcessLookupError):
                 run.pidfd = os.pidfd_open(run.pid)
         if run.pidfd >= 0 and self._groups is not None:
@@ -197,8 +200,9 @@ class Warden:
 
     def _attend(self, run: Run) -> None:
         if not self._runs:
-            self._next_watch = time.monotonic() + self._watch_every
+            self._next_watch = time.monotonic() + WATCH
         self._runs[run.key] = run
+        self._leaders[run.pid] = run
         if run.pidfd >= 0:
             self._by_fd[run.pidfd] = run
             self._poll.register(run.pidfd, select.EPOLLIN)
@@ -241,6 +245,7 @@ class Warden:
             self._finish(run)
 
     def _sweep(self, run: Run) -> None:
+        self._sweeping[run.key] = run
         if run.slot is not None:
             run.slot.kill()
         self._signal_group(run, signal.SIGKILL)
@@ -262,6 +267,9 @@ class Warden:
             if reaped:
                 run.charge(usage)
         del self._runs[run.key]
+        if self._leaders.get(run.pid) is run:  # the number of one that its host has reaped may be another's by now
+            del self._leaders[run.pid]
+        self._sweeping.pop(run.key, None)
         self._give_back(run)
         self._tell(
             "gone",
@@ -291,13 +299,10 @@ class Warden:
         return strays
 
     def _look_for_strays(self, run: Run | None) -> tuple[list[int], int]:
-        leaders = {one.pid for one in self._runs.values()}
         strays = []
         reaped = 0
         known = set()
-        for pid in procfs.children():
-            if pid in leaders:
-                continue
+        for pid in procfs.children().difference(self._leaders):
             known.add(pid)
             owner = self._owners.get(pid) or self._owner(pid, run)
             self._owners[pid] = owner
@@ -306,7 +311,8 @@ class Warden:
                 reaped += 1
             elif owner is run:
                 strays.append(pid)
-        self._owners = {pid: owner for pid, owner in self._owners.items() if pid in known}
+        if self._owners:
+            self._owners = {pid: owner for pid, owner in self._owners.items() if pid in known}
         return strays, reaped
 
     def _owner(self, pid: int, ending: Run | None) -> Run | None:
@@ -332,27 +338,37 @@ class Warden:
     # --- memory
 
     def _watch(self) -> None:
+        """Look at the memory of a few runs; at everybody once in WATCH seconds, or as a twentieth of a core allows."""
         begun = time.monotonic()
-        self._watches += 1
+        if not self._round:
+            self._begin_round()
+        for _ in range(min(SLICE, len(self._round))):
+            run = self._round.pop()
+            if self._runs.get(run.key) is run:
+                self._weigh(run)
+        took = time.monotonic() - begun
+        share = SLICE / max(SLICE, len(self._runs))
+        self._next_watch = begun + max(WATCH * share, 20 * took)
+
+    def _begin_round(self) -> None:
+        self._rounds += 1
         self._floor = procfs.high_water()
         self._strays_of(None)  # no zombie waits for the end of a run
-        if self._groups is None and self._watches % SCAN_EVERY == 1:
+        if self._groups is None and self._rounds % SCAN_EVERY == 1:
             table = procfs.scan()
             adopted = {run.pid for run in self._runs.values() if run.adopted}
             own = {pid: one for pid, one in table.items() if pid not in adopted}
             for run in self._runs.values():  # what a host has forked is no part of it
                 run.tree = procfs.descendants({run.pid}, own if run.host else table)
-        for run in list(self._runs.values()):
-            pids = {run.pid, *(run.slot.pids() if run.slot is not None else run.tree)}
-            sizes = [procfs.memory(pid) for pid in pids]
-            resident = sum(one.resident - one.shared for one in sizes) + max(one.shared for one in sizes)
-            run.peak = max(run.peak, resident)
-            if 0 < run.memory < resident and not run.killing:
-                run.out_of_memory = True
-                self._kill(run)
-        took = time.monotonic() - begun
-        self._watch_every = max(WATCH, 20 * took)  # never more than a twentieth of a core
-        self._next_watch = begun + self._watch_every
+        self._round = list(self._runs.values())
+
+    def _weigh(self, run: Run) -> None:
+        sizes = [procfs.memory(pid) for pid in {run.pid, *(run.slot.pids() if run.slot is not None else run.tree)}]
+        resident = sum(one.resident - one.shared for one in sizes) + max(one.shared for one in sizes)
+        run.peak = max(run.peak, resident)
+        if 0 < run.memory < resident and not run.killing:
+            run.out_of_memory = True
+            self._kill(run)
 
     # --- the gateway is gone
 

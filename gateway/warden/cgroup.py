@@ -12,36 +12,48 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PIECE = 1 << 14  # bytes
+
 
 class Slot:
     """One control group that holds one run at a time."""
 
     def __init__(self, path: str) -> None:
+        """Keep its list of processes open: who is inside is asked and changed for each run.
+
+        Raises:
+            OSError: there are no more descriptors, or no such group.
+        """
         self.path = path
         self.name = os.path.basename(path)
+        self._procs = os.open(f"{path}/cgroup.procs", os.O_RDWR | os.O_CLOEXEC)
 
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Be in the group ourselves meanwhile: what is started now is born inside, and has no time to get away."""
-        with contextlib.suppress(OSError):
-            _write(f"{self.path}/cgroup.procs", "0")
-        try:
-            yield
-        finally:
-            _write(f"{os.path.dirname(os.path.dirname(self.path))}/cgroup.procs", "0")
+    def enter(self) -> None:
+        """Be in the group ourselves: what is started now is born inside, and has no time to get away.
+
+        Raises:
+            OSError: the kernel does not allow it.
+        """
+        os.write(self._procs, b"0")
 
     def add(self, pid: int) -> None:
         """Move a process in. One that is gone already needs no group."""
         with contextlib.suppress(OSError):
-            _write(f"{self.path}/cgroup.procs", str(pid))
+            os.write(self._procs, str(pid).encode())
 
     def pids(self) -> list[int]:
-        """Return the processes inside, without zombies' children that left."""
-        try:
-            with open(f"{self.path}/cgroup.procs", "rb", buffering=0) as file:
-                return [int(pid) for pid in file.readall().split()]
-        except OSError:
-            return []
+        """Return the living processes inside."""
+        pids: list[int] = []
+        offset = 0
+        with contextlib.suppress(OSError):
+            while data := os.pread(self._procs, PIECE, offset):
+                pids += [int(pid) for pid in data.split()]
+                offset += len(data)
+        return pids
+
+    def close(self) -> None:
+        """Let go of the list."""
+        os.close(self._procs)
 
     def kill(self) -> None:
         """SIGKILL everything inside at once (Linux 5.14; before that the sweep has to do)."""
@@ -50,12 +62,16 @@ class Slot:
 
 
 class Groups:
-    """The slots of one warden, below the control group that the warden itself is in."""
+    """The slots of one warden, below the control group that the warden was started in.
+
+    The warden waits in the slot that its next process will be born in: one move a process, instead of in and out.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self._free: list[Slot] = []
-        self._made = 0
+        self._nest: Slot | None = None
+        self._made: list[Slot] = []
 
     @classmethod
     def open(cls, name: str) -> Groups | None:
@@ -66,11 +82,12 @@ class Groups:
         root = f"{parent}/gateway-{name}"
         try:
             os.mkdir(root)
-            groups = cls(root)
-            groups._free.append(groups._make())
         except OSError:
-            with contextlib.suppress(OSError):
-                os.rmdir(root)
+            return None
+        groups = cls(root)
+        groups._nestle()
+        if groups._nest is None:
+            groups.close()
             return None
         return groups
 
@@ -82,6 +99,18 @@ class Groups:
             return self._make()
         except OSError:
             return None
+
+    @contextlib.contextmanager
+    def birth(self) -> Iterator[Slot | None]:
+        """Return the empty slot that what is started meanwhile is born in; None when there is none to be had."""
+        self._nestle()
+        slot, self._nest = self._nest, None
+        try:
+            yield slot
+        finally:
+            self._nestle()
+            if slot is not None and self._nest is None:
+                self._leave()
 
     def give_back(self, slot: Slot) -> None:
         """Keep an emptied slot for the next run."""
@@ -101,13 +130,33 @@ class Groups:
 
     def close(self) -> None:
         """Remove the directories; what is still populated stays for the operator to see."""
+        self._leave()
+        for slot in self._made:
+            slot.close()
         remove(self.root)
 
+    def _nestle(self) -> None:
+        if self._nest is not None:
+            return
+        slot = self.take()
+        if slot is None:
+            return
+        try:
+            slot.enter()
+        except OSError:
+            self.give_back(slot)
+        else:
+            self._nest = slot
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError):
+            _write(f"{os.path.dirname(self.root)}/cgroup.procs", "0")
+
     def _make(self) -> Slot:
-        path = f"{self.root}/slot-{self._made}"
-        os.mkdir(path)
-        self._made += 1
-        return Slot(path)
+        path = f"{self.root}/slot-{len(self._made)}"
+        os.makedirs(path, exist_ok=True)  # there already is one that there was no descriptor left for
+        self._made.append(Slot(path))
+        return self._made[-1]
 
 
 def kill(root: str) -> None:

@@ -50,8 +50,11 @@ class Folders:
         """Remove a folder and what is in it: from its name at once, from the disk soon."""
         dropped = f"{self.root}/{SPARE}/dropped-{os.path.basename(folder)}"
         with contextlib.suppress(OSError):
-            os.makedirs(os.path.dirname(dropped), MODE, exist_ok=True)
-            os.rename(folder, dropped)
+            try:
+                os.rename(folder, dropped)
+            except FileNotFoundError:  # nothing was ever made ahead
+                os.makedirs(os.path.dirname(dropped), MODE, exist_ok=True)
+                os.rename(folder, dropped)
             if len(self._ready) < AHEAD and _as_new(dropped):
                 self._ready.append(dropped)
             else:

@@ -102,14 +102,14 @@ def scan() -> dict[int, Stat]:
     return found
 
 
-def children() -> list[int]:
+def children() -> set[int]:
     """Return the pids of the calling (single-threaded) process' children, zombies included."""
     me = os.getpid()
     try:
         with open(f"/proc/{me}/task/{me}/children", "rb", buffering=0) as file:
-            return [int(pid) for pid in file.readall().split()]
+            return set(map(int, file.readall().split()))
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [one.pid for one in scan().values() if one.ppid == me]
+        return {one.pid for one in scan().values() if one.ppid == me}
 
 
 def descendants(roots: set[int], table: dict[int, Stat]) -> set[int]:
