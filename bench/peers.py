@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PATHS = {"webhook": "/hooks/filter", "lighttpd": "/filter.cgi", "naive aiohttp": "/"}
+NAIVE = "naive aiohttp"
+FLOOR = "aiohttp, no process"
+PATHS = {"webhook": "/hooks/filter", "lighttpd": "/filter.cgi", NAIVE: "/", FLOOR: "/"}
 
 
 def available(name: str) -> bool:
     """Tell whether this machine has the peer."""
-    return name == "naive aiohttp" or find(name) is not None
+    return name in (NAIVE, FLOOR) or find(name) is not None
 
 
 @contextlib.contextmanager
@@ -33,7 +35,7 @@ def peer(name: str, program: Path, folder: Path) -> Iterator[Server]:
     elif name == "lighttpd":
         argv = _lighttpd(program, folder, port)
     else:
-        argv = [sys.executable, str(HERE / "naive.py"), str(port), str(program)]
+        argv = [sys.executable, str(HERE / "naive.py"), str(port), *([str(program)] if name == NAIVE else [])]
     with started(argv, port=port, folder=folder) as server:
         yield server
 
