@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,17 @@ import importlib.metadata
 def Tell() -> dict:
     import tool
     return {"tool": tool.VERSION, "metadata": importlib.metadata.version("tool")}
+"""
+
+JOINS = """
+public class Joins implements connector.Connector {
+  public String describe() {
+    return "{\\"commands\\": [{\\"name\\": \\"Join\\", \\"parameters\\": [{\\"id\\": \\"n\\", \\"type\\": \\"str\\"}]}]}";
+  }
+  public String execute(String request) {
+    return "{\\"joined\\":\\"" + request.indexOf("protocol") + " and " + 3 + "\\"}";
+  }
+}
 """
 
 
@@ -312,6 +324,21 @@ def test_node_packages_are_installed_beside_links_to_the_module(site: Site) -> N
     assert '"body":{"answer":42}' in cli(site, "call", "--quiet", "tell/Tell").stdout
     assert not (folder / "node_modules").exists()
     assert install(site, "--offline").stdout.split() == ["unchanged", "tell"]
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no javac here")
+def test_java_sources_join_texts_without_classes_made_at_run_time(site: Site) -> None:
+    (site.folder / "src").mkdir()
+    (site.folder / "src" / "Joins.java").write_text(JOINS)
+    site.configure("joins: {runtime: java, class: Joins, sources: [src]}")
+    installed(site)
+    jars = site.state / "runtimes" / "joins" / "current"
+    for jar in ("connector.jar", "connector-host.jar"):
+        with zipfile.ZipFile(jars / jar) as archive:
+            classes = {name: archive.read(name) for name in archive.namelist() if name.endswith(".class")}
+        assert classes
+        assert not [name for name, code in classes.items() if b"makeConcat" in code]
+    assert '"body":{"joined":"2 and 3"}' in cli(site, "call", "--quiet", "joins/Join", "n=2").stdout
 
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="no javac here")

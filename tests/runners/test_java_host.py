@@ -19,7 +19,10 @@ from tests.runners.hosts import (
 
 pytestmark = pytest.mark.skipif(shutil.which("javac") is None, reason="there is no JDK here")
 
-FLAGS = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Xlog:disable", "-Xlog:all=warning:stderr"]
+FLAGS = [
+    "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-XX:-UsePerfData", "-Xlog:disable",
+    "-Xlog:all=warning:stderr",
+]  # fmt: skip
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>gateway</groupId><artifactId>test</artifactId><version>0</version><dependencies>{}</dependencies></project>"""
 DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
@@ -37,6 +40,7 @@ def compile_jar(jar: Path, sources: Path, classpath: str = "") -> Path:
         "11",
         "-encoding",
         "UTF-8",
+        "-XDstringConcat=inline",
         "-cp",
         classpath,
         "-d",
