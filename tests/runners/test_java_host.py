@@ -2,6 +2,7 @@ import base64
 import json
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.runners.hosts import (
     CONNECTORS,
     RUNNERS,
+    SECONDS,
     TEST_CONNECTORS,
     Conversation,
     Outcome,
@@ -129,6 +131,20 @@ def test_a_class_that_cannot_be_made_is_told_on_every_line(host, probe):
     with Conversation(java(f"{probe}:{host}", "probe.Unloadable", "--lines")) as broken:
         for _ in range(2):
             assert broken.execute("Echo")["error"]["error_code"] == "NumberFormatException"
+
+
+def test_what_answering_takes_is_loaded_before_there_is_a_request(command_line):
+    at = command_line.index("-cp")
+    argv = [*command_line[:at], "-Xlog:class+load:stdout", *command_line[at:]]
+    missing = {b"connector.Json", b"connector.Host$Answer", b"connector.Failure"}
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as waiting:
+        patience = threading.Timer(SECONDS, waiting.kill)
+        patience.start()
+        while missing and (line := waiting.stdout.readline()):
+            missing -= set(line.split())
+        patience.cancel()
+        waiting.kill()
+    assert not missing
 
 
 def test_describe_passes_through_what_the_class_says(command_line):

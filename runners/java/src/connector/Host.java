@@ -67,6 +67,7 @@ public final class Host {
 
         Host host = new Host(args[args.length - 1]);
         host.load();
+        rehearse();
         // Threads that the connector left behind end here; its shutdown hooks run.
         System.exit(lines ? host.serveLines(requests, results) : host.serveOne(requests, results));
     }
@@ -113,6 +114,13 @@ public final class Host {
         } catch (Throwable fault) {
             broken = fault;
         }
+    }
+
+    /** Goes the host's own way through a request, so that its code is loaded when one comes. The connector is not asked. */
+    private static void rehearse() {
+        Json.topLevelString("{\"protocol\": 1, \"op\": \"execute\", \"params\": {\"text\": \"\\n\"}}", "op");
+        told("", "").document.getBytes(StandardCharsets.UTF_8);
+        unwrap(Failure.commandNotFound(""));
     }
 
     private Answer answer(String request) {
