@@ -100,7 +100,7 @@ class Standby:
         if soon:
             self._loop.call_later(HEAD_START, self.warm)
         else:
-            self.warm()
+            self._loop.call_soon(self.warm)  # after the answer
 
     def _on_gone(self, waiting: _Waiting, _gone: asyncio.Future[Gone]) -> None:
         if waiting in self._waiting:
