@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import random
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 
@@ -21,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gateway.warden import procfs
 from tests.support import Server, Site, eventually, served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 GO = "commands: {Go: {additional_parameters: true}}"
 CONNECTORS = {
@@ -41,40 +46,57 @@ LIMITS = {"hangs": "timeout: 300ms, ", "floods": "max_output: 64KiB, "}
 BIG = "x" * 300_000
 
 
+class Use(NamedTuple):
+    """What a gateway uses now: resident bytes of its process and its warden's, and what else could leak."""
+
+    gateway: int
+    warden: int
+    descriptors: int
+    connectors: int
+
+
 async def main(calls: int, at_once: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        site = Site(Path(folder))
-        lines = []
-        for name, script in CONNECTORS.items():
-            site.script(f"{name}.sh", script)
-            lines.append(f"{name}: {{run: [./{name}.sh], queue: 100, {LIMITS.get(name, '')}{GO}}}")
-        site.configure("\n".join(lines))
-        async with served(site) as gateway:
-            await soak(gateway, calls, at_once)
-
-
-async def soak(gateway: Server, calls: int, at_once: int) -> None:
-    outcomes: collections.Counter[str] = collections.Counter()
-    chance = random.Random(1)
-    todo = iter(range(calls))
-    for target in CONNECTORS:
-        outcomes[await one(gateway, target, chance)] += 1
-    show("before", gateway)
-    begun = time.monotonic()
-
-    async def worker() -> None:
-        for number in todo:
-            outcomes[await one(gateway, chance.choice(list(CONNECTORS)), chance)] += 1
-            if number % (calls // 4 or 1) == 0:
-                show(f"at {number}", gateway)
-
-    await asyncio.gather(*(worker() for _ in range(at_once)))
-    took = time.monotonic() - begun
-    await eventually(lambda: not gateway.connectors())
-    show("after", gateway)
+        async with soaked(Path(folder)) as gateway:
+            outcomes = await soak(gateway, len(CONNECTORS), 1)
+            show("before", used(gateway))
+            begun = time.monotonic()
+            for quarter in range(1, 5):
+                outcomes += await soak(gateway, calls // 4, at_once, seed=quarter)
+                show(f"at {calls * quarter // 4}", used(gateway))
+            took = time.monotonic() - begun
     print(f"{calls} calls, {at_once} at once, {took:.0f} s, {calls / took:.0f}/s")
     for outcome, count in outcomes.most_common():
         print(f"  {count:6} {outcome}")
+
+
+@contextlib.asynccontextmanager
+async def soaked(folder: Path) -> AsyncIterator[Server]:
+    """Run a gateway with good and hostile connectors until the block ends."""
+    site = Site(folder)
+    lines = []
+    for name, script in CONNECTORS.items():
+        site.script(f"{name}.sh", script)
+        lines.append(f"{name}: {{run: [./{name}.sh], queue: 100, {LIMITS.get(name, '')}{GO}}}")
+    site.configure("\n".join(lines))
+    async with served(site) as gateway:
+        yield gateway
+
+
+async def soak(gateway: Server, calls: int, at_once: int, *, seed: int = 0) -> collections.Counter[str]:
+    """Make that many calls, each connector in turn, and wait until nothing runs any more; return the outcomes."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    chance = random.Random(seed)
+    todo = iter(range(calls))
+    names = list(CONNECTORS)
+
+    async def worker() -> None:
+        for number in todo:
+            outcomes[await one(gateway, names[number % len(names)], chance)] += 1
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+    await eventually(lambda: not gateway.connectors())
+    return outcomes
 
 
 async def one(gateway: Server, target: str, chance: random.Random) -> str:
@@ -88,12 +110,20 @@ async def one(gateway: Server, target: str, chance: random.Random) -> str:
     return f"{target}: {answer.status} {answer.code or ''}"
 
 
-def show(when: str, gateway: Server) -> None:
+def used(gateway: Server) -> Use:
     warden = next(iter(gateway.processes() - gateway.connectors()))
-    mine, hers = procfs.memory(gateway.pid), procfs.memory(warden)
+    return Use(
+        gateway=procfs.memory(gateway.pid).resident,
+        warden=procfs.memory(warden).resident,
+        descriptors=gateway.descriptors(),
+        connectors=len(gateway.connectors()),
+    )
+
+
+def show(when: str, use: Use) -> None:
     print(
-        f"{when:10} gateway {mine.resident >> 20} MiB, {gateway.descriptors()} descriptors; "
-        f"warden {hers.resident >> 20} MiB, connectors {len(gateway.connectors())}",
+        f"{when:10} gateway {use.gateway >> 20} MiB, {use.descriptors} descriptors; "
+        f"warden {use.warden >> 20} MiB, connectors {use.connectors}",
         flush=True,
     )
 
