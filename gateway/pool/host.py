@@ -3,12 +3,13 @@
 The host forks and reaps; the warden adopts what was forked, so deadline, tree kill, memory bound and sweep are the
 same as for a process that was spawned. Protocol of the host's socket (descriptor 3), one JSON object a message:
 
-    gateway -> host   {"id", "cwd", "env"} with the child's stdin, stdout and stderr attached
+    gateway -> host   {"id", "cwd", "env", "ahead"} with the child's stdin, stdout and stderr attached
     host -> gateway   {"ev": "ready"} or {"ev": "unfit", "reason"}, then for each request
                       {"ev": "forked", "id", "pid"} or {"ev": "failed", "id", "message"}, and later
                       {"ev": "exited", "id", "status", "utime", "stime", "maxrss"}   times in seconds, maxrss in bytes
 
-The child gets its request only when the warden knows it: nothing that it starts can get away.
+The child gets its request only when the warden knows it: nothing that it starts can get away. One that is forked ahead
+has its request later than that, and uses the time to copy the pages that it will write to.
 """
 
 from __future__ import annotations
@@ -84,6 +85,7 @@ class Host:
             StartFailed: there are no more descriptors, or there is no disk.
         """
         self.busy = 0
+        """How many requests its children have."""
         self.is_ready = False
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -104,8 +106,11 @@ class Host:
         """Whether there is a process."""
         return not self.resident.gone.done()
 
-    async def fork(self, child: Child) -> None:
+    async def fork(self, child: Child, *, ahead: bool = False) -> int:
         """Fork a process for a child, and have the warden adopt it. To be shielded from cancellation.
+
+        Returns:
+            what `hand_over` knows it by, when it was forked `ahead` of its request.
 
         Raises:
             StartFailed: the host is gone, or cannot fork.
@@ -114,17 +119,21 @@ class Host:
         key = self._last_id
         adopted = self._children[key] = _Adopted(child, self, key)
         answer = self._forking[key] = self._loop.create_future()
-        self.busy += 1
-        self.resident.uses += 1
+        if not ahead:
+            self.hand_over(key)
         stuck = self._loop.call_later(STUCK, self.resident.kill)
         try:
             with child.prepared() as fds:
-                message = msgspec.json.encode({"id": key, "cwd": child.folder, "env": child.private_env()})
+                request = {"id": key, "cwd": child.folder, "env": child.private_env(), "ahead": ahead}
+                message = msgspec.json.encode(request)
                 rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
                 self._socket.sendmsg([message], rights)
             pid = await answer
             cwd, memory = child.folder, child.launch.bounds.memory
-            child.attach(self._warden.adopt(adopted, pid=pid, host=self.resident.pid, cwd=cwd, memory=memory))
+            handle = self._warden.adopt(adopted, pid=pid, host=self.resident.pid, cwd=cwd, memory=memory)
+            child.attach(handle)
+            if ahead:
+                handle.busy(False)
         except (StartFailed, OSError) as problem:
             self.child_over(key)
             await child.never_started()
@@ -133,18 +142,27 @@ class Host:
             self._forking.pop(key, None)
             stuck.cancel()
         await adopted.known.wait()
+        return key
+
+    def hand_over(self, key: int) -> None:
+        """One child has its request now."""
+        if key in self._children:
+            self._children[key].busy = True
+            self.busy += 1
+        self.resident.uses += 1
 
     def retire(self) -> None:
         """Take no more requests, and go when the last child is over."""
         self._retired = True
-        if not self.busy:
+        if not self._children:
             self.resident.kill()
 
     def child_over(self, key: int) -> None:
         """One child has ended."""
-        if self._children.pop(key, None) is not None:
+        adopted = self._children.pop(key, None)
+        if adopted is not None and adopted.busy:
             self.busy -= 1
-        if self._retired and not self.busy:
+        if self._retired and not self._children:
             self.resident.kill()
 
     # --- private
@@ -230,6 +248,7 @@ class _Adopted:
     def __init__(self, child: Child, host: Host, key: int) -> None:
         self.known = asyncio.Event()
         """The warden has it, or it is over."""
+        self.busy = False
         self._child = child
         self._host = host
         self._key = key

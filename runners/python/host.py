@@ -12,7 +12,6 @@ with a result, 1 with an error told as ``{"error": ...}``, 2 for a wrong command
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 
@@ -38,23 +37,30 @@ def main(argv: list[str]) -> int:
         print(USAGE, file=sys.stderr)
         return 2
     if mode == "--fork":
-        forking.serve(target, functools.partial(one, forked=True))
+        forking.serve(target, one)
         return 0
     if mode == "--lines":
         return lines(target)
     return one(target)
 
 
-def one(target: targets.Target, *, forked: bool = False) -> int:
-    """Serve the one request on stdin; whoever has to wait for it imports everything meanwhile."""
+def one(target: targets.Target, known: handler.Known | None = None) -> int:
+    """Serve the one request on stdin; whoever has to wait for it imports everything meanwhile.
+
+    A process that was forked brings along the commands that are `known`.
+    """
     result = channel.take_over()
-    if not forked and not channel.request_has_come():
+    if known is None and not channel.request_has_come():
         handler.warm_up(target)
     try:
-        outcome = handler.handle(channel.read_request(), target)
+        request = channel.read_request()
+        if known is not None:
+            forking.follow_trace(request)
+        outcome = handler.handle(request, target, known)
     except errors.ConnectorError as error:
         outcome = handler.told(error)
     result.write(outcome["body"], outcome["log"])
+    result.close()
     return outcome["exit_status"]
 
 

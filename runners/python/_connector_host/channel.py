@@ -36,6 +36,10 @@ class ResultChannel:
             _write_all(STDERR, log.encode("utf-8", "backslashreplace"))
         _write_all(self._descriptor, document + b"\n")
 
+    def close(self) -> None:
+        """Give the descriptor up: there is no further result."""
+        os.close(self._descriptor)
+
 
 def take_over() -> ResultChannel:
     """Keep stdout for the result, and send whatever else is written to it to stderr, the log.

@@ -1,8 +1,12 @@
 """A host that imports the connector once and forks for each request.
 
-Descriptor 3 is a SOCK_SEQPACKET socket, one JSON object a message: requests `{"id", "cwd", "env"}` with the child's
-stdin, stdout and stderr attached come in; `ready` or `unfit`, `forked` or `failed`, and `exited` go out (see
-`gateway/pool/fork.py`). The child does what a host does that was started for this one request.
+Descriptor 3 is a SOCK_SEQPACKET socket, one JSON object a message: requests `{"id", "cwd", "env", "ahead"}` with the
+child's stdin, stdout and stderr attached come in; `ready` or `unfit`, `forked` or `failed`, and `exited` go out (see
+`gateway/pool/host.py`). The child does what a host does that was started for this one request.
+
+What a child writes to for the first time is copied for it, page by page, and that is most of what a fork costs. So the
+host does what a child will do, the connector's own code excepted, until the interpreter has nothing left to remember
+about it.
 """
 
 from __future__ import annotations
@@ -19,30 +23,60 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from . import handler, warming
+from . import handler, pages, rehearsal, warming
 
 if TYPE_CHECKING:
+    from .handler import Known
     from .targets import Target
 
 CONTROL = 3
 MESSAGE = 1 << 16  # bytes
 STREAMS = 3
+TRACEPARENT = "TRACEPARENT"
+
+_DECODER = json.JSONDecoder()
 
 
-def serve(target: Target, one: Callable[[Target], int]) -> None:
-    """Fork until the gateway closes its end. `one(target)` serves the request on stdin and returns the exit status."""
-    control = socket.socket(fileno=os.dup(CONTROL))
-    os.close(CONTROL)
-    handler.warm_up(target)
-    warming.known_costs(target.name)
-    _flush()
-    gc.collect()
-    gc.freeze()  # what is there now stays in pages that no child has to copy
-    reason = unfit(control.fileno())
-    if reason:
-        _tell(control, ev="unfit", reason=reason)
-        return
-    _Host(control, target, one).run()
+def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
+    """Fork until the gateway closes its end.
+
+    `one(target, known)` serves the request on stdin and returns the exit status.
+    """
+    with socket.socket(fileno=os.dup(CONTROL)) as control:
+        os.close(CONTROL)
+        handler.warm_up(target)
+        warming.known_costs(target.name)
+        _flush()
+        reason = unfit(control.fileno())
+        if reason:
+            _tell(control, json.dumps({"ev": "unfit", "reason": reason}))
+            return
+        gc.collect()
+        host = _Host(control, target, one)
+        host.rehearse()
+        gc.freeze()  # what is there now stays in pages that no child has to copy
+        host.learn()
+        gc.freeze()
+        host.run()
+
+
+def follow_trace(request: Any) -> None:
+    """Set the environment as the request's own process would have it: a child that waited was forked without."""
+    context = request.get("context") if isinstance(request, dict) else None
+    trace = context.get("traceparent") if isinstance(context, dict) else None
+    if isinstance(trace, str):
+        with contextlib.suppress(ValueError):  # it has a zero byte
+            os.environ[TRACEPARENT] = trace
+
+
+def take_place(streams: List[int], cwd: str, env: Dict[str, str]) -> None:
+    """Move to a request's streams, folder and environment."""
+    for descriptor, stream in enumerate(streams):
+        os.dup2(stream, descriptor)
+        os.close(stream)
+    os.chdir(cwd)
+    for name, value in env.items():
+        os.environ[name] = value
 
 
 def unfit(control: int) -> Optional[str]:
@@ -67,10 +101,14 @@ def _socket_name(descriptor: int) -> str:
 class _Host:
     """The loop over requests and children."""
 
-    def __init__(self, control: socket.socket, target: Target, one: Callable[[Target], int]) -> None:
+    def __init__(self, control: socket.socket, target: Target, one: Callable[[Target, Known], int]) -> None:
         self._control = control
         self._target = target
         self._one = one
+        self._known = handler.known(target)
+        self._clients = warming.clients(target.name)
+        self._copier = pages.Copier() if self._clients is not None else None
+        self._written: pages.Ranges = []
         self._children: Dict[int, int] = {}  # pid -> id
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -78,9 +116,32 @@ class _Host:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._wake_writer = wake
+        self._own = (control.fileno(), self._wake, wake)
+
+    def rehearse(self) -> None:
+        """Have the interpreter learn what a child does."""
+        for _ in range(rehearsal.TIMES):
+            signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _flush()
+            warming.reseed()
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
+
+    def learn(self) -> None:
+        """Find out which pages a child will write to, where a library that it uses is known to write to many."""
+        clients = self._clients
+        if clients is None:
+            return
+
+        def act() -> None:
+            clients()
+            rehearsal.repeat(1, self._target, self._one, take_place)
+
+        self._written = rehearsal.written(act)
 
     def run(self) -> None:
-        _tell(self._control, ev="ready")
+        _tell(self._control, '{"ev":"ready"}')
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -101,7 +162,7 @@ class _Host:
         try:
             pid = os.fork()
         except OSError as problem:
-            _tell(self._control, ev="failed", id=message["id"], message=str(problem))
+            _tell(self._control, json.dumps({"ev": "failed", "id": message["id"], "message": str(problem)}))
             return True
         finally:
             if "pid" not in locals() or pid != 0:
@@ -110,7 +171,7 @@ class _Host:
         if pid == 0:
             self._become(message, streams)
         self._children[pid] = message["id"]
-        _tell(self._control, ev="forked", id=message["id"], pid=pid)
+        _tell(self._control, f'{{"ev":"forked","id":{message["id"]},"pid":{pid}}}')
         return True
 
     def _become(self, message: Dict[str, Any], streams: List[int]) -> None:
@@ -120,16 +181,13 @@ class _Host:
             os.setsid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            self._control.close()
-            os.close(self._wake)
-            os.close(self._wake_writer)
-            for stream, descriptor in zip(streams, range(STREAMS)):
-                os.dup2(stream, descriptor)
-                os.close(stream)
-            os.chdir(message["cwd"])
-            os.environ.update(message["env"])
+            for descriptor in self._own:
+                os.close(descriptor)
+            take_place(streams, message["cwd"], message["env"])
             warming.in_child()
-            status = self._one(self._target)
+            if self._copier is not None and message["ahead"]:
+                self._copier.copy(self._written)
+            status = self._one(self._target, self._known)
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         except BaseException:  # noqa: BLE001  (whatever it was: not one step further into the host's loop)
@@ -148,15 +206,9 @@ class _Host:
                 return
             key = self._children.pop(pid, None)
             if key is not None:
-                _tell(
-                    self._control,
-                    ev="exited",
-                    id=key,
-                    status=status,
-                    utime=usage.ru_utime,
-                    stime=usage.ru_stime,
-                    maxrss=usage.ru_maxrss * 1024,
-                )
+                times = f'"utime":{usage.ru_utime:.6f},"stime":{usage.ru_stime:.6f}'
+                rest = f'"status":{status},{times},"maxrss":{usage.ru_maxrss * 1024}'
+                _tell(self._control, f'{{"ev":"exited","id":{key},{rest}}}')
 
 
 def _flush() -> None:
@@ -172,9 +224,9 @@ def _received(control: socket.socket) -> Tuple[Optional[Dict[str, Any]], List[in
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
-    return (json.loads(data) if data else None), list(descriptors)
+    return (_DECODER.raw_decode(data.decode())[0] if data else None), list(descriptors)
 
 
-def _tell(control: socket.socket, **message: Any) -> None:
+def _tell(control: socket.socket, message: str) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next receive ends the loop
-        control.send(json.dumps(message).encode())
+        control.send(message.encode())

@@ -10,12 +10,16 @@ import contextlib
 import inspect
 import os
 import traceback
-from typing import Any, Callable, Dict, Iterator, List, TypedDict
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypedDict
 
 from . import encoding, errors, members
+from .signatures import Signature
 from .targets import AUTHS, COMMANDS, Place, Target
 
 Request = Dict[str, Any]
+
+Known = Dict[Tuple[str, str], Tuple[Any, Signature]]
+"""Commands by module and name, with what they take: true as long as no code of the connector has run since."""
 
 HOST = os.path.dirname(os.path.abspath(__file__))
 
@@ -35,10 +39,10 @@ class Problem(TypedDict):
     message: str
 
 
-def handle(request: Any, target: Target) -> Outcome:
+def handle(request: Any, target: Target, known: Optional[Known] = None) -> Outcome:
     """Answer one request. Raises nothing but KeyboardInterrupt and MemoryError."""
     try:
-        return Outcome(body=encoding.encode(_answer(request, target)), exit_status=0, log="")
+        return Outcome(body=encoding.encode(_answer(request, target, known or {})), exit_status=0, log="")
     except errors.ConnectorError as error:
         return told(error)
 
@@ -60,7 +64,19 @@ def warm_up(target: Target) -> List[Problem]:
     return description.problems
 
 
-def _answer(request: Any, target: Target) -> Any:
+def known(target: Target) -> Known:
+    """Look every command up once, for a process that forks; what fails is left to the request that needs it."""
+    found: Known = {}
+    with contextlib.suppress(Exception, SystemExit):
+        for place in target.places(COMMANDS):
+            with contextlib.suppress(Exception, SystemExit):
+                for name, command in members.find(target.load(place.module), place, COMMANDS).items():
+                    with contextlib.suppress(Exception, SystemExit):
+                        found[place.module, name] = command, members.signature(command)
+    return found
+
+
+def _answer(request: Any, target: Target, known: Known) -> Any:
     if not isinstance(request, dict):
         message = "the request must be a JSON object"
         raise errors.InvalidRequestError(message)
@@ -68,7 +84,7 @@ def _answer(request: Any, target: Target) -> Any:
     if operation == "describe":
         return _Description(target).to_json()
     if operation == "execute":
-        return _execute(request, target)
+        return _execute(request, target, known)
     message = f"op must be 'describe' or 'execute', not {operation!r}"
     raise errors.InvalidRequestError(message)
 
@@ -127,7 +143,7 @@ class _Description:
             self.problems.append(problem)
 
 
-def _execute(request: Request, target: Target) -> Any:
+def _execute(request: Request, target: Target, known: Known) -> Any:
     name = _typed(request, "command", str, None)
     params = _typed(request, "params", dict, {})
     reserved = {
@@ -135,9 +151,7 @@ def _execute(request: Request, target: Target) -> Any:
         "task_data": request.get("task_data", {}),
         "context": _typed(request, "context", dict, {}),
     }
-    command = _find(request, name, target)
-    with _connector_code():
-        signature = members.signature(command)
+    command, signature = known.get((str(request.get("module")), name)) or _looked_up(request, name, target)
     arguments = signature.bind(params, reserved)
     with _connector_code():
         made = command(*arguments.positional, **arguments.named)
@@ -169,6 +183,12 @@ def _finished(result: Any) -> Any:
     import asyncio  # noqa: PLC0415  (it costs tens of milliseconds)
 
     return asyncio.run(result)
+
+
+def _looked_up(request: Request, name: str, target: Target) -> Tuple[Any, Signature]:
+    command = _find(request, name, target)
+    with _connector_code():
+        return command, members.signature(command)
 
 
 def _find(request: Request, name: str, target: Target) -> Any:

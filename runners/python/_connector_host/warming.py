@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import re
 import sys
-from typing import Any, Set
+from typing import Any, Callable, List, Optional, Set
 
 _CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
 
@@ -21,15 +22,31 @@ def known_costs(connector: str) -> None:
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
 
 
+def clients(connector: str) -> Optional[Callable[[], None]]:
+    """Return what makes the clients again that a connector makes for each request, None when there are none."""
+    module = sys.modules.get("boto3")
+    services = sorted(_services(connector)) if module is not None else []
+    return functools.partial(_make_clients, module, services) if services else None
+
+
 def in_child() -> None:
     """Give a child what must not be its siblings' too."""
+    reseed()
+    # The host's folder was remembered for temporary files, and what is to be removed at the end is the host's.
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.tempdir = None  # type: ignore[attr-defined]
+    if "weakref" in sys.modules:
+        _try("weakref", _disown_finalizers, only_loaded=True)
+
+
+def reseed() -> None:
+    """Give the calling process chances of its own."""
     random = sys.modules.get("random")
     if random is not None:
         random.seed()  # CPython does so for its own generator at a fork; this is for those that replace it
-    _try("numpy.random", lambda module: module.seed(), only_loaded=True)
-    # The host's folder was remembered for temporary files, and what is to be removed at the end is the host's.
-    _try("tempfile", lambda module: setattr(module, "tempdir", None), only_loaded=True)
-    _try("weakref", _disown_finalizers, only_loaded=True)
+    if "numpy.random" in sys.modules:
+        _try("numpy.random", lambda module: module.seed(), only_loaded=True)
 
 
 def leave() -> None:
@@ -52,7 +69,11 @@ def _boto3(module: Any, connector: str) -> None:
     It reads and parses megabytes of JSON into the default session, which the children then share. Nothing is connected
     to, and no credentials are looked for: the keys are made up.
     """
-    for service in sorted(_services(connector)):
+    _make_clients(module, sorted(_services(connector)))
+
+
+def _make_clients(module: Any, services: List[str]) -> None:
+    for service in services:
         with contextlib.suppress(Exception):
             module.client(service, region_name="us-east-1", aws_access_key_id="-", aws_secret_access_key="-")  # noqa: S106
 

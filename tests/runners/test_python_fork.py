@@ -1,0 +1,173 @@
+"""The Python host in mode fork, on every interpreter it supports: the protocol of its socket, and what a child brings along."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Tuple
+
+import pytest
+
+from tests.runners.test_python_host import HOST, PATIENCE, python
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["python"]
+
+ACT = """
+import os, sys, time
+{top}
+def Do(code: str):
+    names = {{"os": os, "sys": sys, "module": sys.modules[__name__], "result": None}}
+    exec(code, names)
+    return names["result"]
+class Count:
+    def execute(self, config, task_data):
+        return [config, task_data]
+"""
+
+
+class Forking:
+    """A host that forks, and the gateway's end of its socket."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, folder: Path) -> None:
+        self.process = process
+        self.control = control
+        self.folder = folder
+        self._last = 0
+
+    def hear(self) -> Dict[str, Any]:
+        told: Dict[str, Any] = json.loads(self.control.recv(1 << 16))
+        return told
+
+    def call(self, command: str, params: Dict[str, Any], *, ahead: bool = False, **more: Any) -> Tuple[Any, str]:
+        """Return the result and the log of one call."""
+        self._last += 1
+        pipes = [os.pipe() for _ in range(3)]
+        (stdin, request), (result, stdout), (log, stderr) = pipes
+        env = {"HOME": str(self.folder), "TMPDIR": str(self.folder)}
+        message = {"id": self._last, "cwd": str(self.folder), "env": env, "ahead": ahead}
+        socket.send_fds(self.control, [json.dumps(message).encode()], [stdin, stdout, stderr])
+        for descriptor in (stdin, stdout, stderr):
+            os.close(descriptor)
+        forked = self.hear()
+        assert (forked["ev"], forked["id"]) == ("forked", self._last)
+        document = {"protocol": 1, "op": "execute", "command": command, "params": params, **more}
+        with open(request, "wb") as stream:
+            stream.write(json.dumps(document).encode())
+        with open(result, "rb") as told, open(log, "rb") as lines:
+            answer, text = told.read(), lines.read().decode()
+        exited = self.hear()
+        assert (exited["ev"], exited["id"]) == ("exited", self._last)
+        assert exited["maxrss"] > 0 <= exited["utime"] + exited["stime"]
+        value = json.loads(answer)
+        assert exited["status"] == (256 if isinstance(value, dict) and "error" in value else 0)
+        return value, text
+
+    def do(self, code: str, **more: Any) -> Any:
+        value, _ = self.call("Do", {"code": code}, module="act", **more)
+        return value
+
+
+@contextlib.contextmanager
+def forking(python: str, folder: Path, *, top: str = "", path: List[str] | None = None) -> Iterator[Forking]:
+    (folder / "act.py").write_text(ACT.format(top=top))
+    (folder / "private").mkdir()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.settimeout(PATIENCE)
+    # The gateway starts it with its end on descriptor 3 and with both outputs on one pipe.
+    argv = ["bash", "-c", f'exec "$@" 3>&{theirs.fileno()} {theirs.fileno()}>&- 2>&1 | cat', "fork"]
+    argv += [python, "-W", "error", str(HOST), "--fork", "--module", str(folder / "act.py")]
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": os.pathsep.join(path or [])}
+    with ours, theirs:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment, pass_fds=[theirs.fileno()]
+        )
+        theirs.close()
+        host = Forking(process, ours, folder / "private")
+        try:
+            assert host.hear() == {"ev": "ready"}
+            yield host
+        finally:
+            ours.close()
+            noise, _ = process.communicate(timeout=PATIENCE)
+        assert b"Traceback" not in noise
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_child_has_the_request_its_streams_and_its_folder(python: str, tmp_path: Path, ahead: bool) -> None:
+    with forking(python, tmp_path) as host:
+        code = (
+            "print('heard'); result = [os.getcwd(), os.environ['HOME'], sys.stdin.read(), os.getsid(0) == os.getpid()]"
+        )
+        for _ in range(2):
+            value, log = host.call("Do", {"code": code}, module="act", ahead=ahead)
+            assert value == [str(host.folder), str(host.folder), "", True]
+            assert log == "heard\n"
+
+
+def test_a_child_follows_the_trace_of_its_request(python: str, tmp_path: Path) -> None:
+    with forking(python, tmp_path) as host:
+        code = "result = os.environ.get('TRACEPARENT')"
+        assert host.do(code, context={"traceparent": "00-1-2-01"}) == "00-1-2-01"
+        assert host.do(code, context={"traceparent": None}) is None
+        assert host.do(code, context={"traceparent": "\0"}) is None
+
+
+def test_nothing_of_the_connector_runs_before_it_is_called_and_each_child_is_new(python: str, tmp_path: Path) -> None:
+    top = "ran = []\nhost = os.getpid()\ndef warmup(): ran.append(os.getpid())\nstreams = [os.fstat(n).st_ino for n in (0, 1, 2)]"
+    with forking(python, tmp_path, top=top) as host:
+        code = "module.ran.append('here'); result = [module.ran[0] == os.getppid(), module.ran[1:]]"
+        assert [host.do(code) for _ in range(3)] == [[True, ["here"]]] * 3
+        descriptors = host.do("result = sorted(int(name) for name in os.listdir('/proc/self/fd'))")
+        assert len(descriptors) == 5, "0, 1, 2, the result and that folder"
+
+
+def test_a_child_finds_commands_wherever_the_request_says_they_are(python: str, tmp_path: Path) -> None:
+    with forking(python, tmp_path) as host:
+        more = {"config": {"a": 1}, "task_data": {"b": 2}}
+        for module in ({"module": "act"}, {"module": "moved"}, {}):
+            assert host.call("Count", {}, **more, **module)[0] == [{"a": 1}, {"b": 2}]
+        for command in ("Example", "warmup", "Nope"):
+            value, _ = host.call(command, {}, module="act")
+            assert value["error"]["error_code"] == "command_not_found"
+        value, _ = host.call("Do", {"nope": 1}, module="act")
+        assert value["error"]["error_code"] == "invalid_parameters"
+
+
+BOTO3 = """
+import os
+ballast = [[number] for number in range(40_000)]
+made = []
+def client(service, **options):
+    made.append(os.getpid())
+    for one in ballast:
+        pass
+"""
+
+
+def test_a_child_that_waits_has_its_own_copies_of_what_a_known_library_writes_to(python: str, tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "boto3.py").write_text(BOTO3)
+    code = """
+import resource
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+module.boto3.client("s3")
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+result = [faults, [pid in (os.getpid(), os.getppid()) for pid in module.boto3.made]]
+"""
+    with forking(python, tmp_path, top="import boto3  # boto3.client('s3')", path=[str(tmp_path / "library")]) as host:
+        (faults, made), (left, made_ahead) = host.do(code), host.do(code, ahead=True)
+        assert made == made_ahead == [True, True], "one in the host, one in the child, none of anybody else"
+        assert faults > 500
+        if _kernel() >= (5, 14):
+            assert left < faults / 4
+
+
+def _kernel() -> Tuple[int, ...]:
+    return tuple(int(number) for number in platform.release().split("-")[0].split(".")[:2])
