@@ -15,8 +15,13 @@ from gateway.process import Bounds, Keep, Launch, Mode
         ("standby", Keep(warm=0), "nothing"),
         ("standby", Keep(warm=2, warm_min=2), "2 processes"),
         ("standby", Keep(warm=2), "2 processes, none after 600 s without a call"),
-        ("fork", Keep(), "1 host, none after 600 s without a call"),
+        ("fork", Keep(), "1 host, 1 forked ahead from the first call on, none after 600 s without a call"),
         ("fork", Keep(warm=0, warm_min=1), "1 host, from the first call on"),
+        (
+            "fork",
+            Keep(warm=2, warm_min=1),
+            "1 host, 2 forked ahead from the first call on, the host alone after 600 s without a call",
+        ),
         ("persistent", Keep(warm=1, warm_min=1), "1 process, and those that calls have needed"),
         (
             "persistent",

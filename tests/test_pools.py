@@ -146,7 +146,7 @@ async def test_a_changed_connector_has_new_processes_and_calls_in_flight_finish(
         assert not [call for call in calls if call.done()]
         open_gate(site)
         assert {(await call).status for call in calls} == {200}
-        assert not await kept(gateway, 3) & old
+        assert not await kept(gateway, 4) & old
 
 
 async def _is_new(gateway: Server, connector: str) -> bool:
@@ -234,9 +234,12 @@ async def test_a_host_that_dies_idle_is_replaced(site: Site) -> None:
     async with served(site) as gateway:
         (host,) = await kept(gateway, 1)
         assert await do(gateway, PARENT) == host
+        old = await kept(gateway, 2)
         os.kill(host, signal.SIGKILL)
-        (other,) = await eventually(lambda: gateway.connectors() - {host})
-        assert await do(gateway, PARENT) == other != host
+        await eventually(lambda: not gateway.connectors() & old)
+        new = await kept(gateway, 2)
+        other = await do(gateway, PARENT)
+        assert other in new
         os.kill(other, signal.SIGKILL)
         assert await do(gateway)  # at once
         assert not warnings(gateway)
@@ -255,9 +258,90 @@ async def test_children_of_a_host_that_dies_finish(site: Site) -> None:
         answer = await call
         assert (answer.status, answer.body) == (200, "done")
         hanging.cancel()
-        await kept(gateway, 1)
+        await kept(gateway, 2)
         (event,) = gateway.events("run", request_id="orphan")
         assert (event["outcome"], event["status"]) == ("ok", 0)
+
+
+async def test_the_process_of_the_next_request_is_forked_ahead(site: Site) -> None:
+    site.configure(python(site, "mode: fork"))
+    async with served(site) as gateway:
+        (host,) = await kept(gateway, 1)
+        first = await do(gateway)
+        for _ in range(2):
+            (waiting,) = await kept(gateway, 2) - {host}
+            assert waiting != first
+            assert await do(gateway, f"{PID}, os.getppid()") == [waiting, host]
+
+
+async def test_a_process_that_was_forked_ahead_has_all_that_is_its_own(site: Site) -> None:
+    site.configure(python(site, "mode: fork", top="import random, tempfile; random.seed(1)"))
+    code = """
+import random, tempfile
+names = ["HOME", "TMPDIR"]
+private = {os.getcwd(), tempfile.gettempdir(), *(os.environ[name] for name in names)}
+result = [os.getpid(), os.getsid(0), *private, random.random(), os.environ.get("TRACEPARENT"), os.listdir(".")]
+print("heard")
+"""
+    async with served(site) as gateway:
+        (host,) = await kept(gateway, 1)
+        seen = []
+        for number in range(4):
+            expected = await kept(gateway, 2) - {host} if number else set()
+            trace = f"00-{number + 1:032x}-{1:016x}-01"
+            headers = {"traceparent": trace} if number != 2 else {}
+            answer = await gateway.do("act/Do", {"code": code}, headers=headers)
+            pid, session, folder, chance, traced, files = answer.body
+            assert (session, files) == (pid, [])
+            assert pid in (expected or {pid})
+            assert traced == headers.get("traceparent")
+            lines = [one["line"] for one in gateway.events("log", request_id=answer.headers["X-Request-Id"])]
+            assert lines == ["heard"]
+            seen += [pid, folder, chance]
+        assert len(set(seen)) == len(seen)
+
+
+async def test_a_process_that_dies_before_its_request_is_nobodys(site: Site) -> None:
+    site.configure(python(site, "mode: fork"))
+    async with served(site) as gateway:
+        host = await do(gateway, PARENT)
+        (waiting,) = await kept(gateway, 2) - {host}
+        os.kill(waiting, signal.SIGKILL)
+        assert await kept(gateway, 1) == {host}
+        assert await do(gateway, PARENT) == host
+        assert waiting not in await kept(gateway, 2)
+
+
+async def test_what_is_forked_ahead_counts_and_gives_way(site: Site) -> None:
+    site.script("wait.sh", f"cat; while [ ! -e {site.folder / 'gate'} ]; do sleep 0.02; done")
+    entries = [python(site, "mode: fork"), f"wait: {{run: [./wait.sh], {COMMANDS}}}"]
+    site.configure("\n".join(entries), gateway="max_processes: 2")
+    async with served(site) as gateway:
+        host = await do(gateway, PARENT)
+        await kept(gateway, 2)
+        call = asyncio.create_task(gateway.do("wait/Go"))
+        await eventually(lambda: len(gateway.connectors() - {host}) == 1 or call.done())
+        await kept_beside(gateway, 1, {host})
+        open_gate(site)
+        assert (await call).status == 200
+        assert host in await kept(gateway, 2)
+
+
+async def kept_beside(gateway: Server, number: int, there: set[int]) -> None:
+    """Wait until so many processes are kept, these among them, while others have requests."""
+
+    async def told() -> bool:
+        return (await gateway.status())["processes"]["kept"] == number and there <= gateway.connectors()
+
+    await eventually(told)
+
+
+async def test_without_processes_ahead_a_host_forks_on_request(site: Site) -> None:
+    site.configure(python(site, "mode: fork, warm: 0"))
+    async with served(site) as gateway:
+        host = await do(gateway, PARENT)
+        assert await do(gateway, PARENT) == host
+        assert await kept(gateway, 1) == {host}
 
 
 async def test_a_host_that_hangs_loses_its_children_and_its_life(site: Site) -> None:

@@ -19,9 +19,11 @@ def keeps(launch: Launch) -> str:
     if launch.mode == "spawn" or (keep.warm == 0 and launch.mode == "standby"):
         return "nothing"
     if launch.mode == "fork":
-        ahead = "" if keep.warm else ", from the first call on"
-        least = "" if keep.warm_min else f", none after {keep.warm_idle:g} s without a call"
-        return f"1 host{ahead}{least}"
+        ahead = f", {keep.warm} forked ahead from the first call on" if keep.warm else ", from the first call on"
+        least = "" if keep.warm_min else "none"
+        if keep.warm and keep.warm_min:
+            least = "the host alone"
+        return f"1 host{ahead}" + (f", {least} after {keep.warm_idle:g} s without a call" if least else "")
     least = (
         f", {keep.warm_min or 'none'} after {keep.warm_idle:g} s without a call" if keep.warm > keep.warm_min else ""
     )

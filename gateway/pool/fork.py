@@ -1,4 +1,7 @@
-"""A host a connector: it imports once, then forks for each request. A process per request stays."""
+"""A host a connector: it imports once, then forks for each request. A process per request stays.
+
+Once there are requests, the next one's process is forked and adopted before it comes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import functools
 from typing import TYPE_CHECKING
 
 from gateway.events import Bus, ConnectorWarning
+from gateway.pool.ahead import Forked
 from gateway.pool.host import BootFailed, Host, UnfitError
 from gateway.process import GRACE, Child, Completed, Launch, StartFailed, Stop
 
@@ -39,20 +43,28 @@ class ForkHost:
         self._ending: dict[Host, asyncio.Task[None]] = {}
         self._unfit = False
         self._strikes = 0
+        self._ahead = Forked(launch, spawn, room)
+        self._called = False
+        """There have been requests lately: the next one's process is forked ahead."""
         self._held = True
         """Nobody has asked for a host ahead yet, or the latest one did not get as far as forking."""
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
-        """Return what will be forked as soon as the host is ready."""
+        """Return a process that was forked ahead, or what will be forked as soon as the host is ready."""
         self.used = self._loop.time()
         if self._unfit:
             return await self._standby.obtain(launch, on_line)
-        return _Forking(self, launch, on_line)
+        self._called = True
+        child = self._ahead.take(on_line)
+        if child is None:
+            return _Forking(self, launch, on_line)
+        self._loop.call_soon(self._fork_ahead)  # the request goes first
+        return child
 
     def idle(self) -> int:
         """Return how many processes are there besides those that have a request."""
         hosts = [host for host in (self._host, self._next) if host is not None and host.alive]
-        return len(hosts) + sum(host.busy > 0 for host in self._old) + self._standby.idle()
+        return len(hosts) + sum(host.busy > 0 for host in self._old) + len(self._ahead) + self._standby.idle()
 
     def warm(self) -> None:
         """Start the host."""
@@ -66,6 +78,9 @@ class ForkHost:
     def tend(self, now: float) -> None:
         """Replace a host that is worn or dead; let one go that nobody has needed for long."""
         idle = now - self.used > self.launch.keep.warm_idle
+        self._called = self._called and not idle
+        while idle and self._ahead.shed():
+            pass
         if self._unfit:
             self._standby.tend(now)
         elif idle and self.launch.keep.warm_min == 0:
@@ -75,9 +90,12 @@ class ForkHost:
                 self.warm()
         elif self._host.is_ready and self._next is None and self._host.resident.worn():
             self._renew(self._host)
+        self._fork_ahead()
 
     def evict(self) -> bool:
-        """Give up the host when it has nothing to do."""
+        """Give up a process that was forked ahead, then the host when it has nothing to do."""
+        if self._ahead.shed():
+            return True
         host = self._next or self._host
         if host is not None and host.alive and not host.busy and host.is_ready:
             self._retire(host)
@@ -88,6 +106,7 @@ class ForkHost:
         """Let the host's children end by themselves; then it goes."""
         self._unfit = self._held = True
         self._retire(self._host, self._next)
+        await self._ahead.close()
         await self._standby.close()
         await asyncio.gather(*[task for host, task in self._ending.items() if not host.busy], return_exceptions=True)
 
@@ -102,14 +121,21 @@ class ForkHost:
         try:
             host = self._current()
             await asyncio.shield(host.ready)
-            return await self._forked(host, launch, on_line)
+            child = await self._forked(host, launch, on_line)
         except UnfitError:
             return await self._standby.obtain(launch, on_line)
         except (BootFailed, StartFailed):
             # What is wrong with it a process of its own tells in its own words, and only this call waits for them.
             return self._spawn.start(launch, on_line)
+        self._loop.call_soon(self._fork_ahead)
+        return child
 
     # --- private
+
+    def _fork_ahead(self) -> None:
+        host = self._host
+        if self._called and not self._unfit and host is not None and host.alive and host.is_ready:
+            self._ahead.fill(host)
 
     def _current(self) -> Host:
         if self._host is None or not self._host.alive:
@@ -119,6 +145,7 @@ class ForkHost:
     def _booting(self) -> Host:
         host = Host(self._spawn, self.launch)
         host.ready.add_done_callback(lambda ready: self._on_booted(host, ready.exception()))
+        host.resident.gone.add_done_callback(lambda _: self._ahead.leave(host))
         self._ending[host] = task = self._loop.create_task(_cleared(host))
         task.add_done_callback(lambda _: self._ending.pop(host, None))
         return host
@@ -131,6 +158,7 @@ class ForkHost:
                 self._next = None
                 self._retire(self._host)
                 self._host = host
+            self._fork_ahead()
             return
         if host not in (self._host, self._next):  # it was given up meanwhile, or the gateway closes
             return
@@ -157,6 +185,7 @@ class ForkHost:
                 continue
             self._host = None if self._host is host else self._host
             self._next = None if self._next is host else self._next
+            self._ahead.leave(host)
             if host.alive:
                 self._old.add(host)
                 host.resident.gone.add_done_callback(functools.partial(self._forget, host))
@@ -268,7 +297,7 @@ async def _cleared(host: Host) -> None:
         await host.resident.ended()
 
 
-async def _done(task: asyncio.Task[None] | asyncio.Task[Worker]) -> None:
+async def _done(task: asyncio.Task[int] | asyncio.Task[Worker]) -> None:
     """Wait for a task's end whatever is cancelled meanwhile; its exception is its owner's business."""
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from gateway.events import Bus, ConnectorWarning
+from gateway.pool.ahead import Waiting
 from gateway.process import GRACE, Child, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Standby:
         self._bus = bus
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._strikes = 0
         self._held = True
         """Nobody has asked for processes ahead yet, or the latest could not be started."""
@@ -61,7 +62,7 @@ class Standby:
         """Start processes until `warm` wait, as far as there is room."""
         self._held = False
         while len(self._waiting) < self.launch.keep.warm and self._strikes < STRIKES and self._room.free() > 0:
-            waiting = _Waiting()
+            waiting = Waiting()
             try:
                 waiting.child = self._spawn.start(self.launch, waiting.on_line, ahead=True)
             except StartFailed:
@@ -102,12 +103,12 @@ class Standby:
         else:
             self._loop.call_soon(self.warm)  # after the answer
 
-    def _on_gone(self, waiting: _Waiting, _gone: asyncio.Future[Gone]) -> None:
+    def _on_gone(self, waiting: Waiting, _gone: asyncio.Future[Gone]) -> None:
         if waiting in self._waiting:
             self._waiting.remove(waiting)
             self._dismiss(waiting)
 
-    def _dismiss(self, waiting: _Waiting) -> None:
+    def _dismiss(self, waiting: Waiting) -> None:
         """Draw the conclusion from one that did not wait."""
         self._end(waiting)
         gone = waiting.child.gone
@@ -129,27 +130,10 @@ class Standby:
             )
         )
 
-    def _end(self, waiting: _Waiting) -> None:
+    def _end(self, waiting: Waiting) -> None:
         task = self._loop.create_task(waiting.child.discard())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
-
-
-class _Waiting:
-    """A process without a request; what it logs meanwhile is kept for the request that gets it."""
-
-    child: Child
-
-    def __init__(self) -> None:
-        self._lines: list[tuple[str, str]] = []
-
-    def on_line(self, stream: str, line: str) -> None:
-        self._lines.append((stream, line))
-
-    def hand_over(self, on_line: OnLine) -> None:
-        self.child.hand_over(on_line)
-        for stream, line in self._lines:
-            on_line(stream, line)
 
 
 class _Served:
