@@ -169,5 +169,12 @@ result = [faults, [pid in (os.getpid(), os.getppid()) for pid in module.boto3.ma
             assert left < faults / 4
 
 
+def test_what_requests_imports_for_its_first_request_is_there_already(python: str, tmp_path: Path) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "requests.py").write_text("# has nothing\n")
+    with forking(python, tmp_path, top="import requests", path=[str(tmp_path / "library")]) as host:
+        assert host.do("result = 'netrc' in sys.modules")
+
+
 def _kernel() -> Tuple[int, ...]:
     return tuple(int(number) for number in platform.release().split("-")[0].split(".")[:2])

@@ -19,6 +19,7 @@ def known_costs(connector: str) -> None:
     if "ssl" in sys.modules:
         _try("ssl", lambda module: module.create_default_context())
     _try("boto3", lambda module: _boto3(module, connector), only_loaded=True)
+    _try("requests", _requests, only_loaded=True)
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
 
 
@@ -61,6 +62,13 @@ def leave() -> None:
 def _disown_finalizers(module: Any) -> None:
     for one in list(module.finalize._registry):  # noqa: SLF001  (there is no public way)
         one.atexit = False
+
+
+def _requests(module: Any) -> None:
+    """Import what it imports for its first request, and prepare one that is not sent."""
+    __import__("netrc")
+    with module.Session() as session:
+        session.prepare_request(module.Request("GET", "http://localhost/"))
 
 
 def _boto3(module: Any, connector: str) -> None:
