@@ -130,10 +130,8 @@ class Host:
                 self._socket.sendmsg([message], rights)
             pid = await answer
             cwd, memory = child.folder, child.launch.bounds.memory
-            handle = self._warden.adopt(adopted, pid=pid, host=self.resident.pid, cwd=cwd, memory=memory)
-            child.attach(handle)
-            if ahead:
-                handle.busy(False)
+            host = self.resident.pid
+            child.attach(self._warden.adopt(adopted, pid=pid, host=host, cwd=cwd, memory=memory, busy=not ahead))
         except (StartFailed, OSError) as problem:
             self.child_over(key)
             await child.never_started()

@@ -4,8 +4,8 @@ Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a
 
     gateway -> warden   {"op": "spawn", "id", "argv", "env", "cwd", "memory", "host", "busy", "tell"} with the
                         child's stdin, stdout, stderr (and descriptor 3) attached
-                        {"op": "adopt", "id", "pid", "host", "cwd", "memory"}: a process that a host has forked
-                        becomes a run, whoever reaps it
+                        {"op": "adopt", "id", "pid", "host", "cwd", "memory", "busy"}: a process that a host has
+                        forked becomes a run, whoever reaps it
                         {"op": "busy", "id", "busy"}        it has a request from now on, or has none
                         {"op": "signal", "id", "signal"}    to the run's whole process group
                         {"op": "kill", "id"}                SIGKILL to everything the run ever started
@@ -183,7 +183,7 @@ class Warden:
     def _adopt(self, message: dict[str, Any]) -> None:
         run = Run(message["id"], message["memory"], message["cwd"])
         run.adopted = True
-        run.pid = message["pid"]
+        run.pid, run.busy = message["pid"], message["busy"]
         facts = procfs.stat(run.pid)
         if facts is not None and facts.ppid in {message["host"], os.getpid()}:
             run.since = facts.started

@@ -182,9 +182,10 @@ class Warden:
         message |= {"busy": busy, "tell": tell}
         return self._begin(listener, {**message, "cwd": cwd, "memory": memory}, fds)
 
-    def adopt(self, listener: Listener, *, pid: int, host: int, cwd: str, memory: int) -> Handle:
+    def adopt(self, listener: Listener, *, pid: int, host: int, cwd: str, memory: int, busy: bool) -> Handle:
         """Have a process that a host has forked watched, and swept up after, like one that was spawned."""
-        return self._begin(listener, {"op": "adopt", "pid": pid, "host": host, "cwd": cwd, "memory": memory}, ())
+        message = {"op": "adopt", "pid": pid, "host": host, "cwd": cwd, "memory": memory, "busy": busy}
+        return self._begin(listener, message, ())
 
     def send(self, message: Mapping[str, object], fds: Sequence[int] = ()) -> None:
         """Send one message; it waits in a queue when the socket is full."""
