@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -101,6 +102,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """It is a job's run: the command's job_timeout holds."""
     extension: Extension | None = None
     """It may become a job while it runs."""
+    on_slot: Callable[[], Awaitable[None]] | None = None
+    """Awaited when the call holds its slot, before a process is asked for. What it takes does not count as the run's
+    time; when it raises, nothing was started and the slot is given back."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,6 +172,10 @@ class Invoker:
             async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
                 circuit.admit_after_wait()
                 run.queue_wait = clock() - run.begun
+                if call.on_slot is not None:
+                    asked = clock()
+                    await call.on_slot()
+                    deadline += clock() - asked
                 run.deadlines = (deadline, run.begun + command.job_timeout)
                 try:
                     # No name for the request here: it may be large, and is to be gone once it is written.

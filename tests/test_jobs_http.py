@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
@@ -420,6 +421,30 @@ async def test_a_job_that_has_no_slot_when_a_drain_begins_was_not_interrupted(ac
         told = await ended(second, job)
     assert told["outcome"]["body"]["error"] is None
     assert act.runs() == ["call", "job"]
+
+
+async def test_a_job_that_has_no_slot_when_its_gateway_is_killed_was_not_interrupted(
+    act: Act, backend: Backend
+) -> None:
+    act.serve("concurrency: 1; queue: 5")
+    async with served(act) as first:
+        call = asyncio.create_task(post(first, "Go", do="wait", name="call"))
+        await eventually(act.runs)
+        jobs = [await accepted(first, "Never", backend.url, name=f"job{n}") for n in range(2)]
+        await eventually(lambda: first_queued(first))
+        assert [(await shown(first, job))["state"] for job in jobs] == ["waiting", "waiting"]
+        await kill(first)
+        with contextlib.suppress(aiohttp.ClientError):
+            await call
+    act.let_go()
+    async with served(act) as second:
+        for job in jobs:
+            told = await ended(second, job)
+            assert (told["state"], told["interrupted"]) == ("delivered", 0)
+            assert told["outcome"]["body"]["error"] is None
+    assert act.runs()[0] == "call"
+    assert sorted(act.runs()[1:]) == ["job0", "job1"]
+    assert sorted(headers["Idempotency-Key"] for headers, _ in backend.seen) == sorted(jobs)
 
 
 async def first_queued(gateway: Server) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.invoke import Call, Extension, Invoker, Reply
-from gateway.jobs.port import Accepted, Job, Jobs, JobsUnavailable, Outcome
+from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
 from gateway.jobs.targets import Refused, Targets
 from gateway.protocol import as_envelope, error_envelope, read_object
 
@@ -68,7 +68,7 @@ class Desk:
             return await self._invoker.invoke(call)
         return await self._run_or_promote(call, connector, command, after)
 
-    async def run(self, job: Job) -> Outcome:
+    async def run(self, job: Job, begin: Begin) -> Outcome:
         """Run a job's command once; this is what the engine is given.
 
         Raises:
@@ -82,6 +82,7 @@ class Desk:
             caller=job.context,
             job=True,
             timeout=job.timeout,
+            on_slot=begin,
         )
         return await self._outcome(self._invoker.invoke(call))
 

@@ -44,6 +44,7 @@ from gateway.jobs.port import (
 from gateway.jobs.quiet import quieten
 from gateway.jobs.records import (
     ACTIVE,
+    AGAIN,
     STATUSES,
     Summary,
     attempts_of,
@@ -157,7 +158,7 @@ class Engine:
         self.drain()
         until = time.monotonic() + grace
         # Polled: they change in another loop.
-        while time.monotonic() < until and any(one.state is State.RUNNING for one in list(self._work.live.values())):  # noqa: ASYNC110
+        while time.monotonic() < until and any(one.runs for one in list(self._work.live.values())):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         await self._thread.call(self._quit())
         await asyncio.to_thread(self._destroy)
@@ -168,6 +169,7 @@ class Engine:
         """Start no more runs."""
         self._work.draining = True
         self._thread.post(self._gate.close)
+        self._thread.post(self._work.hold_back)
 
     async def call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Do something in the engine's loop.
@@ -346,7 +348,11 @@ class Engine:
             row = await read_row(name, load_input=True)
             return (await self.accept(msgspec.json.decode(text_of(row), type=Job), None)).id
         steps = await DBOS.list_workflow_steps_async(name)
-        recorded = [one["function_id"] for one in steps if one["function_name"] == "run" and one["output"]]
+        recorded = [
+            one["function_id"]
+            for one in steps
+            if one["function_name"] == "run" and one["output"] and one["output"] != AGAIN
+        ]
         if not recorded or not status.callback:
             raise JobConflict(f"job {name} has nothing to deliver")
         await DBOS.rewind_workflow_async(name, start_step=recorded[-1] + 1)

@@ -141,8 +141,11 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
 
 
-Run = Callable[[Job], Awaitable[Outcome]]
-"""Runs a job's command once.
+Begin = Callable[[], Awaitable[None]]
+"""Returns when it is recorded that a run begins. It raises what a `Run` may, when the run must not begin."""
+
+Run = Callable[[Job, Begin], Awaitable[Outcome]]
+"""Runs a job's command once. It awaits the `Begin` when it holds a slot, before it starts a process.
 
 It returns an outcome for whatever happens, a command's errors included, and may raise:
 ConnectorBusy (no slot: asked again later, for as long as it takes), ConnectorUnavailable (asked again for some

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 ACTIVE = ["PENDING", "ENQUEUED", "DELAYED"]
 
+AGAIN = "again"
+"""Recorded as a run's result when the run did not begin after all: it counts for nothing, and is tried again."""
+
 STATUSES: dict[State | None, str | list[str] | None] = {
     None: None,
     State.WAITING: ACTIVE,
@@ -102,11 +105,11 @@ def summary_of(row: WorkflowStatus) -> Summary:
 
 
 def outcomes(steps: list[StepInfo]) -> list[Outcome | None]:
-    """Return the recorded runs; one that was interrupted, and may be repeated, is None."""
+    """Return the recorded runs that began; one that was interrupted, and may be repeated, is None."""
     return [
         msgspec.json.decode(str(one["output"]), type=Outcome) if one["output"] else None
         for one in steps
-        if one["function_name"] == "run" and one["error"] is None
+        if one["function_name"] == "run" and one["error"] is None and one["output"] != AGAIN
     ]
 
 

@@ -38,10 +38,11 @@ from gateway.jobs.port import (
     Verdict,
     told,
 )
-from gateway.jobs.records import notice_of, read_row
+from gateway.jobs.records import AGAIN, notice_of, read_row
+from gateway.jobs.start import Start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from gateway.events import Event
     from gateway.jobs.callbacks import Callbacks
@@ -71,6 +72,9 @@ class Live:
         self.cancelled = False
         self.wake = asyncio.Event()
         self.turn: asyncio.Future[None] | None = None
+        self.start: Start | None = None
+        self.told: Outcome | None = None
+        """What a run came to that never held a slot."""
         self.task: asyncio.Task[Any] | None = None
         self.placed = False
         self.slotted = False
@@ -83,6 +87,13 @@ class Live:
         self.wake.set()
         if self.turn is not None:
             self.turn.cancel()
+        if self.start is not None:
+            self.start.hold_back()
+
+    @property
+    def runs(self) -> bool:
+        """Its command was started, or is about to be."""
+        return self.state is State.RUNNING or (self.start is not None and self.start.committing)
 
 
 class Work:
@@ -155,29 +166,41 @@ class Work:
         execution's name there, and no outcome, knows that a crash interrupted the run.
         """
         execution = adopted if adopted in self.adopted else uuid.uuid4().hex
+        interrupted = 0
         for number in itertools.count():
             try:
                 began = adopted if adopted and number == 0 else await self._step("begin", self._begin, live, execution)
-                recorded = await self._step("run", self._run_once, live, adopted, began == execution, number)
+                recorded = await self._step("run", self._run_once, live, adopted, began == execution, interrupted)
             finally:
                 await self._leave(live)
+            if recorded == AGAIN:
+                continue
             if recorded:
                 return msgspec.json.decode(recorded, type=Outcome)
-            live.interrupted = number + 1
+            interrupted += 1
+            live.interrupted = interrupted
         raise AssertionError
 
     async def _begin(self, live: Live, execution: str) -> str:
-        """Wait for a place."""
+        """Wait for a place and a slot. The run holds both while what this returns is recorded, and goes on then."""
+        try:
+            await self._place(live)
+            await self._reach(live)
+        except asyncio.CancelledError:
+            if live.cancelled:
+                message = f"job {live.job.id} was cancelled while it waited"
+                raise dbos_error.DBOSWorkflowCancelledError(message) from None
+            raise
+        return execution
+
+    async def _place(self, live: Live) -> None:
+        """Wait for its turn among the jobs of its connector: here, and where they are counted, over all gateways."""
         job = live.job
         live.turn = asyncio.ensure_future(self._gate.enter(job.connector, job.priority))
         try:
             if live.cancelled:
                 live.turn.cancel()
             await live.turn
-        except asyncio.CancelledError:
-            if live.cancelled:
-                raise dbos_error.DBOSWorkflowCancelledError(f"job {job.id} was cancelled while it waited") from None
-            raise
         finally:
             live.turn = None
         live.placed = True
@@ -185,13 +208,37 @@ class Work:
         if self._lease is not None and slots is not None:
             while not await asyncio.to_thread(self._lease.take, job.connector, slots, job.id):
                 await self._pause(live, SLOT_POLL * random.uniform(0.7, 1.3))  # noqa: S311 - spreads load
-                if live.cancelled:
-                    raise dbos_error.DBOSWorkflowCancelledError(f"job {job.id} was cancelled while it waited")
+                _check(live)
             live.slotted = True
-        await self._sure()
-        return execution
+
+    async def _reach(self, live: Live) -> None:
+        """Start the run as often as it takes until it holds its slot, or has come to something without one."""
+        since = time.monotonic()
+        for tried in itertools.count():
+            _check(live)
+            if self.draining:
+                await _for_ever()
+            live.start = start = Start(self._gateway, self._run, live.job)
+            if await start.reached():
+                await self._sure()
+                if start.holds and not live.cancelled and not self.draining:
+                    start.committing = True
+                    return
+            if live.cancelled or self.draining:
+                await start.end()
+                continue
+            came_to = await self._came_to(live, start.outcome())
+            if isinstance(came_to, ConnectorUnavailable) and time.monotonic() - since > UNAVAILABLE:
+                came_to = told(came_to.code, came_to.message, 503)
+            if isinstance(came_to, Outcome):
+                live.told = came_to
+                return
+            await self._pause(live, _wait(came_to, tried))
 
     async def _leave(self, live: Live) -> None:
+        start, live.start, live.told = live.start, None, None
+        if start is not None:
+            await start.end()
         if live.placed:
             live.placed = False
             self._gate.leave(live.job.connector)
@@ -199,22 +246,24 @@ class Work:
             live.slotted = False
             await asyncio.to_thread(self._lease.give, live.job.id)
 
-    async def _run_once(self, live: Live, adopted: str, ours: bool, number: int) -> str:  # noqa: FBT001
+    async def _run_once(self, live: Live, adopted: str, ours: bool, interrupted: int) -> str:  # noqa: FBT001
         """Return the outcome to record; nothing when the run was interrupted and may be repeated."""
         job = live.job
-        interrupted = number + (not ours)
+        interrupted += not ours
         live.interrupted = interrupted
         if await self._withdrawn(job):
             live.withdrawn = True
             raise DeadLetter("it was never accepted: the caller was told that the store did not answer in time")
         outcome = None
         if ours:
-            live.state = State.RUNNING
             try:
-                outcome = await self._try(live, adopted)
+                outcome = await self._go(live, adopted)
             except RunLost:
                 live.state = State.WAITING
                 live.interrupted = interrupted = interrupted + 1
+            else:
+                if outcome is None:
+                    return AGAIN
         if outcome is None:
             if job.idempotent and interrupted < self._settings.max_interruptions:
                 return ""
@@ -244,32 +293,46 @@ class Work:
                 return verdict == "withdrawn"
         return False
 
-    async def _try(self, live: Live, adopted: str) -> Outcome:
-        """Run until there is an outcome: that the connector is busy is none."""
-        job, begun = live.job, time.monotonic()
-        for tried in itertools.count():
-            running = self.adopted.pop(adopted, None)
-            try:
-                if running is not None:
-                    return await across(self._gateway, lambda running=running: _result(running))  # type: ignore[misc]
-                return await across(self._gateway, lambda: self._run(job))
-            except (ConnectorBusy, ConnectorUnavailable) as problem:
-                if isinstance(problem, ConnectorUnavailable) and time.monotonic() - begun > UNAVAILABLE:
-                    return told(problem.code, problem.message, 503)
-                wait = max(min(0.25 * 2 ** min(tried, 10), 15.0), min(problem.retry_after or 0.0, 60.0))
-                await asyncio.sleep(wait * random.uniform(0.7, 1.3))  # noqa: S311 - spreads load
-            except GatewayDraining:
-                live.state = State.WAITING  # for the next start; this one's end need not wait for it
-                await _for_ever()
-            except Gone:  # by whoever had started it
-                if not self.draining:
-                    return told(INTERRUPTED, f"{job.title} was cancelled in the middle of its run", 502)
-                live.state = State.WAITING
-                await _for_ever()
-            except RunLost:
-                raise
-            except Exception as problem:  # noqa: BLE001 - whatever it is, the caller waits for an answer
-                return _told_of(job, problem)
+    async def _go(self, live: Live, adopted: str) -> Outcome | None:
+        """Let the run begin, and return what it came to; None when it did not begin after all.
+
+        Its slot may be gone: it is given back when it takes long to record the beginning.
+        """
+        running = self.adopted.pop(adopted, None)
+        if running is not None:
+            outcome = across(self._gateway, lambda: _result(running))
+        elif live.told is not None:
+            return live.told
+        elif live.start is not None and live.start.go():
+            outcome = live.start.outcome()
+        else:
+            return None
+        live.state = State.RUNNING
+        came_to = await self._came_to(live, outcome)
+        if isinstance(came_to, Outcome):
+            return came_to
+        live.state = State.WAITING
+        return None
+
+    async def _came_to(self, live: Live, running: Awaitable[Outcome]) -> Outcome | ConnectorBusy | ConnectorUnavailable:
+        """Return what a run came to. That the connector is busy, or cannot be served for now, is no outcome."""
+        job = live.job
+        try:
+            return await running
+        except (ConnectorBusy, ConnectorUnavailable) as problem:
+            return problem
+        except GatewayDraining:
+            live.state = State.WAITING  # for the next start; this one's end need not wait for it
+            await _for_ever()
+        except Gone:  # by whoever had started it
+            if not self.draining:
+                return told(INTERRUPTED, f"{job.title} was cancelled in the middle of its run", 502)
+            live.state = State.WAITING
+            await _for_ever()
+        except RunLost:
+            raise
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the caller waits for an answer
+            return _told_of(job, problem)
         raise AssertionError
 
     async def _deliver(self, live: Live, outcome: Outcome) -> None:
@@ -305,6 +368,12 @@ class Work:
                 )
             )  # fmt: skip
         return msgspec.json.encode(attempt).decode()
+
+    def hold_back(self) -> None:
+        """End the wait for slots: a drain begins, and who gets one now would not begin."""
+        for live in self.live.values():
+            if live.start is not None:
+                live.start.hold_back()
 
     async def tell_cancelled(self, text: str) -> None:
         """Cancel a job and tell its caller."""
@@ -342,6 +411,17 @@ class Work:
         """Wait until nobody can think that this gateway is dead: a frozen one must not act before it knows."""
         while self._lease is not None and not self._lease.sure():  # noqa: ASYNC110 - it beats in a thread
             await asyncio.sleep(0.1)
+
+
+def _check(live: Live) -> None:
+    if live.cancelled:
+        raise asyncio.CancelledError
+
+
+def _wait(problem: ConnectorBusy | ConnectorUnavailable, tried: int) -> float:
+    """Return when to ask again, in seconds."""
+    wait: float = max(min(0.25 * 2 ** min(tried, 10), 15.0), min(problem.retry_after or 0.0, 60.0))
+    return wait * random.uniform(0.7, 1.3)  # noqa: S311 - spreads load
 
 
 def _told_of(job: Job, problem: Exception) -> Outcome:

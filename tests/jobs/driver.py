@@ -16,7 +16,7 @@ from aiohttp import web
 
 from gateway.errors import GatewayError
 from gateway.jobs.lease import PACE, Pace
-from gateway.jobs.port import Job, Outcome
+from gateway.jobs.port import Begin, Job, Outcome
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.protocol import Caller
@@ -37,7 +37,8 @@ class Events:
 
 
 def application(state: Path, events: Events, database: str | None, pace: Pace) -> web.Application:
-    async def run(job: Job) -> Outcome:
+    async def run(job: Job, begin: Begin) -> Outcome:
+        await begin()
         events.write("run", job=job.id, idempotent=job.idempotent)
         await asyncio.sleep(json.loads(job.params)["seconds"])
         events.write("ran", job=job.id)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.events import Event
-    from gateway.jobs.port import JobStatus
+    from gateway.jobs.port import Begin, JobStatus
 
 QUICK = CallbacksSection(first_delay=Duration(0.05), timeout=Duration(2))
 
@@ -38,19 +38,39 @@ def job(command: str = "Do", *, callback: str | None = None, task: str | None = 
 
 
 class Runner:
-    """The `run` that the engine is given. It answers at once, or when `release` is set."""
+    """The `run` that the engine is given. It answers at once, or when `release` is set; a slot is free when `slot` is."""
 
     def __init__(self) -> None:
+        self.queued: list[Job] = []
         self.started: list[Job] = []
         self.cancelled: list[str] = []
         self.release = asyncio.Event()
         self.release.set()
+        self.slot = asyncio.Event()
+        self.slot.set()
+        self.taken = 0
+        """Slots that are held now."""
+        self.refusals: list[BaseException] = []
+        """Raised without a slot, one after another."""
         self.problems: list[BaseException] = []
+        """Raised by runs that began."""
 
     def hold(self) -> None:
         self.release.clear()
 
-    async def __call__(self, job: Job) -> Outcome:
+    async def __call__(self, job: Job, begin: Begin) -> Outcome:
+        self.queued.append(job)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        await self.slot.wait()
+        self.taken += 1
+        try:
+            await begin()
+            return await self._run(job)
+        finally:
+            self.taken -= 1
+
+    async def _run(self, job: Job) -> Outcome:
         self.started.append(job)
         if self.problems:
             raise self.problems.pop(0)

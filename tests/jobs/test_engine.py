@@ -217,11 +217,12 @@ def of_client(one: Job, client: str) -> Job:
 
 
 async def test_busy_is_no_outcome(one: Bench) -> None:
-    one.runner.problems = [ConnectorBusy("full", retry_after=0.01), ConnectorUnavailable("open circuit")]
+    one.runner.refusals = [ConnectorBusy("full", retry_after=0.01), ConnectorUnavailable("open circuit")]
     status = await one.ended(await one.accept(job()))
     assert status.outcome is not None
     assert status.outcome.status == 200
-    assert len(one.runner.started) == 3
+    assert len(one.runner.queued) == 3
+    assert len(one.runner.started) == 1
 
 
 async def test_an_error_is_an_outcome(one: Bench) -> None:
@@ -335,9 +336,9 @@ async def test_drain_starts_nothing_and_leaves_what_waits_to_the_next_start(one:
 
 
 async def test_a_run_that_a_shutdown_refuses_stays_open(one: Bench) -> None:
-    one.runner.problems = [GatewayDraining()]
+    one.runner.refusals = [GatewayDraining()]
     name = await one.accept(job(idempotent=True))
-    await eventually(lambda: one.runner.started)
+    await eventually(lambda: one.runner.queued)
     assert (await one.jobs.status(name)).outcome is None
     await one.again()
     assert code((await one.ended(name)).outcome) is None

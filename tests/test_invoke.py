@@ -1,0 +1,98 @@
+"""What a call's `on_slot` can rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.config import read_settings
+from gateway.core import Gateway
+from gateway.errors import ConnectorBusy, ConnectorTimeout
+from gateway.events import Bus
+from gateway.invoke import Call
+from gateway.protocol import Caller
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.support import Site
+
+
+@pytest.fixture
+async def gateway(site: Site) -> AsyncIterator[Gateway]:
+    site.script("note.sh", f"cat >/dev/null; echo run >> {site.folder}/runs; echo '{{}}'")
+    site.script("hang.sh", "sleep 100")
+    limits = "concurrency: 1, queue: 5, commands: {Go: {}}"
+    site.configure(f"note: {{run: [./note.sh], {limits}}}\nhang: {{run: [./hang.sh], timeout: 300ms, {limits}}}")
+    settings, _ = read_settings(site.file)
+    made = Gateway(settings, Bus())
+    await made.open(watch=False)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def call(on_slot: Callable[[], Awaitable[None]] | None, connector: str = "note") -> Call:
+    return Call(connector=connector, command="Go", params={}, caller=Caller(request_id="r"), on_slot=on_slot)
+
+
+def runs(site: Site) -> int:
+    return len((site.folder / "runs").read_text().split()) if (site.folder / "runs").exists() else 0
+
+
+async def test_it_is_awaited_with_a_slot_and_before_a_process(gateway: Gateway, site: Site) -> None:
+    seen = []
+
+    async def look() -> None:
+        seen.append((gateway.supervisor.in_flight("note"), runs(site)))
+
+    await gateway.invoker.invoke(call(look))
+    assert seen == [(1, 0)]
+    assert runs(site) == 1
+
+
+async def test_when_it_raises_nothing_is_started_and_the_slot_is_given_back(gateway: Gateway, site: Site) -> None:
+    async def refuse() -> None:
+        raise ConnectorBusy("not now")
+
+    with pytest.raises(ConnectorBusy, match="not now"):
+        await gateway.invoker.invoke(call(refuse))
+    assert gateway.supervisor.in_flight("note") == 0
+    await gateway.invoker.invoke(call(None))
+    assert runs(site) == 1
+
+
+async def test_when_it_is_cancelled_the_slot_goes_to_the_next(gateway: Gateway, site: Site) -> None:
+    holds = asyncio.Event()
+
+    async def hold() -> None:
+        holds.set()
+        await asyncio.Event().wait()
+
+    holding = asyncio.create_task(gateway.invoker.invoke(call(hold)))
+    await holds.wait()
+    next_one = asyncio.create_task(gateway.invoker.invoke(call(None)))
+    holding.cancel()
+    await next_one
+    with contextlib.suppress(asyncio.CancelledError):
+        await holding
+    assert runs(site) == 1
+
+
+async def test_what_it_takes_is_not_the_runs_time(gateway: Gateway) -> None:
+    clock = asyncio.get_running_loop().time
+    begun: list[float] = []
+
+    async def take_long() -> None:
+        until = clock() + 0.4  # longer than the command may run
+        while clock() < until:
+            await asyncio.sleep(0)
+        begun.append(clock())
+
+    with pytest.raises(ConnectorTimeout):
+        await gateway.invoker.invoke(call(take_long, "hang"))
+    assert clock() - begun[0] > 0.25
