@@ -44,7 +44,7 @@ from gateway.jobs.port import (
 from gateway.jobs.quiet import quieten
 from gateway.jobs.records import (
     ACTIVE,
-    AGAIN,
+    NOT_BEGUN,
     STATUSES,
     Summary,
     attempts_of,
@@ -55,9 +55,10 @@ from gateway.jobs.records import (
     summary_of,
     text_of,
 )
+from gateway.jobs.recovery import Recovery
 from gateway.jobs.retention import Retention
 from gateway.jobs.store import SqliteStore
-from gateway.jobs.work import Live, Work, accepting
+from gateway.jobs.work import Work, accepting
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 # What a recorded job's next start has to understand. Change it only after every open job has ended: a job whose
 # version nobody has is never run.
 VERSION = "1"
+AGAIN = 1.0  # seconds until a store that failed is asked again for the jobs in it
 TROUBLE = 60.0  # seconds for which a store that failed is told to be unhealthy, unless it works again before
 _ROWS = 200  # a page when a list is filtered here
 _SCANNED = 5000  # rows that one filtered list looks at
@@ -99,18 +101,17 @@ class Engine:
         self._thread = LoopThread("jobs")
         self._callbacks = Callbacks(callbacks)
         self._gate = Gate(limit)
-        self._launched = False
         self._retention = Retention(float(jobs.keep), jobs.keep_count)
         self._sweeper: asyncio.Task[None] | None = None
         self._taking_over: threading.Thread | None = None
         self._fault = ""
         self._trouble = (0.0, "")
+        self._recovery: Recovery | None = None
+        self.node = f"gateway-{uuid.uuid4().hex[:12]}"  # never used again: nobody runs a dead node's jobs by chance
         if jobs.database is None:
-            self.node = "gateway"  # the next start of this file's one gateway takes up what this one leaves
             self._store: SqliteStore | None = SqliteStore(folder / "jobs.sqlite")
             self._lease: Lease | None = None
         else:
-            self.node = f"gateway-{uuid.uuid4().hex[:12]}"  # never used again: nobody runs a dead node's jobs by chance
             self._store = None
             self._lease = Lease(
                 jobs.database, self.node, pace=pace, take_over=self._take_over, changed=self._store_changed
@@ -125,7 +126,7 @@ class Engine:
     @property
     def open_jobs(self) -> int:
         """Return how many jobs are in this gateway's hands."""
-        return len(self._work.live)
+        return self._work.live.open
 
     @property
     def fault(self) -> str:
@@ -230,8 +231,13 @@ class Engine:
         DBOS.launch()
         self._callbacks.open()
         sqlalchemy_event.listen(engine._sys_db.engine, "handle_error", _hold_on)  # noqa: SLF001 - see _hold_on
+        self._recovery = Recovery(engine._sys_db, self.node, VERSION, lambda: self._work.closing)  # noqa: SLF001
+        if self._store is not None:
+            left = await asyncio.to_thread(self._recovery.open_jobs)
+            self._work.live.left = left.difference(self._work.live)
+            if left:
+                self._take_over(None)
         self._sweeper = asyncio.create_task(self._retention.sweep_for_ever())
-        self._launched = True
 
     async def _quit(self) -> None:
         self._work.closing = True
@@ -332,6 +338,7 @@ class Engine:
             with SetWorkflowID(notice_of(name)):
                 await DBOS.start_workflow_async(self._notice, text_of(row))
         await DBOS.cancel_workflow_async(name)
+        self._work.live.left.discard(name)
         if name in self._work.live:
             self._work.live[name].cancel()
 
@@ -351,7 +358,7 @@ class Engine:
         recorded = [
             one["function_id"]
             for one in steps
-            if one["function_name"] == "run" and one["output"] and one["output"] != AGAIN
+            if one["function_name"] == "run" and one["output"] and one["output"] != NOT_BEGUN
         ]
         if not recorded or not status.callback:
             raise JobConflict(f"job {name} has nothing to deliver")
@@ -375,11 +382,11 @@ class Engine:
         name, is_open = await _name_of(job)
         if is_open:
             return await self._joined(name)
-        size = sum(live.size for live in self._work.live.values())
-        if len(self._work.live) >= self._settings.backlog or size > self._settings.backlog_size:
-            raise ConnectorBusy(f"{len(self._work.live)} jobs of {Size(size)} are open (jobs.backlog)", retry_after=30)
+        hands = self._work.live
+        if hands.open >= self._settings.backlog or hands.size > self._settings.backlog_size:
+            raise ConnectorBusy(f"{hands.open} jobs of {Size(hands.size)} are open (jobs.backlog)", retry_after=30)
         job = msgspec.structs.replace(job, id=name)
-        live = self._work.live.setdefault(name, Live(job))
+        live = hands.take(name, job)
         token = uuid.uuid4().hex if running is not None else ""
         if running is not None:
             self._work.adopted[token] = running
@@ -391,8 +398,8 @@ class Engine:
                 await DBOS.start_workflow_async(self._workflow, msgspec.json.encode(job).decode(), token)
         except BaseException as problem:
             self._work.adopted.pop(token, None)
-            if self._work.live.get(name) is live and live.task is None:
-                del self._work.live[name]
+            if live.task is None:
+                hands.let_go(name, live)
             if isinstance(problem, dbos_error.DBOSWorkflowIDInUseError):  # another request was faster
                 return await self._joined(name)
             raise
@@ -441,20 +448,30 @@ class Engine:
         self._trouble = (0.0, "")
         self._tell(StoreChanged(ok=ok, reason=reason))
 
-    def _take_over(self, nodes: list[str]) -> None:
-        """Recover dead nodes' jobs; not in the lease's own thread, which must go on beating when the store goes."""
-        if not self._launched or (self._taking_over is not None and self._taking_over.is_alive()):
+    def _take_over(self, nodes: list[str] | None) -> None:
+        """Take up what dead gateways left, with a file what all earlier ones left.
+
+        Not in the lease's own thread, which must go on beating when the store goes.
+        """
+        recovery = self._recovery
+        if recovery is None or (self._taking_over is not None and self._taking_over.is_alive()):
             return
 
-        def recover() -> None:
-            for node in nodes:
-                with contextlib.suppress(SQLAlchemyError, dbos_error.DBOSException):
-                    # There is no public way that checks whose job it is: `resume_workflows` would also take one that
-                    # runs elsewhere. A test holds this one to what it does today.
-                    jobs = DBOS._recover_pending_workflows([node])  # noqa: SLF001
-                    self._tell(NodeLost(node=node, jobs=len(jobs)))
+        def take_over() -> None:
+            for node in nodes or ():
+                with contextlib.suppress(SQLAlchemyError):  # they are found again
+                    self._tell(NodeLost(node=node, jobs=recovery.take_up([node])))
 
-        self._taking_over = threading.Thread(target=recover, name="jobs-take-over", daemon=True)
+        def take_up() -> None:
+            pause = threading.Event()
+            while not self._work.closing:
+                with contextlib.suppress(SQLAlchemyError):
+                    recovery.take_up(None)
+                    break
+                pause.wait(AGAIN)
+
+        what = take_up if nodes is None else take_over
+        self._taking_over = threading.Thread(target=what, name="jobs-take-over", daemon=True)
         self._taking_over.start()
 
 

@@ -91,8 +91,9 @@ async def across(loop: asyncio.AbstractEventLoop, work: Callable[[], Awaitable[T
         return await asyncio.shield(there)
     except asyncio.CancelledError:
         loop.call_soon_threadsafe(cancel)
-        with contextlib.suppress(Exception):
-            await there
+        await asyncio.wait({there})  # whoever cancels once more stops waiting, and nothing else
+        if not there.cancelled():
+            there.exception()
         raise
 
 

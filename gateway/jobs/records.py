@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ACTIVE = ["PENDING", "ENQUEUED", "DELAYED"]
 
-AGAIN = "again"
+NOT_BEGUN = "not begun"
 """Recorded as a run's result when the run did not begin after all: it counts for nothing, and is tried again."""
 
 STATUSES: dict[State | None, str | list[str] | None] = {
@@ -109,7 +109,7 @@ def outcomes(steps: list[StepInfo]) -> list[Outcome | None]:
     return [
         msgspec.json.decode(str(one["output"]), type=Outcome) if one["output"] else None
         for one in steps
-        if one["function_name"] == "run" and one["error"] is None and one["output"] != AGAIN
+        if one["function_name"] == "run" and one["error"] is None and one["output"] != NOT_BEGUN
     ]
 
 

@@ -25,6 +25,7 @@ class Start:
     def __init__(self, gateway: asyncio.AbstractEventLoop, run: Run, job: Job) -> None:
         self.committing = False
         """Its beginning is being recorded, or was: nobody but the run itself ends it now."""
+        self._stopped = False
         self._engine = asyncio.get_running_loop()
         self._slot: asyncio.Future[None] = self._engine.create_future()
         self._permit: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -56,12 +57,18 @@ class Start:
     def hold_back(self) -> None:
         """End it, unless it begins already."""
         if not self.committing:
-            self._task.cancel()
+            self._stop()
 
     async def end(self) -> None:
         """End it, whatever it does, and wait for that."""
-        self._task.cancel()
+        self._stop()
         await asyncio.wait({self._task})
+
+    def _stop(self) -> None:
+        """Cancel it, once: a second time would end the wait for its end."""
+        if not self._stopped:
+            self._stopped = True
+            self._task.cancel()
 
     async def _begin(self) -> None:
         """Ask to begin, in the gateway's loop. A store that does not answer must not keep calls from their slots."""

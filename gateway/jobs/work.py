@@ -23,6 +23,7 @@ from dbos import error as dbos_error
 
 from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining, GatewayError
 from gateway.events import CallbackTried, JobFinished, JobRan
+from gateway.jobs.hands import Hands, Live
 from gateway.jobs.loops import Gone, across
 from gateway.jobs.port import (
     CANCELLED,
@@ -38,7 +39,7 @@ from gateway.jobs.port import (
     Verdict,
     told,
 )
-from gateway.jobs.records import AGAIN, notice_of, read_row
+from gateway.jobs.records import NOT_BEGUN, notice_of, read_row
 from gateway.jobs.start import Start
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from gateway.jobs.settings import JobsSection
 
 UNAVAILABLE = 300.0  # seconds that a job waits for a connector that cannot be served
+READS = 4  # jobs that read at once how far they came, after a restart: whoever accepts a job is not to wait for all
 SLOT_POLL = 0.5  # seconds between looks for a slot that other gateways hold
 
 accepting: contextvars.ContextVar[bool] = contextvars.ContextVar("jobsaccepting", default=False)
@@ -59,41 +61,6 @@ accepting: contextvars.ContextVar[bool] = contextvars.ContextVar("jobsaccepting"
 
 class DeadLetter(Exception):
     """A callback was given up. Recorded, its message is the reason."""
-
-
-class Live:
-    """A job in this gateway's hands."""
-
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.size = len(job.params) + len(job.task_data)
-        self.state = State.WAITING
-        self.interrupted = 0
-        self.cancelled = False
-        self.wake = asyncio.Event()
-        self.turn: asyncio.Future[None] | None = None
-        self.start: Start | None = None
-        self.told: Outcome | None = None
-        """What a run came to that never held a slot."""
-        self.task: asyncio.Task[Any] | None = None
-        self.placed = False
-        self.slotted = False
-        self.withdrawn = False
-        self.wanted = False
-
-    def cancel(self) -> None:
-        """Stop waiting for whatever it is: the next step finds the cancellation."""
-        self.cancelled = True
-        self.wake.set()
-        if self.turn is not None:
-            self.turn.cancel()
-        if self.start is not None:
-            self.start.hold_back()
-
-    @property
-    def runs(self) -> bool:
-        """Its command was started, or is about to be."""
-        return self.state is State.RUNNING or (self.start is not None and self.start.committing)
 
 
 class Work:
@@ -109,13 +76,14 @@ class Work:
         lease: Lease | None,
         tell: Callable[[Event], None],
     ) -> None:
-        self.live: dict[str, Live] = {}
+        self.live = Hands()
         self.adopted: dict[str, asyncio.Future[Outcome]] = {}
         """Runs in progress that jobs are to adopt, by the token that their begin is recorded under."""
         self.abandoned: set[str] = set()
         """Jobs whose caller was told 503 before they were committed."""
         self.draining = False
         self.closing = False
+        self._reads = asyncio.Semaphore(READS)
         self._run = run
         self._settings = settings
         self._callbacks = callbacks
@@ -128,10 +96,14 @@ class Work:
         """Do a job. `adopted` is the token of a run that was in progress when it was accepted."""
         accepting.set(False)
         job = msgspec.json.decode(text, type=Job)
-        live = self.live.setdefault(job.id, Live(job))
+        accepted_here = job.id in self.live
+        live = self.live.take(job.id, job)
         live.task = asyncio.current_task()
         state, reason = State.DELIVERED if job.context.callback_url else State.KEPT, ""
         try:
+            if not accepted_here:
+                await self._reads.acquire()
+                live.reads = True
             outcome = await self._outcome(live, adopted)
             live.state = State.DELIVERING
             if job.context.callback_url:
@@ -146,12 +118,12 @@ class Work:
             state = live.state
             raise
         finally:
+            self._has_read(live)
             running = self.adopted.pop(adopted, None)
             if running is not None and state is State.CANCELLED:
                 with contextlib.suppress(RuntimeError):
                     self._gateway.call_soon_threadsafe(running.cancel)
-            if self.live.get(job.id) is live:
-                del self.live[job.id]
+            self.live.let_go(job.id, live)
             if state not in OPEN:
                 self._tell(
                     JobFinished(
@@ -173,7 +145,7 @@ class Work:
                 recorded = await self._step("run", self._run_once, live, adopted, began == execution, interrupted)
             finally:
                 await self._leave(live)
-            if recorded == AGAIN:
+            if recorded == NOT_BEGUN:
                 continue
             if recorded:
                 return msgspec.json.decode(recorded, type=Outcome)
@@ -263,7 +235,7 @@ class Work:
                 live.interrupted = interrupted = interrupted + 1
             else:
                 if outcome is None:
-                    return AGAIN
+                    return NOT_BEGUN
         if outcome is None:
             if job.idempotent and interrupted < self._settings.max_interruptions:
                 return ""
@@ -379,16 +351,16 @@ class Work:
         """Cancel a job and tell its caller."""
         accepting.set(False)
         job = msgspec.json.decode(text, type=Job)
+        self.live.left.discard(notice_of(job.id))
         await DBOS.cancel_workflow_async(job.id)
         if await self._step("look", self._look, job.id) == "CANCELLED":
-            live = Live(job)
-            self.live[notice_of(job.id)] = live
+            live = self.live.take(notice_of(job.id), job)
             live.task = asyncio.current_task()
             live.state = State.DELIVERING
             try:
                 await self._deliver(live, told(CANCELLED, f"{job.title} was cancelled", 409))
             finally:
-                self.live.pop(notice_of(job.id), None)
+                self.live.let_go(notice_of(job.id), live)
 
     async def _look(self, name: str) -> str:
         return (await read_row(name)).status
@@ -397,11 +369,24 @@ class Work:
         """Do something once: its result is recorded, and returned ever after."""
         if self.closing:  # a job that was fetched while we leave: it stays as it is recorded
             await _for_ever()
+
+        async def body(*given: Any) -> str:
+            if isinstance(given[0], Live):
+                self._has_read(given[0])
+            return await function(*given)
+
         options = StepOptions(name=name, preemptible=name == "run")
-        result: str = await DBOS.run_step_async(options, function, *arguments)
+        result: str = await DBOS.run_step_async(options, body, *arguments)
         return result
 
+    def _has_read(self, live: Live) -> None:
+        """It has read what is recorded of it, and does something now."""
+        if live.reads:
+            live.reads = False
+            self._reads.release()
+
     async def _pause(self, live: Live, seconds: float) -> None:
+        self._has_read(live)
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

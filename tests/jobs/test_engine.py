@@ -14,6 +14,7 @@ import pytest
 from dbos import DBOS
 from dbos._dbos import _get_dbos_instance
 from dbos._sys_db import SystemDatabase
+from dbos._utils import INTERNAL_QUEUE_NAME
 from sqlalchemy import event
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
@@ -541,7 +542,7 @@ async def test_what_is_accepted_is_synced(one: Bench) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     assert DBOS.application_version == "1"
-    assert DBOS.executor_id == "gateway"
+    assert DBOS.executor_id == one.jobs.health().node
 
 
 async def test_nothing_in_the_store_is_pickled(one: Bench) -> None:
@@ -740,7 +741,12 @@ async def test_an_engine_leaves_the_gateways_loop_and_its_threads_alone(one: Ben
 async def test_the_internals_that_are_used_are_as_they_were(one: Bench) -> None:
     """Not public: a release of DBOS may change them, and this test is how we notice."""
     await one.accept(job())
-    assert list(inspect.signature(DBOS._recover_pending_workflows).parameters) == ["executor_ids"]
-    assert "executor_id.in_(executor_ids)" in inspect.getsource(SystemDatabase.reenqueue_for_recovery)
-    assert _get_dbos_instance()._sys_db.engine is not None
+    database = _get_dbos_instance()._sys_db
+    assert database.engine is not None
+    assert _get_dbos_instance()._registry.get_internal_queue().name == INTERNAL_QUEUE_NAME
+    # What `gateway.jobs.recovery` does for many, DBOS does for one; both find nothing once it is done.
+    requeue = inspect.getsource(SystemDatabase.reenqueue_for_recovery)
+    for change in ("ENQUEUED.value", "owner_xid=None", "started_at_epoch_ms=None", "executor_id.in_(executor_ids)"):
+        assert change in requeue
+    assert "coalesce" in requeue
     assert await asyncio.to_thread(DBOS._recover_pending_workflows, ["nobody"]) == []

@@ -106,3 +106,32 @@ async def test_stopping_cancels_what_runs_there() -> None:
     await asyncio.to_thread(begun.wait)
     await thread.stop()
     assert cancelled.is_set()
+
+
+async def test_a_second_cancellation_ends_the_wait_and_nothing_else(
+    other: LoopThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = asyncio.get_running_loop()
+    started, ends, goes_on = threading.Event(), threading.Event(), asyncio.Event()
+
+    async def slow_to_end() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ends.set()
+            await goes_on.wait()
+
+    async def wait_across() -> None:
+        waiting = asyncio.ensure_future(across(here, slow_to_end))
+        for moment in (started, ends):
+            await asyncio.to_thread(moment.wait)
+            waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+
+    await other.call(wait_across())
+    goes_on.set()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert caplog.records == []
