@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.events import JobAccepted, NodeLost, StoreChanged
+from gateway.jobs import pauses
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.gate import Gate
 from gateway.jobs.lease import PACE, Lease, Pace, said
@@ -222,6 +223,7 @@ class Engine:
             config["system_database_url"] = self._settings.database
             config["dbos_system_schema"] = "gateway_jobs"
             config["db_engine_kwargs"] = {"connect_args": {"options": "-c synchronous_commit=on"}}
+        pauses.bound()
         engine = DBOS(config=config)
         quieten(DBOS.logger)
         # Never counted by DBOS: a restart of the gateway is no fault of a job. What a run's crash costs is counted

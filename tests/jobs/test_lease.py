@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from gateway.jobs.lease import FENCED, Lease, Pace
+from gateway.jobs.pauses import Clock
 from gateway.jobs.port import JobsUnavailable, State
 from gateway.jobs.settings import JobsSection
 from tests.jobs.postgres import Postgres
@@ -192,6 +193,27 @@ async def test_a_database_that_goes_away_is_told_and_costs_no_result(fragile: Po
         server.start()
         await eventually(lambda: one.jobs.health().ok)
         status = await eventually(lambda: ended(one, name), 40)
+        assert status.outcome is not None
+        assert one.runner.commands == ["Do"]
+
+
+async def test_what_ends_in_a_long_outage_is_recorded_soon_after_it(
+    fragile: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.pauses.LONGEST", 0.2)
+    asked: list[float] = []
+    sleep = Clock.sleep
+    monkeypatch.setattr(Clock, "sleep", lambda self, seconds: (asked.append(seconds), sleep(self, seconds))[1])
+    settings = JobsSection(database=fragile.url)
+    async with bench(tmp_path, jobs=settings, pace=Pace(0.1, 1.0), patience=1.0) as one:
+        one.runner.hold()
+        name = await one.accept(job())
+        await eventually(lambda: one.runner.started)
+        fragile.stop()
+        one.runner.release.set()
+        await eventually(lambda: max(asked, default=0) > 20)  # so DBOS would wait before it tries again
+        fragile.start()
+        status = await eventually(lambda: ended(one, name), 10)
         assert status.outcome is not None
         assert one.runner.commands == ["Do"]
 
