@@ -276,7 +276,9 @@ class Torture:
             nonlocal left
             healths = [await node.health(session) for node in self.nodes]
             connectors = {pid for node in self.nodes for pid in node.connectors()}
-            left = sum(1 if health is None else health["open"] for health in healths) + len(connectors)
+            left = sum(1 if health is None or health["open"] is None else health["open"] for health in healths) + len(
+                connectors
+            )
             return left == 0 and self.accepted <= self.receiver.taken.keys()
 
         with contextlib.suppress(AssertionError):

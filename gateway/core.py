@@ -138,8 +138,8 @@ class Gateway:
         for name in self.registry.snapshot.statuses:
             yield name, self.supervisor.in_flight(name), self.supervisor.queued(name)
 
-    def open_jobs(self) -> int:
-        """Return how many durable jobs are in this gateway's hands."""
+    def open_jobs(self) -> int | None:
+        """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
         return self.desk.jobs.health().open if self.desk.jobs is not None else 0
 
     def quarantined(self) -> int:

@@ -30,8 +30,8 @@ class Load(Protocol):
     def quarantined(self) -> int:
         """Return how many connectors cannot be served."""
 
-    def open_jobs(self) -> int:
-        """Return how many durable jobs are in this gateway's hands."""
+    def open_jobs(self) -> int | None:
+        """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
 
 
 class Metrics:
@@ -105,7 +105,11 @@ class _LoadCollector(Collector):
             queued.add_metric([connector], waiting)
         yield in_flight
         yield queued
-        yield GaugeMetricFamily("gateway_jobs_open", "Durable jobs that have not ended", value=self._load.open_jobs())
+        open_jobs = GaugeMetricFamily("gateway_jobs_open", "Durable jobs in this gateway's hands that have not ended")
+        held = self._load.open_jobs()
+        if held is not None:  # no sample is better than a 0 that nobody has counted
+            open_jobs.add_metric([], held)
+        yield open_jobs
         yield GaugeMetricFamily(
             "gateway_quarantined", "Connectors that cannot be served", value=self._load.quarantined()
         )

@@ -303,7 +303,10 @@ async def test_a_worker_that_is_away_answers_503_after_a_while(team: Team) -> No
         assert (refused.status, refused.code) == (503, "jobs_unavailable")
         assert int(refused.headers["Retry-After"]) >= 1
         status = (await team.ask(1, "GET", "/v1/status")).json
-        assert status["jobs"]["ok"] is False
+        assert (status["jobs"]["ok"], status["jobs"]["open"]) == (False, None)
+        metrics = (await team.ask(1, "GET", "/metrics")).raw.decode()
+        assert "# TYPE gateway_jobs_open gauge" in metrics
+        assert "\ngateway_jobs_open " not in metrics  # rather than a 0 that nobody has counted
     finally:
         os.kill(team.server.pid, signal.SIGCONT)
     await team.told_of(await eventually(lambda: accepted(team)))
@@ -319,14 +322,26 @@ async def accepted(team: Team) -> str | None:
     return answer.headers["Location"].rpartition("/")[2] if answer.status == 202 else None
 
 
-async def test_the_metrics_of_any_worker_count_the_open_jobs(team: Team) -> None:
-    name = await team.submit(0, "slow/Queued")
-    await team.running()
+async def test_every_worker_tells_of_the_jobs_of_all(team: Team) -> None:
+    jobs = [await team.submit(worker, "slow/Queued") for worker in range(WORKERS)]
+    jobs.append(await team.submit(1, "slow/Once"))  # a call that became a job, and waits for a slot or runs there
+    await team.running(3)
     for worker in range(WORKERS):
-        metrics = (await team.ask(worker, "GET", "/metrics")).raw.decode()
-        assert "gateway_jobs_open 1.0" in metrics.splitlines()
+        lines = (await team.ask(worker, "GET", "/metrics")).raw.decode().splitlines()
+        assert "gateway_jobs_open 4.0" in lines
+        assert 'gateway_in_flight{connector="slow"} 3.0' in lines
+        assert 'gateway_queued{connector="slow"} 1.0' in lines
+        assert (await team.ask(worker, "GET", "/v1/status")).json["jobs"]["open"] == 4
     team.open_gate()
-    await team.told_of(name)
+    for name in jobs:
+        await team.told_of(name)
+
+    async def counted() -> bool:
+        texts = [(await team.ask(worker, "GET", "/metrics")).raw.decode() for worker in range(WORKERS)]
+        wanted = ("gateway_jobs_open 0.0", 'gateway_jobs_total{state="delivered"} 4.0', 'verdict="done"} 4.0')
+        return all(one in text for text in texts for one in wanted)
+
+    await eventually(counted)
 
 
 async def test_the_routes_between_workers_do_not_exist_over_tcp(site: Site) -> None:

@@ -136,8 +136,8 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """`asleep`, `starting`, `running`, `unavailable` or `stopped`; `remote` in a worker that has not asked yet."""
     reason: str = ""
-    open: int = 0
-    """Jobs in this gateway's hands."""
+    open: int | None = None
+    """Jobs in this gateway's hands; None when nobody can say now."""
     node: str = ""
 
 

@@ -159,7 +159,7 @@ class DurableJobs:
         if self._reason:
             return Health(ok=False, state="unavailable", reason=self._reason)
         waking = self._waking is not None or self._keeper is not None
-        return Health(ok=True, state="starting" if waking else "asleep")
+        return Health(ok=True, state="starting") if waking else Health(ok=True, state="asleep", open=0)
 
     # --- private
 
