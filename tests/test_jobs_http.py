@@ -447,6 +447,34 @@ async def test_a_job_that_has_no_slot_when_its_gateway_is_killed_was_not_interru
     assert sorted(headers["Idempotency-Key"] for headers, _ in backend.seen) == sorted(jobs)
 
 
+async def test_a_call_that_waits_for_a_slot_when_it_becomes_a_job_has_not_begun(act: Act, backend: Backend) -> None:
+    act.serve("concurrency: 1; queue: 5; promote_after: 200ms")
+    async with served(act) as first:
+        running = await accepted(first, "Go", backend.url, do="wait", name="running")
+        queued = await accepted(first, "Go", backend.url, name="queued")
+        assert [(await shown(first, job))["state"] for job in (running, queued)] == ["running", "waiting"]
+        await kill(first)
+    act.let_go()
+    async with served(act) as second:
+        told = await ended(second, queued)
+        assert (told["state"], told["interrupted"]) == ("delivered", 0)
+        assert told["outcome"]["body"]["error"] is None
+        assert (await ended(second, running))["outcome"]["body"]["error"]["error_code"] == "job_interrupted"
+    assert act.runs() == ["running", "queued"]
+
+
+async def test_a_call_that_waits_and_cannot_become_a_job_stays_a_call(act: Act, backend: Backend) -> None:
+    act.serve("concurrency: 1; queue: 5; promote_after: 200ms", gateway=f"jobs: {{backlog: 1}}\n{QUICK}")
+    async with served(act) as gateway:
+        job = await accepted(gateway, "Go", backend.url, do="wait", name="running")
+        call = asyncio.create_task(post(gateway, "Go", backend.url, name="call"))
+        await eventually(lambda: first_queued(gateway))
+        act.let_go()
+        assert (await call).status == 200
+        await ended(gateway, job)
+    assert act.runs() == ["running", "call"]
+
+
 async def first_queued(gateway: Server) -> bool:
     return (await gateway.status("act"))["queued"] > 0
 

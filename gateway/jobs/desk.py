@@ -15,7 +15,7 @@ from gateway.jobs.targets import Refused, Targets
 from gateway.protocol import as_envelope, error_envelope, read_object
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from gateway.registry.definition import Command, Connector
     from gateway.registry.registry import Registry
@@ -102,14 +102,20 @@ class Desk:
                 if joined is not None:
                     command.signature.check(call.params)
                     return joined
-        extension = Extension()
-        running = asyncio.ensure_future(self._invoker.invoke(msgspec.structs.replace(call, extension=extension)))
+        extension, place = Extension(), _Place()
+        call = msgspec.structs.replace(call, extension=extension, on_slot=place.leave)
+        running = asyncio.ensure_future(self._invoker.invoke(call))
         try:
             done, _ = await asyncio.wait((running,), timeout=after)
             if not done:
-                with extension.held():
-                    accepted = await self._promote(jobs, _job(call, connector, command), running)
-                    extension.granted = accepted is not None
+                job = _job(call, connector, command)
+                if place.kept:
+                    with place.held():
+                        accepted = await self._make_job_instead(jobs, job, running)
+                else:
+                    with extension.held():
+                        accepted = await self._promote(jobs, job, running)
+                        extension.granted = accepted is not None
                 if accepted is not None:
                     return accepted
             return await asyncio.shield(running)
@@ -117,6 +123,16 @@ class Desk:
             running.cancel()
             await asyncio.wait((running,))
             raise
+
+    async def _make_job_instead(self, jobs: Jobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
+        """Make a job of a call that has not begun; None when it cannot be, and stays the call that it was."""
+        try:
+            accepted = await jobs.accept(job)
+        except GatewayError:
+            return None
+        running.add_done_callback(_looked_at)
+        running.cancel()
+        return accepted
 
     async def _promote(self, jobs: Jobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
         """Make a job of a run in progress; None when it cannot be, and stays the call that it was."""
@@ -174,6 +190,35 @@ class Desk:
         if self.jobs is None:
             raise JobsUnavailable("this gateway keeps no jobs")
         return self.jobs
+
+
+class _Place:
+    """A call's place in the queue for a slot. While it is held the call may have its slot, and starts nothing."""
+
+    def __init__(self) -> None:
+        self.kept = True
+        self._go = asyncio.Event()
+        self._go.set()
+
+    async def leave(self) -> None:
+        """Leave the queue, with a slot."""
+        await self._go.wait()
+        self.kept = False
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it while a job is being made of the call."""
+        self._go.clear()
+        try:
+            yield
+        finally:
+            self._go.set()
+
+
+def _looked_at(running: asyncio.Future[Reply]) -> None:
+    """Nobody waits for it any more."""
+    if not running.cancelled():
+        running.exception()
 
 
 _ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}
