@@ -104,6 +104,7 @@ class Engine:
         self._gate = Gate(limit)
         self._retention = Retention(float(jobs.keep), jobs.keep_count)
         self._sweeper: asyncio.Task[None] | None = None
+        self._clock: pauses.Clock | None = None
         self._taking_over: threading.Thread | None = None
         self._fault = ""
         self._trouble = (0.0, "")
@@ -155,7 +156,7 @@ class Engine:
     async def close(self, grace: float) -> bool:
         """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up.
 
-        Tell whether nothing is left: a thread that waits for the store cannot be stopped.
+        Tell whether nothing is left: a thread whose statement the store does not answer cannot be stopped.
         """
         self.drain()
         until = time.monotonic() + grace
@@ -223,7 +224,7 @@ class Engine:
             config["system_database_url"] = self._settings.database
             config["dbos_system_schema"] = "gateway_jobs"
             config["db_engine_kwargs"] = {"connect_args": {"options": "-c synchronous_commit=on"}}
-        pauses.bound()
+        self._clock = pauses.bound()
         engine = DBOS(config=config)
         quieten(DBOS.logger)
         # Never counted by DBOS: a restart of the gateway is no fault of a job. What a run's crash costs is counted
@@ -231,6 +232,7 @@ class Engine:
         self._workflow = DBOS.workflow(name="job", max_recovery_attempts=None)(_workflow(self._work))
         self._notice = DBOS.workflow(name="notice", max_recovery_attempts=None)(_notice(self._work))
         DBOS.launch()
+        self._clock.database = engine._sys_db  # noqa: SLF001
         self._callbacks.open()
         sqlalchemy_event.listen(engine._sys_db.engine, "handle_error", _hold_on)  # noqa: SLF001 - see _hold_on
         self._recovery = Recovery(engine._sys_db, self.node, VERSION, lambda: self._work.closing)  # noqa: SLF001
@@ -260,6 +262,8 @@ class Engine:
             self._lease.start()  # at once: a slow start must not look like a death
 
     def _destroy(self) -> None:
+        if self._clock is not None:
+            self._clock.end()
         DBOS.destroy(destroy_registry=True)
         if self._lease is not None:
             self._lease.leave()

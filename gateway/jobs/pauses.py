@@ -9,9 +9,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dbos._sys_db
+
+if TYPE_CHECKING:
+    from dbos._sys_db import SystemDatabase
 
 LONGEST = 3.0  # seconds, give or take
 
@@ -20,7 +23,9 @@ class Clock:
     """The module `time`, but for its sleep."""
 
     def __init__(self) -> None:
-        self._never = threading.Event()
+        self.database: SystemDatabase | None = None
+        """The engine's own, once there is one."""
+        self._over = threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         """Be the module for everything else."""
@@ -29,9 +34,17 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         """Sleep, and not for long."""
         longest = LONGEST * random.uniform(0.7, 1.3)  # noqa: S311 - spreads load
-        self._never.wait(min(seconds, longest))
+        self._over.wait(min(seconds, longest))
+
+    def end(self) -> None:
+        """Have whoever tries again fail: a thread that tries for ever outlives its engine, and holds its process."""
+        if self.database is not None:
+            self.database._retry_connection_errors = False  # noqa: SLF001
+        self._over.set()
 
 
-def bound() -> None:
-    """Bound them, for this process."""
-    dbos._sys_db.time = Clock()  # type: ignore[attr-defined,assignment] # noqa: SLF001
+def bound() -> Clock:
+    """Bound them, for this process; return what ends them."""
+    clock = Clock()
+    dbos._sys_db.time = clock  # type: ignore[attr-defined,assignment] # noqa: SLF001
+    return clock

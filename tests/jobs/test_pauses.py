@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import time
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from dbos import _sys_db
 from sqlalchemy.exc import OperationalError
 
 from gateway.jobs import pauses
+from tests.support import PATIENCE
 
 if TYPE_CHECKING:
     import pytest
@@ -33,6 +36,32 @@ def test_no_pause_is_long_and_the_short_ones_are_as_they_were(monkeypatch: pytes
     assert len(slept) == 12
     assert 0.5 <= slept[0] <= 1.5
     assert max(slept) <= pauses.LONGEST * 1.3
+
+
+class Store:
+    """As much of DBOS's as its retries look at."""
+
+    _is_sqlite = False
+
+    def __init__(self) -> None:
+        self.failed = threading.Event()
+
+    @_sys_db.db_retry()
+    def write(self) -> None:
+        self.failed.set()
+        raise OperationalError("insert", {}, psycopg.OperationalError("refused"), connection_invalidated=True)
+
+
+def test_a_thread_that_waits_for_a_store_ends_with_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = pauses.Clock()
+    monkeypatch.setattr(_sys_db, "time", clock)
+    store: Any = Store()
+    clock.database = store
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(store.write)
+        assert store.failed.wait(PATIENCE)
+        clock.end()
+        assert isinstance(writing.exception(PATIENCE), OperationalError)
 
 
 def test_its_clock_is_right() -> None:
