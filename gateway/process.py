@@ -377,11 +377,13 @@ class Child:
         return False
 
     def _take_result(self, data: bytes) -> None:
-        if self._stop is Stop.OUTPUT:
+        bound = self.launch.bounds.output
+        if len(self._result) > bound:
             return
         self._result += data
-        if len(self._result) > self.launch.bounds.output:
-            self.stop(Stop.OUTPUT, grace=0)
+        if len(self._result) > bound:
+            self._stop = self._stop or Stop.OUTPUT
+            self._kill()
 
     def _close_reader(self, fd: int) -> None:
         if self._listening:

@@ -442,9 +442,12 @@ async def test_an_executable_is_asked_once_however_often_the_gateway_starts(site
         describing(site, "connectors.d/hello.sh", commands=("Come", "Go"))
         await eventually(lambda: lists(gateway, ["hello/Come", "hello/Go"]), SOON)
         assert asked(site) == 2
+        remembered = site.state / "describe" / "hello.json"
+        before = remembered.read_bytes()
         site.configure("hello: {config: {a: 1}}")  # which may change what it can do
-        await eventually(lambda: asked(site) == 3, SOON)
-        await eventually(lambda: lists(gateway, ["hello/Come", "hello/Go"]), SOON)
+        await eventually(lambda: remembered.read_bytes() != before, SOON)
+        assert asked(site) == 3
+        assert await gateway.commands() == ["hello/Come", "hello/Go"]
     cli(site, "list")
     assert asked(site) == 3
 

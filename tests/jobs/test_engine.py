@@ -15,7 +15,6 @@ from dbos import DBOS
 from dbos._dbos import _get_dbos_instance
 from dbos._sys_db import SystemDatabase
 from dbos._utils import INTERNAL_QUEUE_NAME
-from sqlalchemy import event
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
 from gateway.events import CallbackTried, JobAccepted, JobFinished, JobRan
@@ -596,18 +595,16 @@ async def unfill(one: Bench, count: int) -> None:
 def _limit_pages(engine, count):
     """Set the largest size of the file, on the pool's connections present and future."""
 
-    def limit(connection, _record, *_more) -> None:
-        connection.execute(f"PRAGMA max_page_count={count or 1}")
+    pool = engine.pool
 
-    for listener in LISTENERS:
-        event.remove(engine, "checkout", listener)
-    LISTENERS[:] = [limit]
-    event.listen(engine, "checkout", limit)
+    def connect():
+        connection = type(pool).connect(pool)
+        connection.dbapi_connection.execute(f"PRAGMA max_page_count={count or 1}")
+        return connection
+
+    pool.connect = connect  # at once: the engine's threads are asking for connections meanwhile
     with engine.connect() as connection:
         return 1 << 30 if count is None else connection.exec_driver_sql("PRAGMA page_count").scalar()
-
-
-LISTENERS: list = []
 
 
 async def test_a_store_that_is_locked_is_told_and_what_was_refused_does_not_run(tmp_path: Path) -> None:
