@@ -175,6 +175,19 @@ class JobFinished(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class JobFault(Event, frozen=True, kw_only=True):
+    """A job could not be run for a fault of the gateway's own; whoever waits for it is not told the traceback."""
+
+    title = "internal_error"
+    level = "error"
+
+    id: str
+    connector: str
+    command: str
+    request_id: str
+    traceback: str
+
+
 class NodeLost(Event, frozen=True, kw_only=True):
     """Another gateway died; its jobs go on here or elsewhere."""
 

@@ -12,6 +12,7 @@ import contextvars
 import itertools
 import random
 import time
+import traceback
 import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,7 +23,7 @@ from dbos import DBOS, StepOptions
 from dbos import error as dbos_error
 
 from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining, GatewayError
-from gateway.events import CallbackTried, JobFinished, JobRan
+from gateway.events import CallbackTried, JobFault, JobFinished, JobRan
 from gateway.jobs.hands import Hands, Live
 from gateway.jobs.loops import Gone, across
 from gateway.jobs.port import (
@@ -303,8 +304,19 @@ class Work:
             await _for_ever()
         except RunLost:
             raise
+        except GatewayError as problem:
+            return told(problem.code, problem.message, 502)
         except Exception as problem:  # noqa: BLE001 - whatever it is, the caller waits for an answer
-            return _told_of(job, problem)
+            self._tell(
+                JobFault(
+                    id=job.id,
+                    connector=job.connector,
+                    command=job.command,
+                    request_id=job.context.request_id,
+                    traceback="".join(traceback.format_exception(problem)),
+                )
+            )
+            return told(FAILED, f"{job.title} could not be run: {type(problem).__name__}", 500)
         raise AssertionError
 
     async def _deliver(self, live: Live, outcome: Outcome) -> None:
@@ -407,12 +419,6 @@ def _wait(problem: ConnectorBusy | ConnectorUnavailable, tried: int) -> float:
     """Return when to ask again, in seconds."""
     wait: float = max(min(0.25 * 2 ** min(tried, 10), 15.0), min(problem.retry_after or 0.0, 60.0))
     return wait * random.uniform(0.7, 1.3)  # noqa: S311 - spreads load
-
-
-def _told_of(job: Job, problem: Exception) -> Outcome:
-    if isinstance(problem, GatewayError):
-        return told(problem.code, problem.message, 502)
-    return told(FAILED, f"{job.title} could not be run: {type(problem).__name__}", 500)
 
 
 async def _result(running: asyncio.Future[Outcome]) -> Outcome:

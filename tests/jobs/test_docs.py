@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.jobs.port import CANCELLED, INTERRUPTED, JobsUnavailable, State
+from gateway.jobs.port import CANCELLED, FAILED, INTERRUPTED, JobsUnavailable, State
 from gateway.jobs.settings import CallbacksSection, JobsSection, OAuth2
 
 TEXT = (Path(__file__).parent.parent.parent / "docs/jobs.md").read_text()
@@ -19,7 +19,7 @@ def test_every_state_and_every_setting_is_explained_and_nothing_else() -> None:
     assert {name for name, _ in ROWS} == known
 
 
-@pytest.mark.parametrize("name", [*OAuth2.__struct_fields__, CANCELLED, INTERRUPTED, JobsUnavailable.code])
+@pytest.mark.parametrize("name", [*OAuth2.__struct_fields__, CANCELLED, FAILED, INTERRUPTED, JobsUnavailable.code])
 def test_other_names_are_there(name: str) -> None:
     assert f"`{name}`" in TEXT
 

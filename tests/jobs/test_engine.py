@@ -17,7 +17,7 @@ from dbos._sys_db import SystemDatabase
 from dbos._utils import INTERNAL_QUEUE_NAME
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
-from gateway.events import CallbackTried, JobAccepted, JobFinished, JobRan
+from gateway.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
 from gateway.jobs.port import (
     Job,
     JobConflict,
@@ -235,6 +235,9 @@ async def test_a_fault_of_ours_is_told_without_its_text(one: Bench) -> None:
     status = await one.ended(await one.accept(job()))
     assert code(status.outcome) == "job_failed"
     assert "hunter2" not in status.outcome.body  # type: ignore[union-attr]
+    (fault,) = one.told(JobFault)
+    assert fault.id == status.id
+    assert "ZeroDivisionError: hunter2" in fault.traceback
 
 
 # --- crashes (an engine that is closed leaves exactly what is committed, as a crash does)
