@@ -46,6 +46,9 @@ class Forked:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Forked] = deque()
         self._forking: set[asyncio.Task[None]] = set()
+        self._coming = 0
+        self._given_up = 0
+        """How many of those that are being forked are wanted, and how many have been given up meanwhile."""
         self._ending: set[asyncio.Task[None]] = set()
         self._host: Host | None = None
         self._held = False
@@ -53,7 +56,7 @@ class Forked:
 
     def __len__(self) -> int:
         """Count those that are on their way, too."""
-        return len(self._waiting) + len(self._forking)
+        return len(self._waiting) + self._coming
 
     def take(self, on_line: OnLine) -> Child | None:
         """Return one that waits, for a request with this log; None when none does."""
@@ -71,15 +74,20 @@ class Forked:
         """Have the host fork until `warm` wait, as far as there is room."""
         self._host = host
         while not self._held and len(self) < self._launch.keep.warm and self._room.free() > 0:
+            self._coming += 1
             task = self._loop.create_task(self._fork(host))
             self._forking.add(task)
             task.add_done_callback(self._forking.discard)
 
     def shed(self) -> bool:
         """Give one up; tell whether there was one."""
-        if not self._waiting:
+        if self._waiting:
+            self._end(self._waiting.popleft())
+        elif self._coming:
+            self._coming -= 1
+            self._given_up += 1
+        else:
             return False
-        self._end(self._waiting.popleft())
         return True
 
     def leave(self, host: Host) -> None:
@@ -102,12 +110,21 @@ class Forked:
             one.key = await host.fork(one.child, ahead=True)
         except StartFailed:
             self._held = True
+            self._arrived()
             return
         one.child.gone.add_done_callback(functools.partial(self._on_gone, one))
-        if self._host is host and one.child.untouched:
+        if self._arrived() and self._host is host and one.child.untouched:
             self._waiting.append(one)
         else:
             self._end(one)
+
+    def _arrived(self) -> bool:
+        """Count one that is no longer being forked; tell whether it is wanted still."""
+        if self._given_up:
+            self._given_up -= 1
+            return False
+        self._coming -= 1
+        return True
 
     def _on_gone(self, one: _Forked, _gone: asyncio.Future[Gone]) -> None:
         if one in self._waiting:
