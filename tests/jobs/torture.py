@@ -174,7 +174,8 @@ class Torture:
 
         `rows` counts the nodes that are on record as alive.
         """
-        alive = rows()
+        alive = len(self.nodes)
+        await eventually(lambda: rows() == alive, 40)  # one that was killed before is on record for a while
         node = self.chance.choice(self.nodes)
         node.signal(signal.SIGSTOP)
         self.freezes += 1
