@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.invoke import Call, Extension, Invoker, Reply
+from gateway.jobs.loops import looked_at
 from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
 from gateway.jobs.targets import Refused, Targets
 from gateway.protocol import as_envelope, error_envelope, read_object
@@ -130,7 +131,7 @@ class Desk:
             accepted = await jobs.accept(job)
         except GatewayError:
             return None
-        running.add_done_callback(_looked_at)
+        running.add_done_callback(looked_at)
         running.cancel()
         return accepted
 
@@ -213,12 +214,6 @@ class _Place:
             yield
         finally:
             self._go.set()
-
-
-def _looked_at(running: asyncio.Future[Reply]) -> None:
-    """Nobody waits for it any more."""
-    if not running.cancelled():
-        running.exception()
 
 
 _ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}

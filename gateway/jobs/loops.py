@@ -87,14 +87,19 @@ async def across(loop: asyncio.AbstractEventLoop, work: Callable[[], Awaitable[T
 
     loop.call_soon_threadsafe(begin)
     there = asyncio.ensure_future(asyncio.wrap_future(done))
+    there.add_done_callback(looked_at)
     try:
         return await asyncio.shield(there)
     except asyncio.CancelledError:
         loop.call_soon_threadsafe(cancel)
         await asyncio.wait({there})  # whoever cancels once more stops waiting, and nothing else
-        if not there.cancelled():
-            there.exception()
         raise
+
+
+def looked_at(future: asyncio.Future[Any]) -> None:
+    """Look at how something ended, for a future that whoever waited for it may have left."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Gone(Exception):

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from gateway.errors import GatewayDraining, GatewayError
+from gateway.jobs.loops import looked_at
 from gateway.jobs.port import Accepted, Health, Job, JobStatus, JobsUnavailable, Outcome, State
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ class RemoteJobs:
         if self._draining:
             raise GatewayDraining(retry_after=5)
         taken: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        taken.add_done_callback(_looked_at)  # whoever waits may hang up
+        taken.add_done_callback(looked_at)  # whoever waits may hang up
         offer = asyncio.create_task(self._offer(job, running, taken))
         self._offers.add(offer)
         offer.add_done_callback(self._offers.discard)
@@ -333,8 +334,3 @@ def _kinds(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
     yield kind
     for one in kind.__subclasses__():
         yield from _kinds(one)
-
-
-def _looked_at(future: asyncio.Future[Accepted]) -> None:
-    if not future.cancelled():
-        future.exception()

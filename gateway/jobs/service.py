@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayDraining
 from gateway.events import StoreChanged
+from gateway.jobs.loops import looked_at
 from gateway.jobs.port import (
     Accepted,
     Health,
@@ -175,7 +176,7 @@ class DurableJobs:
             return self._engine
         if self._waking is None:
             self._waking = asyncio.create_task(self._wake())
-            self._waking.add_done_callback(_looked_at)
+            self._waking.add_done_callback(looked_at)
         try:
             async with asyncio.timeout(WAKING):
                 return await asyncio.shield(self._waking)
@@ -209,9 +210,3 @@ class DurableJobs:
                 await self._awake()
                 return
             await asyncio.sleep(AGAIN)
-
-
-def _looked_at(task: asyncio.Task[Engine]) -> None:
-    """Whoever waited for it may be gone."""
-    if not task.cancelled():
-        task.exception()

@@ -11,7 +11,7 @@ import concurrent.futures
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ConnectorBusy, GatewayDraining
-from gateway.jobs.loops import across
+from gateway.jobs.loops import across, looked_at
 
 if TYPE_CHECKING:
     from gateway.jobs.port import Job, Outcome, Run
@@ -30,7 +30,7 @@ class Start:
         self._slot: asyncio.Future[None] = self._engine.create_future()
         self._permit: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._task = asyncio.ensure_future(across(gateway, lambda: run(job, self._begin)))
-        self._task.add_done_callback(_looked_at)
+        self._task.add_done_callback(looked_at)
 
     @property
     def holds(self) -> bool:
@@ -87,9 +87,3 @@ class Start:
     def _has_slot(self) -> None:
         if not self._slot.done():
             self._slot.set_result(None)
-
-
-def _looked_at(task: asyncio.Task[Outcome]) -> None:
-    """Whoever waited for it may be gone."""
-    if not task.cancelled():
-        task.exception()
