@@ -72,7 +72,8 @@ class Forked:
 
     def fill(self, host: Host) -> None:
         """Have the host fork until `warm` wait, as far as there is room."""
-        self._host = host
+        if self._host is not host:
+            self._host, self._held = host, False
         while not self._held and len(self) < self._launch.keep.warm and self._room.free() > 0:
             self._coming += 1
             task = self._loop.create_task(self._fork(host))
@@ -109,7 +110,7 @@ class Forked:
             one.child = Child(self._spawn.warden, self._launch, self._spawn.folder(), one.on_line)
             one.key = await host.fork(one.child, ahead=True)
         except StartFailed:
-            self._held = True
+            self._held = self._held or self._host is host  # that another host died says nothing of this one
             self._arrived()
             return
         one.child.gone.add_done_callback(functools.partial(self._on_gone, one))
