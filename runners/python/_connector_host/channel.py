@@ -29,16 +29,22 @@ class ResultChannel:
         The connector may have closed or replaced `sys.stderr`, or the gateway may have stopped reading it: a result is
         not lost for a log.
         """
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        with contextlib.suppress(OSError):
-            _write_all(STDERR, log.encode("utf-8", "backslashreplace"))
+        flush()
+        if log:
+            with contextlib.suppress(OSError):
+                _write_all(STDERR, log.encode("utf-8", "backslashreplace"))
         _write_all(self._descriptor, document + b"\n")
 
     def close(self) -> None:
         """Give the descriptor up: there is no further result."""
         os.close(self._descriptor)
+
+
+def flush() -> None:
+    """Write out what Python has buffered for the log."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or something else put there
+            stream.flush()
 
 
 def take_over() -> ResultChannel:
@@ -54,10 +60,11 @@ def take_over() -> ResultChannel:
 
 def _log_stdout() -> None:
     os.dup2(STDERR, STDOUT)
-    # A log line shows up when it is printed, and no character makes print() fail.
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    # A log line shows up when it is printed, and no character makes print() fail. A fork has both from its host.
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.line_buffering:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    faulthandler.enable()  # a crash in C code leaves the Python stack in the log
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # a crash in C code leaves the Python stack in the log
 
 
 def _leave_null_at(descriptor: int) -> None:
@@ -68,8 +75,7 @@ def _leave_null_at(descriptor: int) -> None:
 
 def read_request() -> Any:
     """Read the request until EOF, leave /dev/null in its place, and decode it; not JSON: `InvalidRequestError`."""
-    with open(STDIN, "rb", closefd=False) as pipe:  # a descriptor, not a path
-        document = pipe.read()
+    document = io.FileIO(STDIN, "rb", closefd=False).readall()
     _leave_null_at(STDIN)
     return decode(document)
 
@@ -99,5 +105,5 @@ def take_over_lines() -> Tuple[IO[bytes], ResultChannel]:
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    with open(descriptor, "wb", closefd=False) as pipe:
-        pipe.write(data)
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -20,10 +20,14 @@ import select
 import signal
 import socket
 import sys
-import threading
+from _signal import (  # those of `signal` are members of an Enum, and looking them up costs a child fifty pages
+    SIG_DFL,
+    SIGCHLD,
+)
+from _signal import signal as set_handler
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from . import handler, pages, rehearsal, warming
+from . import channel, handler, pages, rehearsal, warming
 
 if TYPE_CHECKING:
     from .handler import Known
@@ -46,7 +50,7 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
         os.close(CONTROL)
         handler.warm_up(target)
         warming.known_costs(target.name)
-        _flush()
+        channel.flush()
         reason = unfit(control.fileno())
         if reason:
             _tell(control, json.dumps({"ev": "unfit", "reason": reason}))
@@ -54,6 +58,7 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
         gc.collect()
         host = _Host(control, target, one)
         host.rehearse()
+        warming.before_forks()
         gc.freeze()  # what is there now stays in pages that no child has to copy
         host.learn()
         gc.freeze()
@@ -81,7 +86,10 @@ def take_place(streams: List[int], cwd: str, env: Dict[str, str]) -> None:
 
 def unfit(control: int) -> Optional[str]:
     """Say what two forked children would share or miss: threads, sockets. None when there is nothing."""
-    found = [f"thread {thread.name}" for thread in threading.enumerate() if thread is not threading.main_thread()]
+    # Nothing here imports it: what it does at each fork is worth a hundred pages.
+    threading = sys.modules.get("threading")
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()] if threading else []
+    found = [f"thread {thread.name}" for thread in others]
     if not found and len(os.listdir("/proc/self/task")) > 1:
         found.append("threads of a C library")
     for name in os.listdir("/proc/self/fd"):
@@ -113,7 +121,7 @@ class _Host:
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(wake, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        set_handler(SIGCHLD, _ignored)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._wake_writer = wake
         self._own = (control.fileno(), self._wake, wake)
@@ -122,10 +130,10 @@ class _Host:
         """Have the interpreter learn what a child does."""
         for _ in range(rehearsal.TIMES):
             signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _flush()
-            warming.reseed()
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+            set_handler(SIGCHLD, SIG_DFL)
+            channel.flush()
+            warming.in_child()
+        set_handler(SIGCHLD, _ignored)
         rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
 
     def learn(self) -> None:
@@ -159,7 +167,7 @@ class _Host:
         message, streams = _received(self._control)
         if message is None:
             return False
-        _flush()
+        channel.flush()  # a child would write it again, into its own request's log
         try:
             pid = os.fork()
         except OSError as problem:
@@ -181,7 +189,7 @@ class _Host:
         try:
             os.setsid()
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            set_handler(SIGCHLD, SIG_DFL)
             for descriptor in self._own:
                 os.close(descriptor)
             take_place(streams, message["cwd"], message["env"])
@@ -212,11 +220,8 @@ class _Host:
                 _tell(self._control, f'{{"ev":"exited","id":{key},{rest}}}')
 
 
-def _flush() -> None:
-    """Write out what is buffered here: a child would write it again, into its own request's log."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+def _ignored(_signal: int, _frame: Any) -> None:
+    """Have the wakeup descriptor told, and nothing else."""
 
 
 def _received(control: socket.socket) -> Tuple[Optional[Dict[str, Any]], List[int]]:

@@ -153,7 +153,7 @@ def _execute(request: Request, target: Target, known: Known) -> Any:
     }
     command, signature = known.get((str(request.get("module")), name)) or _looked_up(request, name, target)
     arguments = signature.bind(params, reserved)
-    with _connector_code():
+    with _ConnectorCode():
         made = command(*arguments.positional, **arguments.named)
         return _finished(_run(made, reserved) if isinstance(command, type) else made)
 
@@ -187,13 +187,13 @@ def _finished(result: Any) -> Any:
 
 def _looked_up(request: Request, name: str, target: Target) -> Tuple[Any, Signature]:
     command = _find(request, name, target)
-    with _connector_code():
+    with _ConnectorCode():
         return command, members.signature(command)
 
 
 def _find(request: Request, name: str, target: Target) -> Any:
     """Import what holds the command and as little else as possible."""
-    with _connector_code():
+    with _ConnectorCode():
         found = _find_in(request.get("module"), name, target)
         places = target.places(COMMANDS) if found is None else []
     failures: List[str] = []
@@ -238,14 +238,15 @@ def _mentions(place: Place, name: str) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _connector_code() -> Iterator[None]:
-    """Turn whatever the connector's own code raises into `RaisedError`."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as raised:
+class _ConnectorCode:
+    """Turns whatever the connector's own code raises into `RaisedError`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, raised: Optional[BaseException], _frames: object) -> None:
+        if raised is None or isinstance(raised, KeyboardInterrupt):
+            return
         if isinstance(raised, SystemExit) and not raised.code:
             message = "the command ended the process (sys.exit) before it returned a result"
             raise errors.InvalidOutputError(message) from raised

@@ -32,7 +32,8 @@ class Signature:
         self.listed = [each for each in named if each.name not in reserved]
         self.reserved = [each.name for each in named if each.name in reserved]
         self.additional = any(each.kind is Kind.VAR_KEYWORD for each in parameters)
-        self._order = named
+        self._names = frozenset(each.name for each in self.listed)
+        self._only = [each for each in named if each.kind is Kind.POSITIONAL_ONLY]
         self._namespace = namespace
         self._function = function
 
@@ -60,7 +61,7 @@ class Signature:
 
     def bind(self, params: Dict[str, Any], reserved: Dict[str, Any]) -> Arguments:
         """Lay out the call; `InvalidParametersError` names everything that is missing, unknown or not a choice."""
-        known = {parameter.name for parameter in self.listed}
+        known = self._names
         unknown = [name for name in params if name not in known]
         if self.additional:
             unknown = [name for name in unknown if name in self.reserved]
@@ -68,10 +69,13 @@ class Signature:
         problems += [f"unknown parameter '{name}'" for name in unknown]
         if problems:
             raise InvalidParametersError("; ".join(problems))
-        values.update({name: reserved[name] for name in self.reserved})
-        positional = self._positional(values)
-        extra = {name: value for name, value in params.items() if name not in known}
-        return Arguments(positional, {**values, **extra})
+        for name in self.reserved:
+            values[name] = reserved[name]
+        # What cannot be passed by name is moved out, with the defaults of those that were left out.
+        positional = [values.pop(parameter.name, parameter.default) for parameter in self._only]
+        if self.additional:
+            values.update({name: value for name, value in params.items() if name not in known})
+        return Arguments(positional, values)
 
     def _values(self, params: Dict[str, Any]) -> Tuple[Dict[str, Any], List[str]]:
         values: Dict[str, Any] = {}
@@ -96,11 +100,6 @@ class Signature:
         if not self._function or parameter.annotation is Kind.empty or (value is None and parameter.default is None):
             return value
         return hints.revive(parameter.annotation, value, self._namespace)
-
-    def _positional(self, values: Dict[str, Any]) -> List[Any]:
-        """Move out what cannot be passed by name, with the defaults of those that were left out."""
-        only = [parameter for parameter in self._order if parameter.kind is Kind.POSITIONAL_ONLY]
-        return [values.pop(parameter.name, parameter.default) for parameter in only]
 
     def _describe(self, parameter: Kind, description: str | None) -> Dict[str, Any]:
         shape = self._shape(parameter)

@@ -9,6 +9,8 @@ import re
 import sys
 from typing import Any, Callable, List, Optional, Set
 
+from . import channel
+
 _CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
 
 
@@ -30,22 +32,14 @@ def clients(connector: str) -> Optional[Callable[[], None]]:
     return functools.partial(_make_clients, module, services) if services else None
 
 
+def before_forks() -> None:
+    """Forget what is the host's alone: its folder for temporary files, and what is to be removed at its end."""
+    _try("tempfile", _forget_folder, only_loaded=True)
+    _try("weakref", _disown_finalizers, only_loaded=True)
+
+
 def in_child() -> None:
-    """Give a child what must not be its siblings' too."""
-    reseed()
-    # The host's folder was remembered for temporary files, and what is to be removed at the end is the host's.
-    tempfile = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile.tempdir = None  # type: ignore[attr-defined]
-    if "weakref" in sys.modules:
-        _try("weakref", _disown_finalizers, only_loaded=True)
-
-
-def reseed() -> None:
-    """Give the calling process chances of its own."""
-    random = sys.modules.get("random")
-    if random is not None:
-        random.seed()  # CPython does so for its own generator at a fork; this is for those that replace it
+    """Give a child chances of its own; CPython has seeded its own generator at the fork."""
     if "numpy.random" in sys.modules:
         _try("numpy.random", lambda module: module.seed(), only_loaded=True)
 
@@ -54,9 +48,11 @@ def leave() -> None:
     """Do what the interpreter does at its end, without taking apart what the host has built."""
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # noqa: SLF001  (os._exit comes next)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    channel.flush()
+
+
+def _forget_folder(module: Any) -> None:
+    module.tempdir = None
 
 
 def _disown_finalizers(module: Any) -> None:
