@@ -60,8 +60,6 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
         host.rehearse()
         warming.before_forks()
         gc.freeze()  # what is there now stays in pages that no child has to copy
-        host.learn()
-        gc.freeze()
         host.run()
 
 
@@ -114,9 +112,9 @@ class _Host:
         self._target = target
         self._one = one
         self._known = handler.known(target)
-        self._clients = warming.clients(target.name)
-        self._copier = pages.Copier() if self._clients is not None else None
-        self._written: pages.Ranges = []
+        self._copier = pages.Copier()
+        self._scouts = pages.Scouts()
+        self._scout = 0  # the id of the child that is to tell what it has written to
         self._children: Dict[int, int] = {}  # pid -> id
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -135,19 +133,6 @@ class _Host:
             warming.in_child()
         set_handler(SIGCHLD, _ignored)
         rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
-
-    def learn(self) -> None:
-        """Find out which pages a child will write to, where a library that it uses is known to write to many."""
-        clients = self._clients
-        if clients is None:
-            return
-
-        def act() -> None:
-            clients()
-            rehearsal.repeat(1, self._target, self._one, take_place)
-
-        with contextlib.suppress(OSError):  # no process or no descriptors: requests will tell
-            self._written = rehearsal.written(act)
 
     def run(self) -> None:
         _tell(self._control, '{"ev":"ready"}')
@@ -168,6 +153,7 @@ class _Host:
         if message is None:
             return False
         channel.flush()  # a child would write it again, into its own request's log
+        scout = self._scouts.wanted and not self._scout
         try:
             pid = os.fork()
         except OSError as problem:
@@ -178,12 +164,14 @@ class _Host:
                 for stream in streams:
                     os.close(stream)
         if pid == 0:
-            self._become(message, streams)
+            self._become(message, streams, scout=scout)
+        if scout:
+            self._scout = message["id"]
         self._children[pid] = message["id"]
         _tell(self._control, f'{{"ev":"forked","id":{message["id"]},"pid":{pid}}}')
         return True
 
-    def _become(self, message: Dict[str, Any], streams: List[int]) -> None:
+    def _become(self, message: Dict[str, Any], streams: List[int], *, scout: bool) -> None:
         """Be the request's own process; never returns."""
         status = 70
         try:
@@ -194,8 +182,8 @@ class _Host:
                 os.close(descriptor)
             take_place(streams, message["cwd"], message["env"])
             warming.in_child()
-            if self._copier is not None and message["ahead"]:
-                self._copier.copy(self._written)
+            if message["ahead"]:
+                self._copier.copy(self._scouts.written)
             status = self._one(self._target, self._known)
         except SystemExit as leaving:
             status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -203,6 +191,8 @@ class _Host:
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         finally:
             warming.leave()
+            if scout:
+                self._scouts.tell()
             os._exit(status & 0xFF)
 
     def _reap(self) -> None:
@@ -214,6 +204,9 @@ class _Host:
             if pid == 0:
                 return
             key = self._children.pop(pid, None)
+            if key is not None and key == self._scout:
+                self._scouts.learn()
+                self._scout = 0
             if key is not None:
                 times = f'"utime":{usage.ru_utime:.6f},"stime":{usage.ru_stime:.6f}'
                 rest = f'"status":{status},{times},"maxrss":{usage.ru_maxrss * 1024}'

@@ -3,12 +3,15 @@
 A child shares its host's pages until it writes to one; the first write to each costs microseconds, mostly for the copy.
 Linux tells which pages a process has for itself (3.14 of its documentation of /proc, pagemap), and makes copies of many
 at once on demand (5.14). Where it does neither, nothing is known and nothing is done.
+
+Which pages these are depends on what the connector does: the first children tell at their ends.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import json
 import os
 from typing import Any, List, Set, Tuple
 
@@ -16,6 +19,10 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 ENTRY = 8  # bytes of /proc/self/pagemap a page
 OWN = 1 << 63 | 1 << 56  # it is in memory, and nobody else has it
 MADV_POPULATE_WRITE = 23  # linux/mman.h
+SCOUTS = 3  # children that tell
+MANY = 2000  # pages; asking for the copies, range by range, costs as much as it saves where there are fewer
+TOLD = 1 << 20  # bytes
+END = b"\n"
 
 Ranges = List[Tuple[int, int]]
 """First address and the one after the last."""
@@ -56,6 +63,47 @@ def ranges(addresses: Set[int]) -> Ranges:
         else:
             found.append((page, page + PAGE))
     return found
+
+
+class Scouts:
+    """What a child has written to, told by it at its end in memory that it shares with the host."""
+
+    def __init__(self) -> None:
+        """Look at what there is to write to: children come from here."""
+        self.written: Ranges = []
+        """By the one that wrote to most; nothing below `MANY`."""
+        self._left = SCOUTS
+        self._most = MANY - 1
+        self._spans: Ranges = []
+        self._shared: Any = None
+        with contextlib.suppress(Exception):  # no /proc, or no memory: nothing is learned
+            import mmap  # noqa: PLC0415  (some interpreters are built without)
+
+            self._spans = writable()
+            self._shared = mmap.mmap(-1, TOLD)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a child should tell."""
+        return self._shared is not None
+
+    def tell(self) -> None:
+        """Be a child at its end."""
+        with contextlib.suppress(Exception):
+            told = json.dumps(ranges(own(self._spans))).encode() + END
+            self._shared[: len(told)] = told
+
+    def learn(self) -> None:
+        """Be the host, after the end of a child that should have told: what it says is a child's word, and no more."""
+        with contextlib.suppress(Exception):
+            told = [(int(first), int(end)) for first, end in json.loads(self._shared[: self._shared.find(END)])]
+            pages = sum(end - first for first, end in told) // PAGE
+            if pages > self._most:
+                self.written, self._most = told, pages
+        self._left -= 1
+        if not self._left:
+            self._shared.close()
+            self._shared = None
 
 
 class Copier:

@@ -12,7 +12,6 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, List
 
-from . import pages
 from .signatures import Signature
 
 if TYPE_CHECKING:
@@ -60,34 +59,6 @@ def repeat(times: int, target: Target, one: One, take_place: TakePlace) -> None:
         for descriptor, stream in enumerate(streams):
             os.dup2(stream, descriptor)
             os.close(stream)
-
-
-def written(act: Callable[[], None]) -> pages.Ranges:
-    """Have a child do what each one does, and return what memory it wrote to; nothing where that cannot be told."""
-    ours, theirs = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            _tell_written(act, theirs)
-        os._exit(0)
-    os.close(theirs)
-    with open(ours, "rb") as answer:
-        told = answer.read()
-    os.waitpid(pid, 0)
-    try:
-        return [(first, end) for first, end in json.loads(told)]
-    except ValueError:
-        return []
-
-
-def _tell_written(act: Callable[[], None], answer: int) -> None:
-    spans = pages.writable()
-    pages.own(spans)  # what looking costs is none of it
-    before = pages.own(spans)
-    act()
-    after = pages.own(spans)
-    with open(answer, "w", encoding="ascii") as told:
-        told.write(json.dumps(pages.ranges(after - before)))
 
 
 def _serve(target: Target, name: str, one: One, take_place: TakePlace) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
 import re
 import sys
-from typing import Any, Callable, List, Optional, Set
+from typing import Any, Set
 
 from . import channel
 
@@ -23,13 +22,6 @@ def known_costs(connector: str) -> None:
     _try("boto3", lambda module: _boto3(module, connector), only_loaded=True)
     _try("requests", _requests, only_loaded=True)
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
-
-
-def clients(connector: str) -> Optional[Callable[[], None]]:
-    """Return what makes the clients again that a connector makes for each request, None when there are none."""
-    module = sys.modules.get("boto3")
-    services = sorted(_services(connector)) if module is not None else []
-    return functools.partial(_make_clients, module, services) if services else None
 
 
 def before_forks() -> None:
@@ -73,11 +65,7 @@ def _boto3(module: Any, connector: str) -> None:
     It reads and parses megabytes of JSON into the default session, which the children then share. Nothing is connected
     to, and no credentials are looked for: the keys are made up.
     """
-    _make_clients(module, sorted(_services(connector)))
-
-
-def _make_clients(module: Any, services: List[str]) -> None:
-    for service in services:
+    for service in sorted(_services(connector)):
         with contextlib.suppress(Exception):
             module.client(service, region_name="us-east-1", aws_access_key_id="-", aws_secret_access_key="-")  # noqa: S106
 

@@ -1,8 +1,8 @@
 """connector_bucket with a `warmup()`: the host calls it once, before it forks."""
 
-from connector_warmed.commands.client import Client
+from connector_kept.commands.client import Client
 
 
 def warmup() -> None:
-    """Have boto3's default session read what it needs to know of S3."""
+    """Make the client that the calls use, and what it makes when it is used first."""
     Client("eu-north-1").execute({}, {})
