@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from bench.harness import Case, Figures, Plan, contest, eventually, key, settle, use_of, wrk
 from bench.report import milliseconds
-from bench.servers import Server, Site, compiled_filter, events, gateway
+from bench.servers import Server, Site, compiled, events, gateway
 from gateway.registry.registry import POLL
 from gateway.warden import procfs
 
@@ -31,7 +31,7 @@ WORDS = {1_000: "1 kB", 100_000: "100 kB", 1_000_000: "1 MB", 10_000_000: "10 MB
 
 def run(plan: Plan) -> None:
     """Measure one kind of growth after the other."""
-    program = compiled_filter(plan.folder)
+    program = compiled("filter", plan.folder)
     _registered(plan, program)
     _in_flight(plan, program)
     _bodies(plan, program)

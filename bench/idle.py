@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bench.harness import Figures, Plan, settle, use_of
-from bench.servers import Site, compiled_filter, gateway
+from bench.servers import Site, compiled, gateway
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ CASES = {  # name -> (workers, connectors)
 
 def run(plan: Plan) -> None:
     """Watch each for some seconds."""
-    program = compiled_filter(plan.folder)
+    program = compiled("filter", plan.folder)
     figures = Figures()
     trees = {}
     rounds = min(plan.rounds, 3)

@@ -43,7 +43,7 @@ def describe(rounds: int, seconds: float) -> str:
     versions = [f"Python {platform.python_version()}", *filter(None, (_version(*one) for one in _ASKED))]
     return (
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {_cpu_model()}, {os.cpu_count()} cores, "
-        f"Linux {platform.release()}; {', '.join(versions)}. Load average before: {load():.2f}. "
+        f"Linux {platform.release()}, {_cgroups()}; {', '.join(versions)}. Load average before: {load():.2f}. "
         f"Medians of {rounds} rounds of {seconds:g} s a case."
     )
 
@@ -77,6 +77,14 @@ def _version(name: str, *command: str) -> str | None:
         return None
     first = (done.stdout.splitlines() or [""])[0].removeprefix("openjdk").split()
     return f"{name} {first[0]}" if first else None
+
+
+def _cgroups() -> str:
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, _, kind, options, *_ = line.split()
+        if kind == "cgroup2":
+            return "cgroup2 with favordynmods" if "favordynmods" in options.split(",") else "cgroup2"
+    return "no cgroup2"
 
 
 def _cpu_model() -> str:

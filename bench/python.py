@@ -12,7 +12,7 @@ import uv
 
 from bench.harness import Case, Figures, Plan, contest, eventually, key
 from bench.report import load_table
-from bench.servers import HERE, Server, Site, free_port, gateway, started
+from bench.servers import HERE, Server, Site, compiled, free_port, gateway, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,7 @@ FRESH, STANDBY, FORK, PERSISTENT = "spawn (fresh interpreter)", "standby", "fork
 MODES = {FRESH: "spawn", STANDBY: "standby", FORK: "fork", PERSISTENT: "persistent"}
 FORK_TWO, RELOADING, PLAIN = "fork, 2 workers", "Flask, re-importing", "Flask"
 OURS = (*MODES, FORK_TWO)
+HOST = "48"  # MiB: what a host that has imported boto3 has in memory
 MORE, EACH = 2, 6  # connectors that nobody calls, and commands in each: a proxy that re-imports meets them all
 REQUIREMENTS = ("flask==3.1.2", "gunicorn==23.0.0")
 
@@ -72,6 +73,18 @@ def run(plan: Plan) -> None:
         names = [f"{connector}, {name}" for name in (*OURS, *flasks)]
         load_table(plan.report, f"Python: {what}", names, CONNECTIONS, figures)
     _compare(plan, figures)
+    _note_the_floor(plan)
+
+
+def _note_the_floor(plan: Plan) -> None:
+    """Measure what no way of forking goes below."""
+    program = compiled("fork", plan.folder)
+    done = subprocess.run([program, HOST], check=True, capture_output=True, text=True, timeout=60)
+    bare, page = done.stdout.split()
+    plan.report.note(
+        f"A C program of {HOST} MiB (bench/fork.c), here: fork, exit and wait {float(bare):.2f} ms, and "
+        f"{float(page):.2f} us for each page that the child writes to."
+    )
 
 
 def _compare(plan: Plan, figures: Figures) -> None:

@@ -169,16 +169,16 @@ def events(server: Server, name: str) -> list[dict[str, Any]]:
     return found
 
 
-def compiled_filter(folder: Path) -> Path:
-    """Compile the static filter.
+def compiled(name: str, folder: Path) -> Path:
+    """Compile one of the C programs here, statically.
 
     Raises:
         RuntimeError: there is no compiler, or no static libc.
     """
-    program = folder / "filter"
+    program = folder / name
     try:
         subprocess.run(
-            ["gcc", "-O2", "-static", "-o", str(program), str(HERE / "filter.c")],
+            ["gcc", "-O2", "-static", "-o", str(program), str(HERE / f"{name}.c")],
             check=True, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     except FileNotFoundError as missing:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench import peers
 from bench.harness import Case, Figures, Plan, contest, key
 from bench.report import load_table
-from bench.servers import Site, compiled_filter, gateway
+from bench.servers import Site, compiled, gateway
 
 if TYPE_CHECKING:
     from bench.servers import Server
@@ -28,7 +28,7 @@ OURS = {  # name -> (workers, cgroup)
 
 def run(plan: Plan) -> None:
     """Measure the gateway and its peers."""
-    program = compiled_filter(plan.folder)
+    program = compiled("filter", plan.folder)
     figures = Figures()
     with contextlib.ExitStack() as stack:
         targets: list[tuple[str, Server, str]] = []
