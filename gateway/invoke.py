@@ -214,13 +214,15 @@ class Invoker:
 
     async def _run(self, run: _Run, connector: Connector, redact: Redactor, payload: Payload) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""
+        # A process that stays has this until its next request: not to hold the call, whose parameters may be large.
+        command, request_id = run.call.command, run.call.caller.request_id
 
         def on_line(stream: str, line: str) -> None:
             self._bus.publish(
                 ConnectorLine(
                     connector=connector.name,
-                    command=run.call.command,
-                    request_id=run.call.caller.request_id,
+                    command=command,
+                    request_id=request_id,
                     stream=stream,
                     line=redact(line),
                 )

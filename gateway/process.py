@@ -159,6 +159,19 @@ class LogPipe:
             self._on_line(line[start : start + LINE].decode(errors="replace").rstrip("\r"))
 
 
+class _Lines:
+    """Where the lines of a child go; apart from the child, which would otherwise keep itself and its request alive."""
+
+    def __init__(self, on_line: Callable[[str, str], None]) -> None:
+        self.on_line = on_line
+
+    def stderr(self, line: str) -> None:
+        self.on_line("stderr", line)
+
+    def stdout(self, line: str) -> None:
+        self.on_line("stdout", line)
+
+
 class Child:
     """A process that was asked for, from its pipes to its end."""
 
@@ -178,9 +191,9 @@ class Child:
         self._open: dict[int, Callable[[bytes], None]] = {}
         self._listening = False
         self._result = bytearray()
-        self._on_line = on_line
-        self._log = LogPipe(launch.bounds.log, lambda line: self._on_line("stderr", line))
-        self._noise = LogPipe(launch.bounds.log, lambda line: self._on_line("stdout", line))
+        self._lines = _Lines(on_line)
+        self._log = LogPipe(launch.bounds.log, self._lines.stderr)
+        self._noise = LogPipe(launch.bounds.log, self._lines.stdout)
         self._timers: list[asyncio.TimerHandle] = []
 
     @classmethod
@@ -245,7 +258,7 @@ class Child:
 
     def hand_over(self, on_line: Callable[[str, str], None]) -> None:
         """Send the log to somebody else from now on: a process that was started ahead has found its request."""
-        self._on_line = on_line
+        self._lines.on_line = on_line
         if self._handle is not None:
             self._handle.busy(True)
 
@@ -433,7 +446,7 @@ class Child:
         argv = tuple(self._name if word == RUN_NAME else word for word in launch.cleanup)
         cleanup = msgspec.structs.replace(launch, argv=argv, cleanup=())
         with contextlib.suppress(StartFailed, OSError):
-            child = Child.start(self._warden, cleanup, self._warden.folders.take(), self._on_line)
+            child = Child.start(self._warden, cleanup, self._warden.folders.take(), self._lines.on_line)
             await asyncio.shield(child.run(b"", deadline=self._loop.time() + CLEANUP))
 
     def _completed(self) -> Completed:

@@ -1,19 +1,24 @@
-"""What a call's `on_slot` can rely on."""
+"""What a call's `on_slot` can rely on, and what is left of a call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import gc
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from gateway.config import read_settings
 from gateway.core import Gateway
-from gateway.errors import ConnectorBusy, ConnectorTimeout
+from gateway.errors import ConnectorBusy, ConnectorTimeout, GatewayError
 from gateway.events import Bus
 from gateway.invoke import Call
+from gateway.process import Completed
 from gateway.protocol import Caller
+from tests.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -96,3 +101,65 @@ async def test_what_it_takes_is_not_the_runs_time(gateway: Gateway) -> None:
     with pytest.raises(ConnectorTimeout):
         await gateway.invoker.invoke(call(take_long, "hang"))
     assert clock() - begun[0] > 0.25
+
+
+ACT = """
+import time
+def good(text: str):
+    return len(text)
+def bad(text: str):
+    raise ValueError
+def slow(text: str):
+    time.sleep(100)
+"""
+HANG = """
+hang:
+  run: [sleep, "100"]
+  commands: {bad: {additional_parameters: true, timeout: 300ms}, slow: {additional_parameters: true}}
+"""
+
+
+@pytest.fixture
+async def modes(site: Site) -> AsyncIterator[Gateway]:
+    (site.folder / "act.py").write_text(ACT)
+    entries = [f"{mode}: {{runtime: python, module: ./act.py, mode: {mode}}}" for mode in MODES]
+    site.configure("\n".join([*entries, HANG]))
+    settings, _ = read_settings(site.file)
+    made = Gateway(settings, Bus())
+    await made.open(watch=False)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+MODES = ("spawn", "standby", "fork", "persistent")
+
+
+@pytest.mark.parametrize("connector", [*MODES, "hang"])
+async def test_a_call_that_is_over_holds_no_memory_until_the_collector_comes(modes: Gateway, connector: str) -> None:
+    text = msgspec.Raw(msgspec.json.encode("x" * 100_000))
+
+    async def one(command: str) -> None:
+        with contextlib.suppress(GatewayError):
+            caller = Caller(request_id="r")
+            await modes.invoker.invoke(Call(connector=connector, command=command, params={"text": text}, caller=caller))
+
+    async def hung_up() -> None:
+        calling = asyncio.create_task(one("slow"))
+        await eventually(lambda: modes.supervisor.in_flight(connector))
+        calling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await calling
+
+    await one("bad")  # there is a host now
+    gc.collect()
+    gc.disable()
+    try:
+        for act in (*(functools.partial(one, "good"),) * 3, *(functools.partial(one, "bad"),) * 3, hung_up):
+            await act()
+        await asyncio.create_task(asyncio.sleep(0))  # what is called soon has been called
+        kept = [kind for kind in map(type, gc.get_objects()) if kind in (Call, Completed)]
+        assert kept == []
+    finally:
+        gc.enable()

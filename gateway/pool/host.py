@@ -253,6 +253,7 @@ class _Adopted:
         self._gone: Gone | None = None
         self._exit: _Exited | None = None
         self._orphan = False
+        self._patience: asyncio.TimerHandle | None = None
 
     def on_warden(self, event: Event) -> None:
         if not isinstance(event, Started | Gone):
@@ -262,7 +263,7 @@ class _Adopted:
         if isinstance(event, Gone):
             self._gone = event
             if not self._settled():
-                asyncio.get_running_loop().call_later(STUCK, self._give_up)
+                self._patience = asyncio.get_running_loop().call_later(STUCK, self._give_up)
 
     def on_exit(self, message: _Exited) -> None:
         self._exit = message
@@ -285,6 +286,8 @@ class _Adopted:
             gone = _together(gone, exited, self._child.launch.bounds.memory)
         elif not gone.reaped:
             gone = msgspec.structs.replace(gone, status=SIGKILLED)
+        if self._patience is not None:
+            self._patience.cancel()
         self._host.child_over(self._key)
         self._child.on_warden(gone)
         return True
