@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KEEP_ALIVE = 75.0  # seconds
 MASTER = 0  # the descriptor whose end of file tells a worker that its master is gone
 LAST_WORDS = 5.0  # seconds for connections to send what was answered
+LOOK = 0.01  # seconds between two looks at whether they have
 YOUNG = 10_000  # new objects until the collector looks at them; a call makes hundreds, and leaves no cycles
 
 
@@ -56,7 +57,7 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
             if settings.api_key is None:
                 structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
             await stop.drain.wait()
-        await _drain(app, stop)
+        await _drain(app, runner, stop)
     finally:
         await runner.cleanup()
     return not app[GATEWAY].threads_left
@@ -77,7 +78,7 @@ async def _join(team: Team, runner: web.AppRunner, stop: _Stop) -> None:
     asyncio.get_running_loop().add_reader(MASTER, on_master)
 
 
-async def _drain(app: web.Application, stop: _Stop) -> None:
+async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> None:
     # The listener stays open: probes and metrics must see the drain.
     gateway = app[GATEWAY]
     grace = gateway.settings.drain
@@ -91,6 +92,15 @@ async def _drain(app: web.Application, stop: _Stop) -> None:
         gateway.supervisor.stop_all(grace=0)
     at_once.cancel()
     await drained
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(_sent(runner), LAST_WORDS)
+
+
+async def _sent(runner: web.AppRunner) -> None:
+    """Wait until what was answered has left us: closing a connection is not waiting for what it has still to send."""
+    connections = runner.server.connections if runner.server is not None else []
+    while any(one.transport is not None and one.transport.get_write_buffer_size() for one in connections):  # noqa: ASYNC110 (nobody tells)
+        await asyncio.sleep(LOOK)
 
 
 class _Stop:

@@ -63,8 +63,8 @@ class Supervisor:
         self._turns: OrderedDict[str, Lane] = OrderedDict()  # those in which somebody waits
         self._children: set[Worker] = set()
         self._invocations = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._sending = 0
+        self._less = asyncio.Event()
         self._stopping = False
         self._stopped = 0
         self.idle: Callable[[], int] = lambda: 0
@@ -98,13 +98,21 @@ class Supervisor:
         if self.state is not State.SERVING:
             raise GatewayDraining(retry_after=5)
         self._invocations += 1
-        self._idle.clear()
         try:
             yield
         finally:
             self._invocations -= 1
-            if not self._invocations:
-                self._idle.set()
+            self._less.set()
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Count an answer that is being sent: a drain gives it the time that it gives to calls."""
+        self._sending += 1
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            self._less.set()
 
     @contextlib.asynccontextmanager
     async def slot(self, name: str, limits: Limits, *, patience: float) -> AsyncIterator[None]:
@@ -144,12 +152,12 @@ class Supervisor:
         self._bus.publish(DrainStarted(in_flight=self._invocations, grace=grace))
 
     async def drained(self, grace: float) -> None:
-        """Wait for work in flight, at most `grace` seconds; then stop what is left and wait for its end."""
+        """Wait for calls in flight and for their answers, `grace` seconds; then stop the calls that are left."""
         try:
-            await asyncio.wait_for(self._idle.wait(), grace)
+            await asyncio.wait_for(self._over(), grace)
         except TimeoutError:
             self.stop_all(GRACE)
-            await self._idle.wait()
+            await self._over()
         self._bus.publish(DrainFinished(stopped=self._stopped))
 
     def stop_all(self, grace: float) -> None:
@@ -157,6 +165,7 @@ class Supervisor:
         if not self._stopping:
             self._stopping = True
             self._stopped = self._invocations
+            self._less.set()
         for lane in self._lanes.values():
             for waiter in lane.waiting:
                 if not waiter.done():
@@ -170,6 +179,11 @@ class Supervisor:
             self._move(State.CLOSED)
 
     # --- private
+
+    async def _over(self) -> None:
+        while self._invocations or (self._sending and not self._stopping):
+            self._less.clear()
+            await self._less.wait()
 
     def _move(self, state: State) -> None:
         if state not in MOVES[self.state]:

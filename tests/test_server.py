@@ -69,6 +69,21 @@ async def test_sigterm_lets_work_in_flight_finish_and_refuses_new_work(site: Sit
     assert os.listdir(site.state / "run") == []
 
 
+async def test_the_drain_lets_an_answer_reach_a_slow_reader_to_its_last_byte(site: Site) -> None:
+    size = 20 << 20
+    site.script("large.sh", f"printf '\"'; head -c {size} /dev/zero | tr '\\0' x; printf '\"'")
+    site.configure(f"large: {{run: [./large.sh], max_output: 30MiB, {ANY}}}")
+    async with served(site) as gateway:
+        async with gateway.session.post(f"{gateway.url}/v1/do/large/Go", json={}) as response:
+            gateway.signal(signal.SIGTERM)
+            await draining(gateway)
+            assert gateway.events("drain_started")
+            assert not gateway.events("drain_finished")
+            assert len((await response.json())["command_response"]["body"]) == size
+        assert await gateway.ended() == 0
+        assert gateway.events("drain_finished", stopped=0)
+
+
 async def test_work_that_outlasts_the_drain_is_stopped_and_told_so(site: Site) -> None:
     site.script("long.sh", "echo ready >&2\nexec sleep 1000")
     site.configure(f"long: {{run: [./long.sh], concurrency: 1, {ANY}}}", gateway="drain: 200ms")

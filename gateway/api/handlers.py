@@ -132,7 +132,7 @@ class Handlers:
             ),
             respond_async="respond-async" in request.headers.get("Prefer", ""),
         )
-        return of_job(answer) if isinstance(answer, Accepted) else of_reply(answer)
+        return of_job(answer) if isinstance(answer, Accepted) else of_reply(answer, self._gateway.supervisor.sending)
 
     def _connector(self, name: str) -> dict[str, Any]:
         status = self._gateway.registry.snapshot.statuses[name]

@@ -13,10 +13,13 @@ from gateway.errors import GatewayError
 from gateway.protocol import JSON, accepted_envelope, error_envelope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
 
     from gateway.invoke import Reply
     from gateway.jobs.port import Accepted
+
+    Sending = Callable[[], AbstractContextManager[None]]
 
 SLICE = 1 << 18  # bytes
 DURATION = "X-Run-Duration"  # seconds that the process ran
@@ -32,23 +35,24 @@ def raw_json(body: bytes, status: int = 200) -> web.Response:
     return web.Response(body=body, status=status, content_type=JSON)
 
 
-def of_reply(reply: Reply) -> web.Response:
-    """Answer what a connector answered."""
+def of_reply(reply: Reply, sending: Sending) -> web.Response:
+    """Answer what a connector answered; what takes its time is sent in a context of `sending`."""
     headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
     pieces = reply.result.pieces()
     size = sum(map(len, pieces))
     if size <= SLICE:
         return web.Response(body=reply.result.content, status=status_of(reply), headers=headers)
     headers["Content-Length"] = str(size)
-    return web.Response(body=_sliced(pieces), status=status_of(reply), headers=headers)
+    return web.Response(body=_sliced(pieces, sending), status=status_of(reply), headers=headers)
 
 
-async def _sliced(pieces: tuple[bytes | memoryview, ...]) -> AsyncIterator[memoryview]:
+async def _sliced(pieces: tuple[bytes | memoryview, ...], sending: Sending) -> AsyncIterator[memoryview]:
     """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
-    for piece in pieces:
-        view = memoryview(piece)
-        for start in range(0, len(view), SLICE):
-            yield view[start : start + SLICE]
+    with sending():
+        for piece in pieces:
+            view = memoryview(piece)
+            for start in range(0, len(view), SLICE):
+                yield view[start : start + SLICE]
 
 
 def of_job(accepted: Accepted) -> web.Response:
