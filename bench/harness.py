@@ -150,6 +150,10 @@ class Figures:
         """Take the next round's value."""
         self._values[case, measure].append(value)
 
+    def has(self, case: str, measure: str) -> bool:
+        """Tell whether anything was measured."""
+        return bool(self._values.get((case, measure)))
+
     def median(self, case: str, measure: str) -> float:
         """Return the median over the rounds."""
         return statistics.median(self._values[case, measure])

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from gateway.supervisor import Supervisor
 
 TAIL_LINES = 20  # of a failed run's log, for its caller
+LARGE = 1 << 20  # bytes of a result
 TAIL_IN_MESSAGE = 500  # characters
 
 _EMPTY = msgspec.Raw(b"{}")
@@ -192,7 +193,7 @@ class Invoker:
                 circuit.undecided()
         if call.extension is not None and not call.extension.spent:
             timeout = command.job_timeout  # also where the promotion took so long that it came first
-        reply = self._reply(run, completed, redact, timeout)
+        reply = await self._reply(run, completed, redact, timeout)
         accepted = command.execute_async and call.caller.callback_url is not None
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply
 
@@ -258,16 +259,16 @@ class Invoker:
             circuit.succeeded()
         return True
 
-    def _reply(self, run: _Run, completed: Completed, redact: Redactor, timeout: float) -> Reply:
+    async def _reply(self, run: _Run, completed: Completed, redact: Redactor, allowed: float) -> Reply:
         tail = redact(completed.log_tail)
-        problem = _problem(completed, run.title, timeout)
+        problem = _problem(completed, run.title, allowed)
         if problem is None and completed.status:
             result = told_error(completed.result, redact)
             if result is None:
                 problem = ConnectorFailed(f"{run.title} failed with exit status {completed.status}")
         if problem is None and not completed.status:
             try:
-                result = interpret(completed.result, redact)
+                result = await _interpreted(completed.result, redact)
             except ConnectorInvalidOutput as invalid:
                 problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {redact(invalid.message)}")
         if problem is not None:
@@ -361,6 +362,12 @@ def _problem(completed: Completed, title: str, timeout: float) -> GatewayError |
     if completed.signal is not None:
         return ConnectorCrashed(f"{title} died of {completed.signal}")
     return None
+
+
+async def _interpreted(stdout: bytearray, redact: Redactor) -> Result:
+    if len(stdout) <= LARGE:
+        return interpret(stdout, redact)
+    return await asyncio.to_thread(interpret, stdout, redact)  # it takes its time, and others have their turns
 
 
 def _lines(tail: str) -> tuple[str, ...]:

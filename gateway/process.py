@@ -33,7 +33,7 @@ LISTEN = 0.005  # seconds; whatever is over by then is read once, at its end: a 
 DRAIN = 0.25  # seconds that whatever outlives the leader has to write its last words
 
 
-Payload = bytes | tuple[bytes | memoryview, ...]
+Payload = bytes | tuple[bytes | bytearray | memoryview, ...]
 """What a process reads on stdin: in one piece, or in several that nobody has to put together."""
 
 Mode = Literal["spawn", "standby", "fork", "persistent"]
@@ -475,7 +475,7 @@ def joined(payload: Payload) -> bytes:
     return payload if isinstance(payload, bytes) else b"".join(payload)
 
 
-def _pieces(payload: Payload) -> tuple[bytes | memoryview, ...]:
+def _pieces(payload: Payload) -> tuple[bytes | bytearray | memoryview, ...]:
     return (payload,) if isinstance(payload, bytes) else payload
 
 

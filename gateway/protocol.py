@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from gateway.errors import ConnectorInvalidOutput
+from gateway.escapes import unescaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,14 +25,17 @@ LOG_CHARACTERS = 4096  # of each of them, and of an error's message
 PREFIX = b'{"command_response":{"body":'
 SUFFIX = b',"mimetype":"application/json"},"command_response_version":2,"error":null,"spiff__logs":[]}'
 LARGE = 1 << 16  # bytes of a value that is not copied any more
+LINES = 1000  # before the last one of an output that are looked at for JSON
 CHECKED = 1 << 20  # bytes looked at in one go; a text of all of them would take up to four times their room
 
 _EMPTY = msgspec.Raw(b"{}")
 _MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
 _BOM = b"\xef\xbb\xbf"
 _TOO_DEEP = "it is nested too deeply"
+_MALFORMED = "JSON is malformed: "
 
 Object = dict[str, msgspec.Raw]
+Piece = bytes | bytearray | memoryview
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -125,13 +129,11 @@ class ToldError(msgspec.Struct, kw_only=True):
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a run means to its caller.
 
-    `body` is what to send as `mimetype`; `status` is set by a legacy result only; `error` by a told error;
-    `warnings` are for the operator.
+    `pieces` are what to send, in order, as `mimetype`: a large result is sent without being put together. `status` is
+    set by a legacy result only; `error` by a told error; `warnings` are for the operator.
     """
 
-    body: bytes | memoryview
-    wrapped: bool = False
-    """`body` is a bare value: `PREFIX` and `SUFFIX` around it make the envelope."""
+    pieces: tuple[Piece, ...]
     mimetype: str = JSON
     status: int | None = None
     error: ToldError | None = None
@@ -139,12 +141,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def content(self) -> bytes:
-        """All that is sent, in one piece; a large result is better sent without being put together."""
-        return b"".join(self.pieces())
-
-    def pieces(self) -> tuple[bytes | memoryview, ...]:
-        """All that is sent, in order."""
-        return (PREFIX, self.body, SUFFIX) if self.wrapped else (self.body,)
+        """All that is sent, put together."""
+        return b"".join(self.pieces)
 
 
 class _Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,7 +159,7 @@ class _Envelope(msgspec.Struct, frozen=True, kw_only=True):
     spiff__logs: list[str] | tuple[str, ...] = ()
 
 
-def encoded(request: Request) -> bytes | tuple[bytes | memoryview, ...]:
+def encoded(request: Request) -> bytes | tuple[Piece, ...]:
     """Write a request out; one with large values comes in pieces, of which these are the caller's own bytes."""
     large = [raw for raw in (*request.params.values(), request.task_data) if len(memoryview(raw)) > LARGE]
     if not large:
@@ -170,12 +168,8 @@ def encoded(request: Request) -> bytes | tuple[bytes | memoryview, ...]:
     if request.module is not msgspec.UNSET:
         head["module"] = request.module
     rest = msgspec.json.encode({"config": request.config, "context": request.context})
-    pieces: list[bytes | memoryview] = [msgspec.json.encode(head)[:-1] + b',"params":{']
-    for number, (name, raw) in enumerate(request.params.items()):
-        pieces.append((b"," if number else b"") + msgspec.json.encode(name) + b":")
-        pieces.append(memoryview(raw))
-    pieces += [b'},"task_data":', memoryview(request.task_data), b",", rest[1:]]
-    return tuple(pieces)
+    pieces = [msgspec.json.encode(head)[:-1] + b',"params":', *_members(request.params)]
+    return (*pieces, b',"task_data":', memoryview(request.task_data), b",", rest[1:])
 
 
 def error_envelope(code: str, message: str, logs: tuple[str, ...] = (), http_status: int | None = None) -> bytes:
@@ -192,9 +186,10 @@ def as_envelope(result: Result) -> bytes:
     """Return a result as version 2, also a legacy one: a callback has no HTTP status and mimetype of its own."""
     if result.status is None:
         return result.content
-    body: Any = msgspec.Raw(bytes(result.body))
-    if result.mimetype.split(";")[0].strip() != JSON or _not_json(bytes(result.body)) is not None:
-        body = bytes(result.body).decode(errors="replace")
+    content = result.content
+    body: Any = msgspec.Raw(content)
+    if result.mimetype.split(";")[0].strip() != JSON or _not_json(content) is not None:
+        body = content.decode(errors="replace")
     response = {"body": body, "mimetype": result.mimetype, "http_status": result.status}
     return msgspec.json.encode(_Envelope(command_response=response))
 
@@ -226,10 +221,7 @@ def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
     Raises:
         ConnectorInvalidOutput: not JSON, not UTF-8, empty, two documents, NaN, or an envelope that is none.
     """
-    document, warnings = _document(stdout)
-    if document[0] != ord("{"):
-        return Result(body=document, wrapped=True, warnings=warnings)
-    fields = msgspec.json.decode(document, type=Object)
+    document, fields, warnings = _document(stdout)
     if "command_response_version" in fields:
         return _from_envelope(document, fields, redact, warnings)
     if "response" in fields and "mimetype" in fields:
@@ -238,10 +230,9 @@ def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
     if error is not None:
         status = _http_status(fields["http_status"]) if "http_status" in fields else None
         error.message = _short(redact(error.message))
-        return Result(
-            body=error_envelope(error.error_code, error.message, http_status=status), error=error, warnings=warnings
-        )
-    return Result(body=document, wrapped=True, warnings=warnings)
+        envelope = error_envelope(error.error_code, error.message, http_status=status)
+        return Result(pieces=(envelope,), error=error, warnings=warnings)
+    return Result(pieces=(PREFIX, document, SUFFIX), warnings=warnings)
 
 
 def told_error(stdout: bytearray, redact: Callable[[str], str]) -> Result | None:
@@ -259,13 +250,12 @@ def read_description(stdout: bytearray) -> Description:
     Raises:
         ConnectorInvalidOutput: it is not one, or it is an error.
     """
-    document, _ = _document(stdout)
+    document, fields, _ = _document(stdout)
     try:
-        fields = msgspec.json.decode(document, type=Object)
         error = _told(fields.get("error"))
         if error is not None:
             raise ConnectorInvalidOutput(f"it answered {error.error_code}: {_short(error.message)}")
-        if "commands" not in fields and "auths" not in fields:
+        if document[0] == ord("{") and not {"commands", "auths"} & fields.keys():
             raise ConnectorInvalidOutput('it has no "commands"')
         return msgspec.json.decode(document, type=Description)
     except msgspec.ValidationError as problem:
@@ -275,45 +265,74 @@ def read_description(stdout: bytearray) -> Description:
 # --- private
 
 
-def _document(stdout: bytearray) -> tuple[memoryview, tuple[str, ...]]:
-    """Find the one JSON document in the output."""
+def _document(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...]]:
+    """Find the one JSON document in the output; if it is an object, its members are returned too."""
     start = len(_BOM) if stdout.startswith(_BOM) else 0
     try:
         _check_utf8(stdout)
     except ValueError as problem:
         raise ConnectorInvalidOutput(f"its output is {problem}") from problem
-    whole = _stripped(stdout, start, len(stdout))
-    if not whole:
+    start, end = _stripped(stdout, start, len(stdout))
+    if start == end:
         raise ConnectorInvalidOutput("its output is empty")
-    problem_of_whole = _not_json(whole)
+    whole = memoryview(stdout)[start:end]
+    problem_of_whole, fields = _read(whole)
     if problem_of_whole is None:
-        return whole, ()
-    cut = stdout.rfind(b"\n", 0, len(stdout.rstrip()))
+        return whole, fields, ()
+    cut = stdout.rfind(b"\n", start, end)
     if cut > start:
-        last = _stripped(stdout, cut, len(stdout))
-        if _not_json(last) is None:
-            before = bytes(stdout[start:cut])
-            lines = [line for line in before.splitlines() if line.strip()]
-            if _not_json(before) is None or all(_not_json(line) is None for line in lines):
+        first, _ = _stripped(stdout, cut, end)
+        last = memoryview(stdout)[first:end]
+        problem_of_last, fields = _read(last)
+        if problem_of_last is None:
+            if _is_json_too(stdout, start, cut):
                 raise ConnectorInvalidOutput("its output is more than one JSON document")
-            return last, (f"wrote {len(before)} bytes of noise to stdout before its result (log to stderr)",)
+            return last, fields, (f"wrote {cut - start} bytes of noise to stdout before its result (log to stderr)",)
     raise ConnectorInvalidOutput(f"its output is not one JSON document: {problem_of_whole}")
 
 
-def _stripped(data: bytearray, start: int, end: int) -> memoryview:
+def _is_json_too(stdout: bytearray, start: int, cut: int) -> bool:
+    """Tell whether what stands before the last line is JSON, as a whole or line by line; the first lines tell."""
+    if _not_json(memoryview(stdout)[start:cut]) is None:
+        return True
+    for _ in range(LINES):
+        end = stdout.find(b"\n", start, cut)
+        end = cut if end < 0 else end
+        first, last = _stripped(stdout, start, end)
+        if first < last and _not_json(memoryview(stdout)[first:last]) is not None:
+            return False
+        start = end + 1
+        if start >= cut:
+            break
+    return True
+
+
+def _read(document: memoryview) -> tuple[str | None, Object]:
+    """Return what is wrong with a document, and the members of one that is an object."""
+    if document[0] != ord("{"):
+        return _not_json(document), {}
+    try:
+        return None, msgspec.json.decode(document, type=Object)
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return str(problem).removeprefix(_MALFORMED), {}
+    except RecursionError:
+        return _TOO_DEEP, {}
+
+
+def _stripped(data: bytearray, start: int, end: int) -> tuple[int, int]:
     space = b" \t\r\n"
     while start < end and data[start] in space:
         start += 1
     while end > start and data[end - 1] in space:
         end -= 1
-    return memoryview(data)[start:end]
+    return start, end
 
 
 def _not_json(data: memoryview | bytes) -> str | None:
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        return str(problem).removeprefix("JSON is malformed: ")
+        return str(problem).removeprefix(_MALFORMED)
     except RecursionError:
         return _TOO_DEEP
     return None
@@ -344,35 +363,46 @@ def _from_envelope(
         _http_status(response["http_status"])
     logs = _part(fields, "spiff__logs", list[str] | None) or []
     error = _part(fields, "error", ToldError | None)
-    changes: Object = {}
+    changes: dict[str, list[Piece]] = {}
     if "mimetype" not in response:
-        changes["command_response"] = _raw({**response, "mimetype": JSON})
+        changes["command_response"] = _members({**response, "mimetype": _raw(JSON)})
     shown = [_short(redact(line)) for line in logs[-LOG_LINES:]]
     if shown != logs or "spiff__logs" not in fields:
-        changes["spiff__logs"] = _raw(shown)
+        changes["spiff__logs"] = [msgspec.json.encode(shown)]
     if error is not None:
         message = _short(redact(error.message))
         if message != error.message:
             known = msgspec.json.decode(fields["error"], type=Object)
-            changes["error"] = _raw({**known, "message": message})
+            changes["error"] = _members({**known, "message": _raw(message)})
             error.message = message
     elif "error" not in fields:
-        changes["error"] = msgspec.Raw(b"null")
-    body = msgspec.json.encode({**fields, **changes}) if changes else document
-    return Result(body=body, error=error, warnings=warnings)
+        changes["error"] = [b"null"]
+    pieces = tuple(_members(fields, changes)) if changes else (document,)
+    return Result(pieces=pieces, error=error, warnings=warnings)
 
 
 def _from_legacy(fields: Object, warnings: tuple[str, ...]) -> Result:
-    response = fields["response"]
+    response = memoryview(fields["response"])
     mimetype = _part(fields, "mimetype", str)
     if not _MIMETYPE.fullmatch(mimetype):
         raise ConnectorInvalidOutput(f"its mimetype {mimetype[:40]!r} is none")
     status = _part(fields, "status", int | str | None)
-    body = bytes(response)
-    if body[:1] == b'"':
-        body = msgspec.json.decode(response, type=str).encode()
+    try:
+        body = unescaped(response) if response[0] == ord('"') else response
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise ConnectorInvalidOutput(f"its response is not valid: {problem}") from problem
     number = 200 if status is None else _http_status(msgspec.Raw(str(status).encode()))
-    return Result(body=body, mimetype=mimetype, status=number, warnings=warnings)
+    return Result(pieces=(body,), mimetype=mimetype, status=number, warnings=warnings)
+
+
+def _members(fields: Object, changes: Mapping[str, list[Piece]] | None = None) -> list[Piece]:
+    """Write an object out in pieces, some of its values changed or added: none is copied."""
+    members: dict[str, list[Piece]] = {name: [memoryview(raw)] for name, raw in fields.items()}
+    members.update(changes or {})
+    pieces: list[Piece] = []
+    for name, value in members.items():
+        pieces += [b"," if pieces else b"{", msgspec.json.encode(name), b":", *value]
+    return [*pieces, b"}"] if pieces else [b"{}"]
 
 
 def _part(fields: Mapping[str, msgspec.Raw], name: str, kind: Any) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.invoke import Reply
     from gateway.jobs.port import Accepted
+    from gateway.protocol import Piece
 
     Sending = Callable[[], AbstractContextManager[None]]
 
@@ -38,7 +39,7 @@ def raw_json(body: bytes, status: int = 200) -> web.Response:
 def of_reply(reply: Reply, sending: Sending) -> web.Response:
     """Answer what a connector answered; what takes its time is sent in a context of `sending`."""
     headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
-    pieces = reply.result.pieces()
+    pieces = reply.result.pieces
     size = sum(map(len, pieces))
     if size <= SLICE:
         return web.Response(body=reply.result.content, status=status_of(reply), headers=headers)
@@ -46,7 +47,7 @@ def of_reply(reply: Reply, sending: Sending) -> web.Response:
     return web.Response(body=_sliced(pieces, sending), status=status_of(reply), headers=headers)
 
 
-async def _sliced(pieces: tuple[bytes | memoryview, ...], sending: Sending) -> AsyncIterator[memoryview]:
+async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
     """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
     with sending():
         for piece in pieces:
