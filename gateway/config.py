@@ -65,7 +65,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The `defaults:` section; each can be set per connector."""
 
     timeout: Duration = Duration(40)
-    """From the arrival of a call to its end, the wait in the queue included."""
+    """From the moment that a call is there in full to its end, the wait in the queue included."""
     concurrency: Positive = 8
     """Processes of one connector alive at once."""
     queue: NotNegative = 32
