@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -452,18 +453,78 @@ async def test_what_a_host_has_made_for_itself_is_not_removed_or_used_by_a_child
         assert [await do(gateway, code) for _ in range(3)] == [[True, True]] * 3
 
 
-async def test_neighbours_of_a_module_are_part_of_it(site: Site) -> None:
-    (site.folder / "helper.py").write_text("VERSION = 1\n")
-    site.configure(python(site, "mode: fork", top="import helper"))
+async def changed(gateway: Server, code: str, value: Any, connector: str = "act") -> None:
+    """Wait until code has another value, in whatever process."""
+
+    async def seen() -> bool:
+        answer = await gateway.do(f"{connector}/Do", {"code": code})
+        return answer.status == 200 and answer.body == value
+
+    await eventually(seen)
+
+
+@pytest.mark.parametrize("name", ["helper", "helpers.inner.one"])
+async def test_what_lies_beside_a_module_and_below_is_part_of_it(site: Site, name: str) -> None:
+    helper = site.folder.joinpath(*name.split(".")).with_suffix(".py")
+    helper.parent.mkdir(parents=True, exist_ok=True)
+    helper.write_text("VERSION = 1\n")
+    site.configure(python(site, "mode: fork", top=f"import {name}"))
     async with served(site) as gateway:
-        code = "result = module.helper.VERSION"
+        code = f"result = module.{name}.VERSION"
         assert await do(gateway, code) == 1
-        (site.folder / "helper.py").write_text("VERSION = 22\n")
+        helper.write_text("VERSION = 22\n")
+        await changed(gateway, code, 22)
 
-        async def seen() -> bool:
-            return await do(gateway, code) == 22
 
-        await eventually(seen)
+@pytest.mark.parametrize("mode", ["standby", "fork", "persistent"])
+async def test_what_an_environment_holds_is_part_of_its_connector(site: Site, mode: str) -> None:
+    packages = environment(site.folder / "venv")
+    package = site.folder / "src" / "connector_act"
+    (package / "commands").mkdir(parents=True)
+    for file in (package / "__init__.py", package / "commands" / "__init__.py", package / "helper.py"):
+        file.write_text("VERSION = 1\n")
+    (package / "commands" / "do.py").write_text(COMMAND)
+    (packages / "act.pth").write_text(f"{site.folder / 'src'}\n")
+    site.configure(f"act: {{runtime: python, package: connector_act, venv: ./venv, mode: {mode}}}")
+    async with served(site) as gateway:
+        code = "from connector_act import helper; result = helper.VERSION"
+        assert await do(gateway, code) == 1
+        (package / "helper.py").write_text("VERSION = 22\n")
+        await changed(gateway, code, 22)
+        (packages / "installed.py").write_text("")
+        await changed(gateway, "import installed; result = 1", 1)
+        old = await kept(gateway, 2 if mode == "fork" else 1)
+        os.utime(site.folder / "venv" / "pyvenv.cfg")
+        await eventually(lambda: not gateway.connectors() & old)
+        (package / "commands" / "more.py").write_text(COMMAND.replace("class Do", "class More"))
+
+        async def listed() -> bool:
+            return "act/More" in await gateway.commands()
+
+        await eventually(listed)
+
+
+COMMAND = """
+import os
+class Do:
+    def __init__(self, code: str):
+        self.code = code
+    def execute(self, config, task_data):
+        names = {"os": os, "result": None}
+        exec(self.code, names)
+        return names["result"]
+"""
+
+
+def environment(folder: Path) -> Path:
+    """Make a virtual environment, and return where its packages are."""
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    python = os.path.realpath(sys.executable)
+    (folder / "bin" / "python").symlink_to(python)
+    (folder / "pyvenv.cfg").write_text(f"home = {os.path.dirname(python)}\n")
+    return packages
 
 
 # --- persistent

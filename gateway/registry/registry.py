@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -102,7 +101,7 @@ class Registry:
 
     def _look(self) -> object:
         facts = _facts(self.snapshot.statuses)
-        return fingerprint(self._settings), tuple(identity(Path(str(file[0]))) for file in facts)
+        return fingerprint(self._settings), tuple(identity(str(file[0])) for file in facts)
 
     def _understand(self, sources: Sources) -> dict[str, Status]:
         statuses = {}

@@ -11,6 +11,7 @@ import msgspec
 from gateway.config import NAME, Limits, Settings, read_document, section_of
 from gateway.document import Node, load
 from gateway.errors import ConfigError
+from gateway.runtimes.base import BUILT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,10 +69,10 @@ def fingerprint(settings: Settings) -> Fingerprint:
     return tuple(marks)
 
 
-def identity(file: Path) -> tuple[object, ...]:
+def identity(file: Path | str) -> tuple[object, ...]:
     """Return what tells one state of a file from another; it follows links."""
     try:
-        facts = file.stat()
+        facts = os.stat(file)
     except OSError:
         return (str(file), None)
     return (str(file), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
@@ -163,11 +164,8 @@ def _below(folder: Path) -> list[Path]:
     """Return the files of a drop-in's folder, without hidden ones and what tools build there."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _BUILT]
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in BUILT]
         found += [folder / parent / name for name in names if not name.startswith(".")]
         if len(found) > FOLDER_FILES:
             break
     return sorted(found)[:FOLDER_FILES]
-
-
-_BUILT = {"__pycache__", "node_modules", "target"}

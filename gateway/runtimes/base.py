@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import shutil
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
     from gateway.process import Mode
 
 MARKER = "build.json"
-NEIGHBOURS = 100  # files beside a module that are looked at twice a second
+SOURCES = 300  # files of a connector's own code that are looked at twice a second
+FOLDERS = 300  # folders that are searched for them
+BUILT = {"__pycache__", "node_modules", "target"}
+"""Folders that tools fill."""
 
 _PACKAGE = Path(__file__).parent.parent
 RUNNERS = _PACKAGE / "_runners" if (_PACKAGE / "_runners").exists() else _PACKAGE.parent / "runners"
@@ -205,9 +210,33 @@ def must_exist(file: Path, key: str) -> Path:
     return file
 
 
-def neighbours(module: Path, *suffixes: str) -> list[Path]:
-    """Return the files beside a module that it may import: processes that are kept have imported them."""
-    return sorted(one for one in module.parent.iterdir() if one.suffix in suffixes and one != module)[:NEIGHBOURS]
+def sources(folder: Path, *suffixes: str, left_out: Path | None = None) -> list[Path]:
+    """Return the source files in a folder and below it, the nearest first: processes that are kept may have read them.
+
+    Hidden folders, those that tools fill, virtual environments and links to folders are left out.
+    """
+    found: list[str] = []
+    folders = deque([str(folder)])
+    for _ in range(FOLDERS):
+        if not folders or len(found) >= SOURCES:
+            break
+        parent = folders.popleft()
+        with contextlib.suppress(OSError), os.scandir(parent) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+            if parent != str(folder) and any(entry.name == "pyvenv.cfg" for entry in entries):
+                continue
+            for entry in entries:
+                if entry.name.endswith(suffixes):
+                    found.append(entry.path)
+                elif entry.is_dir(follow_symlinks=False) and not _is_left_out(entry, left_out):
+                    folders.append(entry.path)
+    return [Path(file) for file in found[:SOURCES]]
+
+
+def _is_left_out(folder: os.DirEntry[str], left_out: Path | None) -> bool:
+    if folder.name.startswith(".") or folder.name in BUILT:
+        return True
+    return left_out is not None and folder.name == left_out.name and Path(folder.path).resolve() == left_out
 
 
 def missing_interpreter(script: Path, path: str) -> str | None:

@@ -18,7 +18,7 @@ from gateway.runtimes.base import (
     digest,
     find_program,
     must_exist,
-    neighbours,
+    sources,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Node:
         module = must_exist(place.resolve(options.module, "module"), "module")
         build = self.build(options, place)
         flags: tuple[str, ...] = ()
-        files = [node, module, HOST, *neighbours(module, ".mjs", ".js", ".cjs")]
+        files = [node, module, HOST, *sources(module.parent, ".mjs", ".js", ".cjs", left_out=place.state_dir)]
         notice = None
         target = module
         if build is not None:

@@ -23,9 +23,10 @@ from gateway.runtimes.base import (
     built,
     digest,
     must_exist,
-    neighbours,
+    sources,
     tree_facts,
 )
+from gateway.runtimes.installed import traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,25 +65,29 @@ class Python:
         self._check(options, place)
         build = self.build(options, place)
         files: list[Path] = [HOST]
-        notice = None
+        venv = notice = None
         flags = ["-I", "-B"]
         if options.venv is not None:
-            python = place.resolve(options.venv, "venv") / "bin" / "python"
+            venv = place.resolve(options.venv, "venv")
+            python = venv / "bin" / "python"
             if not python.exists():
                 raise Quarantine(f"venv: {python} does not exist")
         elif build is not None:
             folder, notice = built(place, build)
-            python = folder / "venv" / "bin" / "python"
+            venv = folder / "venv"
+            python = venv / "bin" / "python"
             files.append(place.builds / "current" / "venv" / "pyvenv.cfg")
         else:
             python = Path(_bare_interpreter())
             flags.append("-S")  # no libraries were asked for, so none of the machine's are lent
         if options.module is not None:
             module = must_exist(place.resolve(options.module, "module"), "module")
-            files += [module, *neighbours(module, ".py")]
+            files += [module, *sources(module.parent, ".py", left_out=place.state_dir)]
             target = ("--module", str(module))
         else:
             target = ("--package", options.package or f"connector_{place.name}")
+        if venv is not None:
+            files += traces(venv, package=None if options.module is not None else target[1])
         line = (str(python), *flags, str(HOST))
         return CommandLine(
             argv=(*line, *target),

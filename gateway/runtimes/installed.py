@@ -1,0 +1,73 @@
+"""What a change of a virtual environment shows in: its packages as a whole, and the code of those that are worked on.
+
+Nothing of it is run, so this reads what an interpreter would: `.pth` files (docs.python.org, `site`) and the records of
+editable installations (PEP 610).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from gateway.runtimes.base import SOURCES, sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PARTS = ("commands", "auths")
+
+
+class _Folder(msgspec.Struct, frozen=True):
+    editable: bool = False
+
+
+class _Origin(msgspec.Struct, frozen=True):
+    url: str
+    dir_info: _Folder = _Folder()
+
+
+def traces(venv: Path, package: str | None) -> list[Path]:
+    """Return the files and folders whose change means another environment, or other code in it.
+
+    An installation changes the folder of packages. Files are looked at one by one where they are the package's own, or
+    are imported from where somebody edits them.
+    """
+    packages = sorted({folder.resolve() for folder in venv.glob("lib*/*/site-packages")})
+    added = [folder for each in packages for folder in _added(each)]
+    paths = sorted(path for each in packages for path in each.glob("*.pth"))
+    code = itertools.chain(
+        *(_package(folder.joinpath(*package.split("."))) for folder in (*packages, *added) if package),
+        *(sources(folder, ".py") for folder in added),
+    )
+    return [venv / "pyvenv.cfg", *packages, *paths, *list(dict.fromkeys(code))[:SOURCES]]
+
+
+def _package(path: Path) -> Iterator[Path]:
+    """Yield a package's files, and the folders in which a new file is a new command."""
+    if path.is_dir():
+        yield from (path / part for part in _PARTS)
+        yield from sources(path, ".py")
+    elif path.with_suffix(".py").exists():
+        yield path.with_suffix(".py")
+
+
+def _added(packages: Path) -> Iterator[Path]:
+    """Yield the folders that are imported from besides this one."""
+    for file in sorted(packages.glob("*.pth")):
+        with contextlib.suppress(OSError):
+            for line in file.read_text(errors="replace").splitlines():
+                if line.strip() and not line.startswith(("#", "import ", "import\t")):
+                    folder = packages / line.strip()
+                    if folder.is_dir():
+                        yield folder
+    for file in sorted(packages.glob("*.dist-info/direct_url.json")):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            origin = msgspec.json.decode(file.read_bytes(), type=_Origin)
+            if origin.dir_info.editable:
+                project = Path(unquote(urlsplit(origin.url).path))
+                yield from (folder for folder in (project / "src", project) if folder.is_dir())
