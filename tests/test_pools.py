@@ -205,6 +205,15 @@ async def test_what_is_kept_counts_and_gives_way(site: Site) -> None:
 
 # --- fork
 
+DATABASE = "os.path.dirname(__file__) + '/database'"
+READS_DATABASE = f"""
+import sqlite3
+database = sqlite3.connect({DATABASE})
+database.execute("CREATE TABLE IF NOT EXISTS numbers (number)")
+database.close()
+database = sqlite3.connect("file:" + {DATABASE} + "?mode=ro", uri=True)
+"""
+
 
 @pytest.mark.parametrize(
     ("top", "why"),
@@ -213,9 +222,17 @@ async def test_what_is_kept_counts_and_gives_way(site: Site) -> None:
             "import threading; threading.Thread(target=time.sleep, args=(1000,), daemon=True, name='beat').start()",
             "thread beat",
         ),
-        ("import socket; a, b = socket.socketpair()", "an open socket"),
+        ("import socket; a, b = socket.socketpair()", "an open socket (descriptor"),
+        ("import socket; a = socket.create_server(('127.0.0.1', 0))", "a socket that listens at ('127.0.0.1', "),
+        (
+            "import socket; a = socket.create_server(('127.0.0.1', 0)); b = socket.create_connection(a.getsockname())",
+            "an open socket to ('127.0.0.1', ",
+        ),
+        (f"import sqlite3; database = sqlite3.connect({DATABASE})", "the file /"),
+        (READS_DATABASE, "the open database /"),
+        ("out = open(os.path.dirname(__file__) + '/out', 'w')", "/out, open for writing"),
     ],
-    ids=["thread", "socket"],
+    ids=["thread", "pair", "listener", "connection", "database", "read-only database", "file"],
 )
 async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, top: str, why: str) -> None:
     site.configure(python(site, "mode: fork", top=top))
@@ -228,6 +245,15 @@ async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, to
         assert await do(gateway) == waiting
         assert await do(gateway) != waiting
         assert len(warnings(gateway)) == 1
+
+
+async def test_what_is_only_read_or_appended_to_may_be_shared(site: Site) -> None:
+    log = "import logging; logging.basicConfig(filename=os.path.dirname(__file__) + '/log')"
+    memory = "import sqlite3; database = sqlite3.connect(':memory:')"
+    site.configure(python(site, "mode: fork", top=f"{log}\n{memory}\nfile = open(__file__)"))
+    async with served(site) as gateway:
+        assert await do(gateway, PARENT) == await do(gateway, PARENT)
+        assert not warnings(gateway)
 
 
 async def test_a_host_that_dies_idle_is_replaced(site: Site) -> None:

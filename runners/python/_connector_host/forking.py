@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import socket
+import stat
 import sys
 from _signal import (  # those of `signal` are members of an Enum, and looking them up costs a child fifty pages
     SIG_DFL,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 CONTROL = 3
 MESSAGE = 1 << 16  # bytes
 STREAMS = 3
+DATABASE = b"SQLite format 3\0"  # how a file of SQLite's begins
 TRACEPARENT = "TRACEPARENT"
 
 _DECODER = json.JSONDecoder()
@@ -83,24 +85,47 @@ def take_place(streams: List[int], cwd: str, env: Dict[str, str]) -> None:
 
 
 def unfit(control: int) -> Optional[str]:
-    """Say what two forked children would share or miss: threads, sockets. None when there is nothing."""
+    """Say what two forked children would share or miss: threads, sockets, databases, files. None: nothing."""
     # Nothing here imports it: what it does at each fork is worth a hundred pages.
     threading = sys.modules.get("threading")
     others = [each for each in threading.enumerate() if each is not threading.main_thread()] if threading else []
     found = [f"thread {thread.name}" for thread in others]
     if not found and len(os.listdir("/proc/self/task")) > 1:
         found.append("threads of a C library")
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            link = os.readlink("/proc/self/fd/" + name)
-            if link.startswith("socket:") and int(name) != control:
-                found.append(_socket_name(int(name)))
+    for descriptor in sorted(map(int, os.listdir("/proc/self/fd"))):
+        if descriptor >= STREAMS and descriptor != control:  # a child has streams of its own
+            with contextlib.suppress(OSError):
+                found += _shared(descriptor)
     return ", ".join(found) or None
 
 
+def _shared(descriptor: int) -> List[str]:
+    """Describe what is open there, when children cannot share it.
+
+    Anything may be read by several and, as a log is, appended to.
+    """
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISSOCK(mode):
+        return [_socket_name(descriptor)]
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    if not stat.S_ISREG(mode) or path.startswith("/memfd:"):  # the memory of a C library
+        return []
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as facts:
+        flags = next(int(line.split()[1], 8) for line in facts if line.startswith("flags:"))
+    with contextlib.suppress(OSError):  # not readable
+        if os.pread(descriptor, len(DATABASE), 0) == DATABASE:
+            return [f"the open database {path}"]
+    writes = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
+    return [f"the file {path}, open for writing (and not for appending)"] if writes else []
+
+
 def _socket_name(descriptor: int) -> str:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
-        return f"an open socket to {one.getpeername()}"
+    with socket.socket(fileno=os.dup(descriptor)) as one, contextlib.suppress(OSError):
+        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return f"a socket that listens at {one.getsockname()}"
+        peer = one.getpeername()
+        if peer:
+            return f"an open socket to {peer}"
     return f"an open socket (descriptor {descriptor})"
 
 
