@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from gateway.redact import Redactor
 from gateway.warden.client import Failed, Gone, Leftover
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     resident: tuple[str, ...] = ()
     """The command line of a process that serves more than one request (modes fork and persistent)."""
     keep: Keep = Keep()
+    redact: Redactor = Redactor()
+    """Takes secrets out of what its processes say without a request."""
 
 
 class Stop(enum.Enum):

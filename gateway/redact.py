@@ -30,6 +30,14 @@ class Redactor:
         """Return the text without the values."""
         return self._pattern.sub(MASK, text) if self._pattern is not None else text
 
+    def __eq__(self, other: object) -> bool:
+        """Know the same values."""
+        return isinstance(other, Redactor) and self._values == other._values
+
+    def __hash__(self) -> int:
+        """Follow `__eq__`."""
+        return hash(self._values)
+
     def plus(self, values: Iterable[str]) -> Redactor:
         """Return one that knows more values."""
         more = tuple(values)

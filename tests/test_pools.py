@@ -122,6 +122,8 @@ async def test_what_does_not_wait_is_found_out_told_and_spawned(site: Site, text
             assert {answer.code for answer in answers} == {"connector_failed"}
         await kept(gateway, 0)
         assert len(warnings(gateway)) == 1
+        status = await gateway.status("hasty")
+        assert (status["mode"], status["notices"]) == ("spawn", [message])
 
 
 async def test_what_cannot_be_started_is_told_by_the_call_alone(site: Site) -> None:
@@ -163,6 +165,17 @@ async def test_a_changed_default_is_a_change_too(site: Site) -> None:
         await eventually(lambda: gateway.connectors() - {old} and not gateway.connectors() & {old})
         answer = await gateway.do("act/Do", {"code": "result = 'x' * 2000"})
         assert answer.code == "connector_output_too_large"
+
+
+async def test_what_did_not_change_keeps_its_processes(site: Site) -> None:
+    site.python("lines.py", LINES)
+    entry = f"lines: {{run: [./lines.py], mode: persistent, env: {{TOKEN: hunter-22}}, {COMMANDS}}}"
+    site.configure(entry)
+    async with served(site) as gateway:
+        first = await kept(gateway, 1)
+        site.configure(f"{entry}\n{python(site, 'mode: spawn')}")
+        await eventually(lambda: [one for one in gateway.events("registry_loaded") if one["connectors"] == 2])
+        assert (await gateway.do("lines/Go", {"do": "say(str(os.getpid()) + '\\n')"})).body in first
 
 
 async def test_what_is_not_needed_goes_and_the_minimum_stays(site: Site) -> None:
@@ -245,6 +258,8 @@ async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, to
         assert await do(gateway) == waiting
         assert await do(gateway) != waiting
         assert len(warnings(gateway)) == 1
+        status = await gateway.status("act")
+        assert (status["mode"], status["notices"]) == ("standby", [message])
 
 
 async def test_what_is_only_read_or_appended_to_may_be_shared(site: Site) -> None:

@@ -97,6 +97,17 @@ async def test_status_shows_outcomes_of_every_worker(team: Server) -> None:
     assert len((await team.status("echo"))["last_outcomes"]) == 9
 
 
+async def test_status_shows_what_any_worker_has_found_out(site: Site) -> None:
+    (site.folder / "act.py").write_text("import socket\npair = socket.socketpair()\ndef Go(): pass\n")
+    site.configure("act: {runtime: python, module: ./act.py}", gateway="workers: 2")
+    async with served(site) as team:
+        (event,) = await eventually(lambda: team.events("connector_warning"))  # the first keeps processes for all
+        for _ in range(6):
+            answer = await team.get("/v1/status", headers={"Connection": "close"})
+            status = answer.json["connectors"]["act"]
+            assert (status["mode"], status["notices"]) == ("standby", [event["message"]])
+
+
 async def test_a_crashed_worker_is_replaced_and_its_slots_are_free_again(team: Server, site: Site) -> None:
     before = await pids(team)
     calls = [asyncio.create_task(fresh(team, "slow/Go")) for _ in range(2)]

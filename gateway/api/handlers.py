@@ -139,14 +139,16 @@ class Handlers:
     def _connector(self, name: str) -> dict[str, Any]:
         status = self._gateway.registry.snapshot.statuses[name]
         connector = status.connector
+        mode, notices = self._gateway.pools.told(connector.launch) if connector is not None else (None, [])
         facts: dict[str, Any] = {
             "state": status.state.value,
             "reason": status.reason,
             "runtime": connector.runtime if connector is not None else None,
+            "mode": mode,
             "commands": [],
             "in_flight": self._gateway.supervisor.in_flight(name),
             "queued": self._gateway.supervisor.queued(name),
-            "notices": list(connector.notices) if connector is not None else [],
+            "notices": [*connector.notices, *notices] if connector is not None else [],
             "last_outcomes": self._recent.of(name),
         }
         if connector is not None and status.state is State.READY:

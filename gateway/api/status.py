@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds that another worker has to answer
 KEPT = 10  # outcomes of a connector
 _PASSED_ON = {"authorization", "spiff-connector-proxy-api-key"}
+_MODES = (None, "persistent", "fork", "standby", "spawn")  # each but the first falls back to the next
 _CIRCUITS = ("closed", "half_open", "open")  # from good to bad
 
 
@@ -62,6 +63,8 @@ def _add(own: dict[str, Any], other: dict[str, Any]) -> None:
             continue
         outcomes = [*msgspec.to_builtins(mine["last_outcomes"]), *theirs["last_outcomes"]]
         mine["last_outcomes"] = sorted(outcomes, key=lambda one: str(one["at"]), reverse=True)[:KEPT]
+        mine["notices"] += [notice for notice in theirs["notices"] if notice not in mine["notices"]]
+        mine["mode"] = max(mine["mode"], theirs["mode"], key=_MODES.index)
         if _rank(theirs) > _rank(mine):
             mine["circuit"], mine["reason"] = theirs["circuit"], theirs["reason"]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.process import Completed, Launch, Payload, Stop
+    from gateway.pool.notices import Notices
+    from gateway.process import Completed, Launch, Mode, Payload, Stop
 
     OnLine = Callable[[str, str], None]
     """Takes a line of log: the stream's name and the text."""
@@ -63,6 +64,11 @@ class Kept(Protocol):
     launch: Launch
     used: float
     """When the latest request came, in the loop's time."""
+    notices: Notices
+
+    @property
+    def mode(self) -> Mode:
+        """How they are obtained, which may be another way than was asked for."""
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
         """Return one of them, or a new one; `launch` is this one's with what one request adds to the environment."""

@@ -10,16 +10,16 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from gateway.events import Bus, ConnectorWarning
 from gateway.pool.ahead import Forked
 from gateway.pool.host import BootFailed, Host, UnfitError
 from gateway.process import GRACE, Child, Completed, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
+    from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
     from gateway.pool.standby import Standby
-    from gateway.process import Payload
+    from gateway.process import Mode, Payload
     from gateway.warden.client import Gone
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
@@ -28,13 +28,13 @@ STRIKES = 2  # hosts in a row that did not get as far as forking
 class ForkHost:
     """One connector's host, the next one while it boots, and the old ones while they have children."""
 
-    def __init__(self, launch: Launch, spawn: SpawnPool, standby: Standby, room: Room, bus: Bus) -> None:
+    def __init__(self, launch: Launch, spawn: SpawnPool, standby: Standby, room: Room, notices: Notices) -> None:
         """`standby` serves when the connector turns out to be unfit for forking."""
         self.launch = launch
         self._spawn = spawn
         self._standby = standby
         self._room = room
-        self._bus = bus
+        self.notices = notices
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
         self._host: Host | None = None
@@ -48,6 +48,11 @@ class ForkHost:
         """There have been requests lately: the next one's process is forked ahead."""
         self._held = True
         """Nobody has asked for a host ahead yet, or the latest one did not get as far as forking."""
+
+    @property
+    def mode(self) -> Mode:
+        """How processes are obtained now."""
+        return self._standby.mode if self._unfit else "fork"
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
         """Return a process that was forked ahead, or what will be forked as soon as the host is ready."""
@@ -199,14 +204,7 @@ class ForkHost:
             return
         self._unfit = True
         self._standby.warm()
-        self._bus.publish(
-            ConnectorWarning(
-                connector=self.launch.name,
-                command="",
-                request_id="",
-                message=f"cannot be forked safely, so its processes are started ahead instead (standby): {reason}",
-            )
-        )
+        self.notices.warn(f"cannot be forked safely, so its processes are started ahead instead (standby): {reason}")
 
     async def _forked(self, host: Host, launch: Launch, on_line: OnLine) -> Child:
         child = Child(self._spawn.warden, launch, self._spawn.folder(), on_line)

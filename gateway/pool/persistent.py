@@ -12,25 +12,25 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from gateway.events import Bus, ConnectorWarning
 from gateway.pool.resident import Resident
 from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, joined, signal_name
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
+    from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
-    from gateway.process import Launch, Payload
+    from gateway.process import Launch, Mode, Payload
 
 
 class Persistent:
     """One connector's processes: those without a request, the latest used first."""
 
-    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, bus: Bus) -> None:
+    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch
         self._spawn = spawn
         self._room = room
-        self._bus = bus
+        self.notices = notices
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
         self._free: list[_Process] = []
@@ -39,6 +39,11 @@ class Persistent:
         """Nobody has asked for processes ahead yet, or the latest of them has ended by itself."""
         self._closed = False
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def mode(self) -> Mode:
+        """How processes are obtained."""
+        return "persistent"
 
     async def obtain(self, _launch: Launch, on_line: OnLine) -> Worker:
         """Return a process without a request."""
@@ -115,14 +120,9 @@ class Persistent:
 
     def _dismiss(self, process: _Process) -> None:
         if process.babbled:
-            self._bus.publish(
-                ConnectorWarning(
-                    connector=self.launch.name,
-                    command="",
-                    request_id="",
-                    message="wrote more than one line for a request, or one without a request: the process was ended, "
-                    "since its words would be taken for the next request's answer",
-                )
+            self.notices.warn(
+                "wrote more than one line for a request, or one without a request: the process was ended, "
+                "since its words would be taken for the next request's answer"
             )
         self._end(process)
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from gateway.pool.fork import ForkHost
+from gateway.pool.notices import Notices
 from gateway.pool.persistent import Persistent
 from gateway.pool.spawn import SpawnPool
 from gateway.pool.standby import Standby
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.events import Bus
     from gateway.pool.base import Kept, OnLine, Room, Worker
-    from gateway.process import Launch
+    from gateway.process import Launch, Mode
     from gateway.warden.client import Warden
 
 BEAT = 1.0  # seconds between two looks at what is kept
@@ -69,6 +70,11 @@ class Pools:
                 if ahead:
                     kept.warm()
 
+    def told(self, launch: Launch) -> tuple[Mode, list[str]]:
+        """Return the mode that a connector's processes are obtained in, and what there is to know of them."""
+        kept = self._kept.get(launch.name)
+        return (kept.mode, list(kept.notices)) if kept is not None else (launch.mode, [])
+
     def idle(self) -> int:
         """Return how many processes are there without a request."""
         return sum(kept.idle() for kept in self._kept.values())
@@ -93,12 +99,13 @@ class Pools:
 
     def _make(self, launch: Launch) -> Kept:
         room: Room = self
+        notices = Notices(launch, self._bus)
         if launch.mode == "persistent":
-            return Persistent(launch, self.spawn, room, self._bus)
-        standby = Standby(launch, self.spawn, room, self._bus)
+            return Persistent(launch, self.spawn, room, notices)
+        standby = Standby(launch, self.spawn, room, notices)
         if launch.mode == "standby":
             return standby
-        return ForkHost(launch, self.spawn, standby, room, self._bus)
+        return ForkHost(launch, self.spawn, standby, room, notices)
 
     def _close(self, kept: Kept) -> None:
         task = asyncio.ensure_future(kept.close())

@@ -11,14 +11,14 @@ import functools
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.events import Bus, ConnectorWarning
 from gateway.pool.ahead import Waiting
 from gateway.process import GRACE, Child, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
+    from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
-    from gateway.process import Completed, Payload
+    from gateway.process import Completed, Mode, Payload
     from gateway.warden.client import Gone
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
@@ -28,11 +28,11 @@ STRIKES = 2  # processes in a row that did not wait
 class Standby:
     """One connector's processes in waiting."""
 
-    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, bus: Bus) -> None:
+    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch
         self._spawn = spawn
         self._room = room
-        self._bus = bus
+        self.notices = notices
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
         self._waiting: deque[Waiting] = deque()
@@ -40,6 +40,11 @@ class Standby:
         self._held = True
         """Nobody has asked for processes ahead yet, or the latest could not be started."""
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def mode(self) -> Mode:
+        """How processes are obtained now."""
+        return "standby" if self._strikes < STRIKES else "spawn"
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
         """Return a process that waits, or a new one where none does."""
@@ -120,14 +125,9 @@ class Standby:
                 self._warn()
 
     def _warn(self) -> None:
-        self._bus.publish(
-            ConnectorWarning(
-                connector=self.launch.name,
-                command="",
-                request_id="",
-                message="does not wait for its request on stdin (it ended, or wrote a result, before there was one): "
-                "its processes are no longer started ahead; say mode: spawn, or mend it",
-            )
+        self.notices.warn(
+            "does not wait for its request on stdin (it ended, or wrote a result, before there was one): "
+            "its processes are no longer started ahead; say mode: spawn, or mend it"
         )
 
     def _end(self, waiting: Waiting) -> None:

@@ -153,7 +153,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     config = msgspec.json.encode(common.config)
     key = _identity(entry, files, line.argv, env, config)
-    secrets = [*telling_values(common.config), *telling_values(common.env), settings.api_key or ""]
+    redact = Redactor([*telling_values(common.config), *telling_values(common.env), settings.api_key or ""])
     return Connector(
         name=entry.name,
         description=common.description,
@@ -176,10 +176,11 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
                 age=float(limits.recycle_age),
                 rss=int(limits.recycle_rss),
             ),
+            redact=redact,
         ),
         config=msgspec.Raw(config),
         limits=limits,
-        redact=Redactor(secrets),
+        redact=redact,
         identity=key,
         files=files,
         commands=commands,

@@ -1,0 +1,32 @@
+"""What the processes kept for one connector have to tell that belongs to no request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.events import ConnectorWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.events import Bus
+    from gateway.process import Launch
+
+
+class Notices:
+    """Publishes it, and remembers the warnings for the status view: for as long as the connector stays as it is."""
+
+    def __init__(self, launch: Launch, bus: Bus) -> None:
+        self._launch = launch
+        self._bus = bus
+        self._told: dict[str, None] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the warnings, each once."""
+        return iter(self._told)
+
+    def warn(self, message: str) -> None:
+        """Tell what should be mended."""
+        message = self._launch.redact(message)
+        self._told[message] = None
+        self._bus.publish(ConnectorWarning(connector=self._launch.name, command="", request_id="", message=message))
