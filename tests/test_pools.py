@@ -474,7 +474,7 @@ async def test_a_drain_does_not_wait_for_an_import(site: Site) -> None:
         assert await gateway.ended() == 0
 
 
-async def test_warmup_is_called_once_in_the_host_and_its_noise_is_nobodys(site: Site) -> None:
+async def test_warmup_is_called_once_in_the_host_and_its_noise_is_no_requests(site: Site) -> None:
     top = "warmed = []\nprint('import noise')\ndef warmup():\n    warmed.append(os.getpid()); print('warm noise')\n"
     site.configure(python(site, "mode: fork", top=top))
     async with served(site) as gateway:
@@ -484,6 +484,29 @@ async def test_warmup_is_called_once_in_the_host_and_its_noise_is_nobodys(site: 
         for answer in answers:
             lines = [one["line"] for one in gateway.events("log", request_id=answer.headers["X-Request-Id"])]
             assert lines == ["heard"]
+        lines = [one["line"] for one in gateway.events("log", connector="act", command="", request_id="")]
+        assert lines == ["import noise", "warm noise"]
+
+
+async def test_a_warmup_that_fails_is_told_once(site: Site) -> None:
+    site.configure(python(site, "mode: fork, recycle_uses: 1", top="def warmup(): raise ValueError('cold')"))
+    async with served(site) as gateway:
+        first = await do(gateway, PARENT)
+        await changed(gateway, f"result = os.getppid() == {first}", False)
+        (message,) = warnings(gateway)
+        assert message == "did not warm up as a whole: act.warmup: ValueError: cold"
+        status = await gateway.status("act")
+        assert (status["mode"], status["notices"]) == ("fork", [message])
+
+
+@pytest.mark.parametrize("mode", ["standby", "persistent"])
+async def test_a_warmup_that_fails_is_logged(site: Site, mode: str) -> None:
+    site.configure(python(site, f"mode: {mode}", top="def warmup(): raise ValueError('cold')"))
+    async with served(site) as gateway:
+        (process,) = await kept(gateway, 1)
+        await eventually(lambda: _sleeps(process))
+        assert await do(gateway) == process
+        assert gateway.events("log", connector="act", line="act.warmup: ValueError: cold")
 
 
 async def test_what_a_host_has_made_for_itself_is_not_removed_or_used_by_a_child(site: Site) -> None:

@@ -148,7 +148,7 @@ class ForkHost:
         return self._host
 
     def _booting(self) -> Host:
-        host = Host(self._spawn, self.launch)
+        host = Host(self._spawn, self.launch, self.notices.line)
         host.ready.add_done_callback(lambda ready: self._on_booted(host, ready.exception()))
         host.resident.gone.add_done_callback(lambda _: self._ahead.leave(host))
         self._ending[host] = task = self._loop.create_task(_cleared(host))
@@ -159,6 +159,8 @@ class ForkHost:
         if problem is None:
             self._strikes = 0
             self._held = False
+            for trouble in host.problems:
+                self.notices.warn_once(f"did not warm up as a whole: {trouble}")
             if self._next is host:
                 self._next = None
                 self._retire(self._host)

@@ -4,7 +4,8 @@ The host forks and reaps; the warden adopts what was forked, so deadline, tree k
 same as for a process that was spawned. Protocol of the host's socket (descriptor 3), one JSON object a message:
 
     gateway -> host   {"id", "cwd", "env", "ahead"} with the child's stdin, stdout and stderr attached
-    host -> gateway   {"ev": "ready"} or {"ev": "unfit", "reason"}, then for each request
+    host -> gateway   {"ev": "ready", "problems": [{"module", "message"}]} or {"ev": "unfit", "reason"}, then for each
+                      request
                       {"ev": "forked", "id", "pid"} or {"ev": "failed", "id", "message"}, and later
                       {"ev": "exited", "id", "status", "utime", "stime", "maxrss"}   times in seconds, maxrss in bytes
 
@@ -27,6 +28,8 @@ from gateway.process import StartFailed
 from gateway.warden.client import Gone, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.pool.spawn import SpawnPool
     from gateway.process import Child, Launch
     from gateway.warden.client import Event
@@ -37,8 +40,13 @@ MESSAGE = 1 << 16  # bytes
 SIGKILLED = 9
 
 
+class _Problem(msgspec.Struct, frozen=True):
+    module: str
+    message: str
+
+
 class _Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
-    pass
+    problems: tuple[_Problem, ...] = ()
 
 
 class _Unfit(msgspec.Struct, frozen=True, tag_field="ev", tag="unfit"):
@@ -78,8 +86,8 @@ class BootFailed(Exception):
 class Host:
     """One host process, and the children that it has forked."""
 
-    def __init__(self, spawn: SpawnPool, launch: Launch) -> None:
-        """Start it.
+    def __init__(self, spawn: SpawnPool, launch: Launch, on_line: Callable[[str], None]) -> None:
+        """Start it; what it logs itself goes to `on_line`.
 
         Raises:
             StartFailed: there are no more descriptors, or there is no disk.
@@ -87,6 +95,8 @@ class Host:
         self.busy = 0
         """How many requests its children have."""
         self.is_ready = False
+        self.problems: list[str] = []
+        """What did not work while it imported and warmed up, once it is ready."""
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         """Done when it can fork; `UnfitError` when it must not, `BootFailed` when it died."""
@@ -95,7 +105,7 @@ class Host:
         self._last_id = 0
         self._retired = False
         self._warden = spawn.warden
-        self.resident = Resident(spawn.warden, launch, spawn.folder())
+        self.resident = Resident(spawn.warden, launch, spawn.folder(), on_line)
         self._socket = self._start()
         self.resident.gone.add_done_callback(self._on_gone)
         self._loop.add_reader(self._socket, self._on_readable)
@@ -208,6 +218,7 @@ class Host:
             if not self.ready.done():
                 self._patience.cancel()
                 self.is_ready = True
+                self.problems = [f"{problem.module}: {problem.message}" for problem in message.problems]
                 self.ready.set_result(None)
         elif isinstance(message, _Unfit):
             self._fail(UnfitError(message.reason))

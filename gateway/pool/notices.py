@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.events import ConnectorWarning
+from gateway.events import ConnectorLine, ConnectorWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,23 @@ class Notices:
     def __iter__(self) -> Iterator[str]:
         """Give the warnings, each once."""
         return iter(self._told)
+
+    def line(self, line: str) -> None:
+        """Tell what a process has logged while it had no request."""
+        self._bus.publish(
+            ConnectorLine(
+                connector=self._launch.name,
+                command="",
+                request_id="",
+                stream="stderr",
+                line=self._launch.redact(line),
+            )
+        )
+
+    def warn_once(self, message: str) -> None:
+        """Tell what should be mended, unless that has been told."""
+        if self._launch.redact(message) not in self._told:
+            self.warn(message)
 
     def warn(self, message: str) -> None:
         """Tell what should be mended."""

@@ -114,7 +114,7 @@ class Persistent:
 
     def _start(self) -> _Process:
         try:
-            return _Process(Resident(self._spawn.warden, self.launch, self._spawn.folder()))
+            return _Process(Resident(self._spawn.warden, self.launch, self._spawn.folder(), self.notices.line))
         except OSError as problem:
             raise StartFailed(str(problem)) from problem
 

@@ -12,6 +12,8 @@ from gateway.warden import procfs
 from gateway.warden.client import Failed, Gone, Leftover, Started
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.pool.base import OnLine
     from gateway.process import Launch
     from gateway.warden.client import Event, Handle, Warden
@@ -23,7 +25,8 @@ DRAIN = 16  # reads at most of what is in the pipe now: one that floods its log 
 class Resident:
     """A process that serves more than one request."""
 
-    def __init__(self, warden: Warden, launch: Launch, folder: str) -> None:
+    def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str], None]) -> None:
+        """`on_line` takes what it logs before its first request."""
         self.launch = launch
         self.folder = folder
         self.uses = 0
@@ -34,7 +37,7 @@ class Resident:
         self._born = self._loop.time()
         self._handle: Handle | None = None
         self._log_fd = -1
-        self._log = LogPipe(launch.bounds.log, _nobody)
+        self._log = LogPipe(launch.bounds.log, on_line)
 
     def start(self, stdin: int, channel: int, *, host: bool) -> None:
         """Have it started with these ends for stdin and descriptor 3; stdout and stderr are log.
@@ -156,7 +159,3 @@ class Resident:
         os.close(self._log_fd)
         self._log_fd = -1
         self._log.finish()
-
-
-def _nobody(_line: str) -> None:
-    """Take what is logged before the first request: the noise of an import belongs to nobody's call."""

@@ -51,7 +51,7 @@ def one(target: targets.Target, known: handler.Known | None = None) -> int:
     """
     result = channel.take_over()
     if known is None and not channel.request_has_come():
-        handler.warm_up(target)
+        warm_up(target)
     try:
         request = channel.read_request()
         if known is not None:
@@ -64,10 +64,16 @@ def one(target: targets.Target, known: handler.Known | None = None) -> int:
     return outcome["exit_status"]
 
 
+def warm_up(target: targets.Target) -> None:
+    """Import everything ahead of requests. What goes wrong goes to the log."""
+    for problem in handler.warm_up(target):
+        channel.say(f"{problem['module']}: {problem['message']}\n")
+
+
 def lines(target: targets.Target) -> int:
     """Serve a request a line until EOF."""
     requests, results = channel.take_over_lines()
-    handler.warm_up(target)
+    warm_up(target)
     for line in requests:
         try:
             outcome = handler.handle(channel.decode(line), target)

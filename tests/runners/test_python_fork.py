@@ -39,6 +39,7 @@ class Forking:
         self.process = process
         self.control = control
         self.folder = folder
+        self.ready: Dict[str, Any] = {}
         self._last = 0
 
     def hear(self) -> Dict[str, Any]:
@@ -91,7 +92,8 @@ def forking(python: str, folder: Path, *, top: str = "", path: List[str] | None 
         theirs.close()
         host = Forking(process, ours, folder / "private")
         try:
-            assert host.hear() == {"ev": "ready"}
+            host.ready = host.hear()
+            assert host.ready["ev"] == "ready"
             yield host
         finally:
             ours.close()
@@ -138,6 +140,15 @@ def test_a_child_finds_commands_wherever_the_request_says_they_are(python: str, 
             assert value["error"]["error_code"] == "command_not_found"
         value, _ = host.call("Do", {"nope": 1}, module="act")
         assert value["error"]["error_code"] == "invalid_parameters"
+
+
+def test_what_went_wrong_ahead_of_requests_is_told_within_bounds(python: str, tmp_path: Path) -> None:
+    with forking(python, tmp_path, top="def warmup(): raise ValueError('\\udc80\U0001f600' * 1000)") as host:
+        (problem,) = host.ready["problems"]
+        assert problem["module"] == "act.warmup"
+        assert problem["message"].startswith("ValueError: ?\U0001f600")
+        assert len(problem["message"]) == 300
+        assert host.do("result = 1") == 1
 
 
 WALK = """

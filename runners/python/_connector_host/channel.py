@@ -31,13 +31,18 @@ class ResultChannel:
         """
         flush()
         if log:
-            with contextlib.suppress(OSError):
-                _write_all(STDERR, log.encode("utf-8", "backslashreplace"))
+            say(log)
         _write_all(self._descriptor, document + b"\n")
 
     def close(self) -> None:
         """Give the descriptor up: there is no further result."""
         os.close(self._descriptor)
+
+
+def say(text: str) -> None:
+    """Write to the log, as far as that is possible."""
+    with contextlib.suppress(OSError):
+        _write_all(STDERR, text.encode("utf-8", "backslashreplace"))
 
 
 def flush() -> None:

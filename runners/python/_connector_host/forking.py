@@ -1,8 +1,9 @@
 """A host that imports the connector once and forks for each request.
 
 Descriptor 3 is a SOCK_SEQPACKET socket, one JSON object a message: requests `{"id", "cwd", "env", "ahead"}` with the
-child's stdin, stdout and stderr attached come in; `ready` or `unfit`, `forked` or `failed`, and `exited` go out (see
-`gateway/pool/host.py`). The child does what a host does that was started for this one request.
+child's stdin, stdout and stderr attached come in; `ready` (with what went wrong until then) or `unfit`, `forked` or
+`failed`, and `exited` go out (see `gateway/pool/host.py`). The child does what a host does that was started for this
+one request.
 
 What a child writes to for the first time is copied for it, page by page, and that is most of what a fork costs. So the
 host does what a child will do, the connector's own code excepted, until the interpreter has nothing left to remember
@@ -28,7 +29,7 @@ from _signal import (  # those of `signal` are members of an Enum, and looking t
 from _signal import signal as set_handler
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
-from . import channel, handler, pages, rehearsal, warming
+from . import channel, errors, handler, pages, rehearsal, warming
 
 if TYPE_CHECKING:
     from .handler import Known
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 CONTROL = 3
 MESSAGE = 1 << 16  # bytes
 STREAMS = 3
+PROBLEMS, WORDS, REASON = 10, 300, 2000  # how many are told, and characters: a message holds them all
 DATABASE = b"SQLite format 3\0"  # how a file of SQLite's begins
 TRACEPARENT = "TRACEPARENT"
 
@@ -50,19 +52,23 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
     """
     with socket.socket(fileno=os.dup(CONTROL)) as control:
         os.close(CONTROL)
-        handler.warm_up(target)
+        problems = handler.warm_up(target)
         warming.known_costs(target.name)
         channel.flush()
         reason = unfit(control.fileno())
         if reason:
-            _tell(control, json.dumps({"ev": "unfit", "reason": reason}))
+            _tell(control, json.dumps({"ev": "unfit", "reason": _short(reason, REASON)}))
             return
         gc.collect()
         host = _Host(control, target, one)
         host.rehearse()
         warming.before_forks()
         gc.freeze()  # what is there now stays in pages that no child has to copy
-        host.run()
+        host.run([{key: _short(str(text), WORDS) for key, text in each.items()} for each in problems[:PROBLEMS]])
+
+
+def _short(text: str, most: int) -> str:
+    return errors.printable(text[:most])
 
 
 def follow_trace(request: Any) -> None:
@@ -159,8 +165,9 @@ class _Host:
         set_handler(SIGCHLD, _ignored)
         rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
 
-    def run(self) -> None:
-        _tell(self._control, '{"ev":"ready"}')
+    def run(self, problems: List[Dict[str, str]]) -> None:
+        """Serve; `problems` is what did not work ahead of it."""
+        _tell(self._control, json.dumps({"ev": "ready", "problems": problems}))
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
