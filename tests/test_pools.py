@@ -396,17 +396,25 @@ async def test_a_host_that_hangs_loses_its_children_and_its_life(site: Site) -> 
         assert await do(gateway, PARENT) != host
 
 
+GROWS = """
+import signal
+ballast = []
+def grow(number, frame): ballast.append(bytearray(os.urandom(1 << 20)) * 80)
+signal.signal(10, grow)
+"""
+
+
 @pytest.mark.parametrize(
     ("keys", "calls"),
     [
         ("recycle_uses: 3", [PARENT] * 3),
         ("recycle_age: 1s", [PARENT]),
-        ("recycle_rss: 64MiB", ["result = os.getppid()"]),
+        ("recycle_rss: 64MiB", ["os.kill(os.getppid(), 10)"]),
     ],
     ids=["uses", "age", "rss"],
 )
 async def test_a_worn_host_is_replaced_without_a_gap(site: Site, keys: str, calls: list[str]) -> None:
-    top = "ballast = bytearray(os.urandom(1 << 20)) * 80" if "rss" in keys else ""
+    top = GROWS if "rss" in keys else ""
     site.configure(python(site, f"mode: fork, {keys}", top=top))
     async with served(site) as gateway:
         first = await do(gateway, PARENT)
@@ -419,6 +427,20 @@ async def test_a_worn_host_is_replaced_without_a_gap(site: Site, keys: str, call
         await eventually(replaced)
         await eventually(lambda: not os.path.exists(f"/proc/{first}"))
         assert not warnings(gateway)
+
+
+@pytest.mark.parametrize("mode", ["fork", "persistent"])
+async def test_what_imports_take_recycles_nothing_and_is_told(site: Site, mode: str) -> None:
+    top = "ballast = bytearray(os.urandom(1 << 20)) * 80"
+    site.configure(python(site, f"mode: {mode}, recycle_rss: 64MiB, recycle_age: 5s", top=top))
+    code = PARENT if mode == "fork" else PID
+    async with served(site) as gateway:
+        (first,) = await kept(gateway, 1)
+        (message,) = await eventually(lambda: warnings(gateway))
+        assert "more than 64MiB (recycle_rss) for its imports alone" in message
+        assert await do(gateway, code) == first
+        await changed(gateway, f"{code} == {first}", False)  # by age
+        assert warnings(gateway) == [message]
 
 
 @pytest.mark.parametrize("mode", ["fork", "standby", "persistent", "spawn"])

@@ -159,6 +159,8 @@ class ForkHost:
         if problem is None:
             self._strikes = 0
             self._held = False
+            if host.resident.heavy():
+                self.notices.heavy()
             for trouble in host.problems:
                 self.notices.warn_once(f"did not warm up as a whole: {trouble}")
             if self._next is host:

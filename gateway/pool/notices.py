@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.events import ConnectorLine, ConnectorWarning
+from gateway.units import Size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,11 @@ class Notices:
                 line=self._launch.redact(line),
             )
         )
+
+    def heavy(self) -> None:
+        """Tell that a process is over `recycle_rss` before it has done anything."""
+        limit = Size(self._launch.keep.rss)
+        self.warn_once(f"takes more than {limit} (recycle_rss) for its imports alone: its memory recycles nothing")
 
     def warn_once(self, message: str) -> None:
         """Tell what should be mended, unless that has been told."""

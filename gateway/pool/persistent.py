@@ -73,6 +73,8 @@ class Persistent:
         """Recycle the worn, and shrink after idleness."""
         idle = now - self.used > self.launch.keep.warm_idle
         for process in list(self._free):
+            if not process.resident.uses and process.resident.heavy():
+                self.notices.heavy()
             if not process.quiet():
                 self._free.remove(process)
                 self._held = self._held or not process.resident.uses

@@ -36,6 +36,7 @@ class Resident:
         self.gone: asyncio.Future[Gone] = self._loop.create_future()
         self._born = self._loop.time()
         self._handle: Handle | None = None
+        self._heavy: bool | None = None
         self._log_fd = -1
         self._log = LogPipe(launch.bounds.log, on_line)
 
@@ -84,6 +85,12 @@ class Resident:
         self._drain_log()
         return self._log.tail(), self._log.total
 
+    def heavy(self) -> bool:
+        """Tell whether it was over `recycle_rss` at the first look: its successor will be too, so it does not count."""
+        if self._heavy is None and self.pid:
+            self._heavy = procfs.memory(self.pid).resident > self.launch.keep.rss
+        return bool(self._heavy)
+
     def worn(self) -> str | None:
         """Say why it should be replaced, None when it should not."""
         keep = self.launch.keep
@@ -91,7 +98,7 @@ class Resident:
             return f"{self.uses} uses"
         if self._loop.time() - self._born > keep.age:
             return "age"
-        if self.pid and procfs.memory(self.pid).resident > keep.rss:
+        if self.pid and not self._heavy and procfs.memory(self.pid).resident > keep.rss:
             return "resident memory"
         return None
 
