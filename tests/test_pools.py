@@ -396,6 +396,22 @@ async def test_a_host_that_hangs_loses_its_children_and_its_life(site: Site) -> 
         assert await do(gateway, PARENT) != host
 
 
+async def test_what_ended_while_its_host_hung_is_told_as_it_ended(site: Site) -> None:
+    site.configure(python(site, "mode: fork"))
+    async with served(site) as gateway:
+        host = await do(gateway, PARENT)
+        calls = [
+            await begun(gateway, "well", f"{gate(site)}\nresult = 'done'"),
+            await begun(gateway, "badly", f"{gate(site)}\nos._exit(3)"),
+        ]
+        os.kill(host, signal.SIGSTOP)
+        open_gate(site)
+        well, badly = await asyncio.gather(*calls)
+        assert (well.status, well.body) == (200, "done")
+        assert (badly.status, badly.code) == (502, "connector_failed")
+        assert "exit status 3" in badly.message
+
+
 GROWS = """
 import signal
 ballast = []

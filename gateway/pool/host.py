@@ -25,6 +25,7 @@ import msgspec
 
 from gateway.pool.resident import Resident
 from gateway.process import StartFailed
+from gateway.warden import procfs
 from gateway.warden.client import Gone, Started
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Host:
         answer = self._forking[key] = self._loop.create_future()
         if not ahead:
             self.hand_over(key)
-        stuck = self._loop.call_later(STUCK, self.resident.kill)
+        stuck = self._loop.call_later(STUCK, self.give_up)
         try:
             with child.prepared() as fds:
                 request = {"id": key, "cwd": child.folder, "env": child.private_env(), "ahead": ahead}
@@ -164,6 +165,12 @@ class Host:
         self._retired = True
         if not self._children:
             self.resident.kill()
+
+    def give_up(self) -> None:
+        """Kill a host that does not answer. What has become of its children it tells nobody any more."""
+        for adopted in self._children.values():
+            adopted.look(self.resident.pid)
+        self.resident.kill()
 
     def child_over(self, key: int) -> None:
         """One child has ended."""
@@ -264,6 +271,7 @@ class _Adopted:
         self._gone: Gone | None = None
         self._exit: _Exited | None = None
         self._orphan = False
+        self._status: int | None = None
         self._patience: asyncio.TimerHandle | None = None
 
     def on_warden(self, event: Event) -> None:
@@ -284,9 +292,14 @@ class _Adopted:
         self._orphan = True
         self._settled()
 
+    def look(self, host: int) -> None:
+        """Have the kernel tell how it ended: its host does not."""
+        if self._gone is not None and not self._gone.reaped and self._status is None:
+            self._status = procfs.unreaped(self._gone.pid, host)
+
     def _give_up(self) -> None:
         if not self._child.gone.done():
-            self._host.resident.kill()
+            self._host.give_up()
 
     def _settled(self) -> bool:
         """Tell the child, once all is known that will be."""
@@ -296,7 +309,7 @@ class _Adopted:
         if exited is not None:
             gone = _together(gone, exited, self._child.launch.bounds.memory)
         elif not gone.reaped:
-            gone = msgspec.structs.replace(gone, status=SIGKILLED)
+            gone = msgspec.structs.replace(gone, status=SIGKILLED if self._status is None else self._status)
         if self._patience is not None:
             self._patience.cancel()
         self._host.child_over(self._key)

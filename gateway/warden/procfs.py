@@ -53,6 +53,17 @@ def memory(pid: int) -> Memory:
     return Memory(int(fields[1]) * PAGE, int(fields[2]) * PAGE)
 
 
+def unreaped(pid: int, parent: int) -> int | None:
+    """Return the wait status of a process that has ended and waits for its parent; None when there is no such one."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            raw = file.read(1024)
+    except OSError:
+        return None
+    fields = raw[raw.rfind(b")") + 2 :].split()
+    return int(fields[49]) if fields[0] == b"Z" and int(fields[1]) == parent else None
+
+
 class Cpu(NamedTuple):
     """Seconds that a process has used so far, in steps of the clock's ticks."""
 
