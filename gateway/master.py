@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from gateway.core import claim
-from gateway.slots import Table
+from gateway.slots import Table, ring
 from gateway.team import Team, metrics_folder
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Master:
         self._folder = settings.state_dir / "run" / f"team-{os.getpid()}-{time.monotonic_ns():x}"
         self._workers: dict[int, subprocess.Popen[bytes]] = {}
         self._stopping = asyncio.Event()
+        self._clearing = asyncio.Lock()
         self._log = structlog.get_logger()
 
     async def run(self) -> int:
@@ -56,7 +57,7 @@ class Master:
         reserved = self._reserve()
         port = reserved.getsockname()[1]
         try:
-            keepers = [self._keep(worker, table, port) for worker in range(self._settings.workers)]
+            keepers = [self._keep(worker, table, lock, port) for worker in range(self._settings.workers)]
             statuses = await asyncio.gather(*keepers)
         finally:
             reserved.close()
@@ -83,7 +84,7 @@ class Master:
             raise
         return reserved
 
-    async def _keep(self, worker: int, table: Table, port: int) -> int:
+    async def _keep(self, worker: int, table: Table, handle: int, port: int) -> int:
         """Keep one worker alive; return its last exit status."""
         pause = FIRST_PAUSE
         generation = 0
@@ -95,7 +96,7 @@ class Master:
             status = await asyncio.to_thread(process.wait)
             os.close(ours)
             await team.ended(worker, generation)
-            table.clear(worker)
+            await self._free(worker, table, handle)
             if self._stopping.is_set():
                 return 0 if status == 0 else 1
             if status == 2 and generation == 0:  # the configuration, which it has told about
@@ -135,6 +136,14 @@ class Master:
         finally:
             os.close(theirs)
         return ours
+
+    async def _free(self, worker: int, table: Table, handle: int) -> None:
+        """Free the slots of a dead worker, for which others may be waiting."""
+        async with self._clearing:
+            await asyncio.to_thread(table.clear, worker)  # a worker that hangs may have the table locked
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+            bell.setblocking(False)
+            ring(bell, f"/proc/self/fd/{handle}", range(self._settings.workers))
 
     def _on_signal(self, number: int) -> None:
         if number != signal.SIGHUP:

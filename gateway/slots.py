@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from gateway.errors import GatewayError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 ROWS = 4096  # connectors that can be counted, the first row is the sum
@@ -171,7 +171,7 @@ class SharedSlots:
 
     def open(self, on_freed: Callable[[], None]) -> None:
         """Begin to hear of slots that other workers give back."""
-        path = self._wake_path(self._worker)
+        path = _wake_path(self._folder, self._worker)
         if os.path.exists(path):
             os.unlink(path)
         self._socket.bind(path)
@@ -201,11 +201,7 @@ class SharedSlots:
             for one in (0, row):
                 table.add(one, self._worker, running=-1)
             wake = set(table.waiters(0 if full else row)) - {self._worker}
-        for worker in wake:
-            try:
-                self._socket.sendto(b"1", self._wake_path(worker))
-            except OSError:  # it is gone, or has not read its last wake-up yet: either will do
-                continue
+        ring(self._socket, self._folder, wake)
 
     def wait(self, name: str, change: int) -> None:
         """See `Slots`."""
@@ -227,12 +223,22 @@ class SharedSlots:
         """See `Slots`."""
         return self._table.sum(0)[0]
 
-    def _wake_path(self, worker: int) -> str:
-        return f"{self._folder}/wake-{worker}"
-
     def _on_wake(self, on_freed: Callable[[], None]) -> None:
         try:
             while self._socket.recv(16):
                 pass
         except BlockingIOError:
             on_freed()
+
+
+def ring(bell: socket.socket, folder: Path | str, workers: Iterable[int]) -> None:
+    """Tell workers that slots may have come free."""
+    for worker in workers:
+        try:
+            bell.sendto(b"1", _wake_path(folder, worker))
+        except OSError:  # it is gone, or has not read its last wake-up yet: either will do
+            continue
+
+
+def _wake_path(folder: Path | str, worker: int) -> str:
+    return f"{folder}/wake-{worker}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from gateway.warden import procfs
-from tests.support import Server, Site, cli, eventually, gone, served
+from tests.support import PATIENCE, Server, Site, cli, eventually, gone, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -162,6 +164,45 @@ async def test_killing_the_master_stops_the_workers_and_their_connectors(team: S
     team.signal(signal.SIGKILL)
     await gone(everything)
     await asyncio.gather(call, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def workers_of(site: Site, count: int = WORKERS) -> AsyncIterator[list[aiohttp.ClientSession]]:
+    """Have a session with each worker, over its socket."""
+    (folder,) = (site.state / "run").glob("team-*")
+    async with contextlib.AsyncExitStack() as stack:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # short enough for a socket's address
+        stack.callback(os.close, handle)
+        sessions = []
+        for worker in range(count):
+            connector = aiohttp.UnixConnector(f"/proc/self/fd/{handle}/worker-{worker}.sock")
+            sessions.append(
+                await stack.enter_async_context(aiohttp.ClientSession("http://worker", connector=connector))
+            )
+        yield sessions
+
+
+@pytest.mark.parametrize("limit", ["concurrency: 1", "concurrency: 9"], ids=["concurrency", "max_processes"])
+async def test_who_waits_starts_when_the_worker_that_held_the_slot_has_died(site: Site, limit: str) -> None:
+    site.script("once.sh", "mkdir $DIR/first 2>/dev/null && exec sleep 1000\necho 1")
+    site.configure(
+        f"once: {{run: [./once.sh], env: {{DIR: {site.folder}}}, {limit}, queue_timeout: 1h, timeout: 1h, {GO}}}",
+        gateway=f"workers: {WORKERS}\nmax_processes: {9 if limit.endswith('1') else 1}",
+    )
+    async with served(site) as server:
+        await eventually(lambda: len(server.events("listening")) == WORKERS)
+        async with workers_of(site) as (_, holder, waiter):
+            held = asyncio.create_task(holder.post("/v1/do/once/Go", json={}))
+            await eventually((site.folder / "first").exists)
+            waiting = asyncio.create_task(waiter.post("/v1/do/once/Go", json={}))
+
+            async def queued() -> bool:
+                return bool((await server.status("once"))["queued"] == 1)
+
+            await eventually(queued)
+            os.kill((await pids(server))[1], signal.SIGKILL)
+            assert (await asyncio.wait_for(waiting, PATIENCE)).status == 200
+            await asyncio.gather(held, return_exceptions=True)
 
 
 def test_a_wrong_number_of_workers_refuses_to_start(site: Site) -> None:
