@@ -1,5 +1,18 @@
-"""`python -m gateway` is the `gateway` command."""
+"""The `gateway` command, and `python -m gateway`."""
 
-from gateway.cli.main import main
+import sys
 
-main()
+from gateway import signals
+
+
+def main() -> None:
+    """Run the command; what it needs is read first, and may take a second in which signals come."""
+    if sys.argv[1:2] == ["serve"]:
+        signals.hold()
+    from gateway.cli.main import main as command  # noqa: PLC0415
+
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway import signals
 from gateway.core import claim
 from gateway.slots import Table, ring
 from gateway.team import Team, metrics_folder
@@ -57,8 +58,9 @@ class Master:
         reserved = self._reserve()
         port = reserved.getsockname()[1]
         try:
-            keepers = [self._keep(worker, table, lock, port) for worker in range(self._settings.workers)]
-            statuses = await asyncio.gather(*keepers)
+            with signals.taken():
+                keepers = [self._keep(worker, table, lock, port) for worker in range(self._settings.workers)]
+                statuses = await asyncio.gather(*keepers)
         finally:
             reserved.close()
             table.close()
@@ -98,7 +100,7 @@ class Master:
             await team.ended(worker, generation)
             await self._free(worker, table, handle)
             if self._stopping.is_set():
-                return 0 if status == 0 else 1
+                return 0 if status in {0, -signal.SIGTERM} else 1  # the second one may come behind its end
             if status == 2 and generation == 0:  # the configuration, which it has told about
                 self._on_signal(signal.SIGTERM)
                 return 2
@@ -107,7 +109,7 @@ class Master:
                 pause = FIRST_PAUSE
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
-                return 1
+                return 0
             pause = min(LAST_PAUSE, 2 * pause)
             generation += 1
 
@@ -117,22 +119,23 @@ class Master:
         host = self._settings.host or ""
         listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            self._workers[team.worker] = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "gateway",
-                    "serve",
-                    *self._arguments,
-                    "--listen",
-                    listen,
-                    "--team",
-                    team.to_text(),
-                ],
-                stdin=theirs,
-                start_new_session=True,  # a ^C in the terminal reaches them through us, once
-                env={**self._settings.environ, "PROMETHEUS_MULTIPROC_DIR": str(team.metrics)},
-            )
+            with signals.held():  # what is told to it before it listens waits, instead of killing it
+                self._workers[team.worker] = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "gateway",
+                        "serve",
+                        *self._arguments,
+                        "--listen",
+                        listen,
+                        "--team",
+                        team.to_text(),
+                    ],
+                    stdin=theirs,
+                    start_new_session=True,  # a ^C in the terminal reaches them through us, once
+                    env={**self._settings.environ, "PROMETHEUS_MULTIPROC_DIR": str(team.metrics)},
+                )
         finally:
             os.close(theirs)
         return ours

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
+from gateway import signals
 from gateway.app import GATEWAY, build
 
 if TYPE_CHECKING:
@@ -42,25 +43,31 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.on_signal)
     loop.add_signal_handler(signal.SIGHUP, stop.on_reload)
-    await runner.setup()
-    gc.collect()
-    gc.freeze()  # what is there now stays
-    gc.set_threshold(YOUNG)
-    try:
-        if not stop.drain.is_set():
-            port_shared = team is not None
-            await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=port_shared).start()
-            if team is not None:
-                await _join(team, runner, stop)
-            for address in [one for one in runner.addresses if isinstance(one, tuple)]:
-                structlog.get_logger().info("listening", host=address[0], port=address[1])
-            if settings.api_key is None:
-                structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
-            await stop.drain.wait()
-        await _drain(app, runner, stop)
-    finally:
-        await runner.cleanup()
+    with signals.taken():
+        await runner.setup()
+        gc.collect()
+        gc.freeze()  # what is there now stays
+        gc.set_threshold(YOUNG)
+        stop.up.set()
+        try:
+            if not stop.drain.is_set():
+                await _listen(runner, settings, team, stop)
+                await stop.drain.wait()
+            await _drain(app, runner, stop)
+        finally:
+            await runner.cleanup()
     return not app[GATEWAY].threads_left
+
+
+async def _listen(runner: web.AppRunner, settings: Settings, team: Team | None, stop: _Stop) -> None:
+    port_shared = team is not None
+    await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=port_shared).start()
+    if team is not None:
+        await _join(team, runner, stop)
+    for address in [one for one in runner.addresses if isinstance(one, tuple)]:
+        structlog.get_logger().info("listening", host=address[0], port=address[1])
+    if settings.api_key is None:
+        structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
 
 
 async def _join(team: Team, runner: web.AppRunner, stop: _Stop) -> None:
@@ -109,6 +116,7 @@ class _Stop:
     def __init__(self, app: web.Application) -> None:
         self.drain = asyncio.Event()
         self.at_once = asyncio.Event()
+        self.up = asyncio.Event()
         self._app = app
         self._reload: asyncio.Task[None] | None = None
 
@@ -116,4 +124,8 @@ class _Stop:
         (self.at_once if self.drain.is_set() else self.drain).set()
 
     def on_reload(self) -> None:
-        self._reload = asyncio.create_task(self._app[GATEWAY].registry.reload(retry=True))
+        self._reload = asyncio.create_task(self._read_again())
+
+    async def _read_again(self) -> None:
+        await self.up.wait()  # it may have been asked for while the first reading was under way
+        await self._app[GATEWAY].registry.reload(retry=True)

@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -17,6 +20,7 @@ from tests.support import PATIENCE, Server, Site, cli, eventually, gone, served
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+ROOT = Path(__file__).parent.parent
 GO = "commands: {Go: {additional_parameters: true}}"
 WORKERS = 3
 
@@ -203,6 +207,77 @@ async def test_who_waits_starts_when_the_worker_that_held_the_slot_has_died(site
             os.kill((await pids(server))[1], signal.SIGKILL)
             assert (await asyncio.wait_for(waiting, PATIENCE)).status == 200
             await asyncio.gather(held, return_exceptions=True)
+
+
+def blocked(pid: int, number: int) -> bool:
+    """Tell whether a signal has to wait until the process takes it."""
+    masks = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
+    return bool(masks) and bool(int(masks[0].split()[1], 16) & (1 << (number - 1)))
+
+
+@contextlib.asynccontextmanager
+async def starting(site: Site, workers: int) -> AsyncIterator[subprocess.Popen[bytes]]:
+    """Start a gateway and have it as soon as it runs code of ours; its log is in the file `log`."""
+    with (site.folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--listen", "127.0.0.1:0", "--workers", str(workers)],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=site.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    try:
+        await eventually(lambda: process.poll() is not None or blocked(process.pid, signal.SIGTERM))
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_sigterm_that_comes_while_it_starts_ends_it_with_0(site: Site, workers: int) -> None:
+    site.configure()
+    async with starting(site, workers) as process:
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+    log = (site.folder / "log").read_text()
+    assert "worker_died" not in log
+    assert "Traceback" not in log
+    assert not (site.state / "run").exists() or os.listdir(site.state / "run") == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_sighup_that_comes_while_it_starts_ends_nothing(site: Site, workers: int) -> None:
+    site.configure()
+    async with starting(site, workers) as process:
+        process.send_signal(signal.SIGHUP)
+        log = site.folder / "log"
+        await eventually(lambda: process.poll() is not None or log.read_text().count("listening") == workers)
+        assert process.poll() is None
+        assert "worker_died" not in log.read_text()
+
+
+async def test_a_sighup_that_comes_while_a_worker_starts_ends_nothing(team: Server) -> None:
+    before = set(await pids(team))
+    os.kill(min(before), signal.SIGKILL)
+    children = f"/proc/{team.pid}/task/{team.pid}/children"
+    (new,) = await eventually(lambda: set(map(int, Path(children).read_text().split())) - before)
+    os.kill(new, signal.SIGHUP)
+    await eventually(lambda: len(team.events("listening")) == WORKERS + 1)
+    assert new in await pids(team)
+    assert len(team.events("worker_died")) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_connectors_have_all_signals(site: Site, workers: int) -> None:
+    site.script(
+        "masks.sh",
+        """awk '/^Sig(Blk|Ign)/ {print "\\"0x" $2 "\\""}' /proc/self/status | paste -sd, | sed 's/.*/[&]/'""",
+    )
+    site.configure(f"masks: {{run: [./masks.sh], {GO}}}", gateway=f"workers: {workers}")
+    async with served(site) as server:
+        masks = (await server.do("masks/Go")).body
+    taken = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    assert [int(mask, 16) & taken for mask in masks] == [0, 0]
 
 
 def test_a_wrong_number_of_workers_refuses_to_start(site: Site) -> None:
