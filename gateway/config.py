@@ -7,6 +7,7 @@ decoded one by one by the registry, so that a bad one takes nobody with it.
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -197,6 +198,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The PATH that connectors get."""
     environ: dict[str, str]
     """The gateway's own environment, for its workers."""
+
+    def lend(self) -> int:
+        """Write this where a worker can read it: a descriptor of memory, since there are secrets in it."""
+        fd = os.memfd_create("settings")
+        with open(fd, "wb", closefd=False) as file:
+            file.write(pickle.dumps(self))
+        return fd
+
+    @classmethod
+    def borrow(cls, fd: int) -> Settings:
+        """Read what this process' master has lent."""
+        with open(f"/proc/self/fd/{fd}", "rb") as file:  # with a place of its own: each worker reads from the start
+            settings = pickle.load(file)  # noqa: S301 - our own parent's
+        os.close(fd)
+        assert isinstance(settings, cls)
+        return settings
 
 
 def operators_environment() -> dict[str, str]:

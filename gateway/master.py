@@ -17,17 +17,20 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from gateway import signals
 from gateway.core import claim
+from gateway.errors import ConfigError
 from gateway.slots import Table, ring
 from gateway.team import Team, metrics_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from gateway.config import Settings
+    from gateway.logs import Format
 
 FIRST_PAUSE = 0.2  # seconds before a crashed worker is replaced; doubles
 LAST_PAUSE = 10.0
@@ -37,43 +40,63 @@ STEADY = 30.0  # seconds alive after which a crash is an accident rather than a 
 class Master:
     """The parent of the workers."""
 
-    def __init__(self, settings: Settings, arguments: Sequence[str]) -> None:
-        """`arguments` are the ones that each worker is started with."""
+    def __init__(self, settings: Settings, log_format: Format) -> None:
         self._settings = settings
-        self._arguments = arguments
+        self._log_format = log_format
         self._folder = settings.state_dir / "run" / f"team-{os.getpid()}-{time.monotonic_ns():x}"
-        self._workers: dict[int, subprocess.Popen[bytes]] = {}
+        self._workers: dict[int, _Worker] = {}
         self._stopping = asyncio.Event()
+        self._problem = ""
         self._clearing = asyncio.Lock()
         self._log = structlog.get_logger()
 
     async def run(self) -> int:
-        """Run until told to stop; return the exit status: 0, or the one of a worker that could not start."""
-        lock = claim(self._folder)
-        metrics_folder(self._folder).mkdir()
-        table = Table(self._folder / "slots", self._settings.workers)
+        """Run until told to stop; return the exit status: 0, or the one of a worker that did not end by itself.
+
+        Raises:
+            ConfigError: the workers cannot start.
+            OSError: the address cannot be listened on.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
-        reserved = self._reserve()
-        port = reserved.getsockname()[1]
-        try:
-            with signals.taken():
-                keepers = [self._keep(worker, table, lock, port) for worker in range(self._settings.workers)]
+        with signals.taken(), self._claimed() as handle, self._reserved() as reserved:
+            metrics_folder(self._folder).mkdir()
+            table = Table(self._folder / "slots", self._settings.workers)
+            port = reserved.getsockname()[1]
+            # They have no workers of their own, so no need of an environment to give them.
+            lent = msgspec.structs.replace(self._settings, port=port, environ={}).lend()
+            try:
+                keepers = [self._keep(worker, table, handle, lent) for worker in range(self._settings.workers)]
                 statuses = await asyncio.gather(*keepers)
-        finally:
-            reserved.close()
-            table.close()
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-            os.close(lock)
+            finally:
+                os.close(lent)
+                table.close()
+        if self._problem:
+            raise ConfigError(self._problem)
         return max(statuses)
 
-    def _reserve(self) -> socket.socket:
+    # --- private
+
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[int]:
+        """Have the team's folder; give a descriptor of it."""
+        try:
+            handle = claim(self._folder)
+        except OSError as problem:
+            raise ConfigError(f"gateway.state_dir: {problem.filename}: {problem.strerror}") from problem
+        try:
+            yield handle
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _reserved(self) -> Iterator[socket.socket]:
         """Take the port without listening: workers come and go, the port stays ours."""
         host = self._settings.host
         family = socket.AF_INET6 if host is not None and ":" in host else socket.AF_INET
-        reserved = socket.socket(family, socket.SOCK_STREAM)
-        try:
+        with socket.socket(family, socket.SOCK_STREAM) as reserved:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Without SO_REUSEPORT first: it would let a second gateway of the same user in.
             with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -81,64 +104,71 @@ class Master:
                 probe.bind((host or "", self._settings.port))
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             reserved.bind((host or "", self._settings.port))
-        except OSError:
-            reserved.close()
-            raise
-        return reserved
+            yield reserved
 
-    async def _keep(self, worker: int, table: Table, handle: int, port: int) -> int:
+    async def _keep(self, worker: int, table: Table, handle: int, lent: int) -> int:
         """Keep one worker alive; return its last exit status."""
         pause = FIRST_PAUSE
         generation = 0
         while True:
-            team = Team(folder=self._folder, worker=worker, workers=self._settings.workers, generation=generation)
+            team = Team(
+                folder=self._folder,
+                worker=worker,
+                workers=self._settings.workers,
+                generation=generation,
+                settings=lent,
+            )
             begun = time.monotonic()
-            ours = self._start(team, port)
-            process = self._workers[worker]
-            status = await asyncio.to_thread(process.wait)
-            os.close(ours)
+            one = self._workers[worker] = self._start(team)
+            status = await one.ended()
             await team.ended(worker, generation)
             await self._free(worker, table, handle)
-            if self._stopping.is_set():
-                return 0 if status in {0, -signal.SIGTERM} else 1  # the second one may come behind its end
-            if status == 2 and generation == 0:  # the configuration, which it has told about
-                self._on_signal(signal.SIGTERM)
+            if self._stopping.is_set() and status in {0, -signal.SIGTERM}:  # the second one may come behind its end
+                return 0
+            if status == 2 and generation == 0:  # the configuration
+                self._problem = self._problem or one.problem
+                if not self._stopping.is_set():
+                    self._on_signal(signal.SIGTERM)
                 return 2
-            self._log.error("worker_died", worker=worker, pid=process.pid, status=status, next_in=pause)
             if time.monotonic() - begun > STEADY:
                 pause = FIRST_PAUSE
+            facts = {"problem": one.problem} if one.problem else {}
+            self._log.error("worker_died", worker=worker, pid=one.pid, status=status, **facts)
+            if self._stopping.is_set():
+                return 1
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
                 return 0
             pause = min(LAST_PAUSE, 2 * pause)
             generation += 1
 
-    def _start(self, team: Team, port: int) -> int:
-        """Start a worker; return our end of the pipe by whose closing it learns that we are gone."""
-        theirs, ours = os.pipe()
-        host = self._settings.host or ""
-        listen = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    def _start(self, team: Team) -> _Worker:
+        theirs, ours = socket.socketpair()
+        for end in (theirs, ours):
+            end.setblocking(False)
         try:
-            with signals.held():  # what is told to it before it listens waits, instead of killing it
-                self._workers[team.worker] = subprocess.Popen(
+            # What is told to it before it listens waits, instead of killing it.
+            with theirs, signals.held():
+                process = subprocess.Popen(
                     [
                         sys.executable,
                         "-m",
                         "gateway",
                         "serve",
-                        *self._arguments,
-                        "--listen",
-                        listen,
+                        "--log-format",
+                        self._log_format,
                         "--team",
                         team.to_text(),
                     ],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
+                    pass_fds=[team.settings],
                     start_new_session=True,  # a ^C in the terminal reaches them through us, once
                     env={**self._settings.environ, "PROMETHEUS_MULTIPROC_DIR": str(team.metrics)},
                 )
-        finally:
-            os.close(theirs)
-        return ours
+        except BaseException:
+            ours.close()
+            raise
+        return _Worker(process, ours)
 
     async def _free(self, worker: int, table: Table, handle: int) -> None:
         """Free the slots of a dead worker, for which others may be waiting."""
@@ -149,8 +179,49 @@ class Master:
             ring(bell, f"/proc/self/fd/{handle}", range(self._settings.workers))
 
     def _on_signal(self, number: int) -> None:
-        if number != signal.SIGHUP:
-            self._stopping.set()
-        for process in self._workers.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
+        for one in self._workers.values():
+            one.signal(number)
+        if number == signal.SIGHUP:
+            return
+        self._stopping.set()
+
+
+class _Worker:
+    """One worker's process, and the line on which it says why it ends."""
+
+    def __init__(self, process: subprocess.Popen[bytes], line: socket.socket) -> None:
+        self.pid = process.pid
+        self.problem = ""
+        self._process = process
+        self._line = line
+        asyncio.get_running_loop().add_reader(line, self._on_line)
+
+    async def ended(self) -> int:
+        """Wait for its end; return its exit status."""
+        loop = asyncio.get_running_loop()
+        end = loop.create_future()
+        handle = os.pidfd_open(self.pid)
+        loop.add_reader(handle, end.set_result, None)
+        try:
+            await end
+        finally:
+            loop.remove_reader(handle)
+            os.close(handle)
+            self._on_line()
+            loop.remove_reader(self._line)
+            self._line.close()
+        return self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is still there."""
+        self._process.send_signal(number)
+
+    def _on_line(self) -> None:
+        try:
+            said = self._line.recv(1 << 16)
+        except BlockingIOError:
+            return
+        if said:
+            self.problem += said.decode(errors="replace")
+        else:
+            asyncio.get_running_loop().remove_reader(self._line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 SWEPT = 15.0  # seconds that a dead worker's warden may take to kill what it ran
+MASTER = 0  # the descriptor that leads from a worker to its master
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +21,8 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     worker: int
     workers: int
     generation: int
+    settings: int
+    """The descriptor on which the master lends its settings."""
     handle: int = -1
     """A descriptor of the folder, in the worker itself."""
 
@@ -57,16 +61,28 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_text(self) -> str:
         """Write it as an argument."""
-        return f"{self.worker},{self.workers},{self.generation},{self.folder}"
+        return f"{self.worker},{self.workers},{self.generation},{self.settings},{self.folder}"
 
     @classmethod
     def from_text(cls, text: str) -> Team:
         """Read such an argument, and open the folder for as long as the process lives."""
-        worker, workers, generation, folder = text.split(",", 3)
+        *numbers, folder = text.split(",", 4)
+        worker, workers, generation, settings = map(int, numbers)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         return cls(
-            worker=int(worker), workers=int(workers), generation=int(generation), folder=Path(folder), handle=handle
+            folder=Path(folder),
+            worker=worker,
+            workers=workers,
+            generation=generation,
+            settings=settings,
+            handle=handle,
         )
+
+
+def tell(problem: str) -> None:
+    """Tell the master why this worker is about to end."""
+    with contextlib.suppress(OSError):
+        os.write(MASTER, problem.encode())
 
 
 def metrics_folder(folder: Path) -> Path:

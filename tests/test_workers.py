@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -209,6 +210,25 @@ async def test_who_waits_starts_when_the_worker_that_held_the_slot_has_died(site
             await asyncio.gather(held, return_exceptions=True)
 
 
+async def test_a_replaced_worker_has_the_settings_of_the_others(site: Site) -> None:
+    configured = "workers: 2\napi_key: {key}\nmax_processes: {many}"
+    site.configure(gateway=configured.format(key="first", many=7))
+    async with served(site) as server:
+        await eventually(lambda: len(server.events("listening")) == 2)
+        server.session.headers["Authorization"] = "Bearer first"
+        before = await pids(server)
+        site.configure(f"echo: {{run: [cat], {GO}}}", gateway=configured.format(key="second", many=8))
+        os.kill(before[1], signal.SIGKILL)
+        await eventually(lambda: len(server.events("listening")) == 3)
+        assert None not in await pids(server)
+        async with workers_of(site, 2) as workers:
+            for worker in workers:
+                refused = await worker.get("/v1/commands", headers={"Authorization": "Bearer second"})
+                assert refused.status == 401
+                answer = await worker.get("/v1/status?alone", headers={"Authorization": "Bearer first"})
+                assert (await answer.json())["processes"]["max"] == 7
+
+
 def blocked(pid: int, number: int) -> bool:
     """Tell whether a signal has to wait until the process takes it."""
     masks = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigBlk:")]
@@ -291,3 +311,31 @@ def test_a_configuration_that_cannot_be_used_ends_the_master_too(site: Site) -> 
     site.file.write_text("connectors: [")
     done = cli(site, "serve", "--workers", "2", "--listen", "127.0.0.1:0")
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("section", ["gateway: {jobs: {backlog: 0}}", "defaults: {timeout: long}"])
+def test_what_is_wrong_is_said_once(site: Site, section: str) -> None:
+    site.file.write_text(section)
+    done = cli(site, "serve", "--workers", "2", "--listen", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert f"{site.file}:1: " in done.stderr
+    assert os.listdir(site.state / "run") == []
+
+
+def test_a_port_in_use_is_one_clear_line_and_leaves_nothing(site: Site) -> None:
+    site.configure()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = cli(site, "serve", "--workers", "2", "--listen", address)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot listen on {address}: Address already in use")
+    assert os.listdir(site.state / "run") == []
+
+
+def test_a_state_dir_that_cannot_be_used_is_named(site: Site) -> None:
+    (site.folder / "occupied").write_text("")
+    site.configure(gateway="state_dir: occupied")
+    done = cli(site, "serve", "--workers", "2", "--listen", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: gateway.state_dir: ")

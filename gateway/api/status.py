@@ -43,13 +43,13 @@ async def _ask(team: Team, worker: int, path: str, headers: Mapping[str, str]) -
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            aiohttp.ClientSession(connector=connector, timeout=timeout, raise_for_status=True) as session,
             session.get(f"http://worker{path}", headers=headers) as response,
         ):
             answer: dict[str, Any] = msgspec.json.decode(await response.read())
             return answer
     except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as problem:
-        structlog.get_logger().warning("worker_silent", worker=worker, problem=repr(problem))
+        structlog.get_logger().warning("worker_silent", asked=worker, problem=repr(problem))
         return None
 
 

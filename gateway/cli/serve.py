@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from gateway import logs
-from gateway.cli.common import config_option, fail, handled
-from gateway.config import find_file, read_settings
+from gateway.cli.common import config_option, handled
+from gateway.config import Settings, find_file, read_settings
 from gateway.errors import ConfigError
 from gateway.events import Bus
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gateway.team import Team
 
 
 @click.command()
@@ -44,29 +46,55 @@ def serve(
     SIGTERM or ^C finishes what is in flight (at most gateway.drain) and ends with status 0; a second one stops at
     once. SIGHUP reads the files again; they are watched anyway.
     """
-    import uvloop  # noqa: PLC0415
+    if team is not None:
+        _work(team, log_format)
+        return
+    settings, _ = read_settings(find_file(config), listen=listen, workers=_workers(workers))
+    logs.configure(log_format)
+    if settings.workers > 1:
+        from gateway.master import Master  # noqa: PLC0415 - the other verbs need no server
 
-    from gateway.master import Master  # noqa: PLC0415 - the other verbs need no server
-    from gateway.server import serve as run_server  # noqa: PLC0415
-    from gateway.team import Team  # noqa: PLC0415
+        try:
+            status = asyncio.run(Master(settings, log_format).run())
+        except OSError as problem:
+            raise _cannot_listen(settings, problem) from problem
+        if status:
+            raise SystemExit(status)
+    else:
+        _serve(settings, None)
 
-    file = find_file(config)
-    settings, _ = read_settings(file, listen=listen, workers=_workers(workers))
+
+def _work(text: str, log_format: Literal["json", "human"]) -> None:
+    """Be one of several workers, as the master says; what is wrong is for the master to say, once."""
+    from gateway.team import Team, tell  # noqa: PLC0415 - the other verbs need none
+
+    team = Team.from_text(text)
     logs.configure(log_format)
     try:
-        if settings.workers > 1 and team is None:
-            status = asyncio.run(Master(settings, ["--config", str(file), "--log-format", log_format]).run())
-            if status:
-                raise SystemExit(status)
-            return
-        bus = Bus()
-        bus.listen(logs.EventLog())
+        _serve(Settings.borrow(team.settings), team)
+    except ConfigError as problem:
+        tell(str(problem))
+        raise SystemExit(2) from problem
+
+
+def _serve(settings: Settings, team: Team | None) -> None:
+    import uvloop  # noqa: PLC0415
+
+    from gateway.server import serve as run_server  # noqa: PLC0415
+
+    bus = Bus()
+    bus.listen(logs.EventLog())
+    try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            ended = runner.run(run_server(settings, bus, Team.from_text(team) if team else None))
-        if not ended:
-            os._exit(0)  # everything is closed but threads that wait for a database
+            ended = runner.run(run_server(settings, bus, team))
     except OSError as problem:
-        fail(f"cannot listen on {settings.host or '*'}:{settings.port}: {problem.strerror or problem}")
+        raise _cannot_listen(settings, problem) from problem
+    if not ended:
+        os._exit(0)  # everything is closed but threads that wait for a database
+
+
+def _cannot_listen(settings: Settings, problem: OSError) -> ConfigError:
+    return ConfigError(f"cannot listen on {settings.host or '*'}:{settings.port}: {problem.strerror or problem}")
 
 
 def _workers(text: str | None) -> int | None:
