@@ -1,7 +1,7 @@
-"""Runs several gateway processes on one port: starts them, replaces the ones that crash, passes signals on.
+"""Runs several gateway processes on one port: starts them, replaces those that crash or hang, passes signals on.
 
 The master serves nothing and holds no state but who is alive: workers count slots in a shared file, sum up their
-metrics in a shared folder, and ask each other for their status. A worker that loses its master stops at once.
+metrics in a shared folder, and ask each other for their status. A worker that loses its master dies with it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from gateway import signals
 from gateway.core import claim
 from gateway.errors import ConfigError
 from gateway.slots import Table, ring
-from gateway.team import Team, metrics_folder
+from gateway.team import BEAT, SIGN, Team, metrics_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 FIRST_PAUSE = 0.2  # seconds before a crashed worker is replaced; doubles
 LAST_PAUSE = 10.0
 STEADY = 30.0  # seconds alive after which a crash is an accident rather than a habit
+MISSED = 5  # signs of life in a row that a worker may miss until it counts as hanging
+MARGIN = 20.0  # seconds beyond the drain until a worker that is still there is killed
+HURRY = 5.0  # seconds for that when it was told to stop at once
+STDERR = 2
 
 
 class Master:
@@ -46,6 +51,7 @@ class Master:
         self._folder = settings.state_dir / "run" / f"team-{os.getpid()}-{time.monotonic_ns():x}"
         self._workers: dict[int, _Worker] = {}
         self._stopping = asyncio.Event()
+        self._stops = 0
         self._problem = ""
         self._clearing = asyncio.Lock()
         self._log = structlog.get_logger()
@@ -66,10 +72,12 @@ class Master:
             port = reserved.getsockname()[1]
             # They have no workers of their own, so no need of an environment to give them.
             lent = msgspec.structs.replace(self._settings, port=port, environ={}).lend()
+            watching = asyncio.create_task(self._watch())
             try:
                 keepers = [self._keep(worker, table, handle, lent) for worker in range(self._settings.workers)]
                 statuses = await asyncio.gather(*keepers)
             finally:
+                watching.cancel()
                 os.close(lent)
                 table.close()
         if self._problem:
@@ -178,22 +186,40 @@ class Master:
             bell.setblocking(False)
             ring(bell, f"/proc/self/fd/{handle}", range(self._settings.workers))
 
+    async def _watch(self) -> None:
+        """Kill workers that give no sign of life. Looks are counted, not seconds: we may have been frozen with them."""
+        log = select.poll()
+        log.register(STDERR, select.POLLOUT)
+        while True:
+            await asyncio.sleep(BEAT)
+            if log.poll(0):  # or else they, too, wait for whoever reads the log
+                for one in self._workers.values():
+                    one.look()
+
     def _on_signal(self, number: int) -> None:
         for one in self._workers.values():
             one.signal(number)
         if number == signal.SIGHUP:
             return
         self._stopping.set()
+        self._stops += 1
+        patience = {1: self._settings.drain + MARGIN, 2: HURRY}.get(self._stops, 0)
+        asyncio.get_running_loop().call_later(patience, self._kill)
+
+    def _kill(self) -> None:
+        for one in self._workers.values():
+            one.kill("did not end in time and was killed")
 
 
 class _Worker:
-    """One worker's process, and the line on which it says why it ends."""
+    """One worker's process, and the line on which it says that it lives, or why it ends."""
 
     def __init__(self, process: subprocess.Popen[bytes], line: socket.socket) -> None:
         self.pid = process.pid
         self.problem = ""
         self._process = process
         self._line = line
+        self._missed: int | None = None  # signs of life in a row; None until it has given one
         asyncio.get_running_loop().add_reader(line, self._on_line)
 
     async def ended(self) -> int:
@@ -212,6 +238,19 @@ class _Worker:
             self._line.close()
         return self._process.wait()
 
+    def look(self) -> None:
+        """Take note that time has passed."""
+        if self._missed is not None:
+            self._missed += 1
+            if self._missed > MISSED:
+                self.kill(f"gave no sign of life for {BEAT * MISSED:g} s and was killed")
+
+    def kill(self, problem: str) -> None:
+        """End it at once. Its warden kills what it ran."""
+        if self._process.returncode is None:
+            self.problem = problem
+            self.signal(signal.SIGKILL)
+
     def signal(self, number: int) -> None:
         """Send it a signal, if it is still there."""
         self._process.send_signal(number)
@@ -222,6 +261,7 @@ class _Worker:
         except BlockingIOError:
             return
         if said:
-            self.problem += said.decode(errors="replace")
+            self._missed = 0
+            self.problem += said.replace(SIGN, b"").decode(errors="replace")
         else:
             asyncio.get_running_loop().remove_reader(self._line)

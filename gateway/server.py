@@ -14,6 +14,7 @@ from aiohttp import web
 
 from gateway import signals
 from gateway.app import GATEWAY, build
+from gateway.team import beat
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from gateway.team import Team
 
 KEEP_ALIVE = 75.0  # seconds
-MASTER = 0  # the descriptor whose end of file tells a worker that its master is gone
 LAST_WORDS = 5.0  # seconds for connections to send what was answered
 LOOK = 0.01  # seconds between two looks at whether they have
 YOUNG = 10_000  # new objects until the collector looks at them; a call makes hundreds, and leaves no cycles
@@ -43,6 +43,8 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.on_signal)
     loop.add_signal_handler(signal.SIGHUP, stop.on_reload)
+    if team is not None:
+        beat()
     with signals.taken():
         await runner.setup()
         gc.collect()
@@ -51,7 +53,7 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
         stop.up.set()
         try:
             if not stop.drain.is_set():
-                await _listen(runner, settings, team, stop)
+                await _listen(runner, settings, team)
                 await stop.drain.wait()
             await _drain(app, runner, stop)
         finally:
@@ -59,30 +61,18 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     return not app[GATEWAY].threads_left
 
 
-async def _listen(runner: web.AppRunner, settings: Settings, team: Team | None, stop: _Stop) -> None:
+async def _listen(runner: web.AppRunner, settings: Settings, team: Team | None) -> None:
     port_shared = team is not None
     await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=port_shared).start()
     if team is not None:
-        await _join(team, runner, stop)
+        path = team.socket(team.worker)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        await web.UnixSite(runner, path).start()
     for address in [one for one in runner.addresses if isinstance(one, tuple)]:
         structlog.get_logger().info("listening", host=address[0], port=address[1])
     if settings.api_key is None:
         structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
-
-
-async def _join(team: Team, runner: web.AppRunner, stop: _Stop) -> None:
-    """Answer the other workers, and end when the master does: nobody would replace us, or pass a signal on."""
-    path = team.socket(team.worker)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    await web.UnixSite(runner, path).start()
-
-    def on_master() -> None:
-        asyncio.get_running_loop().remove_reader(MASTER)
-        stop.drain.set()
-        stop.at_once.set()
-
-    asyncio.get_running_loop().add_reader(MASTER, on_master)
 
 
 async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> None:

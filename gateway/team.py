@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import time
 from pathlib import Path
 
 import msgspec
 
+from gateway.warden import procfs
+
 SWEPT = 15.0  # seconds that a dead worker's warden may take to kill what it ran
 MASTER = 0  # the descriptor that leads from a worker to its master
+BEAT = 3.0  # seconds between two signs of life
+SIGN = b"\0"
 
 
 class Team(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +82,22 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
             settings=settings,
             handle=handle,
         )
+
+
+def follow() -> None:
+    """Die when the master does, whatever this worker is doing then: nobody would replace it or pass a signal on."""
+    procfs.die_with_parent()
+    line = select.poll()
+    line.register(MASTER, select.POLLIN)
+    if line.poll(0):  # the master says nothing: it is gone already
+        raise SystemExit(1)
+
+
+def beat() -> None:
+    """Tell the master again and again that this worker's loop turns."""
+    with contextlib.suppress(OSError):  # it has not read the last ones yet
+        os.write(MASTER, SIGN)
+    asyncio.get_running_loop().call_later(BEAT, beat)
 
 
 def tell(problem: str) -> None:

@@ -187,6 +187,22 @@ async def workers_of(site: Site, count: int = WORKERS) -> AsyncIterator[list[aio
         yield sessions
 
 
+def shrunk(site: Site, **limits: float) -> dict[str, str]:
+    """Return the environment of a gateway whose master has other limits; `team__BEAT` is gateway.team.BEAT."""
+    folder = site.folder / "shrunk"
+    folder.mkdir()
+    lines = []
+    for name, value in limits.items():
+        module, constant = name.split("__")
+        lines.append(f"import gateway.{module}\ngateway.{module}.{constant} = {value}\n")
+    (folder / "sitecustomize.py").write_text("".join(lines))
+    return {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def has_died(server: Server, pid: int) -> Any:
+    return server.events("worker_died", pid=pid)
+
+
 @pytest.mark.parametrize("limit", ["concurrency: 1", "concurrency: 9"], ids=["concurrency", "max_processes"])
 async def test_who_waits_starts_when_the_worker_that_held_the_slot_has_died(site: Site, limit: str) -> None:
     site.script("once.sh", "mkdir $DIR/first 2>/dev/null && exec sleep 1000\necho 1")
@@ -208,6 +224,50 @@ async def test_who_waits_starts_when_the_worker_that_held_the_slot_has_died(site
             os.kill((await pids(server))[1], signal.SIGKILL)
             assert (await asyncio.wait_for(waiting, PATIENCE)).status == 200
             await asyncio.gather(held, return_exceptions=True)
+
+
+async def test_a_worker_that_hangs_is_killed_and_replaced(site: Site) -> None:
+    site.configure(f"echo: {{run: [cat], {GO}}}", gateway=f"workers: {WORKERS}")
+    async with served(site, env=shrunk(site, team__BEAT=0.6)) as server:
+        await eventually(lambda: len(server.events("listening")) == WORKERS)
+        frozen = (await pids(server))[1]
+        os.kill(frozen, signal.SIGSTOP)
+        died = await eventually(lambda: has_died(server, frozen))
+        assert "no sign of life" in died[0]["problem"]
+        await eventually(lambda: len(server.events("listening")) == WORKERS + 1)
+        now = await pids(server)
+        assert None not in now
+        assert frozen not in now
+        assert len(server.events("worker_died")) == 1
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_a_worker_that_hangs_does_not_hold_up_the_end(site: Site, signals: int) -> None:
+    site.configure(gateway=f"workers: {WORKERS}\ndrain: {'100ms' if signals == 1 else '1h'}")
+    limits = {"master__MARGIN": 2, "master__HURRY": 1000} if signals == 1 else {"master__HURRY": 0.2}
+    async with served(site, env=shrunk(site, team__BEAT=1000, **limits)) as server:
+        await eventually(lambda: len(server.events("listening")) == WORKERS)
+        frozen = (await pids(server))[1]
+        os.kill(frozen, signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        await eventually(lambda: len(server.events("drain_finished")) == WORKERS - 1)
+        if signals == 2:
+            server.signal(signal.SIGTERM)
+        assert await server.ended() == 1
+        assert has_died(server, frozen)
+        await gone({frozen})
+    assert os.listdir(site.state / "run") == []
+
+
+async def test_a_worker_that_hangs_dies_with_its_master(team: Server) -> None:
+    call = asyncio.create_task(fresh(team, "hang/Go"))
+    await eventually(team.connectors)
+    everything = team.processes() | team.connectors()
+    for pid in await pids(team):
+        os.kill(pid, signal.SIGSTOP)
+    team.signal(signal.SIGKILL)
+    await gone(everything)
+    await asyncio.gather(call, return_exceptions=True)
 
 
 async def test_a_replaced_worker_has_the_settings_of_the_others(site: Site) -> None:

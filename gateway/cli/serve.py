@@ -66,8 +66,9 @@ def serve(
 
 def _work(text: str, log_format: Literal["json", "human"]) -> None:
     """Be one of several workers, as the master says; what is wrong is for the master to say, once."""
-    from gateway.team import Team, tell  # noqa: PLC0415 - the other verbs need none
+    from gateway.team import Team, follow, tell  # noqa: PLC0415 - the other verbs need none
 
+    follow()
     team = Team.from_text(text)
     logs.configure(log_format)
     try:

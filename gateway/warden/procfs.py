@@ -174,8 +174,16 @@ def kill_exactly(pid: int, seen: Stat | None) -> None:
 
 def become_subreaper() -> None:
     """Have whatever the calling process' descendants leave behind become its children."""
+    _prctl(36, 1)  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill the calling process when the thread that started it ends, whatever it does then."""
+    _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _prctl(option: int, value: int) -> None:
     import ctypes  # noqa: PLC0415 - a fifth of the warden's memory; unloaded it cannot be, but only here is it needed
 
-    pr_set_child_subreaper = 36  # linux/prctl.h
-    if ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
