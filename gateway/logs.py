@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import logging
+import os
 import re
+import stat
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
@@ -18,6 +22,7 @@ from gateway.events import (
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+    from pathlib import Path
 
 Format = Literal["json", "human"]
 
@@ -27,13 +32,22 @@ _SMALL = re.compile(r"(?<!^)(?=[A-Z])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
-def configure(form: Format, stream: TextIO = sys.stderr) -> None:
-    """Send everything that is logged, the libraries' lines included, to one stream in one form."""
+def configure(
+    form: Format, stream: TextIO = sys.stderr, *, worker: int | None = None, lock: Path | None = None
+) -> None:
+    """Send everything that is logged, the libraries' lines included, to one stream in one form.
+
+    Several workers write to the same one: each line names its `worker`, and the file `lock` is locked for its length.
+    """
+    if lock is not None and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # a file takes any line in one piece
+        stream = cast("TextIO", _Shared(stream, lock))
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(lambda _logger, _method, facts: {"worker": worker, **facts})
     if form == "json":
         last: list[Any] = [
             structlog.processors.format_exc_info,
@@ -56,6 +70,29 @@ def configure(form: Format, stream: TextIO = sys.stderr) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class _Shared(io.TextIOBase):
+    """A pipe, or what is like one, that several processes write to: it would take a long line in pieces."""
+
+    def __init__(self, stream: TextIO, lock: Path) -> None:
+        self._stream = stream
+        self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, text: str) -> int:
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            written = self._stream.write(text)
+            self._stream.flush()
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return written
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 class EventLog:

@@ -21,17 +21,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from gateway import signals
+from gateway import logs, signals
 from gateway.core import claim
 from gateway.errors import ConfigError
 from gateway.slots import Table, ring
-from gateway.team import BEAT, SIGN, Team, metrics_folder
+from gateway.team import BEAT, SIGN, Team, log_lock, metrics_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.config import Settings
-    from gateway.logs import Format
 
 FIRST_PAUSE = 0.2  # seconds before a crashed worker is replaced; doubles
 LAST_PAUSE = 10.0
@@ -45,7 +44,7 @@ STDERR = 2
 class Master:
     """The parent of the workers."""
 
-    def __init__(self, settings: Settings, log_format: Format) -> None:
+    def __init__(self, settings: Settings, log_format: logs.Format) -> None:
         self._settings = settings
         self._log_format = log_format
         self._folder = settings.state_dir / "run" / f"team-{os.getpid()}-{time.monotonic_ns():x}"
@@ -67,6 +66,7 @@ class Master:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
         with signals.taken(), self._claimed() as handle, self._reserved() as reserved:
+            logs.configure(self._log_format, lock=log_lock(self._folder))
             metrics_folder(self._folder).mkdir()
             table = Table(self._folder / "slots", self._settings.workers)
             port = reserved.getsockname()[1]
@@ -141,7 +141,8 @@ class Master:
             if time.monotonic() - begun > STEADY:
                 pause = FIRST_PAUSE
             facts = {"problem": one.problem} if one.problem else {}
-            self._log.error("worker_died", worker=worker, pid=one.pid, status=status, **facts)
+            # In a thread: whoever holds the log's lock may hang, and be the next that `_watch` kills.
+            await asyncio.to_thread(self._log.error, "worker_died", worker=worker, pid=one.pid, status=status, **facts)
             if self._stopping.is_set():
                 return 1
             with contextlib.suppress(TimeoutError):

@@ -57,6 +57,11 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
         """The folder under a name that leaves room in a socket's address, which holds 107 bytes."""
         return f"/proc/self/fd/{self.handle}"
 
+    @property
+    def log_lock(self) -> Path:
+        """The file that is locked while a line of log is written."""
+        return log_lock(self.folder)
+
     def others(self) -> list[int]:
         """Every worker but this one."""
         return [worker for worker in range(self.workers) if worker != self.worker]
@@ -104,6 +109,11 @@ def tell(problem: str) -> None:
     """Tell the master why this worker is about to end."""
     with contextlib.suppress(OSError):
         os.write(MASTER, problem.encode())
+
+
+def log_lock(folder: Path) -> Path:
+    """Return the file that is locked while a line of log is written."""
+    return Path(os.path.join(folder, "log"))
 
 
 def metrics_folder(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -358,6 +359,46 @@ async def test_connectors_have_all_signals(site: Site, workers: int) -> None:
         masks = (await server.do("masks/Go")).body
     taken = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
     assert [int(mask, 16) & taken for mask in masks] == [0, 0]
+
+
+async def test_lines_of_several_workers_stay_whole_on_a_pipe(site: Site) -> None:
+    long = "x" * 7000
+    site.script("noisy.sh", f"for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do echo {long} >&2; done; echo 1")
+    site.configure(f"noisy: {{run: [./noisy.sh], {GO}}}")
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gateway", "serve", "--listen", "127.0.0.1:0", "--workers", "2", "--log-format", "json"],
+        stdout=write, stderr=write, stdin=subprocess.DEVNULL, cwd=site.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(write)
+    log = bytearray()
+
+    def follow() -> None:
+        while some := os.read(read, 3000):  # less than a line: the writers are faster
+            log.extend(some)
+
+    following = asyncio.create_task(asyncio.to_thread(follow))
+    try:
+        await eventually(lambda: log.count(b"listening") == 2)
+        async with workers_of(site, 2) as workers:
+            for _ in range(3):
+                calls = [worker.post("/v1/do/noisy/Go", json={}) for worker in workers for _ in range(6)]
+                assert {answer.status for answer in await asyncio.gather(*calls)} == {200}
+    finally:
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+        await following
+        os.close(read)
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert sum(line.get("line") == long for line in lines) == 3 * 12 * 16
+    assert {line["worker"] for line in lines} == {0, 1}
+
+
+async def test_the_log_of_one_process_names_no_worker(site: Site) -> None:
+    site.configure()
+    async with served(site) as server:
+        assert "worker" not in server.events("listening")[0]
 
 
 def test_a_wrong_number_of_workers_refuses_to_start(site: Site) -> None:

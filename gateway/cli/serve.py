@@ -50,7 +50,6 @@ def serve(
         _work(team, log_format)
         return
     settings, _ = read_settings(find_file(config), listen=listen, workers=_workers(workers))
-    logs.configure(log_format)
     if settings.workers > 1:
         from gateway.master import Master  # noqa: PLC0415 - the other verbs need no server
 
@@ -61,6 +60,7 @@ def serve(
         if status:
             raise SystemExit(status)
     else:
+        logs.configure(log_format)
         _serve(settings, None)
 
 
@@ -70,7 +70,7 @@ def _work(text: str, log_format: Literal["json", "human"]) -> None:
 
     follow()
     team = Team.from_text(text)
-    logs.configure(log_format)
+    logs.configure(log_format, worker=team.worker, lock=team.log_lock)
     try:
         _serve(Settings.borrow(team.settings), team)
     except ConfigError as problem:
