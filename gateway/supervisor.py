@@ -16,7 +16,7 @@ from gateway.process import GRACE, Stop
 from gateway.slots import LocalSlots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from gateway.config import Limits
     from gateway.pool.base import Worker
@@ -67,9 +67,6 @@ class Supervisor:
         self._less = asyncio.Event()
         self._stopping = False
         self._stopped = 0
-        self.idle: Callable[[], int] = lambda: 0
-        """How many processes are kept without a request; they count, and give way."""
-        self.evict: Callable[[], bool] = lambda: False
 
     def in_flight(self, name: str) -> int:
         """Return how many runs of a connector hold a slot."""
@@ -126,8 +123,6 @@ class Supervisor:
         if lane.waiting or not self.slots.take(name, lane.concurrency):
             await self._wait(lane, limits, min(limits.queue_timeout, patience))
         begun = time.monotonic()
-        if self.running + self.idle() > self._max:
-            self.evict()
         try:
             yield
         finally:

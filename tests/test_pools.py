@@ -216,6 +216,24 @@ async def test_what_is_kept_counts_and_gives_way(site: Site) -> None:
         await kept(gateway, 3)
 
 
+async def test_a_call_does_not_make_the_process_give_way_that_it_is_about_to_use(site: Site) -> None:
+    modes = ("persistent", "standby", "fork")
+    entries = [python(site, f"mode: {mode}", name=mode) for mode in modes]
+    site.configure("\n".join(entries), gateway="max_processes: 3")
+    async with served(site) as gateway:
+        for _ in range(2):
+            for mode in modes:
+                there = await kept(gateway, 3)
+                assert await do(gateway, PARENT if mode == "fork" else PID, mode) in there, mode
+
+
+async def test_a_process_that_fills_the_cap_stays(site: Site) -> None:
+    site.configure(python(site, "mode: persistent"), gateway="max_processes: 1")
+    async with served(site) as gateway:
+        there = await kept(gateway, 1)
+        assert {await do(gateway) for _ in range(4)} == there
+
+
 # --- fork
 
 DATABASE = "os.path.dirname(__file__) + '/database'"

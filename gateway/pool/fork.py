@@ -97,9 +97,13 @@ class ForkHost:
             self._renew(self._host)
         self._fork_ahead()
 
+    def shed(self) -> bool:
+        """Give up a process that was forked ahead; tell whether there was one."""
+        return self._ahead.shed()
+
     def evict(self) -> bool:
         """Give up a process that was forked ahead, then the host when it has nothing to do."""
-        if self._ahead.shed():
+        if self.shed():
             return True
         host = self._next or self._host
         if host is not None and host.alive and not host.busy and host.is_ready:

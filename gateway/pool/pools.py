@@ -54,6 +54,7 @@ class Pools:
         """
         kept = self._kept_for(launch)
         worker = await kept.obtain(launch, on_line) if kept is not None else self.spawn.start(launch, on_line)
+        # Only now is it known whether there is one process more, or one of those that were there has got a request.
         while self.free() < 0 and self.evict():
             pass
         return worker
@@ -80,8 +81,12 @@ class Pools:
         return sum(kept.idle() for kept in self._kept.values())
 
     def evict(self) -> bool:
-        """Have an idle process given up, of whoever has not needed his for longest; tell whether there was one."""
-        return any(kept.evict() for kept in sorted(self._kept.values(), key=lambda kept: kept.used))
+        """Have an idle process given up, of whoever has not needed his for longest; tell whether there was one.
+
+        What is forked ahead goes first, whosever it is: it is there again in no time.
+        """
+        kept = sorted(self._kept.values(), key=lambda one: one.used)
+        return any(one.shed() for one in kept if isinstance(one, ForkHost)) or any(one.evict() for one in kept)
 
     def free(self) -> int:
         """Return how many more processes may be started now."""
@@ -116,7 +121,8 @@ class Pools:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(BEAT)
-            for kept in list(self._kept.values()):
+            # Hosts come last: what they fork ahead takes what room the others leave.
+            for kept in sorted(self._kept.values(), key=lambda one: isinstance(one, ForkHost)):
                 kept.tend(loop.time())
 
 
