@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ROWS = 4096  # connectors that can be counted, the first row is the sum
 NAME = 4  # cells of a row that hold the digest of the connector's name
 CELL = 4  # bytes
+HOSTS = ""  # the row of fork hosts with a child in work, which take places that are no connector's
 
 
 class Slots(Protocol):
@@ -44,7 +45,10 @@ class Slots(Protocol):
         """Return how many wait for one of the connector's."""
 
     def total(self) -> int:
-        """Return how many are taken, over all connectors."""
+        """Return how many are taken, over all connectors and by hosts."""
+
+    def hosts(self, change: int) -> None:
+        """Take a place for each of so many hosts whatever the bound, since they are there already; or give it back."""
 
 
 class LocalSlots:
@@ -84,6 +88,11 @@ class LocalSlots:
     def total(self) -> int:
         """See `Slots`."""
         return self._total
+
+    def hosts(self, change: int) -> None:
+        """See `Slots`."""
+        self._running[HOSTS] = self._running.get(HOSTS, 0) + change
+        self._total += change
 
 
 class Table:
@@ -195,13 +204,11 @@ class SharedSlots:
 
     def give(self, name: str) -> None:
         """See `Slots`."""
-        with self._table as table:
-            row = table.row(name)
-            full = table.sum(0)[0] >= self._max
-            for one in (0, row):
-                table.add(one, self._worker, running=-1)
-            wake = set(table.waiters(0 if full else row)) - {self._worker}
-        ring(self._socket, self._folder, wake)
+        self._change(name, -1)
+
+    def hosts(self, change: int) -> None:
+        """See `Slots`."""
+        self._change(HOSTS, change)
 
     def wait(self, name: str, change: int) -> None:
         """See `Slots`."""
@@ -222,6 +229,15 @@ class SharedSlots:
     def total(self) -> int:
         """See `Slots`."""
         return self._table.sum(0)[0]
+
+    def _change(self, name: str, change: int) -> None:
+        with self._table as table:
+            row = table.row(name)
+            full = table.sum(0)[0] >= self._max
+            for one in (0, row):
+                table.add(one, self._worker, running=change)
+            wake = set(table.waiters(0 if full else row)) - {self._worker} if change < 0 else ()
+        ring(self._socket, self._folder, wake)
 
     def _on_wake(self, on_freed: Callable[[], None]) -> None:
         try:

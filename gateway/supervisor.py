@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.events import Bus, DrainFinished, DrainStarted
 from gateway.process import GRACE, Stop
-from gateway.slots import LocalSlots
+from gateway.slots import HOSTS, LocalSlots
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -57,7 +57,7 @@ class Supervisor:
     def __init__(self, max_processes: int, bus: Bus, slots: Slots | None = None) -> None:
         self.state = State.SERVING
         self.slots = slots or LocalSlots(max_processes)
-        self._max = max_processes
+        self.max_processes = max_processes
         self._bus = bus
         self._lanes: dict[str, Lane] = {}
         self._turns: OrderedDict[str, Lane] = OrderedDict()  # those in which somebody waits
@@ -79,11 +79,19 @@ class Supervisor:
     @property
     def running(self) -> int:
         """How many runs hold a slot, over all connectors."""
-        return self.slots.total()
+        return self.slots.total() - self.slots.running(HOSTS)
 
     def free(self, idle: int) -> int:
-        """Return how many more processes there may be beside `idle` ones that are kept."""
-        return self._max - self.running - idle if self.state is State.SERVING else 0
+        """Return how many more processes there may be beside `idle` ones that can give way."""
+        return self.max_processes - self.slots.total() - idle if self.state is State.SERVING else 0
+
+    def hosts(self, change: int) -> None:
+        """Count so many fork hosts more, or less, that cannot give way: each takes the place of a run."""
+        if self.state is State.CLOSED:
+            return
+        self.slots.hosts(change)
+        if change < 0:
+            self.grant()
 
     @contextlib.contextmanager
     def invocation(self) -> Iterator[None]:
@@ -190,7 +198,7 @@ class Supervisor:
         if queued >= limits.queue:
             taken = f"all {limits.concurrency} slots are taken"
             if self.in_flight(lane.name) < limits.concurrency:
-                taken = f"all {self._max} processes of the gateway (max_processes) are taken"
+                taken = f"all {self.max_processes} processes of the gateway (max_processes) are taken"
             raise ConnectorBusy(
                 f"{taken} and {queued} calls wait (the queue holds {limits.queue})",
                 retry_after=math.ceil(lane.retry_after()),

@@ -387,6 +387,57 @@ async def test_what_is_forked_ahead_counts_and_gives_way(site: Site) -> None:
         assert host in await kept(gateway, 2)
 
 
+async def test_hosts_with_children_in_work_count_too(site: Site) -> None:
+    names = ("a", "b", "c")
+    entries = [python(site, "mode: fork", name=name) for name in names]
+    site.configure("\n".join(entries), gateway="max_processes: 8", defaults="queue: 50")
+    async with served(site) as gateway:
+        hosts = await kept(gateway, 3)
+        first = [await begun(gateway, f"first-{name}", gate(site), name) for name in names]
+        calls = [asyncio.create_task(gateway.do(f"{names[one % 3]}/Do", {"code": gate(site)})) for one in range(8)]
+
+        async def full() -> bool:
+            status = await gateway.status()
+            assert status["processes"]["in_flight"] <= 5
+            return sum(one["queued"] for one in status["connectors"].values()) == 6
+
+        await eventually(full)
+        await eventually(lambda: len(gateway.connectors()) == 8)
+        assert hosts <= gateway.connectors()
+        open_gate(site)
+        assert {(await call).status for call in first + calls} == {200}
+        assert hosts <= await kept(gateway, 6)
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+async def test_the_smallest_caps_serve_every_mode(site: Site, cap: int) -> None:
+    modes = ("spawn", "standby", "fork", "persistent")
+    entries = [python(site, f"mode: {mode}", name=mode) for mode in modes]
+    site.configure("\n".join(entries), gateway=f"max_processes: {cap}", defaults="queue: 50")
+    async with served(site) as gateway:
+        assert all(await asyncio.gather(*(do(gateway, PID, mode) for mode in modes * 3)))
+        await kept(gateway, cap)
+
+
+async def test_a_host_with_its_child_fills_a_cap_of_two(site: Site) -> None:
+    entries = [python(site, f"mode: {mode}", name=mode) for mode in ("fork", "spawn")]
+    site.configure("\n".join(entries), gateway="max_processes: 2")
+    async with served(site) as gateway:
+        host = await do(gateway, PARENT, "fork")
+        held = await begun(gateway, "held", f"{gate(site)}\n{PARENT}", "fork")
+        other = asyncio.create_task(do(gateway, PID, "spawn"))
+
+        async def queued() -> bool:
+            return bool((await gateway.status("spawn"))["queued"])
+
+        await eventually(queued)
+        assert (await gateway.status())["processes"] == {"in_flight": 1, "kept": 1, "max": 2}
+        await eventually(lambda: len(gateway.connectors()) == 2)
+        open_gate(site)
+        assert (await held).body == host
+        assert await other
+
+
 async def kept_beside(gateway: Server, number: int, there: set[int]) -> None:
     """Wait until so many processes are kept, these among them, while others have requests."""
 

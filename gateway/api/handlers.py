@@ -109,7 +109,7 @@ class Handlers:
             "registry_problem": gateway.registry.problem,
             "processes": {
                 "in_flight": gateway.supervisor.running,
-                "kept": gateway.pools.idle(),
+                "kept": gateway.pools.kept(),
                 "max": gateway.settings.max_processes,
             },
             "jobs": self._jobs.health(),

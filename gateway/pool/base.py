@@ -74,7 +74,7 @@ class Kept(Protocol):
         """Return one of them, or a new one; `launch` is this one's with what one request adds to the environment."""
 
     def idle(self) -> int:
-        """Return how many processes are there without a request."""
+        """Return how many processes are there without a request, and can give way."""
 
     def warm(self) -> None:
         """Start what should be there ahead of requests."""
@@ -89,6 +89,18 @@ class Kept(Protocol):
         """Kill what is idle, and let what is in use end by itself."""
 
 
+class Cap(Protocol):
+    """Who counts what runs."""
+
+    max_processes: int
+
+    def free(self, idle: int) -> int:
+        """Return how many more processes there may be beside `idle` ones that can give way."""
+
+    def hosts(self, change: int) -> None:
+        """Count so many hosts more, or less, that cannot give way."""
+
+
 class Room(Protocol):
     """Who knows how many processes there may be."""
 
@@ -97,3 +109,6 @@ class Room(Protocol):
 
     def evict(self) -> bool:
         """Have some idle process given up, whosever it is; tell whether there was one."""
+
+    def hosts(self, change: int) -> None:
+        """Count so many hosts more, or less, that cannot give way."""

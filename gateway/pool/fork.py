@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.warden.client import Gone
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
+LINGER = 1.0  # seconds without a child until a host gives way: it is not to be lost between two calls of many
 
 
 class ForkHost:
@@ -44,6 +45,11 @@ class ForkHost:
         self._unfit = False
         self._strikes = 0
         self._ahead = Forked(launch, spawn, room)
+        self._coming = 0
+        self._counted = 0
+        """How many hosts take a place of their own."""
+        self._lingers = False
+        self._needed_at = 0.0
         self._called = False
         """There have been requests lately: the next one's process is forked ahead."""
         self._held = True
@@ -60,16 +66,23 @@ class ForkHost:
         if self._unfit:
             return await self._standby.obtain(launch, on_line)
         self._called = True
+        if not self._fits():
+            return self._spawn.start(launch, on_line)
         child = self._ahead.take(on_line)
         if child is None:
+            self.coming(1)
             return _Forking(self, launch, on_line)
+        child.gone.add_done_callback(self._count)
+        self._count()
         self._loop.call_soon(self._fork_ahead)  # the request goes first
         return child
 
     def idle(self) -> int:
-        """Return how many processes are there besides those that have a request."""
-        hosts = [host for host in (self._host, self._next) if host is not None and host.alive]
-        return len(hosts) + sum(host.busy > 0 for host in self._old) + len(self._ahead) + self._standby.idle()
+        """Return how many processes are there without a request, but for the hosts that are needed."""
+        hosts = [
+            host for host in (self._host, self._next) if host is not None and host.alive and not self._needed(host)
+        ]
+        return len(hosts) + len(self._ahead) + self._standby.idle()
 
     def warm(self) -> None:
         """Start the host."""
@@ -82,6 +95,8 @@ class ForkHost:
 
     def tend(self, now: float) -> None:
         """Replace a host that is worn or dead; let one go that nobody has needed for long."""
+        self._lingers = self._lingers and now - self._needed_at < LINGER
+        self._count()
         idle = now - self.used > self.launch.keep.warm_idle
         self._called = self._called and not idle
         while idle and self._ahead.shed():
@@ -106,7 +121,7 @@ class ForkHost:
         if self.shed():
             return True
         host = self._next or self._host
-        if host is not None and host.alive and not host.busy and host.is_ready:
+        if host is not None and host.alive and not self._needed(host):
             self._retire(host)
             return True
         return self._standby.evict()
@@ -118,6 +133,14 @@ class ForkHost:
         await self._ahead.close()
         await self._standby.close()
         await asyncio.gather(*[task for host, task in self._ending.items() if not host.busy], return_exceptions=True)
+
+    def coming(self, change: int) -> None:
+        """Count the calls for which the host is to fork: it cannot give way meanwhile."""
+        self._coming += change
+        if change > 0:
+            with contextlib.suppress(StartFailed):  # whoever comes will tell
+                self._current()
+        self._count()
 
     async def worker(self, launch: Launch, on_line: OnLine) -> Worker:
         """Return a forked process; a standby or a new one where that cannot be.
@@ -136,10 +159,34 @@ class ForkHost:
         except (BootFailed, StartFailed):
             # What is wrong with it a process of its own tells in its own words, and only this call waits for them.
             return self._spawn.start(launch, on_line)
+        child.gone.add_done_callback(self._count)
         self._loop.call_soon(self._fork_ahead)
         return child
 
     # --- private
+
+    def _fits(self) -> bool:
+        """Have others give way for the host and one more child; tell whether there is room for both."""
+        while self._room.free() < (self._host is None or not self._host.alive) - (len(self._ahead) > 0):
+            if not self._room.evict():
+                return False
+        return True
+
+    def _needed(self, host: Host) -> bool:
+        """Tell whether a host has a child in work, is to have one, or had one a moment ago."""
+        return host.busy > 0 or (host is self._host and (self._coming > 0 or self._lingers))
+
+    def _count(self, _gone: object = None) -> None:
+        """Have the hosts that are needed counted."""
+        if self._host is None or not self._host.alive:
+            self._lingers = False
+        elif self._host.busy or self._coming:
+            self._lingers, self._needed_at = True, self._loop.time()
+        hosts = {self._host, self._next, *self._old}
+        needed = sum(host is not None and host.alive and self._needed(host) for host in hosts)
+        if needed != self._counted:
+            change, self._counted = needed - self._counted, needed
+            self._room.hosts(change)
 
     def _fork_ahead(self) -> None:
         host = self._host
@@ -149,12 +196,14 @@ class ForkHost:
     def _current(self) -> Host:
         if self._host is None or not self._host.alive:
             self._host = self._booting()
+            self._count()
         return self._host
 
     def _booting(self) -> Host:
         host = Host(self._spawn, self.launch, self.notices.line)
         host.ready.add_done_callback(lambda ready: self._on_booted(host, ready.exception()))
         host.resident.gone.add_done_callback(lambda _: self._ahead.leave(host))
+        host.resident.gone.add_done_callback(self._count)
         self._ending[host] = task = self._loop.create_task(_cleared(host))
         task.add_done_callback(lambda _: self._ending.pop(host, None))
         return host
@@ -171,6 +220,7 @@ class ForkHost:
                 self._next = None
                 self._retire(self._host)
                 self._host = host
+                self._count()
             self._fork_ahead()
             return
         if host not in (self._host, self._next):  # it was given up meanwhile, or the gateway closes
@@ -203,9 +253,11 @@ class ForkHost:
                 self._old.add(host)
                 host.resident.gone.add_done_callback(functools.partial(self._forget, host))
                 host.retire()
+        self._count()
 
     def _forget(self, host: Host, _gone: asyncio.Future[Gone]) -> None:
         self._old.discard(host)
+        self._count()
 
     def _give_up(self, reason: str) -> None:
         if self._unfit:
@@ -241,7 +293,10 @@ class _Forking:
         self._worker: Worker | None = None
 
     async def run(self, payload: Payload, *, deadline: float) -> Completed:
-        worker = await self._obtained(deadline)
+        try:
+            worker = await self._obtained(deadline)
+        finally:
+            self._pool.coming(-1)
         if worker is None:
             return self._never_ran()
         self._worker = worker

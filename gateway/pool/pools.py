@@ -12,10 +12,10 @@ from gateway.pool.spawn import SpawnPool
 from gateway.pool.standby import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from gateway.events import Bus
-    from gateway.pool.base import Kept, OnLine, Room, Worker
+    from gateway.pool.base import Cap, Kept, OnLine, Room, Worker
     from gateway.process import Launch, Mode
     from gateway.warden.client import Warden
 
@@ -25,11 +25,11 @@ BEAT = 1.0  # seconds between two looks at what is kept
 class Pools:
     """Routes a launch to its connector's processes, and keeps those up to date with the registry."""
 
-    def __init__(self, warden: Warden, bus: Bus, free: Callable[[int], int]) -> None:
-        """`free(idle)` returns how many more processes may be started beside `idle` ones."""
+    def __init__(self, warden: Warden, bus: Bus, cap: Cap) -> None:
         self.spawn = SpawnPool(warden)
         self._bus = bus
-        self._free = free
+        self._cap = cap
+        self._hosts = 0
         self._kept: dict[str, Kept] = {}
         self._closing: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
@@ -77,8 +77,12 @@ class Pools:
         return (kept.mode, list(kept.notices)) if kept is not None else (launch.mode, [])
 
     def idle(self) -> int:
-        """Return how many processes are there without a request."""
+        """Return how many processes are there without a request, and can give way."""
         return sum(kept.idle() for kept in self._kept.values())
+
+    def kept(self) -> int:
+        """Return how many processes are there without a request."""
+        return self.idle() + self._hosts
 
     def evict(self) -> bool:
         """Have an idle process given up, of whoever has not needed his for longest; tell whether there was one.
@@ -90,7 +94,12 @@ class Pools:
 
     def free(self) -> int:
         """Return how many more processes may be started now."""
-        return self._free(self.idle())
+        return self._cap.free(self.idle())
+
+    def hosts(self, change: int) -> None:
+        """Count so many hosts more, or less, that cannot give way."""
+        self._hosts += change
+        self._cap.hosts(change)
 
     def _kept_for(self, launch: Launch) -> Kept | None:
         """Return where a launch's processes are kept; None where they are not."""
@@ -108,7 +117,7 @@ class Pools:
         if launch.mode == "persistent":
             return Persistent(launch, self.spawn, room, notices)
         standby = Standby(launch, self.spawn, room, notices)
-        if launch.mode == "standby":
+        if launch.mode == "standby" or self._cap.max_processes == 1:  # a host and its child are two
             return standby
         return ForkHost(launch, self.spawn, standby, room, notices)
 
