@@ -195,6 +195,26 @@ async def test_what_is_not_needed_goes_and_the_minimum_stays(site: Site) -> None
         await kept(gateway, 3)
 
 
+@pytest.mark.parametrize("mode", ["standby", "persistent"])
+async def test_the_minimum_is_there_again_after_a_death_in_idleness(site: Site, mode: str) -> None:
+    site.configure(python(site, f"mode: {mode}, warm_min: 1, warm_idle: 100ms"))
+    async with served(site) as gateway:
+        await do(gateway)
+        old = await kept(gateway, 1)
+        os.kill(*old, signal.SIGKILL)
+        await eventually(lambda: not gateway.connectors() & old)
+        assert not await kept(gateway, 1) & old
+
+
+async def test_the_minimum_is_replaced_when_it_is_worn(site: Site) -> None:
+    site.configure(python(site, "mode: persistent, warm_min: 1, warm_idle: 100ms, recycle_age: 2s"))
+    async with served(site) as gateway:
+        await do(gateway)
+        old = await kept(gateway, 1)
+        await eventually(lambda: not gateway.connectors() & old)
+        await kept(gateway, 1)
+
+
 async def test_what_is_kept_counts_and_gives_way(site: Site) -> None:
     site.script("echo.sh", "cat")
     entries = [

@@ -59,10 +59,12 @@ class Persistent:
         """Return how many processes have no request."""
         return len(self._free)
 
-    def warm(self) -> None:
-        """Start the first ones."""
+    def warm(self, *, idle: bool = False) -> None:
+        """Start the first ones, or those that are to stay after idleness."""
         self._held = False
-        while len(self._free) + self._busy < self.launch.keep.warm and self._room.free() > 0:
+        keep = self.launch.keep
+        wanted = min(keep.warm, keep.warm_min) if idle else keep.warm
+        while len(self._free) + self._busy < wanted and self._room.free() > 0:
             try:
                 self._free.append(self._start())
             except StartFailed:
@@ -82,8 +84,8 @@ class Persistent:
             elif process.resident.worn() or (idle and len(self._free) > self.launch.keep.warm_min):
                 self._free.remove(process)
                 self._end(process)
-        if not idle and not self._held:
-            self.warm()
+        if not self._held:
+            self.warm(idle=idle)
 
     def evict(self) -> bool:
         """Give up one without a request."""

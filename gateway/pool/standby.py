@@ -63,10 +63,12 @@ class Standby:
         """Return how many processes wait."""
         return len(self._waiting)
 
-    def warm(self) -> None:
-        """Start processes until `warm` wait, as far as there is room."""
+    def warm(self, *, idle: bool = False) -> None:
+        """Start processes until `warm` wait, or `warm_min` after idleness, as far as there is room."""
         self._held = False
-        while len(self._waiting) < self.launch.keep.warm and self._strikes < STRIKES and self._room.free() > 0:
+        keep = self.launch.keep
+        wanted = min(keep.warm, keep.warm_min) if idle else keep.warm
+        while len(self._waiting) < wanted and self._strikes < STRIKES and self._room.free() > 0:
             waiting = Waiting()
             try:
                 waiting.child = self._spawn.start(self.launch, waiting.on_line, ahead=True)
@@ -81,11 +83,11 @@ class Standby:
         for waiting in [one for one in self._waiting if not one.child.untouched]:
             self._waiting.remove(waiting)
             self._dismiss(waiting)
-        if now - self.used > self.launch.keep.warm_idle:
-            while len(self._waiting) > self.launch.keep.warm_min:
-                self.evict()
-        elif not self._held:
-            self.warm()
+        idle = now - self.used > self.launch.keep.warm_idle
+        while idle and len(self._waiting) > self.launch.keep.warm_min:
+            self.evict()
+        if not self._held:
+            self.warm(idle=idle)
 
     def evict(self) -> bool:
         """Give up one that waits."""
