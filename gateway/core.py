@@ -73,7 +73,8 @@ class Gateway:
             raise ConfigError(f"gateway.state_dir: {problem.filename}: {problem.strerror}") from problem
         try:
             if self._shared is not None:
-                self._shared.open(self.supervisor.grant)
+                self._shared.open(self.supervisor.grant, self.pools.on_asked)
+                self.supervisor.settle = self.pools.tell
             self.warden.open()
             if registry:
                 await self.registry.open(watch=watch)

@@ -57,6 +57,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
     uses: int = 1000
     age: float = 3600.0
     rss: int = 512 << 20
+    concurrency: int = 8
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Counts what runs and what waits: in this process alone, or exactly over all workers of one gateway.
+"""Counts what runs, waits and is kept: in this process alone, or exactly over all workers of one gateway.
 
 Workers share a file of counters. A cell has one writer, a row is read and changed under the file's lock, and who gives
 a slot back wakes the workers in which somebody waits. No process stands between a call and its slot.
@@ -7,6 +7,7 @@ a slot back wakes the workers in which somebody waits. No process stands between
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import mmap
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 ROWS = 4096  # connectors that can be counted, the first row is the sum
 NAME = 4  # cells of a row that hold the digest of the connector's name
+OWN = 3  # cells of a row that each worker has: running, waiting, kept
 CELL = 4  # bytes
+FREED, ASKED = b"freed", b"asked "  # what workers tell each other
+MESSAGE = 4096  # bytes
 HOSTS = ""  # the row of fork hosts with a child in work, which take places that are no connector's
 
 
@@ -49,6 +53,15 @@ class Slots(Protocol):
 
     def hosts(self, change: int) -> None:
         """Take a place for each of so many hosts whatever the bound, since they are there already; or give it back."""
+
+    def keep(self, name: str, change: int) -> None:
+        """Note that so many more processes, or less, of a connector are kept here; of all where the name is empty."""
+
+    def kept_elsewhere(self, name: str = "") -> int:
+        """Return how many other workers keep, of a connector or of all."""
+
+    def ask(self, name: str = "") -> None:
+        """Have a worker that keeps some end one of a connector's, or as many of all as are too many."""
 
 
 class LocalSlots:
@@ -94,13 +107,23 @@ class LocalSlots:
         self._running[HOSTS] = self._running.get(HOSTS, 0) + change
         self._total += change
 
+    def keep(self, name: str, change: int) -> None:
+        """See `Slots`: nobody else has to know."""
+
+    def kept_elsewhere(self, name: str = "") -> int:  # noqa: ARG002
+        """See `Slots`: there is nobody else."""
+        return 0
+
+    def ask(self, name: str = "") -> None:
+        """See `Slots`: there is nobody else."""
+
 
 class Table:
-    """The file of counters: a row a connector, in it two cells a worker (running, waiting)."""
+    """The file of counters: a row a connector, in it three cells a worker (running, waiting, kept)."""
 
     def __init__(self, file: Path | str, workers: int) -> None:
         self.workers = workers
-        self._stride = NAME + 2 * workers
+        self._stride = NAME + OWN * workers
         size = ROWS * self._stride * CELL
         self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if os.fstat(self._fd).st_size < size:
@@ -135,29 +158,35 @@ class Table:
                 return row
         raise GatewayError(f"more than {ROWS - 1} connectors cannot be counted over several workers")
 
-    def add(self, row: int, worker: int, *, running: int = 0, waiting: int = 0) -> None:
+    def add(self, row: int, worker: int, *, running: int = 0, waiting: int = 0, kept: int = 0) -> None:
         """Change a worker's own cells."""
-        start = row * self._stride + NAME + 2 * worker
-        self._cells[start] += running
-        self._cells[start + 1] += waiting
+        start = self._start(row, worker)
+        for cell, change in enumerate((running, waiting, kept), start):
+            self._cells[cell] += change
 
     def sum(self, row: int) -> tuple[int, int]:
         """Return how many run and how many wait, over all workers."""
-        start = row * self._stride + NAME
-        cells = self._cells[start : start + 2 * self.workers].tolist()
-        return sum(cells[::2]), sum(cells[1::2])
+        cells = self._cells[self._start(row, 0) : self._start(row, self.workers)].tolist()
+        return sum(cells[::OWN]), sum(cells[1::OWN])
 
     def waiters(self, row: int) -> list[int]:
         """Return the workers in which somebody waits."""
-        start = row * self._stride + NAME
-        return [worker for worker in range(self.workers) if self._cells[start + 2 * worker + 1]]
+        return [worker for worker in range(self.workers) if self._cells[self._start(row, worker) + 1]]
+
+    def keepers(self, row: int) -> dict[int, int]:
+        """Return the workers that keep something, and how much."""
+        kept = self._cells[self._start(row, 0) : self._start(row, self.workers)].tolist()[2::OWN]
+        return {worker: count for worker, count in enumerate(kept) if count}
 
     def clear(self, worker: int) -> None:
         """Forget what a worker held: it is dead, and so is everything it ran."""
         with self:
             for row in range(ROWS):
-                start = row * self._stride + NAME + 2 * worker
-                self._cells[start] = self._cells[start + 1] = 0
+                start = self._start(row, worker)
+                self._cells[start] = self._cells[start + 1] = self._cells[start + 2] = 0
+
+    def _start(self, row: int, worker: int) -> int:
+        return row * self._stride + NAME + OWN * worker
 
     def close(self) -> None:
         """Let go of the file."""
@@ -178,13 +207,13 @@ class SharedSlots:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
 
-    def open(self, on_freed: Callable[[], None]) -> None:
-        """Begin to hear of slots that other workers give back."""
+    def open(self, on_freed: Callable[[], None], on_asked: Callable[[str], None]) -> None:
+        """Begin to hear of slots that other workers give back, and of what they `ask`."""
         path = _wake_path(self._folder, self._worker)
         if os.path.exists(path):
             os.unlink(path)
         self._socket.bind(path)
-        asyncio.get_running_loop().add_reader(self._socket, self._on_wake, on_freed)
+        asyncio.get_running_loop().add_reader(self._socket, self._on_wake, on_freed, on_asked)
 
     def close(self) -> None:
         """Stop hearing."""
@@ -230,6 +259,27 @@ class SharedSlots:
         """See `Slots`."""
         return self._table.sum(0)[0]
 
+    def keep(self, name: str, change: int) -> None:
+        """See `Slots`."""
+        with self._table as table:
+            table.add(table.row(name) if name else 0, self._worker, kept=change)
+
+    def kept_elsewhere(self, name: str = "") -> int:
+        """See `Slots`."""
+        return sum(count for _, count in self._keepers(name))
+
+    def ask(self, name: str = "") -> None:
+        """See `Slots`."""
+        first = [worker for worker, _ in self._keepers(name)[:1]]  # one by one: two would give up too much
+        ring(self._socket, self._folder, first, ASKED + name.encode())
+
+    def _keepers(self, name: str) -> list[tuple[int, int]]:
+        row = 0
+        if name:
+            with self._table as table:
+                row = table.row(name)
+        return [(worker, count) for worker, count in self._table.keepers(row).items() if worker != self._worker]
+
     def _change(self, name: str, change: int) -> None:
         with self._table as table:
             row = table.row(name)
@@ -239,19 +289,19 @@ class SharedSlots:
             wake = set(table.waiters(0 if full else row)) - {self._worker} if change < 0 else ()
         ring(self._socket, self._folder, wake)
 
-    def _on_wake(self, on_freed: Callable[[], None]) -> None:
-        try:
-            while self._socket.recv(16):
-                pass
-        except BlockingIOError:
-            on_freed()
+    def _on_wake(self, on_freed: Callable[[], None], on_asked: Callable[[str], None]) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while message := self._socket.recv(MESSAGE):
+                if message.startswith(ASKED):
+                    on_asked(message.removeprefix(ASKED).decode())
+        on_freed()
 
 
-def ring(bell: socket.socket, folder: Path | str, workers: Iterable[int]) -> None:
-    """Tell workers that slots may have come free."""
+def ring(bell: socket.socket, folder: Path | str, workers: Iterable[int], message: bytes = FREED) -> None:
+    """Tell workers that slots may have come free, or what is asked of them."""
     for worker in workers:
         try:
-            bell.sendto(b"1", _wake_path(folder, worker))
+            bell.sendto(message, _wake_path(folder, worker))
         except OSError:  # it is gone, or has not read its last wake-up yet: either will do
             continue
 

@@ -16,7 +16,7 @@ from gateway.process import GRACE, Stop
 from gateway.slots import HOSTS, LocalSlots
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from gateway.config import Limits
     from gateway.pool.base import Worker
@@ -57,6 +57,7 @@ class Supervisor:
     def __init__(self, max_processes: int, bus: Bus, slots: Slots | None = None) -> None:
         self.state = State.SERVING
         self.slots = slots or LocalSlots(max_processes)
+        self.shared = slots is not None
         self.max_processes = max_processes
         self._bus = bus
         self._lanes: dict[str, Lane] = {}
@@ -67,6 +68,8 @@ class Supervisor:
         self._less = asyncio.Event()
         self._stopping = False
         self._stopped = 0
+        self.settle: Callable[[str], None] = lambda _: None
+        """Told of a connector whose run is over, before its slot is given back."""
 
     def in_flight(self, name: str) -> int:
         """Return how many runs of a connector hold a slot."""
@@ -83,7 +86,22 @@ class Supervisor:
 
     def free(self, idle: int) -> int:
         """Return how many more processes there may be beside `idle` ones that can give way."""
-        return self.max_processes - self.slots.total() - idle if self.state is State.SERVING else 0
+        if self.state is not State.SERVING:
+            return 0
+        return self.max_processes - self.slots.total() - idle - self.slots.kept_elsewhere()
+
+    def present(self, name: str) -> int:
+        """Return how many processes of a connector have a request, or are kept by other workers."""
+        return self.slots.running(name) + self.slots.kept_elsewhere(name)
+
+    def keep(self, name: str, change: int) -> None:
+        """Tell other workers how many more, or less, are kept here: of a connector, or of all where it has no name."""
+        if self.state is not State.CLOSED:
+            self.slots.keep(name, change)
+
+    def ask(self, name: str = "") -> None:
+        """Ask another worker to give up one of a connector that it keeps, or what is too much."""
+        self.slots.ask(name)
 
     def hosts(self, change: int) -> None:
         """Count so many fork hosts more, or less, that cannot give way: each takes the place of a run."""
@@ -135,6 +153,7 @@ class Supervisor:
             yield
         finally:
             lane.typical += 0.2 * (time.monotonic() - begun - lane.typical)
+            self.settle(name)
             self.slots.give(name)
             self.grant()
 

@@ -64,16 +64,36 @@ def test_a_dead_workers_slots_are_free_once_it_is_cleared(
 async def test_giving_back_wakes_only_a_worker_in_which_somebody_waits(tmp_path: Path) -> None:
     first, second = SharedSlots(tmp_path, 0, 2, 3), SharedSlots(tmp_path, 1, 2, 3)
     woken: list[int] = []
-    first.open(lambda: woken.append(0))
-    second.open(lambda: woken.append(1))
+    asked: list[str] = []
+    first.open(lambda: woken.append(0), asked.append)
+    second.open(lambda: woken.append(1), asked.append)
     assert first.take("fax", 1)
     first.give("fax")
     assert first.take("fax", 1)
     second.wait("fax", 1)
     first.give("fax")
     await eventually(lambda: woken)
-    assert woken == [1]
+    assert (woken, asked) == ([1], [])
     for one in (first, second):
+        one.close()
+
+
+async def test_one_worker_is_asked_for_what_it_keeps(tmp_path: Path) -> None:
+    workers = [SharedSlots(tmp_path, number, 3, 3) for number in range(3)]
+    asked: list[tuple[int, str]] = []
+    for number, one in enumerate(workers):
+        one.open(lambda: None, lambda name, number=number: asked.append((number, name)))
+    for number in (1, 2):
+        workers[number].keep("", 2)
+        workers[number].keep("fax", number)
+    assert [one.kept_elsewhere() for one in workers] == [4, 2, 2]
+    assert [one.kept_elsewhere("fax") for one in workers] == [3, 2, 1]
+    workers[0].ask()
+    workers[1].ask("fax")
+    workers[0].ask("nobody's")
+    await eventually(lambda: len(asked) == 2)
+    assert sorted(asked) == [(1, ""), (2, "fax")]
+    for one in workers:
         one.close()
 
 

@@ -92,6 +92,70 @@ async def test_concurrency_is_exact_over_all_workers(team: Server, site: Site) -
     assert {answer.body for answer in answers} <= {1, 2}
 
 
+async def on(worker: int, site: Site, target: str, params: Any = None) -> Any:
+    """Call one worker, on the socket on which it answers the others; return the result."""
+    (socket,) = site.state.glob(f"run/team-*/worker-{worker}.sock")
+    folder = os.open(socket.parent, os.O_RDONLY)  # the path may be too long for an address
+    try:
+        connector = aiohttp.UnixConnector(f"/proc/self/fd/{folder}/{socket.name}")
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post(f"http://worker/v1/do/{target}", json=params or {}) as response,
+        ):
+            answer = await response.json()
+            assert response.status == 200, answer
+            return answer["command_response"]["body"]
+    finally:
+        os.close(folder)
+
+
+LINES = """
+import json, os, sys
+for line in sys.stdin:
+    params = json.loads(line)["params"]
+    os.write(3, json.dumps({"pid": os.getpid(), "alive": [os.path.exists(f"/proc/{pid}") for pid in params["old"]]}).encode() + b"\\n")
+"""
+
+
+@contextlib.asynccontextmanager
+async def two_workers(site: Site, connectors: str, gateway: str = "") -> AsyncIterator[Server]:
+    site.python("lines.py", LINES)
+    site.configure(connectors, gateway=f"workers: 2\n{gateway}")
+    async with served(site) as server:
+        await eventually(lambda: len(server.events("listening")) == 2)
+        yield server
+
+
+async def test_a_persistent_process_gives_way_to_one_in_another_worker(site: Site) -> None:
+    line = f"line: {{run: [./lines.py], mode: persistent, concurrency: 1, {GO}}}"
+    async with two_workers(site, line) as server:
+        await eventually(lambda: len(server.connectors()) == 1)
+        old = list(server.connectors())
+        for worker in (1, 0, 1):
+            answer = await on(worker, site, "line/Go", {"old": old})
+            assert answer["alive"] == [False] * len(old), "it is gone before there is another"
+            old.append(answer["pid"])
+            assert server.connectors() == {answer["pid"]}
+        again = await on(1, site, "line/Go", {"old": []})
+        assert again["pid"] == old[-1]
+
+
+async def test_what_one_worker_keeps_gives_way_to_calls_of_another(site: Site) -> None:
+    site.script("slow.sh", COUNTING)
+    entries = f"""
+    line: {{run: [./lines.py], mode: persistent, concurrency: 3, warm: 3, {GO}}}
+    slow: {{run: [./slow.sh], env: {{DIR: {site.folder}}}, {GO}}}
+    """
+    async with two_workers(site, entries, "max_processes: 3") as server:
+        kept = await eventually(lambda: server.connectors() if len(server.connectors()) == 3 else None)
+        calls = [asyncio.create_task(on(1, site, "slow/Go")) for _ in range(2)]
+        await eventually(lambda: len(kept & server.connectors()) == 1)
+        assert (await server.status())["processes"] == {"in_flight": 2, "kept": 1, "max": 3}
+        (site.folder / "gate").touch()
+        await asyncio.gather(*calls)
+        await eventually(lambda: len(server.connectors()) == 3)
+
+
 async def test_metrics_are_summed_over_workers(team: Server) -> None:
     await asyncio.gather(*(fresh(team, "echo/Go") for _ in range(20)))
     line = 'gateway_runs_total{command="Go",connector="echo",outcome="ok"} 20.0'

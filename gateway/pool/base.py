@@ -93,6 +93,8 @@ class Cap(Protocol):
     """Who counts what runs."""
 
     max_processes: int
+    shared: bool
+    """Other workers count too."""
 
     def free(self, idle: int) -> int:
         """Return how many more processes there may be beside `idle` ones that can give way."""
@@ -100,12 +102,21 @@ class Cap(Protocol):
     def hosts(self, change: int) -> None:
         """Count so many hosts more, or less, that cannot give way."""
 
+    def present(self, name: str) -> int:
+        """Return how many processes of a connector have a request, or are kept by other workers."""
+
+    def keep(self, name: str, change: int) -> None:
+        """Tell other workers how many more, or less, are kept here: of a connector, or of all where it has no name."""
+
+    def ask(self, name: str = "") -> None:
+        """Ask another worker to give up one of a connector that it keeps, or what is too much."""
+
 
 class Room(Protocol):
     """Who knows how many processes there may be."""
 
-    def free(self) -> int:
-        """Return how many more processes may be started now."""
+    def free(self, launch: Launch | None = None) -> int:
+        """Return how many more processes may be started now; of one connector, `concurrency` holds as well."""
 
     def evict(self) -> bool:
         """Have some idle process given up, whosever it is; tell whether there was one."""

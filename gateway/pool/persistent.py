@@ -64,7 +64,7 @@ class Persistent:
         self._held = False
         keep = self.launch.keep
         wanted = min(keep.warm, keep.warm_min) if idle else keep.warm
-        while len(self._free) + self._busy < wanted and self._room.free() > 0:
+        while len(self._free) + self._busy < wanted and self._room.free(self.launch) > 0:
             try:
                 self._free.append(self._start())
             except StartFailed:
@@ -99,6 +99,14 @@ class Persistent:
         self._closed = True
         while self.evict():
             pass
+        await self.left()
+
+    def leaving(self) -> int:
+        """Return how many processes have been given up and are not gone yet."""
+        return len(self._ending)
+
+    async def left(self) -> None:
+        """Wait until those are gone."""
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def give_back(self, process: _Process, *, answered: bool) -> None:

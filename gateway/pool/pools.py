@@ -12,7 +12,7 @@ from gateway.pool.spawn import SpawnPool
 from gateway.pool.standby import Standby
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from gateway.events import Bus
     from gateway.pool.base import Cap, Kept, OnLine, Room, Worker
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from gateway.warden.client import Warden
 
 BEAT = 1.0  # seconds between two looks at what is kept
+PATIENCE = 2.0  # seconds that a process of a connector has to go before there is another in its place
+LOOK = 0.01  # seconds between two looks whether it has gone
 
 
 class Pools:
@@ -34,6 +36,8 @@ class Pools:
         self._closing: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
         self._keeping = False
+        self._told: dict[str, tuple[int, int]] = {}
+        """What other workers know of each connector: processes that can give way, and persistent ones."""
 
     def open(self) -> None:
         """Start tending."""
@@ -52,11 +56,13 @@ class Pools:
         Raises:
             StartFailed: there is none to be had.
         """
+        if launch.mode == "persistent":
+            await self._go_first(launch)
         kept = self._kept_for(launch)
         worker = await kept.obtain(launch, on_line) if kept is not None else self.spawn.start(launch, on_line)
         # Only now is it known whether there is one process more, or one of those that were there has got a request.
-        while self.free() < 0 and self.evict():
-            pass
+        self._shrink()
+        self.tell(launch.name)
         return worker
 
     def keep(self, launches: Iterable[Launch], *, ahead: bool = True) -> None:
@@ -64,12 +70,13 @@ class Pools:
         self._keeping = True
         wanted = {launch.name: launch for launch in launches if launch.mode != "spawn"}
         for name in [name for name, kept in self._kept.items() if wanted.get(name) != kept.launch]:
-            self._close(self._kept.pop(name))
+            self._close_soon(self._kept.pop(name).close())
         for launch in wanted.values():
             if launch.name not in self._kept:
                 kept = self._kept[launch.name] = self._make(launch)
                 if ahead:
                     kept.warm()
+        self._tell_all()
 
     def told(self, launch: Launch) -> tuple[Mode, list[str]]:
         """Return the mode that a connector's processes are obtained in, and what there is to know of them."""
@@ -90,11 +97,43 @@ class Pools:
         What is forked ahead goes first, whosever it is: it is there again in no time.
         """
         kept = sorted(self._kept.values(), key=lambda one: one.used)
-        return any(one.shed() for one in kept if isinstance(one, ForkHost)) or any(one.evict() for one in kept)
+        found = any(one.shed() for one in kept if isinstance(one, ForkHost)) or any(one.evict() for one in kept)
+        self._tell_all()
+        return found
 
-    def free(self) -> int:
-        """Return how many more processes may be started now."""
-        return self._cap.free(self.idle())
+    def free(self, launch: Launch | None = None) -> int:
+        """Return how many more processes may be started now; of one connector, `concurrency` holds as well."""
+        free = self._cap.free(self.idle())
+        if launch is None:
+            return free
+        there = sum(self._there(self._kept.get(launch.name)))
+        return min(free, launch.keep.concurrency - self._cap.present(launch.name) - there)
+
+    def tell(self, name: str) -> None:
+        """Tell other workers what is kept of a connector."""
+        if not self._cap.shared:
+            return
+        kept = self._kept.get(name)
+        idle, there = kept.idle() if kept is not None else 0, sum(self._there(kept))
+        before = self._told.get(name, (0, 0))
+        if idle != before[0]:
+            self._cap.keep("", idle - before[0])
+        if there != before[1]:
+            self._cap.keep(name, there - before[1])
+        if idle or there:
+            self._told[name] = idle, there
+        else:
+            self._told.pop(name, None)
+
+    def on_asked(self, name: str) -> None:
+        """Give up what another worker needs: of a connector, or of all where it has no name."""
+        kept = self._kept.get(name)
+        if not name:
+            self._shrink()
+        elif isinstance(kept, Persistent):
+            if not kept.leaving():
+                kept.evict()
+            self._close_soon(self._tell_when_left(kept))
 
     def hosts(self, change: int) -> None:
         """Count so many hosts more, or less, that cannot give way."""
@@ -121,8 +160,44 @@ class Pools:
             return standby
         return ForkHost(launch, self.spawn, standby, room, notices)
 
-    def _close(self, kept: Kept) -> None:
-        task = asyncio.ensure_future(kept.close())
+    def _shrink(self) -> None:
+        """Have what is too much given up, here or in another worker."""
+        while self.free() < 0:
+            if not self.evict():
+                self._cap.ask()
+                return
+
+    async def _go_first(self, launch: Launch) -> None:
+        """Have a process of a connector go, here or in another worker, where one more would be one too many."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        while loop.time() < deadline:
+            idle, leaving = self._there(self._kept.get(launch.name))
+            if idle or self._cap.present(launch.name) + leaving <= launch.keep.concurrency:
+                return
+            self._cap.ask(launch.name)
+            await asyncio.sleep(LOOK)
+
+    def _too_many(self, kept: Persistent) -> bool:
+        """Tell whether two workers have started a process of a connector at the same time."""
+        idle = kept.idle()
+        return idle > 0 and idle + self._cap.present(kept.launch.name) > kept.launch.keep.concurrency
+
+    @staticmethod
+    def _there(kept: Kept | None) -> tuple[int, int]:
+        """Return how many processes of a connector are there without a request, and how many are about to go."""
+        return (kept.idle(), kept.leaving()) if isinstance(kept, Persistent) else (0, 0)
+
+    def _tell_all(self) -> None:
+        for name in {*self._told, *self._kept}:
+            self.tell(name)
+
+    async def _tell_when_left(self, kept: Persistent) -> None:
+        await kept.left()
+        self.tell(kept.launch.name)
+
+    def _close_soon(self, closing: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(closing)
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -133,6 +208,10 @@ class Pools:
             # Hosts come last: what they fork ahead takes what room the others leave.
             for kept in sorted(self._kept.values(), key=lambda one: isinstance(one, ForkHost)):
                 kept.tend(loop.time())
+                if isinstance(kept, Persistent) and self._too_many(kept):
+                    kept.evict()
+            self._shrink()
+            self._tell_all()
 
 
 def _same(kept: Launch, launch: Launch) -> bool:

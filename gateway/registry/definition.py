@@ -175,6 +175,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
                 uses=limits.recycle_uses,
                 age=float(limits.recycle_age),
                 rss=int(limits.recycle_rss),
+                concurrency=limits.concurrency,
             ),
             redact=redact,
         ),
