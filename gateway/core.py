@@ -51,7 +51,8 @@ class Gateway:
         self.warden = Warden(self.run_folder, cgroup=settings.cgroup)
         self.supervisor = Supervisor(settings.max_processes, bus, self._shared)
         self.pools = Pools(self.warden, bus, self.supervisor)
-        self.registry = Registry(settings, Describer(self.pools.spawn, settings.state_dir / "describe"), bus)
+        self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
+        self.registry = Registry(settings, self.describer, bus)
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
         self.desk = Desk(self.registry, self.invoker)
         self.threads_left = False

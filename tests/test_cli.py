@@ -97,6 +97,38 @@ def test_check_and_list_say_that_all_is_well() -> None:
     assert "asked/Told" in [one["id"] for one in json.loads(listed_json.stdout)]
 
 
+def test_check_estimates_what_is_kept_in_memory(site: Site) -> None:
+    (site.folder / "big.py").write_text(
+        "ballast = bytearray(80 << 20)\nfor at in range(0, 80 << 20, 4096): ballast[at] = 1\ndef Do(): return 1\n"
+    )
+    site.script("asked.sh", """cat > /dev/null; echo '{"commands": [{"name": "Go", "parameters": []}]}'""")
+    site.configure(
+        f"""
+        forked: {{runtime: python, module: ./big.py}}
+        stays: {{runtime: python, module: ./big.py, mode: persistent, concurrency: 3}}
+        asked: {{run: [./asked.sh]}}
+        declared: {{run: [cat], mode: standby, {ANY}}}
+        """
+    )
+    told, check = (
+        json.loads(here("check", "--json").stdout),
+        here("check").stdout,
+    )  # the second time from what is remembered
+    memory = {one["name"]: one["memory"] for one in told["connectors"]}
+    size = memory["forked"]["process_mib"]
+    assert 80 < size < 160
+    assert memory["forked"] == {"process_mib": size, "start_mib": size, "most_mib": size}
+    other = memory["stays"]["process_mib"]
+    assert memory["stays"] == {"process_mib": other, "start_mib": other, "most_mib": 3 * other}
+    assert memory["asked"]["process_mib"] < 20
+    assert memory["asked"]["most_mib"] == 0
+    assert memory["declared"] == {"process_mib": None, "start_mib": None, "most_mib": None}
+    assert told["memory"] == {"start_mib": size + other, "most_mib": size + 3 * other, "not_measured": 1}
+    assert f"up to {3 * other} MiB once there are calls" in check
+    assert "not measured" in check
+    assert f"memory that is kept, estimated: {size + other} MiB, up to {size + 3 * other} MiB" in check
+
+
 def test_check_finds_every_bad_connector_and_ends_with_status_1(site: Site) -> None:
     site.script("dies.sh", "echo 'cannot [x] go on' >&2; exit 9")
     site.script("locked.sh", "cat").chmod(0o644)

@@ -14,22 +14,37 @@ if TYPE_CHECKING:
     """Takes a line of log: the stream's name and the text."""
 
 
-def keeps(launch: Launch) -> str:
+def keeps(launch: Launch, workers: int = 1) -> str:
     """Say which processes are there without a request."""
     keep = launch.keep
     if launch.mode == "spawn" or (keep.warm == 0 and launch.mode == "standby"):
         return "nothing"
+    each = f"; each of {workers} workers, once it is called" if workers > 1 else ""
     if launch.mode == "fork":
         ahead = f", {keep.warm} forked ahead from the first call on" if keep.warm else ", from the first call on"
         least = "" if keep.warm_min else "none"
         if keep.warm and keep.warm_min:
             least = "the host alone"
-        return f"1 host{ahead}" + (f", {least} after {keep.warm_idle:g} s without a call" if least else "")
+        return f"1 host{ahead}" + (f", {least} after {keep.warm_idle:g} s without a call" if least else "") + each
     least = (
         f", {keep.warm_min or 'none'} after {keep.warm_idle:g} s without a call" if keep.warm > keep.warm_min else ""
     )
-    used = "" if launch.mode == "standby" else ", and those that calls have needed"
-    return f"{keep.warm} {'process' if keep.warm == 1 else 'processes'}{used}{least}"
+    used = "" if launch.mode == "standby" else f", and those that calls have needed (at most {keep.concurrency})"
+    return f"{keep.warm} {'process' if keep.warm == 1 else 'processes'}{used}{least}{each}"
+
+
+def counts(launch: Launch, workers: int) -> tuple[int, int]:
+    """Return how many processes are there without a request from the start on, and at most once there have been calls.
+
+    What is forked ahead is not counted: nearly all of its memory is its host's.
+    """
+    keep = launch.keep
+    if launch.mode == "spawn":
+        return 0, 0
+    if launch.mode == "persistent":
+        return min(keep.warm, keep.concurrency), keep.concurrency
+    ahead = keep.warm if launch.mode == "standby" else min(keep.warm, 1)
+    return ahead, workers * (1 if launch.mode == "fork" else keep.warm)
 
 
 class Worker(Protocol):

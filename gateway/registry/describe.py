@@ -26,6 +26,7 @@ AT_ONCE = 4
 class _Cached(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
     description: Description
+    peak_rss: int
 
 
 class Describer:
@@ -40,11 +41,13 @@ class Describer:
 
     def remembered(self, connector: Connector) -> Description | None:
         """Return what the same executable answered before."""
-        try:
-            cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
-        except (OSError, msgspec.MsgspecError):
-            return None
-        return cached.description if cached.identity == connector.identity else None
+        cached = self._cached(connector)
+        return cached.description if cached is not None else None
+
+    def peak_rss(self, connector: Connector) -> int | None:
+        """Return the most resident bytes that it had meanwhile; None when it has not been asked."""
+        cached = self._cached(connector)
+        return cached.peak_rss if cached is not None else None
 
     async def ask(self, connector: Connector) -> Description:
         """Run the executable, and remember what it answers.
@@ -69,7 +72,7 @@ class Describer:
         if completed.status:
             raise Quarantine(f"describe failed: exit status {completed.status}{tail}")
         with contextlib.suppress(OSError):  # a full disk: it will be asked again
-            await asyncio.to_thread(self._remember, connector, description)
+            await asyncio.to_thread(self._remember, connector, description, completed.peak_rss)
         return description
 
     async def _run(self, connector: Connector) -> Completed:
@@ -83,9 +86,17 @@ class Describer:
     def _file(self, connector: Connector) -> Path:
         return self._folder / f"{connector.name}.json"
 
-    def _remember(self, connector: Connector, description: Description) -> None:
+    def _cached(self, connector: Connector) -> _Cached | None:
+        try:
+            cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return cached if cached.identity == connector.identity else None
+
+    def _remember(self, connector: Connector, description: Description, peak_rss: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(connector)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_bytes(msgspec.json.encode(_Cached(identity=connector.identity, description=description)))
+        cached = _Cached(identity=connector.identity, description=description, peak_rss=peak_rss)
+        draft.write_bytes(msgspec.json.encode(cached))
         draft.replace(file)
