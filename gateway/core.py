@@ -20,7 +20,6 @@ from gateway.jobs.targets import Targets
 from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
-from gateway.registry.snapshot import State
 from gateway.slots import SharedSlots
 from gateway.supervisor import Supervisor
 from gateway.warden.client import Warden
@@ -142,10 +141,6 @@ class Gateway:
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
         return self.desk.jobs.health().open if self.desk.jobs is not None else 0
-
-    def quarantined(self) -> int:
-        """Return how many connectors cannot be served."""
-        return sum(one.state is State.QUARANTINED for one in self.registry.snapshot.statuses.values())
 
 
 def claim(folder: Path) -> int:

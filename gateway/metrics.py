@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.events import CallbackTried, Event, JobFinished, RunFinished
+from gateway.events import CallbackTried, Event, JobFinished, RegistryLoaded, RunFinished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,9 +27,6 @@ class Load(Protocol):
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
-
-    def quarantined(self) -> int:
-        """Return how many connectors cannot be served."""
 
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
@@ -54,9 +52,17 @@ class Metrics:
             ("verdict",),
             registry=self._registry,
         )
+        self._quarantined = Gauge(
+            "gateway_quarantined",
+            "Connectors that cannot be served",
+            multiprocess_mode="livemax",  # where workers do not agree, the worst is told
+            registry=self._registry,
+        )
         self._load = _LoadCollector(load)
         if shared is None:
             self._registry.register(self._load)
+        else:
+            _forget_the_dead(shared)
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -66,6 +72,8 @@ class Metrics:
             self._jobs.labels(event.state).inc()
         elif isinstance(event, CallbackTried):
             self._callbacks.labels(event.verdict).inc()
+        elif isinstance(event, RegistryLoaded):
+            self._quarantined.set(event.quarantined)
 
     def _count(self, event: RunFinished) -> None:
         labels = (event.connector, event.command)
@@ -93,6 +101,14 @@ class Metrics:
         return Histogram(name, what, ("connector", "command"), buckets=buckets, registry=self._registry)
 
 
+def _forget_the_dead(shared: Path) -> None:
+    """Remove what workers that are gone said of the present."""
+    for file in shared.glob("gauge_live*_*.db"):
+        pid = file.stem.rpartition("_")[2]
+        if not os.path.exists(f"/proc/{pid}"):
+            file.unlink(missing_ok=True)
+
+
 class _LoadCollector(Collector):
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -110,6 +126,3 @@ class _LoadCollector(Collector):
         if held is not None:  # no sample is better than a 0 that nobody has counted
             open_jobs.add_metric([], held)
         yield open_jobs
-        yield GaugeMetricFamily(
-            "gateway_quarantined", "Connectors that cannot be served", value=self._load.quarantined()
-        )

@@ -25,9 +25,6 @@ class Idle:
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         return []
 
-    def quarantined(self) -> int:
-        return 0
-
     def open_jobs(self) -> int:
         return 0
 

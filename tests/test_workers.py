@@ -92,21 +92,31 @@ async def test_concurrency_is_exact_over_all_workers(team: Server, site: Site) -
     assert {answer.body for answer in answers} <= {1, 2}
 
 
-async def on(worker: int, site: Site, target: str, params: Any = None) -> Any:
-    """Call one worker, on the socket on which it answers the others; return the result."""
+@contextlib.asynccontextmanager
+async def talking_to(worker: int, site: Site) -> AsyncIterator[aiohttp.ClientSession]:
+    """Have a session with one worker, on the socket on which it answers the others."""
     (socket,) = site.state.glob(f"run/team-*/worker-{worker}.sock")
     folder = os.open(socket.parent, os.O_RDONLY)  # the path may be too long for an address
     try:
         connector = aiohttp.UnixConnector(f"/proc/self/fd/{folder}/{socket.name}")
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.post(f"http://worker/v1/do/{target}", json=params or {}) as response,
-        ):
-            answer = await response.json()
-            assert response.status == 200, answer
-            return answer["command_response"]["body"]
+        async with aiohttp.ClientSession("http://worker", connector=connector) as session:
+            yield session
     finally:
         os.close(folder)
+
+
+async def on(worker: int, site: Site, target: str, params: Any = None) -> Any:
+    """Call a connector in one worker; return the result."""
+    async with talking_to(worker, site) as session, session.post(f"/v1/do/{target}", json=params or {}) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+        return answer["command_response"]["body"]
+
+
+async def get(worker: int, site: Site, path: str) -> Any:
+    """Ask one worker."""
+    async with talking_to(worker, site) as session, session.get(path) as response:
+        return await (response.json() if response.content_type == "application/json" else response.text())
 
 
 LINES = """
@@ -202,6 +212,46 @@ async def test_a_crashed_worker_is_replaced_and_its_slots_are_free_again(team: S
     answers = await asyncio.gather(*(fresh(team, "slow/Go") for _ in range(4)))
     assert {answer.status for answer in answers} == {200}
     assert team.events("worker_died")
+
+
+DESCRIBING = """
+request=$(cat)
+case $request in
+*'"op":"describe"'*)
+  echo x >> $DIR/$1.asked
+  sleep 0.3
+  if [ $1 = flaky ] && mkdir $DIR/broken; then echo 'not now' >&2; exit 1; fi
+  echo '{"commands": [{"name": "Go", "parameters": []}]}';;
+*) echo 1;;
+esac
+"""
+
+
+async def test_one_worker_asks_what_a_connector_can_do_and_all_tell_the_same(site: Site) -> None:
+    site.script("describing.sh", DESCRIBING)
+    entries = "\n".join(
+        f"{name}: {{run: [./describing.sh, {name}], env: {{DIR: {site.folder}}}}}" for name in ("good", "flaky")
+    )
+    async with two_workers(site, entries) as server:
+        await eventually(lambda: len((site.folder / "flaky.asked").read_text().split()) == 2)
+
+        async def settled() -> bool:
+            states = [await get(worker, site, "/v1/status?alone") for worker in (0, 1)]
+            return {one["connectors"]["flaky"]["state"] for one in states} == {"ready", "quarantined"}
+
+        await eventually(settled)
+        for worker in (0, 1):
+            flaky = (await get(worker, site, "/v1/status"))["connectors"]["flaky"]
+            assert (flaky["state"], "not now" in flaky["reason"]) == ("quarantined", True)
+            assert "gateway_quarantined 1.0" in await get(worker, site, "/metrics")
+        assert (site.folder / "good.asked").read_text().split() == ["x"]
+
+        async def healed() -> bool:
+            flaky = (await server.status())["connectors"]["flaky"]
+            return bool(flaky["state"] == "ready")
+
+        await eventually(healed)
+        assert len((site.folder / "flaky.asked").read_text().split()) == 2
 
 
 async def test_sigterm_drains_all_workers(team: Server, site: Site) -> None:

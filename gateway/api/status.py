@@ -20,6 +20,7 @@ PATIENCE = 2.0  # seconds that another worker has to answer
 KEPT = 10  # outcomes of a connector
 _PASSED_ON = {"authorization", "spiff-connector-proxy-api-key"}
 _MODES = (None, "persistent", "fork", "standby", "spawn")  # each but the first falls back to the next
+_STATES = ("ready", "describing", "quarantined")  # from good to bad
 _CIRCUITS = ("closed", "half_open", "open")  # from good to bad
 
 
@@ -66,9 +67,10 @@ def _add(own: dict[str, Any], other: dict[str, Any]) -> None:
         mine["notices"] += [notice for notice in theirs["notices"] if notice not in mine["notices"]]
         mine["mode"] = max(mine["mode"], theirs["mode"], key=_MODES.index)
         if _rank(theirs) > _rank(mine):
-            mine["circuit"], mine["reason"] = theirs["circuit"], theirs["reason"]
+            mine.update({key: theirs[key] for key in ("state", "circuit", "reason") if key in theirs})
 
 
-def _rank(connector: dict[str, Any]) -> int:
+def _rank(connector: dict[str, Any]) -> tuple[int, int]:
+    """Tell how bad it is."""
     circuit = connector.get("circuit")
-    return _CIRCUITS.index(circuit) if circuit in _CIRCUITS else 0
+    return _STATES.index(connector["state"]), _CIRCUITS.index(circuit) if circuit in _CIRCUITS else 0

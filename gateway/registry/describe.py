@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from gateway.process import Completed, StartFailed
 from gateway.protocol import DescribeRequest, Description, read_description
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from gateway.pool.base import Pool
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 10.0  # seconds
 AT_ONCE = 4
+MARGIN = 5.0  # seconds beyond the timeout after which another gateway that asks is not waited for any more
+LOOK = 0.05  # seconds between two looks whether it is done
 
 
 class _Cached(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,13 +54,25 @@ class Describer:
         return cached.peak_rss if cached is not None else None
 
     async def ask(self, connector: Connector) -> Description:
-        """Run the executable, and remember what it answers.
+        """Run the executable, and remember what it answers; or read what another worker has been told meanwhile.
 
         Raises:
             Quarantine: it did not answer properly; the message says what it did instead.
         """
-        async with self._turns:
-            completed = await self._run(connector)
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + self._timeout + MARGIN
+        while True:
+            async with self._turns:
+                known = self.remembered(connector)
+                if known is not None:
+                    return known
+                with self._locked(connector) as ours:
+                    if ours or loop.time() > patience:
+                        return await self._ask(connector)
+            await asyncio.sleep(LOOK)
+
+    async def _ask(self, connector: Connector) -> Description:
+        completed = await self._run(connector)
         tail = f"; stderr: {connector.redact(completed.log_tail)[-1000:]}" if completed.log_tail else ""
         if completed.stop is not None:
             raise Quarantine(f"describe did not end within {self._timeout:g} s{tail}")
@@ -85,6 +101,25 @@ class Describer:
 
     def _file(self, connector: Connector) -> Path:
         return self._folder / f"{connector.name}.json"
+
+    @contextlib.contextmanager
+    def _locked(self, connector: Connector) -> Iterator[bool]:
+        """Keep other gateways from asking the same executable at the same time; False where one of them asks it now."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / f"{connector.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # nothing can be remembered there either
+            yield True
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = False
+        try:
+            yield ours
+        finally:
+            os.close(lock)
 
     def _cached(self, connector: Connector) -> _Cached | None:
         try:
