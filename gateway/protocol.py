@@ -215,6 +215,15 @@ def read_object(data: bytes | bytearray | memoryview) -> Object:
         raise ValueError(_TOO_DEEP) from problem
 
 
+def is_document(output: bytearray) -> bool:
+    """Tell whether an output is one JSON document, and nothing else."""
+    try:
+        start, end = _text(output)
+    except ConnectorInvalidOutput:
+        return False
+    return _not_json(memoryview(output)[start:end]) is None
+
+
 def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
     """Turn a connector's output into a result.
 
@@ -267,14 +276,7 @@ def read_description(stdout: bytearray) -> Description:
 
 def _document(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...]]:
     """Find the one JSON document in the output; if it is an object, its members are returned too."""
-    start = len(_BOM) if stdout.startswith(_BOM) else 0
-    try:
-        _check_utf8(stdout)
-    except ValueError as problem:
-        raise ConnectorInvalidOutput(f"its output is {problem}") from problem
-    start, end = _stripped(stdout, start, len(stdout))
-    if start == end:
-        raise ConnectorInvalidOutput("its output is empty")
+    start, end = _text(stdout)
     whole = memoryview(stdout)[start:end]
     problem_of_whole, fields = _read(whole)
     if problem_of_whole is None:
@@ -289,6 +291,19 @@ def _document(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...]]:
                 raise ConnectorInvalidOutput("its output is more than one JSON document")
             return last, fields, (f"wrote {cut - start} bytes of noise to stdout before its result (log to stderr)",)
     raise ConnectorInvalidOutput(f"its output is not one JSON document: {problem_of_whole}")
+
+
+def _text(output: bytearray) -> tuple[int, int]:
+    """Return where the output begins and ends, without the white space around it."""
+    start = len(_BOM) if output.startswith(_BOM) else 0
+    try:
+        _check_utf8(output)
+    except ValueError as problem:
+        raise ConnectorInvalidOutput(f"its output is {problem}") from problem
+    start, end = _stripped(output, start, len(output))
+    if start == end:
+        raise ConnectorInvalidOutput("its output is empty")
+    return start, end
 
 
 def _is_json_too(stdout: bytearray, start: int, cut: int) -> bool:

@@ -795,6 +795,21 @@ async def test_two_lines_for_one_request_cost_the_process(site: Site, do: str, b
         assert answer.body != first
 
 
+@pytest.mark.parametrize("text", ["\\n", "ready\\n", "{} {}\\n", '{"a": 1}x\\n', "NaN\\n", "\\udcff\\n"])
+async def test_what_is_no_answer_costs_the_process(site: Site, text: str) -> None:
+    site.python("lines.py", LINES.replace("text.encode()", "os.fsencode(text)"))
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        (first,) = await kept(gateway, 1)
+        late = f"import time; say({text!r}); time.sleep(0.05); say('{{\"late\": 1}}\\n')"
+        answer = await gateway.do("lines/Go", {"do": late})
+        assert (answer.status, answer.code) == (502, "connector_invalid_output")
+        answer = await gateway.do("lines/Go", {"do": "say(str(os.getpid()) + '\\n')"})
+        assert answer.status == 200
+        assert isinstance(answer.body, int)
+        assert answer.body != first
+
+
 async def test_output_out_of_turn_ends_the_process(site: Site) -> None:
     site.python("eager.py", "import os\nos.write(3, b'{}\\n')\n" + LINES)
     site.configure(f"eager: {{run: [./eager.py], mode: persistent, {COMMANDS}}}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway.pool.resident import Resident
 from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, joined, signal_name
+from gateway.protocol import LARGE, is_document
 from gateway.warden import procfs
 
 if TYPE_CHECKING:
@@ -109,13 +110,13 @@ class Persistent:
         """Wait until those are gone."""
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def give_back(self, process: _Process, *, answered: bool) -> None:
-        """Take a process back after a request."""
+    def give_back(self, process: _Process, *, fit: bool) -> None:
+        """Take a process back after a request; `fit` for another one, as far as its session knows."""
         self._busy -= 1
         process.resident.busy(False)
-        if answered:
+        if fit:
             self._held = False
-        if answered and process.quiet() and not self._closed and not process.resident.worn():
+        if fit and process.quiet() and not self._closed and not process.resident.worn():
             self._free.append(process)
         else:
             self._dismiss(process)
@@ -283,15 +284,20 @@ class _Session:
     async def run(self, payload: Payload, *, deadline: float) -> Completed:
         self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
         before = procfs.cpu(self._resident.pid)
-        answered = False
+        fit = False
         try:
             answer = await _settled(self._process.ask(payload))
             after, peak = procfs.cpu(self._resident.pid), procfs.peak(self._resident.pid)
-            answered = answer is not None and self._stop is None
-            if answer is None or not answered:
+            if answer is None or self._stop is not None:
                 return await self._broken_off(before)
             used = procfs.Cpu(after.user - before.user, after.system - before.system)
-            return self._completed(result=answer, log=self._resident.log_tail(), status=0, cpu=used, peak=peak)
+            # After what is no answer the answer may still come: it would be the next request's.
+            fit = await _is_document(answer)
+            if not fit:
+                self._resident.kill()
+                await self._resident.ended()
+            log = self._resident.log_tail()
+            return self._completed(result=answer, log=log, status=0, cpu=used, peak=peak)
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
             with contextlib.suppress(StartFailed):
@@ -300,7 +306,7 @@ class _Session:
         finally:
             for timer in self._timers:
                 timer.cancel()
-            self._pool.give_back(self._process, answered=answered)
+            self._pool.give_back(self._process, fit=fit)
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """End the process: it cannot go on with half a request."""
@@ -362,3 +368,9 @@ async def _settled(answer: asyncio.Future[bytearray]) -> bytearray | None:
     """Wait for an answer; None when the process died. A cancellation is the caller's own."""
     await asyncio.wait([answer])
     return None if answer.cancelled() else answer.result()
+
+
+async def _is_document(answer: bytearray) -> bool:
+    if len(answer) <= LARGE:
+        return is_document(answer)
+    return await asyncio.to_thread(is_document, answer)  # it takes its time, and others have their turns
