@@ -355,7 +355,7 @@ class Child:
             self._loop.add_reader(fd, self._on_readable, fd)
 
     def _feed(self, payload: Payload) -> None:
-        self._unwritten.extend(memoryview(piece) for piece in _pieces(payload))
+        self._unwritten.extend(memoryview(piece) for piece in pieces(payload))
         self._on_writable()
         if self._stdin >= 0:
             self._loop.add_writer(self._stdin, self._on_writable)
@@ -474,12 +474,8 @@ class Child:
         )
 
 
-def joined(payload: Payload) -> bytes:
-    """Return a payload in one piece."""
-    return payload if isinstance(payload, bytes) else b"".join(payload)
-
-
-def _pieces(payload: Payload) -> tuple[bytes | bytearray | memoryview, ...]:
+def pieces(payload: Payload) -> tuple[bytes | bytearray | memoryview, ...]:
+    """Return what a payload consists of."""
     return (payload,) if isinstance(payload, bytes) else payload
 
 

@@ -71,3 +71,24 @@ def test_dropping_what_is_gone_is_no_error(folders: Folders) -> None:
     folder = folders.take()
     os.rmdir(folder)
     folders.drop(folder)
+
+
+async def test_a_folder_is_emptied_but_for_what_stays(folders: Folders, tmp_path: Path) -> None:
+    folder = folders.take()
+    for name in ("own", "left"):
+        os.mkdir(f"{folder}/{name}")
+        with open(f"{folder}/{name}/file", "w") as file:
+            file.write("x")
+    os.symlink("own", f"{folder}/link")
+    os.chmod(f"{folder}/left", 0)
+    os.chmod(folder, 0o755)
+    assert folders.clear(folder, {"own"})
+    assert (os.listdir(folder), os.listdir(f"{folder}/own")) == (["own"], ["file"])
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    await eventually(lambda: sum("file" in names for _, _, names in os.walk(tmp_path)) == 1)
+
+
+def test_a_folder_that_is_gone_cannot_be_emptied(folders: Folders) -> None:
+    folder = folders.take()
+    os.rmdir(folder)
+    assert not folders.clear(folder, ())

@@ -33,7 +33,11 @@ async def gateway(site: Site) -> AsyncIterator[Server]:
     for name, script in FORMS.items():
         site.script(f"{name}.sh", f"cat >/dev/null; {script}")
     entries = [f"{name}: {{run: [./{name}.sh], {limits}}}" for name in FORMS]
-    site.configure("\n".join([*entries, f"cat: {{run: [cat], {limits}}}"]), gateway="max_request: 40MiB")
+    entries += [
+        f"cat: {{run: [cat], {limits}}}",
+        f"stays: {{run: [sh, -c, 'exec cat >&3'], mode: persistent, {limits}}}",
+    ]
+    site.configure("\n".join(entries), gateway="max_request: 40MiB")
     async with served(site) as gateway:
         yield gateway
 
@@ -60,12 +64,15 @@ async def test_a_large_result_takes_at_most_three_times_its_size(gateway: Server
     assert memory(gateway, "VmHWM") - before < 3 * MORE
 
 
-async def test_large_bodies_in_and_out_take_at_most_three_times_their_size_and_stay_nowhere(gateway: Server) -> None:
+@pytest.mark.parametrize("connector", ["cat", "stays"])
+async def test_large_bodies_in_and_out_take_at_most_three_times_their_size_and_stay_nowhere(
+    gateway: Server, connector: str
+) -> None:
     body = json.dumps({"text": "x" * SIZE}).encode()
-    await gateway.do("cat/Go", data=io.BytesIO(body))
+    await gateway.do(f"{connector}/Go", data=io.BytesIO(body))
     before = forget_the_peak(gateway)
     for _ in range(5):
-        answer = await gateway.do("cat/Go", data=io.BytesIO(body))
+        answer = await gateway.do(f"{connector}/Go", data=io.BytesIO(body))
         assert (answer.status, len(answer.raw) > SIZE) == (200, True)
     assert memory(gateway, "VmHWM") - before < 3 * MORE
     assert memory(gateway, "VmRSS") - before < MORE

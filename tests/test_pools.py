@@ -773,6 +773,49 @@ for line in sys.stdin:
 """
 
 
+async def lines(gateway: Server, code: str, connector: str = "lines") -> Any:
+    answer = await gateway.do(f"{connector}/Go", {"do": code})
+    assert answer.status == 200, answer.raw
+    return answer.body
+
+
+@pytest.mark.parametrize("cgroup", ["true", "false"])
+@pytest.mark.parametrize("warm", [0, 1])
+async def test_what_a_process_has_when_it_has_started_up_stays_and_what_a_request_adds_goes(
+    site: Site, cgroup: str, warm: int
+) -> None:
+    tell = "say(json.dumps([os.getpid(), os.getppid(), helper.pid, other.pid, sorted(os.listdir('.'))]) + '\\n')"
+    start = "subprocess.Popen(['sleep', '1000'], start_new_session={}, stdout=2)"
+    boot = f"import subprocess\nhelper = {start.format(False)}\nopen('own', 'w').close()\nother = helper\n"
+    names = '{"os": os, "helper": helper, "other": other, "json": json, "subprocess": subprocess,'
+    site.python("lines.py", boot + LINES.replace('{"os": os,', names))
+    site.script("wrap.sh", f"{site.folder}/lines.py\ntrue")
+    site.configure(
+        f"lines: {{run: [./wrap.sh], mode: persistent, warm: {warm}, {COMMANDS}}}", gateway=f"cgroup: {cgroup}"
+    )
+    async with served(site) as gateway:
+        worker, wrapper, helper, _, files = await lines(gateway, tell)
+        assert files == ["own"]
+        for session in (False, True):
+            more = f"open('more', 'w').close(); other = {start.format(session)}; {tell}"
+            *same, left, files = await lines(gateway, more)
+            assert same == [worker, wrapper, helper]
+            assert files == ["more", "own"]
+            assert left != helper
+            await eventually(lambda left=left: _is_dead(left))
+        assert await lines(gateway, tell) == [worker, wrapper, helper, helper, ["own"]]
+        assert not _is_dead(helper)
+        assert not warnings(gateway)
+
+
+def _is_dead(process: int) -> bool:
+    """Tell whether a process is gone, or waits for its parent to hear of its end."""
+    try:
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
+    except FileNotFoundError:
+        return True
+
+
 @pytest.mark.parametrize(
     ("do", "body"),
     [

@@ -12,8 +12,9 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from gateway.pool.lines import Lines
 from gateway.pool.resident import Resident
-from gateway.process import CHUNK, GRACE, Completed, StartFailed, Stop, joined, signal_name
+from gateway.process import GRACE, Completed, StartFailed, Stop, signal_name
 from gateway.protocol import LARGE, is_document
 from gateway.warden import procfs
 
@@ -34,7 +35,7 @@ class Persistent:
         self.notices = notices
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
-        self._free: list[_Process] = []
+        self._free: list[Lines] = []
         self._busy = 0
         self._held = True
         """Nobody has asked for processes ahead yet, or the latest of them has ended by itself."""
@@ -110,10 +111,9 @@ class Persistent:
         """Wait until those are gone."""
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    def give_back(self, process: _Process, *, fit: bool) -> None:
+    def give_back(self, process: Lines, *, fit: bool) -> None:
         """Take a process back after a request; `fit` for another one, as far as its session knows."""
         self._busy -= 1
-        process.resident.busy(False)
         if fit:
             self._held = False
         if fit and process.quiet() and not self._closed and not process.resident.worn():
@@ -121,17 +121,17 @@ class Persistent:
         else:
             self._dismiss(process)
 
-    def _session(self, process: _Process, on_line: OnLine) -> _Session:
+    def _session(self, process: Lines, on_line: OnLine) -> _Session:
         self._busy += 1
         return _Session(self, process, on_line)
 
-    def _start(self) -> _Process:
+    def _start(self) -> Lines:
         try:
-            return _Process(Resident(self._spawn.warden, self.launch, self._spawn.folder(), self.notices.line))
+            return Lines(Resident(self._spawn.warden, self.launch, self._spawn.folder(), self.notices.line))
         except OSError as problem:
             raise StartFailed(str(problem)) from problem
 
-    def _dismiss(self, process: _Process) -> None:
+    def _dismiss(self, process: Lines) -> None:
         if process.babbled:
             self.notices.warn(
                 "wrote more than one line for a request, or one without a request: the process was ended, "
@@ -139,138 +139,16 @@ class Persistent:
             )
         self._end(process)
 
-    def _end(self, process: _Process) -> None:
+    def _end(self, process: Lines) -> None:
         task = self._loop.create_task(process.end())
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
 
-class _Process:
-    """A process with its two pipes."""
-
-    def __init__(self, resident: Resident) -> None:
-        """Start it.
-
-        Raises:
-            StartFailed: it could not be.
-            OSError: there are no more descriptors.
-        """
-        self.resident = resident
-        self.answer: asyncio.Future[bytearray] | None = None
-        self.overflow = False
-        self.babbled = False
-        """It wrote something that was not the one line for its one request."""
-        self.mute = False
-        """It has closed descriptor 3."""
-        self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray()
-        self._unwritten = memoryview(b"")
-        self._stdin = self._results = -1
-        theirs: list[int] = []
-        try:
-            theirs_in, self._stdin = os.pipe()
-            theirs.append(theirs_in)
-            self._results, theirs_out = os.pipe()
-            theirs.append(theirs_out)
-            os.set_blocking(self._stdin, False)
-            os.set_blocking(self._results, False)
-            resident.start(theirs_in, theirs_out, host=False)
-        except (OSError, StartFailed):
-            self._close()
-            resident.drop_folder()
-            raise
-        finally:
-            for fd in theirs:
-                os.close(fd)
-        self._loop.add_reader(self._results, self._on_readable)
-        resident.gone.add_done_callback(self._on_gone)
-
-    @property
-    def alive(self) -> bool:
-        return not self.resident.gone.done()
-
-    def quiet(self) -> bool:
-        """Tell whether it lives and has said nothing since its last answer."""
-        if self.alive:
-            self._on_readable()
-        return self.alive and not self.babbled and not self.mute
-
-    def ask(self, payload: Payload) -> asyncio.Future[bytearray]:
-        """Send one request; the future has the line that answers it, or is cancelled when the process dies."""
-        self.answer = self._loop.create_future()
-        if not self.alive:
-            self.answer.cancel()
-            return self.answer
-        # Within JSON, a line break can only be white space between values.
-        self._unwritten = memoryview(joined(payload).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n")
-        self._on_writable()
-        if self._unwritten and self._stdin >= 0:
-            self._loop.add_writer(self._stdin, self._on_writable)
-        return self.answer
-
-    async def end(self) -> None:
-        self.resident.kill()
-        with contextlib.suppress(StartFailed):
-            await self.resident.ended()
-
-    def _on_writable(self) -> None:
-        try:
-            while self._unwritten:
-                self._unwritten = self._unwritten[os.write(self._stdin, self._unwritten) :]
-        except BlockingIOError:
-            return
-        except OSError:  # it is dying
-            self._unwritten = memoryview(b"")
-        self._loop.remove_writer(self._stdin)
-
-    def _on_readable(self) -> bool:
-        try:
-            data = os.read(self._results, CHUNK)
-        except BlockingIOError:
-            return False
-        if data:
-            self._take(data)
-        else:
-            self.mute = True
-            self._loop.remove_reader(self._results)
-        return bool(data)
-
-    def _take(self, data: bytes) -> None:
-        line, end, more = data.partition(b"\n")
-        waited_for = self.answer is not None and not self.answer.done()
-        if not waited_for or more:
-            self.babbled = True
-            self.resident.kill()
-        if not waited_for:
-            return
-        self._buffer += line
-        if len(self._buffer) > self.resident.launch.bounds.output:
-            self.overflow = True
-            self.resident.kill()
-        elif end and self.answer is not None:
-            answer, self._buffer = self._buffer, bytearray()
-            self.answer.set_result(answer)
-
-    def _on_gone(self, _gone: object) -> None:
-        while self._on_readable():  # its last words may be the answer
-            pass
-        self._close()
-        if self.answer is not None and not self.answer.done():
-            self.answer.cancel()
-
-    def _close(self) -> None:
-        for fd in (self._stdin, self._results):
-            if fd >= 0:
-                self._loop.remove_reader(fd)
-                self._loop.remove_writer(fd)
-                os.close(fd)
-        self._stdin = self._results = -1
-
-
 class _Session:
     """One request at a process that stays."""
 
-    def __init__(self, pool: Persistent, process: _Process, on_line: OnLine) -> None:
+    def __init__(self, pool: Persistent, process: Lines, on_line: OnLine) -> None:
         self._pool = pool
         self._process = process
         self._resident = process.resident
@@ -282,20 +160,23 @@ class _Session:
         self._resident.busy(True)
 
     async def run(self, payload: Payload, *, deadline: float) -> Completed:
-        self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
+        until = self._loop.call_at(deadline, self.stop, Stop.DEADLINE)
+        self._timers.append(until)
         before = procfs.cpu(self._resident.pid)
         fit = False
         try:
-            answer = await _settled(self._process.ask(payload))
+            asked = self._process.ask(payload)
+            del payload  # it may be large, and is not needed once it is written
+            answer = await _settled(asked)
             after, peak = procfs.cpu(self._resident.pid), procfs.peak(self._resident.pid)
             if answer is None or self._stop is not None:
                 return await self._broken_off(before)
-            used = procfs.Cpu(after.user - before.user, after.system - before.system)
+            until.cancel()
             # After what is no answer the answer may still come: it would be the next request's.
-            fit = await _is_document(answer)
+            fit = await _is_document(answer) and await self._process.tidy() and self._stop is None
             if not fit:
-                self._resident.kill()
-                await self._resident.ended()
+                await self._process.end()
+            used = procfs.Cpu(after.user - before.user, after.system - before.system)
             log = self._resident.log_tail()
             return self._completed(result=answer, log=log, status=0, cpu=used, peak=peak)
         except asyncio.CancelledError:
@@ -323,9 +204,8 @@ class _Session:
         """Tell how the process ended: by itself, or since an answer after the deadline is too late to trust it."""
         self._resident.kill()
         gone = await self._resident.ended()
-        tail = self._resident.log_tail()
         return self._completed(
-            log=tail,
+            log=self._resident.log_tail(),
             status=gone.status,
             cpu=procfs.Cpu(gone.utime - before.user, gone.stime - before.system),
             peak=gone.peak_rss,

@@ -7,9 +7,9 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from gateway.process import CHUNK, LogPipe, StartFailed, private_env, uncancelled
+from gateway.process import CHUNK, GRACE, LogPipe, StartFailed, private_env, uncancelled
 from gateway.warden import procfs
-from gateway.warden.client import Failed, Gone, Leftover, Started
+from gateway.warden.client import Failed, Gone, Leftover, Rested, Started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Resident:
         self._born = self._loop.time()
         self._handle: Handle | None = None
         self._heavy: bool | None = None
+        self._rested: asyncio.Future[bool] | None = None
         self._log_fd = -1
         self._log = LogPipe(launch.bounds.log, on_line)
 
@@ -107,6 +108,32 @@ class Resident:
         if self._handle is not None and not self.gone.done():
             self._handle.busy(busy)
 
+    async def rest(self, *, keep: bool = False) -> bool:
+        """Have all killed that lives beside it, but for what was there at the call with `keep`.
+
+        Returns whether it could be done; where it could not, the process is dead, or dies.
+        """
+        if self._handle is None or self.gone.done():
+            return False
+        self._rested = self._loop.create_future()
+        self._handle.rest(keep=keep)
+        patience = None if keep else self._loop.call_later(GRACE, self.kill)
+        try:
+            return await self._rested
+        finally:
+            if patience is not None:
+                patience.cancel()
+
+    def files(self) -> frozenset[str]:
+        """Return the names in its folder."""
+        with contextlib.suppress(OSError):
+            return frozenset(os.listdir(self.folder))
+        return frozenset()
+
+    def clear_folder(self, keep: frozenset[str]) -> bool:
+        """Remove all other names from its folder; tell whether it could be done."""
+        return self._warden.folders.clear(self.folder, keep)
+
     def signal(self, number: int) -> None:
         """Send a signal to its group."""
         if self._handle is not None and not self.gone.done():
@@ -135,6 +162,10 @@ class Resident:
         if isinstance(event, Leftover):
             self.kill()
             return
+        if isinstance(event, Rested):
+            self._set_rested(True)
+            return
+        self._set_rested(False)
         self._drain_log()
         self._close_log()
         if self.gone.done():
@@ -144,6 +175,10 @@ class Resident:
             self.gone.exception()  # looked at, also where nobody waits for it
         elif isinstance(event, Gone):
             self.gone.set_result(event)
+
+    def _set_rested(self, rested: bool) -> None:  # noqa: FBT001
+        if self._rested is not None and not self._rested.done():
+            self._rested.set_result(rested)
 
     def _on_log(self) -> bool:
         with contextlib.suppress(BlockingIOError):

@@ -8,8 +8,12 @@ Started with its end of a SOCK_SEQPACKET pair on descriptor 0. One JSON object a
                         forked becomes a run, whoever reaps it
                         {"op": "busy", "id", "busy"}        it has a request from now on, or has none
                         {"op": "signal", "id", "signal"}    to the run's whole process group
+                        {"op": "rest", "id", "keep"}        it has no request any more: SIGKILL to all of it but the
+                                                            leader and what may stay; with "keep", which it has
+                                                            before its first one, what there is now may
                         {"op": "kill", "id"}                SIGKILL to everything the run ever started
-    warden -> gateway   {"ev": "started", "id", "pid"}                   it was, for those who asked, or is adopted
+    warden -> gateway   {"ev": "rested", "id", "pid"}                    nothing else of the run lives
+                        {"ev": "started", "id", "pid"}                   it was, for those who asked, or is adopted
                         {"ev": "failed", "id", "errno", "message"}       it could not be started
                         {"ev": "leftover", "id", "pid"}                  the leader is dead, others of the run live
                         {"ev": "gone", "id", "pid", "status", ...}       all of it is dead and reaped
@@ -63,6 +67,8 @@ class Run:
         """In the kernel's ticks: what was started before cannot be its."""
         self.slot: Slot | None = None
         self.tree: set[int] = set()
+        self.kept: dict[int, int] = {}
+        """What may live on beside the leader when it rests, and when each of these was started."""
         self.exited = False
         self.killing = False
         self.host = False
@@ -94,6 +100,7 @@ class Warden:
         self._by_fd: dict[int, Run] = {}
         self._leaders: dict[int, Run] = {}
         self._sweeping: dict[int, Run] = {}  # they are killed, and their leaders are dead
+        self._resting: dict[int, Run] = {}  # what their latest request has left is killed
         self._owners: dict[int, Run | None] = {}  # strays: our children that are no leaders
         self._buffer = bytearray(MESSAGE)
         self._round: list[Run] = []  # who is still to be looked at before everybody is again
@@ -114,11 +121,13 @@ class Warden:
                     self._leader_exited(self._by_fd[fd])
             for run in list(self._sweeping.values()):
                 self._sweep(run)
+            for run in list(self._resting.values()):
+                self._rest(run)
             if self._runs and time.monotonic() >= self._next_watch:
                 self._watch()
 
     def _pause(self) -> float:
-        if self._sweeping:
+        if self._sweeping or self._resting:
             return SWEEP
         return max(0.0, self._next_watch - time.monotonic()) if self._runs else -1.0
 
@@ -151,6 +160,8 @@ class Warden:
             run.since = procfs.now()
         elif run is not None and operation == "signal":
             self._signal_group(run, message["signal"])
+        elif run is not None and operation == "rest":
+            self._rest(run, keep=message["keep"])
         elif run is not None and operation == "kill":
             self._kill(run)
         return True
@@ -229,9 +240,37 @@ class Warden:
         if run.exited:
             self._sweep(run)
 
+    # --- between two requests of a run
+
+    def _rest(self, run: Run, *, keep: bool = False) -> None:
+        """Kill what lives beside the leader and may not, and tell when nothing does."""
+        beside = {pid: one.started for pid, one in self._beside(run).items()}
+        if keep:
+            run.kept = beside
+        left = {pid for pid, started in beside.items() if run.kept.get(pid) != started}
+        if not left:
+            if self._resting.pop(run.key, None) is not None:
+                self._strays_of(run)  # reaped, before anybody can look for them
+            if not keep:
+                run.busy, run.since = False, procfs.now()
+            self._tell("rested", run.key, pid=run.pid)
+            return
+        self._resting[run.key] = run
+        table = procfs.scan()
+        for pid in procfs.parents_first(left, table):
+            if pid not in run.kept or pid in left:
+                procfs.kill_exactly(pid, table.get(pid))
+
+    def _beside(self, run: Run) -> dict[int, procfs.Stat]:
+        """Return what lives of a run beside its leader."""
+        pids = run.slot.pids() if run.slot is not None else procfs.below({run.pid, *self._strays_of(run)})
+        seen = [procfs.stat(pid) for pid in pids if pid != run.pid]
+        return {one.pid: one for one in seen if one is not None and one.state not in {"Z", "X"}}
+
     # --- the end of a run
 
     def _leader_exited(self, run: Run) -> None:
+        self._resting.pop(run.key, None)
         if run.pidfd >= 0:
             self._poll.unregister(run.pidfd)
             del self._by_fd[run.pidfd]
@@ -322,7 +361,8 @@ class Warden:
         runs = self._runs.values()
         group = self._groups.owner(pid) if self._groups is not None else None
         for run in runs:
-            if not run.host and (facts.session == run.pid or pid in run.tree):
+            kept = run.kept.get(pid) == facts.started
+            if not run.host and (facts.session == run.pid or pid in run.tree or kept):
                 return run
         for run in runs:
             if group is not None and run.slot is not None and run.slot.name == group:

@@ -50,6 +50,13 @@ class Leftover(msgspec.Struct, frozen=True, tag_field="ev", tag="leftover"):
     pid: int
 
 
+class Rested(msgspec.Struct, frozen=True, tag_field="ev", tag="rested"):
+    """Nothing of a run lives beside its leader but what may stay."""
+
+    id: int
+    pid: int
+
+
 class Gone(msgspec.Struct, frozen=True, tag_field="ev", tag="gone"):
     """Everything of a run is dead and reaped. `status` is a wait status, times in seconds, `peak_rss` in bytes."""
 
@@ -72,7 +79,7 @@ class Ready(msgspec.Struct, frozen=True, tag_field="ev", tag="ready"):
     groups: str | None
 
 
-Event = Started | Failed | Leftover | Gone
+Event = Started | Failed | Leftover | Rested | Gone
 
 
 class Listener(Protocol):
@@ -97,6 +104,10 @@ class Handle:
         """Say that it has a request, or has none: whose a process without a trace can be, where there are no groups."""
         if not self._warden.cgroup:
             self._warden.send({"op": "busy", "id": self._key, "busy": busy})
+
+    def rest(self, *, keep: bool) -> None:
+        """SIGKILL everything of the run but its leader and what may stay; `keep`: what is there now may."""
+        self._warden.send({"op": "rest", "id": self._key, "keep": keep})
 
     def kill(self) -> None:
         """SIGKILL everything the run ever started."""
@@ -282,7 +293,7 @@ class Warden:
             self._groups = event.groups
             self.ready.set()
             return
-        if isinstance(event, Started | Leftover):
+        if isinstance(event, Started | Leftover | Rested):
             listener = self._listeners.get(event.id)
         else:
             listener = self._listeners.pop(event.id, None)

@@ -12,6 +12,10 @@ import os
 import shutil
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 AHEAD = 32
 LOW = 8
@@ -61,6 +65,23 @@ class Folders:
                 self._dropped.append(dropped)
                 self._busy()
 
+    def clear(self, folder: str, keep: Container[str]) -> bool:
+        """Empty a folder but for some names, as `drop` removes one; tell whether it could be done."""
+        try:
+            if os.stat(folder).st_mode & 0o7777 != MODE:
+                os.chmod(folder, MODE)
+            left = [name for name in os.listdir(folder) if name not in keep]
+            if left:
+                bin_ = self.take()
+                try:
+                    for name in left:
+                        _move(f"{folder}/{name}", f"{bin_}/{name}")
+                finally:
+                    self.drop(bin_)
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         """Wait for what is under way; nothing can be taken any more."""
         self._thread.shutdown()
@@ -86,6 +107,16 @@ class Folders:
                     return
             else:
                 return
+
+
+def _move(path: str, to: str) -> None:
+    try:
+        os.rename(path, to)
+    except PermissionError:  # a folder that is closed to its owner cannot be moved
+        if os.path.islink(path):
+            raise
+        os.chmod(path, MODE)
+        os.rename(path, to)
 
 
 def _as_new(folder: str) -> bool:

@@ -1,0 +1,217 @@
+"""A process that is asked in lines: a JSON line in on stdin, a JSON line out on descriptor 3, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import select
+from typing import TYPE_CHECKING
+
+from gateway.process import CHUNK, StartFailed, pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.pool.resident import Resident
+    from gateway.process import Payload
+
+PIPE = 1 << 16  # bytes that a pipe holds
+
+
+class Lines:
+    """A process with its two pipes."""
+
+    def __init__(self, resident: Resident) -> None:
+        """Start it.
+
+        Raises:
+            StartFailed: it could not be.
+            OSError: there are no more descriptors.
+        """
+        self.resident = resident
+        self.answer: asyncio.Future[bytearray] | None = None
+        self._buffer = bytearray()
+        self.overflow = False
+        self.babbled = False
+        """It wrote something that was not the one line for its one request."""
+        self.mute = False
+        """It has closed descriptor 3."""
+        self._loop = asyncio.get_running_loop()
+        self._boot: asyncio.Task[None] | None = None
+        self._own: frozenset[str] = frozenset()
+        """The files that it had in its folder when it had started up."""
+        self._ready = False
+        """It has started up, and got its first request."""
+        self._asked = False
+        """What it says now is the answer."""
+        self._rest: Iterator[bytes] = iter(())
+        self._unwritten = memoryview(b"")
+        self._stdin = self._results = -1
+        theirs: list[int] = []
+        try:
+            theirs_in, self._stdin = os.pipe()
+            theirs.append(theirs_in)
+            self._results, theirs_out = os.pipe()
+            theirs.append(theirs_out)
+            os.set_blocking(self._stdin, False)
+            os.set_blocking(self._results, False)
+            resident.start(theirs_in, theirs_out, host=False)
+        except (OSError, StartFailed):
+            self._close()
+            resident.drop_folder()
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        self._loop.add_reader(self._results, self._on_readable)
+        resident.gone.add_done_callback(self._on_gone)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was not heard to have ended."""
+        return not self.resident.gone.done()
+
+    def quiet(self) -> bool:
+        """Tell whether it lives and has said nothing since its last answer."""
+        if self.alive:
+            self._on_readable()
+        return self.alive and not self.babbled and not self.mute
+
+    def ask(self, payload: Payload) -> asyncio.Future[bytearray]:
+        """Send one request; the future has the line that answers it, or is cancelled when the process dies."""
+        self.answer = self._loop.create_future()
+        self._asked = False
+        self._rest = _line(payload)
+        self._unwritten = memoryview(next(self._rest))
+        if not self.alive:
+            self.answer.cancel()
+        elif self._ready:
+            self._send()
+        else:
+            self._knock()
+        return self.answer
+
+    async def tidy(self) -> bool:
+        """Take away what the latest request has left, processes and then files; tell whether it could be done."""
+        return await self.resident.rest() and self.resident.clear_folder(self._own)
+
+    async def end(self) -> None:
+        """Kill it, and wait until nothing of it is left."""
+        self.resident.kill()
+        with contextlib.suppress(StartFailed):
+            await self.resident.ended()
+
+    # --- private: the request
+
+    def _knock(self) -> None:
+        """Send one byte: when it is read the process has started up, and what there is of it then is its own.
+
+        A pipe with room for one piece can be written to again when that piece was read.
+        """
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, 1)
+        with contextlib.suppress(OSError):  # it is dying
+            self._write(self._unwritten[:1])
+        self._loop.add_writer(self._stdin, self._on_knock)
+
+    def _on_knock(self) -> None:
+        self._loop.remove_writer(self._stdin)
+        if self._closed():
+            return
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, PIPE)
+        self._boot = self._loop.create_task(self._take_stock())
+
+    async def _take_stock(self) -> None:
+        if await self.resident.rest(keep=True):
+            self._own = self.resident.files()
+            self._ready = True
+            self._send()
+
+    def _send(self) -> None:
+        if self._stdin < 0:
+            return
+        self._asked = True
+        self._on_writable()
+        if self._unwritten and self._stdin >= 0:
+            self._loop.add_writer(self._stdin, self._on_writable)
+
+    def _on_writable(self) -> None:
+        try:
+            while self._unwritten:
+                self._write(self._unwritten)
+        except BlockingIOError:
+            return
+        except OSError:  # it is dying
+            self._unwritten = memoryview(b"")
+            self._rest = iter(())
+        self._loop.remove_writer(self._stdin)
+
+    def _write(self, data: memoryview) -> None:
+        written = os.write(self._stdin, data)
+        self._unwritten = self._unwritten[written:] or memoryview(next(self._rest, b""))
+
+    def _closed(self) -> bool:
+        """Tell whether nobody can read its stdin any more."""
+        poll = select.poll()
+        poll.register(self._stdin, 0)
+        return bool(poll.poll(0))
+
+    # --- private: the answer
+
+    def _on_readable(self) -> bool:
+        try:
+            data = os.read(self._results, CHUNK)
+        except BlockingIOError:
+            return False
+        if data:
+            self._take(data)
+        else:
+            self.mute = True
+            self._loop.remove_reader(self._results)
+        return bool(data)
+
+    def _take(self, data: bytes) -> None:
+        line, end, more = data.partition(b"\n")
+        waited_for = self._asked and self.answer is not None and not self.answer.done()
+        if not waited_for or more:
+            self.babbled = True
+            self.resident.kill()
+        if not waited_for:
+            return
+        self._buffer += line
+        if len(self._buffer) > self.resident.launch.bounds.output:
+            self.overflow = True
+            self.resident.kill()
+        elif end and self.answer is not None:
+            self.answer.set_result(self._buffer)
+            self.answer, self._buffer = None, bytearray()
+
+    def _on_gone(self, _gone: object) -> None:
+        while self._on_readable():  # its last words may be the answer
+            pass
+        self._close()
+        if self.answer is not None and not self.answer.done():
+            self.answer.cancel()
+
+    def _close(self) -> None:
+        for fd in (self._stdin, self._results):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+                self._loop.remove_writer(fd)
+                os.close(fd)
+        self._stdin = self._results = -1
+
+
+def _line(payload: Payload) -> Iterator[bytes]:
+    """Return a request as one line, in pieces of what a pipe holds: a large one is never put together."""
+    held = b""
+    for piece in pieces(payload):
+        for start in range(0, len(piece), PIPE):
+            if held:
+                yield held
+            # Within JSON, a line break can only be white space between values.
+            held = bytes(piece[start : start + PIPE]).replace(b"\n", b" ").replace(b"\r", b" ")
+    yield held + b"\n"
