@@ -816,6 +816,34 @@ def _is_dead(process: int) -> bool:
         return True
 
 
+async def test_a_request_that_nobody_has_read_gets_another_process(site: Site) -> None:
+    site.python("lines.py", LINES)
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        leave = f"import time; say(str(os.getpid()) + '\\n')\n{gate(site)}\nos._exit(1)"
+        first = await lines(gateway, leave)
+        call = asyncio.create_task(lines(gateway, "say(str(os.getpid()) + '\\n')"))
+        await eventually(lambda: _in_flight(gateway))
+        open_gate(site)
+        assert await call != first
+
+
+async def _in_flight(gateway: Server) -> int:
+    return int((await gateway.status())["processes"]["in_flight"])
+
+
+async def test_a_request_that_was_read_is_not_repeated(site: Site) -> None:
+    site.python("lines.py", LINES)
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        await lines(gateway, "say('1\\n')")
+        answer = await gateway.do(
+            "lines/Go", {"do": f"open({str(site.folder / 'ran')!r}, 'a').write('x'); os._exit(3)"}
+        )
+        assert (answer.status, answer.code) == (502, "connector_failed")
+        assert (site.folder / "ran").read_text() == "x"
+
+
 @pytest.mark.parametrize(
     ("do", "body"),
     [

@@ -7,6 +7,8 @@ import contextlib
 import fcntl
 import os
 import select
+import struct
+import termios
 from typing import TYPE_CHECKING
 
 from gateway.process import CHUNK, StartFailed, pieces
@@ -32,6 +34,8 @@ class Lines:
         """
         self.resident = resident
         self.answer: asyncio.Future[bytearray] | None = None
+        self.unread: Payload | None = None
+        """The latest request, as long as it may be that nothing of it was read; what is left of it, when it is dead."""
         self._buffer = bytearray()
         self.overflow = False
         self.babbled = False
@@ -48,6 +52,7 @@ class Lines:
         """What it says now is the answer."""
         self._rest: Iterator[bytes] = iter(())
         self._unwritten = memoryview(b"")
+        self._written = 0
         self._stdin = self._results = -1
         theirs: list[int] = []
         try:
@@ -82,9 +87,11 @@ class Lines:
     def ask(self, payload: Payload) -> asyncio.Future[bytearray]:
         """Send one request; the future has the line that answers it, or is cancelled when the process dies."""
         self.answer = self._loop.create_future()
+        self.unread = payload
         self._asked = False
         self._rest = _line(payload)
         self._unwritten = memoryview(next(self._rest))
+        self._written = 0
         if not self.alive:
             self.answer.cancel()
         elif self._ready:
@@ -122,6 +129,7 @@ class Lines:
             return
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, PIPE)
+        self.unread = None
         self._boot = self._loop.create_task(self._take_stock())
 
     async def _take_stock(self) -> None:
@@ -136,7 +144,12 @@ class Lines:
         self._asked = True
         self._on_writable()
         if self._unwritten and self._stdin >= 0:
-            self._loop.add_writer(self._stdin, self._on_writable)
+            self._loop.add_writer(self._stdin, self._on_room)
+
+    def _on_room(self) -> None:
+        if self.unread is not None:
+            self._look_whether_read()
+        self._on_writable()
 
     def _on_writable(self) -> None:
         try:
@@ -151,7 +164,14 @@ class Lines:
 
     def _write(self, data: memoryview) -> None:
         written = os.write(self._stdin, data)
+        self._written += written
         self._unwritten = self._unwritten[written:] or memoryview(next(self._rest, b""))
+
+    def _look_whether_read(self) -> None:
+        """Let go of a request, which may be large, once some of it was read: nobody else may get it then."""
+        (waiting,) = struct.unpack("i", fcntl.ioctl(self._stdin, termios.FIONREAD, bytes(4)))
+        if waiting < self._written:
+            self.unread = None
 
     def _closed(self) -> bool:
         """Tell whether nobody can read its stdin any more."""
@@ -187,11 +207,13 @@ class Lines:
             self.resident.kill()
         elif end and self.answer is not None:
             self.answer.set_result(self._buffer)
-            self.answer, self._buffer = None, bytearray()
+            self.answer, self._buffer, self.unread = None, bytearray(), None
 
     def _on_gone(self, _gone: object) -> None:
         while self._on_readable():  # its last words may be the answer
             pass
+        if self.unread is not None:
+            self._look_whether_read()
         self._close()
         if self.answer is not None and not self.answer.done():
             self.answer.cancel()

@@ -53,9 +53,20 @@ class Persistent:
         while self._free:
             process = self._free.pop()
             if process.quiet():
-                return self._session(process, on_line)
+                self._busy += 1
+                return _Session(self, process, on_line, new=False)
             self._dismiss(process)
-        return self._session(self._start(), on_line)
+        return _Session(self, self.fresh(), on_line, new=True)
+
+    def fresh(self) -> Lines:
+        """Start a process for a request.
+
+        Raises:
+            StartFailed: it could not be.
+        """
+        process = self._start()
+        self._busy += 1
+        return process
 
     def idle(self) -> int:
         """Return how many processes have no request."""
@@ -121,10 +132,6 @@ class Persistent:
         else:
             self._dismiss(process)
 
-    def _session(self, process: Lines, on_line: OnLine) -> _Session:
-        self._busy += 1
-        return _Session(self, process, on_line)
-
     def _start(self) -> Lines:
         try:
             return Lines(Resident(self._spawn.warden, self.launch, self._spawn.folder(), self.notices.line))
@@ -148,15 +155,20 @@ class Persistent:
 class _Session:
     """One request at a process that stays."""
 
-    def __init__(self, pool: Persistent, process: Lines, on_line: OnLine) -> None:
+    def __init__(self, pool: Persistent, process: Lines, on_line: OnLine, *, new: bool) -> None:
         self._pool = pool
-        self._process = process
-        self._resident = process.resident
+        self._on_line = on_line
+        self._new = new
         self._loop = asyncio.get_running_loop()
         self._stop: Stop | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._take(process)
+
+    def _take(self, process: Lines) -> None:
+        self._process = process
+        self._resident = process.resident
         self._resident.uses += 1
-        self._resident.fresh_log(on_line)
+        self._resident.fresh_log(self._on_line)
         self._resident.busy(True)
 
     async def run(self, payload: Payload, *, deadline: float) -> Completed:
@@ -168,6 +180,14 @@ class _Session:
             asked = self._process.ask(payload)
             del payload  # it may be large, and is not needed once it is written
             answer = await _settled(asked)
+            unread, self._process.unread = self._process.unread, None
+            if answer is None and unread is not None and not self._new and self._stop is None:
+                # It was about to end when it was chosen. One that dies while it starts up would only do so again.
+                self._exchange()
+                before = procfs.Cpu(0.0, 0.0)
+                asked = self._process.ask(unread)
+                del unread
+                answer = await _settled(asked)
             after, peak = procfs.cpu(self._resident.pid), procfs.peak(self._resident.pid)
             if answer is None or self._stop is not None:
                 return await self._broken_off(before)
@@ -188,6 +208,16 @@ class _Session:
             for timer in self._timers:
                 timer.cancel()
             self._pool.give_back(self._process, fit=fit)
+
+    def _exchange(self) -> None:
+        """Go on with a new process.
+
+        Raises:
+            StartFailed: it could not be started.
+        """
+        process = self._pool.fresh()
+        self._pool.give_back(self._process, fit=False)
+        self._take(process)
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """End the process: it cannot go on with half a request."""
