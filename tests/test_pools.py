@@ -844,6 +844,34 @@ async def test_a_request_that_was_read_is_not_repeated(site: Site) -> None:
         assert (site.folder / "ran").read_text() == "x"
 
 
+async def test_last_words_without_a_line_break_are_an_answer(site: Site) -> None:
+    site.python("lines.py", LINES)
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
+    async with served(site) as gateway:
+        assert await lines(gateway, "say('{\"a\": 1}'); os._exit(0)") == {"a": 1}
+        for code, error in (
+            ("say('{\"a\": '); os._exit(0)", "connector_invalid_output"),
+            ("os._exit(0)", "connector_invalid_output"),
+            ("say('{\"a\": 1}'); os._exit(3)", "connector_failed"),
+            ('say(\'{"error": {"error_code": "no_paper"}}\'); os._exit(3)', "no_paper"),
+        ):
+            assert (await gateway.do("lines/Go", {"do": code})).code == error
+
+
+@pytest.mark.parametrize("first", ["os.close(3)", "say('1\\n')"], ids=["new", "used"])
+async def test_a_process_that_cannot_answer_any_more_is_not_waited_for(site: Site, first: str) -> None:
+    site.python("lines.py", LINES)
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, timeout: 60s, {COMMANDS}}}")
+    async with served(site) as gateway:
+        await gateway.do("lines/Go", {"do": first})
+        begun = asyncio.get_running_loop().time()
+        answer = await gateway.do("lines/Go", {"do": "import time; os.close(3); time.sleep(1000)"})
+        assert (answer.status, answer.code) == (502, "connector_invalid_output")
+        assert "its output is empty" in answer.message
+        assert asyncio.get_running_loop().time() - begun < 30
+        assert await lines(gateway, "say('2\\n')") == 2
+
+
 @pytest.mark.parametrize(
     ("do", "body"),
     [
@@ -881,10 +909,14 @@ async def test_what_is_no_answer_costs_the_process(site: Site, text: str) -> Non
         assert answer.body != first
 
 
-async def test_output_out_of_turn_ends_the_process(site: Site) -> None:
+@pytest.mark.parametrize("warm", [0, 1])
+async def test_output_out_of_turn_ends_the_process(site: Site, warm: int) -> None:
     site.python("eager.py", "import os\nos.write(3, b'{}\\n')\n" + LINES)
-    site.configure(f"eager: {{run: [./eager.py], mode: persistent, {COMMANDS}}}")
+    site.configure(f"eager: {{run: [./eager.py], mode: persistent, warm: {warm}, {COMMANDS}}}")
     async with served(site) as gateway:
+        if not warm:
+            answer = await gateway.do("eager/Go", {"do": "say('1\\n')"})
+            assert (answer.status, answer.code) == (502, "connector_invalid_output")
         (message, *_) = await eventually(lambda: warnings(gateway))
         assert "one without a request" in message
 

@@ -11,7 +11,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
-from gateway.process import CHUNK, StartFailed, pieces
+from gateway.process import CHUNK, DRAIN, StartFailed, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,12 +36,15 @@ class Lines:
         self.answer: asyncio.Future[bytearray] | None = None
         self.unread: Payload | None = None
         """The latest request, as long as it may be that nothing of it was read; what is left of it, when it is dead."""
-        self._buffer = bytearray()
+        self.said = bytearray()
+        """What it has said since its last line."""
         self.overflow = False
         self.babbled = False
         """It wrote something that was not the one line for its one request."""
         self.mute = False
         """It has closed descriptor 3."""
+        self.cut_off = False
+        """It was killed, since nothing that it could still say would be an answer."""
         self._loop = asyncio.get_running_loop()
         self._boot: asyncio.Task[None] | None = None
         self._own: frozenset[str] = frozenset()
@@ -126,6 +129,7 @@ class Lines:
     def _on_knock(self) -> None:
         self._loop.remove_writer(self._stdin)
         if self._closed():
+            self._hopeless()
             return
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, PIPE)
@@ -142,6 +146,8 @@ class Lines:
         if self._stdin < 0:
             return
         self._asked = True
+        if self.mute:
+            self._hopeless()
         self._on_writable()
         if self._unwritten and self._stdin >= 0:
             self._loop.add_writer(self._stdin, self._on_room)
@@ -191,6 +197,7 @@ class Lines:
         else:
             self.mute = True
             self._loop.remove_reader(self._results)
+            self._hopeless()
         return bool(data)
 
     def _take(self, data: bytes) -> None:
@@ -198,16 +205,26 @@ class Lines:
         waited_for = self._asked and self.answer is not None and not self.answer.done()
         if not waited_for or more:
             self.babbled = True
-            self.resident.kill()
+            self._cut_off()
         if not waited_for:
             return
-        self._buffer += line
-        if len(self._buffer) > self.resident.launch.bounds.output:
+        self.said += line
+        if len(self.said) > self.resident.launch.bounds.output:
             self.overflow = True
             self.resident.kill()
         elif end and self.answer is not None:
-            self.answer.set_result(self._buffer)
-            self.answer, self._buffer, self.unread = None, bytearray(), None
+            self.answer.set_result(self.said)
+            self.answer, self.said, self.unread = None, bytearray(), None
+
+    def _hopeless(self) -> None:
+        """End what cannot answer any more, unless it is about to end by itself."""
+        if self.alive and self.answer is not None and not self.answer.done():
+            self._loop.call_later(DRAIN, self._cut_off)
+
+    def _cut_off(self) -> None:
+        if self.alive:
+            self.cut_off = True
+            self.resident.kill()
 
     def _on_gone(self, _gone: object) -> None:
         while self._on_readable():  # its last words may be the answer

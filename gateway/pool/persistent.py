@@ -234,12 +234,14 @@ class _Session:
         """Tell how the process ended: by itself, or since an answer after the deadline is too late to trust it."""
         self._resident.kill()
         gone = await self._resident.ended()
+        process = self._process
         return self._completed(
             log=self._resident.log_tail(),
-            status=gone.status,
+            result=process.said if self._stop is None and not process.overflow else None,
+            status=0 if process.cut_off and self._stop is None else gone.status,
             cpu=procfs.Cpu(gone.utime - before.user, gone.stime - before.system),
             peak=gone.peak_rss,
-            stop=Stop.OUTPUT if self._process.overflow else self._stop,
+            stop=Stop.OUTPUT if process.overflow else self._stop,
             out_of_memory=gone.out_of_memory,
             warden_died=gone.warden_died,
         )
