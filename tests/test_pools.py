@@ -816,6 +816,17 @@ def _is_dead(process: int) -> bool:
         return True
 
 
+@pytest.mark.parametrize("warm", [0, 1])
+async def test_an_answer_may_begin_before_the_request_is_read_to_its_end(site: Site, warm: int) -> None:
+    site.script("filter.sh", "exec cat >&3")
+    site.configure(f"filter: {{run: [./filter.sh], mode: persistent, warm: {warm}, {COMMANDS}}}")
+    async with served(site) as gateway:
+        for number in range(3):
+            answer = await gateway.do("filter/Go", {"number": number})
+            assert (answer.status, answer.body["params"]) == (200, {"number": number}), answer.raw
+        assert not warnings(gateway)
+
+
 async def test_a_request_that_nobody_has_read_gets_another_process(site: Site) -> None:
     site.python("lines.py", LINES)
     site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")

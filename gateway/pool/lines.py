@@ -52,7 +52,7 @@ class Lines:
         self._ready = False
         """It has started up, and got its first request."""
         self._asked = False
-        """What it says now is the answer."""
+        """It was sent more than the first byte of a request: a line is the answer."""
         self._rest: Iterator[bytes] = iter(())
         self._unwritten = memoryview(b"")
         self._written = 0
@@ -202,11 +202,13 @@ class Lines:
 
     def _take(self, data: bytes) -> None:
         line, end, more = data.partition(b"\n")
-        waited_for = self._asked and self.answer is not None and not self.answer.done()
-        if not waited_for or more:
+        waited_for = self.answer is not None and not self.answer.done()
+        # A filter may begin its answer when it has read one byte; a whole line that soon is none.
+        early = end and not self._asked
+        if not waited_for or early or more:
             self.babbled = True
             self._cut_off()
-        if not waited_for:
+        if not waited_for or early:
             return
         self.said += line
         if len(self.said) > self.resident.launch.bounds.output:
