@@ -452,7 +452,8 @@ def _start(message: dict[str, Any], fds: list[int]) -> int:
             message["env"],
             file_actions=actions,
             setsid=True,
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, and what is ignored stays so
+            # What is ignored stays so: the first two by Python, the third by a shell that starts us in the background.
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGQUIT),
         )
     finally:
         os.chdir("/")
