@@ -33,6 +33,8 @@ class Pools:
         self._cap = cap
         self._hosts = 0
         self._kept: dict[str, Kept] = {}
+        self._live: set[Kept] = set()
+        """Those of `_kept` that may have processes: what a call costs does not grow with the connectors registered."""
         self._closing: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
         self._keeping = False
@@ -59,6 +61,8 @@ class Pools:
         if launch.mode == "persistent":
             await self._go_first(launch)
         kept = self._kept_for(launch)
+        if kept is not None:
+            self._live.add(kept)
         worker = await kept.obtain(launch, on_line) if kept is not None else self.spawn.start(launch, on_line)
         # Only now is it known whether there is one process more, or one of those that were there has got a request.
         self._shrink()
@@ -70,12 +74,16 @@ class Pools:
         self._keeping = True
         wanted = {launch.name: launch for launch in launches if launch.mode != "spawn"}
         for name in [name for name, kept in self._kept.items() if wanted.get(name) != kept.launch]:
-            self._close_soon(self._kept.pop(name).close())
+            kept = self._kept.pop(name)
+            self._live.discard(kept)
+            self._close_soon(kept.close())
         for launch in wanted.values():
             if launch.name not in self._kept:
                 kept = self._kept[launch.name] = self._make(launch)
                 if ahead:
                     kept.warm()
+                if kept.idle():
+                    self._live.add(kept)
         self._tell_all()
 
     def told(self, launch: Launch) -> tuple[Mode, list[str]]:
@@ -85,7 +93,7 @@ class Pools:
 
     def idle(self) -> int:
         """Return how many processes are there without a request, and can give way."""
-        return sum(kept.idle() for kept in self._kept.values())
+        return sum(kept.idle() for kept in self._live)
 
     def kept(self) -> int:
         """Return how many processes are there without a request."""
@@ -178,6 +186,9 @@ class Pools:
             self._cap.ask(launch.name)
             await asyncio.sleep(LOOK)
 
+    def _in_use(self, kept: Kept) -> bool:
+        return kept in self._live and self._cap.present(kept.launch.name) > 0
+
     def _too_many(self, kept: Persistent) -> bool:
         """Tell whether two workers have started a process of a connector at the same time."""
         idle = kept.idle()
@@ -210,6 +221,7 @@ class Pools:
                 kept.tend(loop.time())
                 if isinstance(kept, Persistent) and self._too_many(kept):
                     kept.evict()
+            self._live = {kept for kept in self._kept.values() if kept.idle() or self._in_use(kept)}
             self._shrink()
             self._tell_all()
 
