@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from tests.support import Site
 
-CALL = Call(connector="c0", command="good", params={}, caller=Caller(request_id="r"))
-
 
 async def functions_called(site: Site, entry: str, connectors: int) -> int:
     """Return how many functions of Python one call takes, once there has been one."""
@@ -27,6 +25,7 @@ async def functions_called(site: Site, entry: str, connectors: int) -> int:
     settings, _ = read_settings(site.file)
     gateway = Gateway(settings, Bus())
     await gateway.open()
+    call = Call(connector="c0", command="good", params={}, caller=Caller(request_id="r"))
     counted = 0
 
     def count(_frame: FrameType, event: str, _argument: object) -> None:
@@ -34,9 +33,9 @@ async def functions_called(site: Site, entry: str, connectors: int) -> int:
         counted += event == "call"
 
     try:
-        await gateway.invoker.invoke(CALL)
+        await gateway.invoker.invoke(call)
         sys.setprofile(count)
-        await gateway.invoker.invoke(CALL)
+        await gateway.invoker.invoke(call)
         return counted
     finally:
         sys.setprofile(None)
