@@ -155,7 +155,8 @@ class Master:
         theirs, ours = socket.socketpair()
         for end in (theirs, ours):
             end.setblocking(False)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             # What is told to it before it listens waits, instead of killing it.
             with theirs, signals.held():
                 process = subprocess.Popen(
@@ -174,9 +175,7 @@ class Master:
                     start_new_session=True,  # a ^C in the terminal reaches them through us, once
                     env={**self._settings.environ, "PROMETHEUS_MULTIPROC_DIR": str(team.metrics)},
                 )
-        except BaseException:
-            ours.close()
-            raise
+            undo.pop_all()
         return _Worker(process, ours)
 
     async def _free(self, worker: int, table: Table, handle: int) -> None:
