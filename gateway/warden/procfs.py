@@ -32,12 +32,9 @@ class Memory(NamedTuple):
 
 def stat(pid: int) -> Stat | None:
     """Return the process' facts, or None when it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            raw = file.read(1024)
-    except OSError:
+    fields = _fields(pid)
+    if not fields:
         return None
-    fields = raw[raw.rfind(b")") + 2 :].split()
     return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
 
 
@@ -55,13 +52,18 @@ def memory(pid: int) -> Memory:
 
 def unreaped(pid: int, parent: int) -> int | None:
     """Return the wait status of a process that has ended and waits for its parent; None when there is no such one."""
+    fields = _fields(pid)
+    return int(fields[49]) if fields and fields[0] == b"Z" and int(fields[1]) == parent else None
+
+
+def _fields(pid: int) -> list[bytes]:
+    """Return what follows the name in a process' stat, from the state on; nothing when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             raw = file.read(1024)
     except OSError:
-        return None
-    fields = raw[raw.rfind(b")") + 2 :].split()
-    return int(fields[49]) if fields[0] == b"Z" and int(fields[1]) == parent else None
+        return []
+    return raw[raw.rfind(b")") + 2 :].split()
 
 
 class Cpu(NamedTuple):
