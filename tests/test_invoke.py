@@ -26,12 +26,8 @@ if TYPE_CHECKING:
     from tests.support import Site
 
 
-@pytest.fixture
-async def gateway(site: Site) -> AsyncIterator[Gateway]:
-    site.script("note.sh", f"cat >/dev/null; echo run >> {site.folder}/runs; echo '{{}}'")
-    site.script("hang.sh", "sleep 100")
-    limits = "concurrency: 1, queue: 5, commands: {Go: {}}"
-    site.configure(f"note: {{run: [./note.sh], {limits}}}\nhang: {{run: [./hang.sh], timeout: 300ms, {limits}}}")
+@contextlib.asynccontextmanager
+async def opened(site: Site) -> AsyncIterator[Gateway]:
     settings, _ = read_settings(site.file)
     made = Gateway(settings, Bus())
     await made.open(watch=False)
@@ -39,6 +35,16 @@ async def gateway(site: Site) -> AsyncIterator[Gateway]:
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture
+async def gateway(site: Site) -> AsyncIterator[Gateway]:
+    site.script("note.sh", f"cat >/dev/null; echo run >> {site.folder}/runs; echo '{{}}'")
+    site.script("hang.sh", "sleep 100")
+    limits = "concurrency: 1, queue: 5, commands: {Go: {}}"
+    site.configure(f"note: {{run: [./note.sh], {limits}}}\nhang: {{run: [./hang.sh], timeout: 300ms, {limits}}}")
+    async with opened(site) as made:
+        yield made
 
 
 def call(on_slot: Callable[[], Awaitable[None]] | None, connector: str = "note") -> Call:
@@ -104,13 +110,13 @@ async def test_what_it_takes_is_not_the_runs_time(gateway: Gateway) -> None:
 
 
 ACT = """
-import time
+import signal
 def good(text: str):
     return len(text)
 def bad(text: str):
     raise ValueError
 def slow(text: str):
-    time.sleep(100)
+    signal.pause()
 """
 HANG = """
 hang:
@@ -124,13 +130,8 @@ async def modes(site: Site) -> AsyncIterator[Gateway]:
     (site.folder / "act.py").write_text(ACT)
     entries = [f"{mode}: {{runtime: python, module: ./act.py, mode: {mode}}}" for mode in MODES]
     site.configure("\n".join([*entries, HANG]))
-    settings, _ = read_settings(site.file)
-    made = Gateway(settings, Bus())
-    await made.open(watch=False)
-    try:
+    async with opened(site) as made:
         yield made
-    finally:
-        await made.close()
 
 
 MODES = ("spawn", "standby", "fork", "persistent")
