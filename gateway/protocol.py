@@ -5,12 +5,14 @@ Nothing here knows processes or HTTP. Values that nobody has to look at stay raw
 
 from __future__ import annotations
 
+import base64
+import binascii
 import codecs
-import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from gateway.envelope import http_status, is_mimetype, mended
 from gateway.errors import ConnectorInvalidOutput
 from gateway.escapes import unescaped
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 JSON = "application/json"
+CHARSET = "; charset=utf-8"
 LOG_LINES = 100  # lines of `spiff__logs` that leave the gateway
 LOG_CHARACTERS = 4096  # of each of them, and of an error's message
 
@@ -26,13 +29,18 @@ PREFIX = b'{"command_response":{"body":'
 SUFFIX = b',"mimetype":"application/json"},"command_response_version":2,"error":null,"spiff__logs":[]}'
 LARGE = 1 << 16  # bytes of a value that is not copied any more
 LINES = 1000  # before the last one of an output that are looked at for JSON
+WORDS = 500  # bytes of a response that cannot be sent, for whoever looks why
 CHECKED = 1 << 20  # bytes looked at in one go; a text of all of them would take up to four times their room
 
 _EMPTY = msgspec.Raw(b"{}")
-_MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
+_NULL = msgspec.Raw(b"null")
+_TEXTS = {"application/xml", "application/javascript", "application/ecmascript", "application/sql"}
 _BOM = b"\xef\xbb\xbf"
 _TOO_DEEP = "it is nested too deeply"
 _MALFORMED = "JSON is malformed: "
+
+Validate = Literal["strict", "names"]
+"""What of a call is checked: types, enums and schemas too, or only that names are known and none is missing."""
 
 Object = dict[str, msgspec.Raw]
 Piece = bytes | bytearray | memoryview
@@ -100,6 +108,7 @@ class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
     additional_parameters: bool = False
     idempotent: bool = False
     execute_async: bool = False
+    validate: Validate = "strict"
     module: str | None = None
 
 
@@ -123,6 +132,14 @@ class ToldError(msgspec.Struct, kw_only=True):
 
     error_code: str
     message: str = ""
+    raised: bool = False
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """How connectors write an error; a code may be a number."""
+
+    error_code: str | int
+    message: str | int | float | None = None
     raised: bool = False
 
 
@@ -231,13 +248,14 @@ def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
         ConnectorInvalidOutput: not JSON, not UTF-8, empty, two documents, NaN, or an envelope that is none.
     """
     document, fields, warnings = _document(stdout)
-    if "command_response_version" in fields:
+    if _is_envelope(fields):
         return _from_envelope(document, fields, redact, warnings)
     if "response" in fields and "mimetype" in fields:
         return _from_legacy(fields, warnings)
     error = _told(fields.get("error"))
     if error is not None:
-        status = _http_status(fields["http_status"]) if "http_status" in fields else None
+        status, problem = http_status(fields.get("http_status", _NULL))
+        warnings += () if problem is None else (problem,)
         error.message = _short(redact(error.message))
         envelope = error_envelope(error.error_code, error.message, http_status=status)
         return Result(pieces=(envelope,), error=error, warnings=warnings)
@@ -366,19 +384,24 @@ def _check_utf8(data: bytes | bytearray | memoryview) -> None:
         raise ValueError(f"not UTF-8 (near byte {start + problem.start})") from problem
 
 
+def _is_envelope(fields: Object) -> bool:
+    """Tell whether an object is a version 2 envelope, or is meant to be one."""
+    if "command_response_version" not in fields:
+        return False
+    return bytes(fields["command_response_version"]) == b"2" or "command_response" in fields
+
+
 def _from_envelope(
     document: memoryview, fields: Object, redact: Callable[[str], str], warnings: tuple[str, ...]
 ) -> Result:
-    response = _part(fields, "command_response", Object)
-    if _part(fields, "command_response_version", int) != 2:
-        raise ConnectorInvalidOutput("its command_response_version is not 2")
-    if "body" not in response:
-        raise ConnectorInvalidOutput("its command_response has no body")
-    if "http_status" in response:
-        _http_status(response["http_status"])
-    logs = _part(fields, "spiff__logs", list[str] | None) or []
-    error = _part(fields, "error", ToldError | None)
     changes: dict[str, list[Piece]] = {}
+    try:
+        response, logs, error = _read_envelope(fields)
+    except ConnectorInvalidOutput:
+        fields, problems = mended(fields)
+        response, logs, error = _read_envelope(fields)
+        changes = {name: [memoryview(raw)] for name, raw in fields.items()}
+        warnings += problems
     if "mimetype" not in response:
         changes["command_response"] = _members({**response, "mimetype": _raw(JSON)})
     shown = [_short(redact(line)) for line in logs[-LOG_LINES:]]
@@ -396,18 +419,68 @@ def _from_envelope(
     return Result(pieces=pieces, error=error, warnings=warnings)
 
 
+def _read_envelope(fields: Object) -> tuple[Object, list[str], ToldError | None]:
+    """Return the parts of an envelope that follows the book.
+
+    Raises:
+        ConnectorInvalidOutput: it does not.
+    """
+    response: Object = _part(fields, "command_response", Object)
+    if bytes(fields["command_response_version"]) != b"2":
+        raise ConnectorInvalidOutput("its command_response_version is not 2")
+    if "body" not in response:
+        raise ConnectorInvalidOutput("its command_response has no body")
+    if "mimetype" in response and not is_mimetype(_part(response, "mimetype", str)):
+        raise ConnectorInvalidOutput("its mimetype is none")
+    status = bytes(response.get("http_status", b"null"))
+    if status != b"null" and not (len(status) == 3 and status.isdigit() and status >= b"100"):
+        raise ConnectorInvalidOutput("its http_status is not an HTTP status")
+    logs: list[str] = _part(fields, "spiff__logs", list[str]) if "spiff__logs" in fields else []
+    told = _part(fields, "error", Object | None)
+    error = None
+    if told is not None:
+        error = _part(fields, "error", ToldError)
+        if "message" not in told or not error.error_code:
+            raise ConnectorInvalidOutput("its error has no message, or an empty error_code")
+    return response, logs, error
+
+
 def _from_legacy(fields: Object, warnings: tuple[str, ...]) -> Result:
-    response = memoryview(fields["response"])
     mimetype = _part(fields, "mimetype", str)
-    if not _MIMETYPE.fullmatch(mimetype):
+    if not is_mimetype(mimetype):
         raise ConnectorInvalidOutput(f"its mimetype {mimetype[:40]!r} is none")
-    status = _part(fields, "status", int | str | None)
-    try:
-        body = unescaped(response) if response[0] == ord('"') else response
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise ConnectorInvalidOutput(f"its response is not valid: {problem}") from problem
-    number = 200 if status is None else _http_status(msgspec.Raw(str(status).encode()))
+    body, is_text = _legacy_body(fields)
+    status = fields.get("status", _NULL)
+    number = 200 if bytes(status) == b"null" else _status(status)
+    if number is None:
+        words = bytes(memoryview(body)[:WORDS]).decode(errors="replace")
+        raise ConnectorInvalidOutput(f"its status {_shown(status)} is not an HTTP status (its response: {words})")
+    if is_text and "charset=" not in mimetype.lower():
+        mimetype += CHARSET if _has_charset(mimetype) else ""
     return Result(pieces=(body,), mimetype=mimetype, status=number, warnings=warnings)
+
+
+def _legacy_body(fields: Object) -> tuple[Piece, bool]:
+    """Return the HTTP body of a version 1 result, and whether it is text: a client that is told none guesses Latin-1."""
+    response = memoryview(fields["response"])
+    encoding = _part(fields, "encoding", str | None)
+    if encoding not in {None, "base64"}:
+        raise ConnectorInvalidOutput(f"its encoding {encoding[:40]!r} is not base64")
+    if bytes(response[:4]) == b"null":
+        return b"", True
+    try:
+        if response[0] != ord('"'):
+            return response, True
+        text = unescaped(response)
+        return (base64.b64decode(text, validate=True), False) if encoding else (text, True)
+    except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as problem:
+        raise ConnectorInvalidOutput(f"its response is not valid: {problem}") from problem
+
+
+def _has_charset(mimetype: str) -> bool:
+    """Tell whether a kind of text is sent with its charset, as HTTP servers do: JSON has but one."""
+    kind = mimetype.partition(";")[0].strip().lower()
+    return kind.startswith("text/") or kind.endswith("+xml") or kind in _TEXTS
 
 
 def _members(fields: Object, changes: Mapping[str, list[Piece]] | None = None) -> list[Piece]:
@@ -433,17 +506,21 @@ def _told(raw: msgspec.Raw | None) -> ToldError | None:
     if raw is None or bytes(memoryview(raw)[:1]) != b"{":
         return None
     try:
-        error = msgspec.json.decode(raw, type=ToldError)
+        told = msgspec.json.decode(raw, type=_Told)
     except msgspec.ValidationError:
         return None
+    error = ToldError(error_code=str(told.error_code), message=str(told.message or ""), raised=told.raised)
     return error if error.error_code else None
 
 
-def _http_status(raw: msgspec.Raw) -> int:
-    text = bytes(raw).decode(errors="replace").strip().strip('"')
-    if not (len(text) == 3 and text.isascii() and text.isdigit() and 200 <= int(text) <= 599):
-        raise ConnectorInvalidOutput(f"{text[:40]!r} is not an HTTP status")
-    return int(text)
+def _status(raw: msgspec.Raw) -> int | None:
+    """Return the HTTP status that a value means, None when it cannot be one."""
+    status, _ = http_status(raw)
+    return status if status is not None and 200 <= status <= 599 else None
+
+
+def _shown(raw: msgspec.Raw) -> str:
+    return bytes(memoryview(raw)[:40]).decode(errors="replace")
 
 
 def _raw(value: object) -> msgspec.Raw:

@@ -152,26 +152,73 @@ def test_an_error_in_an_envelope_is_the_connectors_own() -> None:
     assert sent(result)["error"] == {"error_code": "NoPaper", "message": "tray ***", "hint": 1}
 
 
+def response(body: Any, mimetype: str = "application/json", **more: Any) -> dict[str, Any]:
+    return {"command_response": {"body": body, "mimetype": mimetype, **more}}
+
+
+def error(code: str, message: str, **more: Any) -> dict[str, Any]:
+    return {"error": {"error_code": code, "message": message, **more}}
+
+
 @pytest.mark.parametrize(
-    ("changes", "why"),
+    ("given", "becomes", "warned"),
     [
-        ({"command_response_version": 1}, "command_response_version"),
-        ({"command_response_version": "2"}, "command_response_version"),
-        ({"command_response": None}, "command_response"),
-        ({"command_response": [1]}, "command_response"),
-        ({"command_response": {}}, "no body"),
-        ({"command_response": {"body": {}, "http_status": 99}}, "HTTP status"),
-        ({"command_response": {"body": {}, "http_status": 10**4000}}, "HTTP status"),
-        ({"command_response": {"body": {}, "http_status": "ok"}}, "HTTP status"),
-        ({"spiff__logs": "text"}, "spiff__logs"),
-        ({"spiff__logs": [1]}, "spiff__logs"),
-        ({"error": "text"}, "error"),
-        ({"error": {"message": "no code"}}, "error"),
+        ({"command_response_version": 1}, {}, "command_response_version is 1"),
+        ({"command_response_version": 3}, {}, "command_response_version is 3"),
+        ({"command_response_version": "2"}, {}, 'command_response_version is "2"'),
+        ({"command_response_version": None}, {}, "command_response_version is null"),
+        ({"command_response": None}, response(None), "command_response is null"),
+        ({"command_response": [1]}, response([1]), "command_response is [1]"),
+        ({"command_response": "sent ☃"}, response("sent ☃", "text/plain"), "command_response is"),
+        ({"command_response": {}}, response(None), "no body"),
+        ({"command_response": {"mimetype": "a/b", "own": 1}}, response(None, "a/b", own=1), "no body"),
+        ({"command_response": {"body": 1, "mimetype": None}}, response(1), "mimetype is null"),
+        ({"command_response": {"body": 1, "mimetype": "a/b\r\nX: 1"}}, response(1), "mimetype is"),
+        (response(1, http_status="404"), response(1, http_status=404), 'http_status is "404"'),
+        (response(1, http_status=201.0), response(1, http_status=201), "http_status is 201.0"),
+        (response(1, http_status=99), response(1), "http_status is 99"),
+        (response(1, http_status=10**4000), response(1), "http_status is 1000"),
+        (response(1, http_status="ok"), response(1), 'http_status is "ok"'),
+        (response(1, http_status=True), response(1), "http_status is true"),
+        ({"spiff__logs": "said ☃"}, {"spiff__logs": ["said ☃"]}, "spiff__logs is"),
+        ({"spiff__logs": [1, "b", None, {"c": 2}]}, {"spiff__logs": ["1", "b", "", '{"c": 2}']}, "spiff__logs is"),
+        ({"error": {}}, {}, "error is {}"),
+        ({"error": ""}, {}, "error is"),
+        ({"error": False}, {}, "error is"),
+        ({"error": "declined ☃"}, {"spiff__logs": ["error: declined ☃"]}, "no error_code"),
+        ({"error": {"message": "m"}}, {"spiff__logs": ['error: {"message": "m"}']}, "no error_code"),
+        ({"error": "e", "spiff__logs": ["a"]}, {"spiff__logs": ["a", "error: e"]}, "no error_code"),
+        (error(5, "m", own=1), error("5", "m", own=1), "error_code is 5"),
+        ({"error": {"error_code": "c", "message": None}}, error("c", ""), "message is null"),
+        ({"error": {"error_code": "c"}}, error("c", ""), "message is null"),
+        ({"error": {"error_code": "c", "message": {"a": 1}}}, error("c", '{"a": 1}'), "message is"),
+        (error("", "m"), error("connector_failed", "m"), "error_code is"),
+        ({"error": {"error_code": None, "message": "m"}}, error("connector_failed", "m"), "error_code is null"),
     ],
 )
-def test_an_envelope_that_is_none_is_invalid(changes: dict[str, Any], why: str) -> None:
-    with pytest.raises(ConnectorInvalidOutput, match=why):
-        read({**ENVELOPE, **changes})
+def test_an_envelope_that_can_be_understood_is_mended_with_a_warning(
+    given: dict[str, Any], becomes: dict[str, Any], warned: str
+) -> None:
+    result = read({**ENVELOPE, **given})
+    assert sent(result) == {**ENVELOPE, "error": None, "spiff__logs": [], **becomes}
+    assert warned in "; ".join(result.warnings)
+    assert (result.error is None) == (becomes.get("error") is None)
+
+
+@pytest.mark.parametrize("logs", [{"spiff__logs": None}, {}])
+def test_an_envelope_without_logs_gets_a_list_since_the_backend_goes_through_it(logs: dict[str, Any]) -> None:
+    assert sent(read({**ENVELOPE, "error": None, **logs}))["spiff__logs"] == []
+
+
+def test_a_status_that_is_null_stays_since_it_is_in_the_process_data() -> None:
+    result = read({**ENVELOPE, **response({"a": 1}, http_status=None)})
+    assert sent(result)["command_response"] == {"body": {"a": 1}, "mimetype": "application/json", "http_status": None}
+    assert result.warnings == ()
+
+
+def test_another_version_with_a_legacy_result_is_the_legacy_result() -> None:
+    result = read({"command_response_version": 1, "response": "x", "mimetype": "text/plain", "status": 201})
+    assert (bytes(result.content), result.status) == (b"x", 201)
 
 
 # --- the legacy result
@@ -179,7 +226,7 @@ def test_an_envelope_that_is_none_is_invalid(changes: dict[str, Any], why: str) 
 
 @pytest.mark.parametrize(
     ("response", "body"),
-    [("text ☃", "text ☃".encode()), ({"a": 1}, b'{"a": 1}'), ([1], b"[1]"), (None, b"null"), ("", b"")],
+    [("text ☃", "text ☃".encode()), ({"a": 1}, b'{"a": 1}'), ([1], b"[1]"), (None, b""), ("", b"")],
 )
 def test_a_legacy_result_is_sent_as_it_is(response: Any, body: bytes) -> None:
     result = read({"response": response, "mimetype": "text/html; charset=utf-8", "status": 201})
@@ -200,6 +247,33 @@ def test_a_legacy_status_may_be_a_number_as_text(given: Any, status: int) -> Non
 def test_a_legacy_result_that_cannot_be_sent_is_invalid(changes: dict[str, Any]) -> None:
     with pytest.raises(ConnectorInvalidOutput):
         read({"response": "x", "mimetype": "text/plain", **changes})
+
+
+@pytest.mark.parametrize(
+    ("mimetype", "sent_as"),
+    [("text/plain", "text/plain; charset=utf-8"), ("text/html", "text/html; charset=utf-8"),
+     ("application/xml", "application/xml; charset=utf-8"), ("image/svg+xml", "image/svg+xml; charset=utf-8"),
+     ("text/plain; Charset=latin-1", "text/plain; Charset=latin-1"), ("application/json", "application/json"),
+     ("image/png", "image/png")],
+)  # fmt: skip
+def test_the_text_of_a_legacy_result_is_told_to_be_utf_8(mimetype: str, sent_as: str) -> None:
+    assert read({"response": "☃", "mimetype": mimetype}).mimetype == sent_as
+
+
+def test_the_bytes_of_a_legacy_result_go_out_as_they_are() -> None:
+    result = read({"response": "iVBORw==", "encoding": "base64", "mimetype": "text/plain", "status": 200})
+    assert (result.content, result.mimetype) == (b"\x89PNG", "text/plain")
+
+
+@pytest.mark.parametrize("changes", [{"encoding": "hex"}, {"encoding": "base64", "response": "%%"}])
+def test_bytes_that_cannot_be_read_are_invalid(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConnectorInvalidOutput):
+        read({"response": "aa==", "mimetype": "image/png", **changes})
+
+
+def test_a_status_that_cannot_be_sent_does_not_hide_what_the_connector_said() -> None:
+    with pytest.raises(ConnectorInvalidOutput, match=r"its status \"ok\" .* \(its response: said so\)"):
+        read({"response": "said so", "mimetype": "text/plain", "status": "ok"})
 
 
 # --- told errors
@@ -232,12 +306,18 @@ def test_the_status_beside_an_error_may_be_text(status: str) -> None:
 
 
 @pytest.mark.parametrize("status", ["1" * 5000, "0", "-200", "null", "[]", '"later"'])
-def test_a_status_beside_an_error_that_is_none_is_invalid(status: str) -> None:
-    with pytest.raises(ConnectorInvalidOutput, match="HTTP status"):
-        read(f'{{"error": {{"error_code": "a"}}, "http_status": {status}}}')
+def test_a_status_beside_an_error_that_is_none_does_not_hide_the_error(status: str) -> None:
+    result = read(f'{{"error": {{"error_code": "a"}}, "http_status": {status}}}')
+    assert sent(result)["error"]["error_code"] == "a"
+    assert "http_status" not in sent(result)["command_response"]
+    assert bool(result.warnings) == (status != "null")
 
 
-@pytest.mark.parametrize("error", ["text", {}, {"error_code": ""}, {"error_code": 7}, [], None])
+def test_the_code_of_an_error_may_be_a_number() -> None:
+    assert sent(read({"error": {"error_code": 7, "message": None}}))["error"] == {"error_code": "7", "message": ""}
+
+
+@pytest.mark.parametrize("error", ["text", {}, {"error_code": ""}, {"error_code": None}, [], None])
 def test_an_error_without_a_code_is_an_ordinary_value(error: Any) -> None:
     assert sent(read({"error": error}))["command_response"]["body"] == {"error": error}
 

@@ -1,0 +1,130 @@
+"""Mends an envelope that does not follow the book: callers get one that does, and the operator hears what was wrong.
+
+The original proxy passes anything on, and the workflow backend understands most of it, or fails in ways that hide what
+the connector said. So what can be understood counts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NO_CODE = "connector_failed"
+"""The code of an error that has none."""
+SHOWN = 80  # characters of a value in a warning
+SPOKEN = 4096  # characters of words that are moved to the log
+
+_NULL = msgspec.Raw(b"null")
+_JSON = msgspec.Raw(b'"application/json"')
+_TEXT = msgspec.Raw(b'"text/plain"')
+_STATUS = re.compile(r'"?\s*([1-9]\d\d)(\.0*)?\s*"?')
+_MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
+
+Object = dict[str, msgspec.Raw]
+
+
+def mended(fields: Mapping[str, msgspec.Raw]) -> tuple[Object, tuple[str, ...]]:
+    """Return the members of an envelope that follows the book, and what was wrong with the one that was given."""
+    problems: list[str] = []
+    words: list[str] = []
+    made: Object = dict(fields)
+    if bytes(fields["command_response_version"]) != b"2":
+        problems.append(f"command_response_version is {_shown(fields['command_response_version'])}, not 2")
+        made["command_response_version"] = msgspec.Raw(b"2")
+    made["command_response"] = _encoded(_response(fields.get("command_response", _NULL), problems))
+    made["error"] = _error(fields.get("error", _NULL), problems, words)
+    made["spiff__logs"] = _logs(fields.get("spiff__logs", _NULL), problems, words)
+    return made, tuple(f"its envelope was mended: {problem}" for problem in problems)
+
+
+def is_mimetype(text: str) -> bool:
+    """Tell whether a text can be sent as a mimetype."""
+    return _MIMETYPE.fullmatch(text) is not None
+
+
+def http_status(raw: msgspec.Raw) -> tuple[int | None, str | None]:
+    """Return the status that a value means, if it means one, and what is wrong with it."""
+    text = bytes(raw).decode()
+    understood = _STATUS.fullmatch(text)
+    status = int(understood[1]) if understood is not None else None
+    problem = f"http_status is {_shown(raw)}, not a number of three digits" if text != str(status) else None
+    return status, (None if text == "null" else problem)
+
+
+def _response(raw: msgspec.Raw, problems: list[str]) -> Object:
+    first = _first(raw)
+    if first != b"{":
+        problems.append(f"command_response is {_shown(raw)}, not an object with a body: it was taken for the body")
+        return {"body": raw, "mimetype": _TEXT if first == b'"' else _JSON}
+    response: Object = msgspec.json.decode(raw, type=Object)
+    if "body" not in response:
+        problems.append("command_response has no body")
+        response = {"body": _NULL, **response}
+    mimetype = response.get("mimetype")
+    if mimetype is None or not is_mimetype(_plain(mimetype)):
+        if mimetype is not None:
+            problems.append(f"mimetype is {_shown(mimetype)}")
+        response["mimetype"] = _JSON
+    if bytes(response.get("http_status", _NULL)) != b"null":
+        status, problem = http_status(response.pop("http_status"))
+        problems += [problem] if problem else []
+        response |= {} if status is None else {"http_status": _raw(status)}
+    return response
+
+
+def _error(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Raw:
+    if bytes(raw) == b"null":
+        return raw
+    told: Object = msgspec.json.decode(raw, type=Object) if _first(raw) == b"{" else {}
+    if "error_code" not in told:
+        # The backend does not see such an error either, and goes on: what it says is not lost all the same.
+        problems.append(f"error is {_shown(raw)}, which has no error_code: it counts as none")
+        if bytes(raw) not in {b"{}", b'""', b"false"}:
+            words.append(f"error: {_plain(raw)}")
+        return _NULL
+    code, message = _plain(told["error_code"]), _plain(told.get("message", _NULL))
+    if _first(told["error_code"]) != b'"' or not code:
+        problems.append(f"error_code is {_shown(told['error_code'])}, not text")
+    if _first(told.get("message", _NULL)) != b'"':
+        problems.append(f"the error's message is {_shown(told.get('message', _NULL))}, not text")
+    return _encoded({**told, "error_code": _raw(code or NO_CODE), "message": _raw(message)})
+
+
+def _logs(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Raw:
+    if _first(raw) == b"[":
+        lines = msgspec.json.decode(raw, type=list[msgspec.Raw])
+    else:
+        lines = [] if bytes(raw) == b"null" else [raw]
+    if bytes(raw) != b"null" and (_first(raw) != b"[" or any(_first(line) != b'"' for line in lines)):
+        problems.append(f"spiff__logs is {_shown(raw)}, not a list of texts")
+    return _raw([*(_plain(line) for line in lines), *words])
+
+
+def _plain(raw: msgspec.Raw) -> str:
+    """Return a text itself, nothing for null, and the JSON of anything else."""
+    if bytes(raw) == b"null":
+        return ""
+    text = msgspec.json.decode(raw, type=str) if _first(raw) == b'"' else bytes(raw).decode()
+    return text[:SPOKEN]
+
+
+def _first(raw: msgspec.Raw) -> bytes:
+    return bytes(memoryview(raw)[:1])
+
+
+def _shown(raw: msgspec.Raw) -> str:
+    text = bytes(memoryview(raw)[: 4 * SHOWN]).decode(errors="replace")
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+def _encoded(fields: Object) -> msgspec.Raw:
+    return _raw(fields)
