@@ -223,6 +223,7 @@ async def test_a_module_that_cannot_be_imported_hides_itself_alone_and_is_told(g
     status = await gateway.status("synthetic")
     assert status["state"] == "ready"
     expected = "connector_synthetic.commands.broken is left out: ModuleNotFoundError: No module named 'no_such_sdk'"
+    expected += " (add no_such_sdk, or the package that provides it, to requirements)"
     assert expected in status["notices"]
     findings = json.loads(cli(gateway.site, "check", "--json").stdout)["connectors"]
     (finding,) = (one for one in findings if one["name"] == "synthetic")

@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 # The host's own code is one private package. Its folder is on the path for this one import: after that a connector's
 # `import host` must not find ours.
 sys.path.insert(0, HERE)
-from _connector_host import channel, errors, forking, handler, targets  # noqa: E402
+from _connector_host import channel, errors, forking, handler, targets, threads  # noqa: E402
 
 MODES = ("--fork", "--lines")
 
@@ -61,6 +61,8 @@ def one(target: targets.Target, known: handler.Known | None = None) -> int:
         outcome = handler.told(error)
     result.write(outcome["body"], outcome["log"])
     result.close()
+    if outcome["exit_status"] == 0 and handler.goes_on(request, target, known):
+        threads.wait_for_all()
     return outcome["exit_status"]
 
 

@@ -209,6 +209,7 @@ def test_a_command_is_described_in_full(synthetic_description: Described) -> Non
             {"id": "anything", "type": "any", "required": False, "default": None},
         ],
         "async": False,
+        "validate": "names",
     }
 
 
@@ -216,7 +217,8 @@ def test_a_module_that_cannot_be_imported_hides_only_itself(synthetic_descriptio
     assert synthetic_description["problems"] == [
         {
             "module": "connector_synthetic.commands.broken",
-            "message": "ModuleNotFoundError: No module named 'no_such_sdk'",
+            "message": "ModuleNotFoundError: No module named 'no_such_sdk'"
+            " (add no_such_sdk, or the package that provides it, to requirements)",
         },
         {"module": "connector_synthetic.commands.exits", "message": "SystemExit: this module refuses to be imported"},
     ]
@@ -308,6 +310,7 @@ def test_kwargs_allow_additional_parameters(synthetic_description: Described) ->
         "module": "connector_synthetic.commands.legacy",
         "parameters": [{"id": "first", "type": "str", "required": True}],
         "async": False,
+        "validate": "names",
         "additional_parameters": True,
     }
 
@@ -373,7 +376,9 @@ def test_a_package_that_cannot_be_imported_is_one_problem(connector: Build) -> N
 
 def test_a_package_that_is_not_installed_is_one_problem(connector: Build) -> None:
     described = connector({}, package="connector_absent").describe()
-    problem = {"module": "connector_absent", "message": "ModuleNotFoundError: No module named 'connector_absent'"}
+    missing = "ModuleNotFoundError: No module named 'connector_absent'"
+    hint = "(add connector_absent, or the package that provides it, to requirements)"
+    problem = {"module": "connector_absent", "message": f"{missing} {hint}"}
     assert described["problems"] == [problem]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 
 class ConnectorError(Exception):
     """The request failed."""
@@ -70,5 +72,10 @@ def printable(text: str) -> str:
 
 
 def one_line(raised: BaseException) -> str:
-    """Give ``ImportError: No module named 'x'``."""
-    return f"{type(raised).__name__}: {message_of(raised)}"
+    """Give ``ModuleNotFoundError: No module named 'x'``, and what to do about it."""
+    text = f"{type(raised).__name__}: {message_of(raised)}"
+    missing = raised.name if isinstance(raised, ModuleNotFoundError) else None
+    top = missing.partition(".")[0] if missing else ""
+    if not top or top in sys.modules:
+        return text
+    return f"{text} (add {top}, or the package that provides it, to requirements)"

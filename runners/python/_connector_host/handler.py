@@ -12,7 +12,7 @@ import os
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypedDict
 
-from . import encoding, errors, members
+from . import encoding, errors, flask_app, members
 from .signatures import Signature
 from .targets import AUTHS, COMMANDS, Place, Target
 
@@ -102,6 +102,8 @@ class _Description:
         return {"commands": self.commands, "auths": self.auths, "problems": self.problems}
 
     def warm_up(self) -> None:
+        if any(entry.get("validate") == members.NAMES for entry in self.commands):
+            flask_app.warm_up()
         module = self._attempt(self._target.name, self._target.load, self._target.name)
         warmup = getattr(module, members.WARMUP, None)
         if callable(warmup):
@@ -153,9 +155,28 @@ def _execute(request: Request, target: Target, known: Known) -> Any:
     }
     command, signature = known.get((str(request.get("module")), name)) or _looked_up(request, name, target)
     arguments = signature.bind(params, reserved)
-    with _ConnectorCode():
-        made = command(*arguments.positional, **arguments.named)
-        return _finished(_run(made, reserved) if isinstance(command, type) else made)
+    if not isinstance(command, type):
+        with _ConnectorCode():
+            return _finished(command(*arguments.positional, **arguments.named))
+    with _ConnectorCode(), flask_app.context(reserved["config"]):
+        return _with_bytes(_finished(_run(command(*arguments.positional, **arguments.named), reserved)))
+
+
+def goes_on(request: Any, target: Target, known: Optional[Known] = None) -> bool:
+    """Tell whether what a request has started may go on after its answer, and call back by itself."""
+    if not isinstance(request, dict) or request.get("op") != "execute" or not _callback_url(request.get("context")):
+        return False
+    name, module = request.get("command"), str(request.get("module"))
+    found = (known or {}).get((module, str(name)))
+    command = found[0] if found else _find_in(module, str(name), target)
+    return isinstance(command, type) and callable(getattr(command, "execute_async", None))
+
+
+def _with_bytes(result: Any) -> Any:
+    """Have the bytes of a version 1 result go out as they are: JSON has no form for them."""
+    if isinstance(result, dict) and "mimetype" in result and isinstance(result.get("response"), (bytes, bytearray)):
+        return {**result, "encoding": "base64"}
+    return result
 
 
 def _typed(request: Request, key: str, kind: type, default: Any) -> Any:
@@ -171,10 +192,15 @@ def _typed(request: Request, key: str, kind: type, default: Any) -> Any:
 def _run(instance: Any, reserved: Dict[str, Any]) -> Any:
     # By position: the original does, and connectors write `_config` or leave the names to a base class.
     config, task_data = reserved["config"], reserved["task_data"]
-    callback_url = reserved["context"].get("callback_url")
+    callback_url = _callback_url(reserved["context"])
     if callback_url and callable(getattr(instance, "execute_async", None)):
         return instance.execute_async(config, task_data, callback_url=callback_url)
     return instance.execute(config, task_data)
+
+
+def _callback_url(context: Any) -> Optional[str]:
+    url = context.get("callback_url") if isinstance(context, dict) else None
+    return url if isinstance(url, str) and url else None
 
 
 def _finished(result: Any) -> Any:

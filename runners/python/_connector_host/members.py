@@ -11,6 +11,7 @@ from .signatures import Signature
 from .targets import COMMANDS, Place
 
 WARMUP = "warmup"
+NAMES = "names"
 
 # In a file of functions a class is a command when it can be run. In a package of the Spiff convention every class that
 # a module of `commands` (or `auths`) defines is one, whatever it is: callers know the list of the original proxy, and
@@ -54,6 +55,8 @@ def describe(name: str, value: Any, place: Place, kind: str) -> Dict[str, Any]:
     entry["parameters"] = takes.describe(parameters)
     if kind == COMMANDS:
         entry["async"] = False
+        if not place.functions:
+            entry["validate"] = NAMES  # callers have always sent these classes what they like
         if isinstance(value, type) and callable(getattr(value, "execute_async", None)):
             entry["execute_async"] = True
         if takes.additional:
@@ -76,13 +79,13 @@ def _is_own(name: str, value: Any, module: ModuleType) -> bool:
 
 
 def _documentation(value: Any) -> docstrings.Docstring:
-    """Read the docstring; a class's parameters may be told there or in `__init__`, its purpose too."""
+    """Read the docstring; a class's parameters may be told there or in `__init__`, its purpose by its own alone."""
     own = docstrings.parse(None if _is_generated(value) else value.__doc__)
     if not isinstance(value, type):
         return own
     initializer: Any = vars(value).get("__init__")
     more = docstrings.parse(getattr(initializer, "__doc__", None))
-    return docstrings.Docstring(own.description or more.description, {**own.parameters, **more.parameters})
+    return docstrings.Docstring(own.description, {**own.parameters, **more.parameters})
 
 
 def _is_generated(value: Any) -> bool:

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import Any, Set
 
-from . import channel
+from . import channel, threads
 
 _CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
 
@@ -38,6 +38,7 @@ def in_child() -> None:
 
 def leave() -> None:
     """Do what the interpreter does at its end, without taking apart what the host has built."""
+    threads.wait_as_python_does()
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # noqa: SLF001  (os._exit comes next)
     channel.flush()
