@@ -130,6 +130,17 @@ class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Among the jobs that wait for a connector, the higher goes first."""
 
 
+class OverrideEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator says of a command that a connector describes itself. Absent: as the connector says."""
+
+    timeout: Duration | None = None
+    is_async: bool | None = msgspec.field(default=None, name="async")
+    idempotent: bool | None = None
+    retry: Literal["never", "always"] | None = None
+    priority: int = 0
+    validate: Literal["strict", "names"] | None = None
+
+
 class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a connector that every runtime knows; the runtime's own come beside them."""
 
@@ -143,8 +154,12 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     mode: Literal["spawn", "standby", "fork", "persistent"] | None = None
     """How a process is obtained; each runtime has a default."""
     result: Literal["stdout", "fd3"] = "stdout"
+    validate: Literal["strict", "names"] | None = None
+    """What is checked of calls to commands that it describes. Absent: what it says itself."""
     commands: dict[str, Any] | None = None
     """Absent: the executable is asked with op "describe"."""
+    overrides: dict[str, Any] = {}
+    """What is different about commands that it describes, by their names."""
     auths: dict[str, Any] = {}
     timeout: Duration | None = None
     concurrency: Positive | None = None

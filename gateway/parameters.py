@@ -35,10 +35,18 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 class Signature:
     """All parameters of a command, ready to check calls against."""
 
-    def __init__(self, parameters: tuple[Parameter, ...], *, additional: bool = False) -> None:
-        """Raise ValueError when a JSON Schema among them is none."""
+    def __init__(
+        self, parameters: tuple[Parameter, ...], *, additional: bool = False, enforced: bool = True, filled: bool = True
+    ) -> None:
+        """Raise ValueError when a JSON Schema among them is none.
+
+        Not `enforced`: types, enums and schemas only describe, and any value goes to the connector. Not `filled`: the
+        connector has defaults of its own for what the caller left out.
+        """
         self.parameters = parameters
         self.additional = additional
+        self.enforced = enforced
+        self._filled = filled
         self._by_id = {one.id: one for one in parameters}
         self._defaults = {
             one.id: msgspec.Raw(msgspec.json.encode(one.default))
@@ -51,7 +59,7 @@ class Signature:
         self._secrets = tuple(one.id for one in parameters if one.secret is True)
 
     def check(self, sent: Mapping[str, msgspec.Raw]) -> dict[str, msgspec.Raw]:
-        """Return the parameters with defaults filled in.
+        """Return the parameters, with defaults filled in where that is ours to do.
 
         Raises:
             InvalidParameters: some are missing, unknown or wrong; all of them are named.
@@ -60,10 +68,7 @@ class Signature:
         for name, raw in sent.items():
             parameter = self._by_id.get(name)
             if parameter is not None:
-                try:
-                    problem = self._problem(parameter, _first(raw), raw)
-                except RecursionError:
-                    problem = f"{name} is nested too deeply"
+                problem = self._problem(parameter, raw) if self.enforced else None
                 if problem:
                     problems.append(problem)
             elif not self.additional:
@@ -71,13 +76,19 @@ class Signature:
         if problems:
             known = ", ".join(self._by_id) or "none"
             raise InvalidParameters(f"{'; '.join(problems)} (parameters: {known})")
-        return {**self._defaults, **sent}
+        return {**self._defaults, **sent} if self._filled else dict(sent)
 
     def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str]:
         """Return the texts among the sent values that must not be shown."""
         return [text for name in self._secrets if name in sent for text in _texts(sent[name])]
 
-    def _problem(self, parameter: Parameter, first: bytes, raw: msgspec.Raw) -> str | None:
+    def _problem(self, parameter: Parameter, raw: msgspec.Raw) -> str | None:
+        try:
+            return self._misfit(parameter, _first(raw), raw)
+        except RecursionError:
+            return f"{parameter.id} is nested too deeply"
+
+    def _misfit(self, parameter: Parameter, first: bytes, raw: msgspec.Raw) -> str | None:
         name = parameter.id
         if first == b"n" and not parameter.required:
             return None

@@ -189,3 +189,30 @@ def test_every_text_and_number_of_a_secret_parameter_is_found() -> None:
         sent = {"key": msgspec.Raw(b'"hunter2"'), "more": msgspec.Raw(more.encode()), "open": msgspec.Raw(b'"seen"')}
         assert set(signature.secret_values(sent)) == {"hunter2", *expected}
     assert signature.secret_values({}) == []
+
+
+# --- annotations that only describe
+
+
+def describing(*parameters: Parameter) -> Signature:
+    return Signature(parameters, enforced=False, filled=False)
+
+
+@pytest.mark.parametrize("value", ["text", 1, 1.5, None, True, [1], {"a": [None]}, 10**40])
+def test_a_signature_that_only_describes_takes_any_value(value: Any) -> None:
+    for kind in ("str", "int", "bool", "any"):
+        one = Parameter(id="a", type=kind, required=True, enum=["x"], schema={"type": "string", "minLength": 3})
+        sent = {"a": msgspec.Raw(msgspec.json.encode(value))}
+        assert describing(one).check(sent) == sent
+
+
+def test_a_signature_that_only_describes_knows_its_names() -> None:
+    one = Parameter(id="a", type="str", required=True)
+    with pytest.raises(InvalidParameters, match=r"a is missing; b is unknown \(parameters: a\)"):
+        describing(one).check({"b": msgspec.Raw(b"1")})
+
+
+def test_defaults_that_are_the_connectors_own_are_not_filled_in() -> None:
+    one = Parameter(id="a", type="str", required=False, default="x")
+    assert describing(one).check({}) == {}
+    assert Signature((one,)).check({}) == {"a": msgspec.Raw(b'"x"')}

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gateway.config import CommandEntry, ConnectorEntry, Limits, ParameterEntry, Settings
+from gateway.config import CommandEntry, ConnectorEntry, Limits, OverrideEntry, ParameterEntry, Settings
 from gateway.errors import ConfigError, Quarantine
 from gateway.parameters import Parameter, Signature
 from gateway.process import Bounds, Keep, Launch
+from gateway.protocol import Validate
 from gateway.redact import Redactor, telling_values
 from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
@@ -57,6 +58,10 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     commands: dict[str, Command] | None
     """None: it has not been described yet."""
     auths: dict[str, Command] = {}
+    overrides: dict[str, OverrideEntry] = {}
+    """What the operator says of commands that it describes."""
+    validate: Validate | None = None
+    """What is checked of calls to commands that it describes; None: what it says itself."""
     notices: tuple[str, ...] = ()
     """What an operator should know although it works."""
     cluster_concurrency: int | None = None
@@ -67,16 +72,25 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Quarantine: the description contradicts itself.
         """
-        commands = {one.name: _command_told(one, self.limits) for one in description.commands}
-        auths = {one.name: _command_told(one, self.limits) for one in description.auths}
+        commands = {one.name: self._overridden(one) for one in description.commands}
+        auths = {one.name: _command_told(one, self.limits, OverrideEntry(), None) for one in description.auths}
         if len(commands) != len(description.commands):
             raise Quarantine("describe names a command twice")
         problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
         if problems and not commands and not auths:
             raise Quarantine("; ".join(problems))
+        known = ", ".join(commands) or "none"
+        problems += tuple(
+            f"overrides: it describes no command {name} (it has: {known})"
+            for name in self.overrides
+            if name not in commands
+        )
         return msgspec.structs.replace(
             self, commands=commands, auths={**auths, **self.auths}, notices=(*self.notices, *problems)
         )
+
+    def _overridden(self, told: DescribedCommand) -> Command:
+        return _command_told(told, self.limits, self.overrides.get(told.name, OverrideEntry()), self.validate)
 
 
 class Recognised(NamedTuple):
@@ -148,6 +162,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         env = {"PATH": settings.path, **LOCALE, **line.env, **_env(entry.node, common.env)}
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
         auths = _commands(entry.node.child("auths"), limits) if common.auths else {}
+        overrides = _overrides(entry.node, common)
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
@@ -186,6 +201,8 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         files=files,
         commands=commands,
         auths=auths,
+        overrides=overrides,
+        validate=common.validate,
         notices=(line.notice,) if line.notice else (),
         cluster_concurrency=common.cluster_concurrency,
     )
@@ -241,6 +258,14 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
     return commands
 
 
+def _overrides(node: Node, common: ConnectorEntry) -> dict[str, OverrideEntry]:
+    if not common.overrides:
+        return {}
+    if common.commands is not None:
+        raise node.error("they are for commands that a connector describes: write this into commands", ("overrides",))
+    return {name: below.decode(OverrideEntry) for name, below in node.child("overrides").items()}
+
+
 def _parameter(name: str, node: Node) -> Parameter:
     if name.startswith("spiff__"):
         raise node.error("names that begin with spiff__ are the caller's context, never parameters")
@@ -259,7 +284,9 @@ def _parameter(name: str, node: Node) -> Parameter:
     )
 
 
-def _command_told(told: DescribedCommand, limits: Limits) -> Command:
+def _command_told(
+    told: DescribedCommand, limits: Limits, override: OverrideEntry, validate: Validate | None
+) -> Command:
     if not told.name or "/" in told.name:
         raise Quarantine(f"describe names a command {told.name!r}: a name is not empty and has no /")
     parameters = tuple(
@@ -277,18 +304,25 @@ def _command_told(told: DescribedCommand, limits: Limits) -> Command:
         )
         for one in told.parameters
     )
+    enforced = (override.validate or validate or told.validate) == "strict"
     try:
-        signature = Signature(parameters, additional=told.additional_parameters)
+        # Where annotations only describe, the code's own defaults hold: an Enum's member, say, and not its value.
+        filled = told.validate == "strict"
+        signature = Signature(parameters, additional=told.additional_parameters, enforced=enforced, filled=filled)
     except ValueError as problem:
         raise Quarantine(f"describe, command {told.name}: {problem}") from problem
+    is_async = told.is_async if override.is_async is None else override.is_async
+    own = override.timeout if is_async else None
+    idempotent = told.idempotent if override.idempotent is None else override.idempotent
     return Command(
         name=told.name,
         description=told.description,
-        timeout=limits.timeout,
+        timeout=override.timeout if override.timeout is not None else limits.timeout,
         signature=signature,
-        is_async=told.is_async,
-        job_timeout=float(limits.job_timeout),
-        rerun=told.idempotent,
+        is_async=is_async,
+        job_timeout=float(own if own is not None else limits.job_timeout),
+        rerun=idempotent if override.retry is None else override.retry == "always",
+        priority=override.priority,
         execute_async=told.execute_async,
         module=told.module,
     )
