@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from gateway.core import Gateway
     from gateway.events import RunFinished
     from gateway.pool.base import OnLine, Pool, Worker
-    from gateway.process import Completed, Launch, Payload
+    from gateway.process import Answered, Completed, Launch, Payload
     from gateway.protocol import Object, Result
     from gateway.registry.definition import Connector
 
@@ -140,8 +140,8 @@ class _WatchedWorker:
         self._worker = worker
         self._ended = ended
 
-    async def run(self, payload: Payload, *, deadline: float) -> Completed:
-        completed = await self._worker.run(payload, deadline=deadline)
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
+        completed = await self._worker.run(payload, deadline=deadline, answered=answered)
         self._ended.append(completed)
         return completed
 

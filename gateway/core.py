@@ -10,13 +10,15 @@ import uuid
 from typing import TYPE_CHECKING
 
 from gateway.errors import ConfigError
-from gateway.events import RegistryLoaded
+from gateway.events import ConnectorWarning, RegistryLoaded
 from gateway.invoke import Invoker
+from gateway.jobs.background import Background
 from gateway.jobs.desk import Desk
+from gateway.jobs.destinations import Destinations
+from gateway.jobs.notices import of_connector
 from gateway.jobs.remote import ENGINE, RemoteJobs
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import read_sections
-from gateway.jobs.targets import Targets
 from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.events import Bus, Event
     from gateway.invoke import Reply
+    from gateway.registry.definition import Connector
     from gateway.team import Team
 
 
@@ -39,7 +42,11 @@ class Gateway:
     """The parts, put together. Cheap to make; `open` starts the warden and loads the registry."""
 
     def __init__(self, settings: Settings, bus: Bus, team: Team | None = None) -> None:
-        """`team` is set in a worker of several."""
+        """`team` is set in a worker of several.
+
+        Raises:
+            ConfigError: the sections `jobs` or `callbacks` cannot be used.
+        """
         self.settings = settings
         self.bus = bus
         self.team = team
@@ -52,8 +59,11 @@ class Gateway:
         self.pools = Pools(self.warden, bus, self.supervisor)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
         self.registry = Registry(settings, self.describer, bus)
-        self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
-        self.desk = Desk(self.registry, self.invoker)
+        self._jobs, self._callbacks = read_sections(settings)
+        self.destinations = Destinations(self._callbacks)
+        self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus, self.destinations.rewritten)
+        self.background = Background(self.invoker, team.worker if team else 0)
+        self.desk = Desk(self.registry, self.invoker, self.background, self.destinations)
         self.threads_left = False
         """After `close`: threads of the jobs' engine wait for a database that is away, and would hold the end."""
         self._lock = -1
@@ -83,7 +93,7 @@ class Gateway:
                 self.bus.listen(self._on_event)
                 self.pools.open()
                 if self.desk.jobs is not None:
-                    await self.desk.jobs.start()
+                    await self.desk.jobs.start(warm=self.desk.expects_jobs())
         except BaseException:
             await self.close()
             raise
@@ -107,6 +117,20 @@ class Gateway:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RegistryLoaded):
             self._keep()
+            if self.desk.jobs is not None and self.desk.expects_jobs():
+                self.desk.jobs.wake()
+            for name in event.changed:
+                self._warn(name)
+
+    def notices(self, connector: Connector) -> list[str]:
+        """Return what an operator should know of a connector, beyond its processes."""
+        return [*connector.notices, *of_connector(connector, self.destinations)]
+
+    def _warn(self, name: str) -> None:
+        status = self.registry.snapshot.statuses.get(name)
+        if status is not None and status.connector is not None:
+            for notice in of_connector(status.connector, self.destinations):
+                self.bus.publish(ConnectorWarning(connector=name, command="", request_id="", message=notice))
 
     def _keep(self) -> None:
         # The first worker keeps processes ahead for all; the others begin with a connector's first call.
@@ -114,29 +138,28 @@ class Gateway:
         self.pools.keep(launches, ahead=self.team is None or self.team.worker == 0)
 
     def keep_jobs(self, status_of: Callable[[Reply | GatewayError], int]) -> None:
-        """Make jobs of calls that take long; to be said before `open`.
-
-        Raises:
-            ConfigError: the sections `jobs` or `callbacks` cannot be used.
-        """
-        jobs, callbacks = read_sections(self.settings)
+        """Make jobs of calls that take long; to be said before `open`."""
         if self.team is not None and self.team.worker != ENGINE:
-            self.desk.keep_jobs(RemoteJobs(self.team), Targets.parse(callbacks.allow), status_of)
+            self.desk.keep_jobs(RemoteJobs(self.team), status_of)
             return
         engine = DurableJobs(
             self.desk.run,
             state_dir=self.settings.state_dir,
-            jobs=jobs,
-            callbacks=callbacks,
+            jobs=self._jobs,
+            callbacks=self._callbacks,
             limit=self.desk.concurrency,
             publish=self.bus.publish,
         )
-        self.desk.keep_jobs(engine, Targets.parse(callbacks.allow), status_of)
+        self.desk.keep_jobs(engine, status_of)
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
         for name in self.registry.snapshot.statuses:
             yield name, self.supervisor.in_flight(name), self.supervisor.queued(name)
+
+    def background_runs(self) -> int:
+        """Return how many runs go on after their answers."""
+        return len(self.background)
 
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""

@@ -22,7 +22,7 @@ SPOKEN = 4096  # characters of words that are moved to the log
 _NULL = msgspec.Raw(b"null")
 _JSON = msgspec.Raw(b'"application/json"')
 _TEXT = msgspec.Raw(b'"text/plain"')
-_STATUS = re.compile(r'"?\s*([1-9]\d\d)(\.0*)?\s*"?')
+_STATUS = re.compile(r'"?\s*(0|-?[1-9]\d{0,8})(\.0*)?\s*"?')
 _MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
 
 Object = dict[str, msgspec.Raw]
@@ -48,12 +48,16 @@ def is_mimetype(text: str) -> bool:
 
 
 def http_status(raw: msgspec.Raw) -> tuple[int | None, str | None]:
-    """Return the status that a value means, if it means one, and what is wrong with it."""
+    """Return the status that a value is or, as text, means, and what is wrong with it.
+
+    Any number will do, also 0, with which packages say that there was no answer at all.
+    """
     text = bytes(raw).decode()
     understood = _STATUS.fullmatch(text)
-    status = int(understood[1]) if understood is not None else None
-    problem = f"http_status is {_shown(raw)}, not a number of three digits" if text != str(status) else None
-    return status, (None if text == "null" else problem)
+    if text == "null" or (understood is not None and understood[0] == understood[1]):
+        return (None if understood is None else int(text)), None
+    meant = None if understood is None or understood[1].startswith("-") else int(understood[1])
+    return meant, f"http_status is {_shown(raw)}, not a number"
 
 
 def _response(raw: msgspec.Raw, problems: list[str]) -> Object:
@@ -70,10 +74,6 @@ def _response(raw: msgspec.Raw, problems: list[str]) -> Object:
         if mimetype is not None:
             problems.append(f"mimetype is {_shown(mimetype)}")
         response["mimetype"] = _JSON
-    if bytes(response.get("http_status", _NULL)) != b"null":
-        status, problem = http_status(response.pop("http_status"))
-        problems += [problem] if problem else []
-        response |= {} if status is None else {"http_status": _raw(status)}
     return response
 
 

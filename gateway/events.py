@@ -17,6 +17,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """What a log line calls it; the class's name in small letters when empty."""
     level: ClassVar[str] = "info"
 
+    def severity(self) -> str:
+        """Return how loud it is told."""
+        return self.level
+
 
 class RunFinished(Event, frozen=True, kw_only=True):
     """An invocation ended, in whatever way.
@@ -46,6 +50,42 @@ class RunFinished(Event, frozen=True, kw_only=True):
     request_bytes: int = 0
     result_bytes: int = 0
     log_bytes: int = 0
+
+    def severity(self) -> str:
+        """An error that a connector tells is its own business."""
+        return "info" if self.outcome in {"ok", "error"} else "warning"
+
+
+class BackgroundStarted(Event, frozen=True, kw_only=True):
+    """A call was answered, and its run goes on: the command calls back by itself."""
+
+    id: str
+    connector: str
+    command: str
+    request_id: str
+
+
+class BackgroundFinished(Event, frozen=True, kw_only=True):
+    """A run that went on after its answer has ended; whether it has called back, only its caller knows.
+
+    `outcome` is "ok", "failed" (with a bad exit status), "cancelled" or an error code; `wall` is seconds from the start
+    of its process on.
+    """
+
+    id: str
+    connector: str
+    command: str
+    request_id: str
+    outcome: str
+    message: str | None = None
+    wall: float = 0.0
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    peak_rss: int = 0
+
+    def severity(self) -> str:
+        """One that was cut short has a caller who may wait for ever."""
+        return "info" if self.outcome == "ok" else "warning"
 
 
 class ConnectorLine(Event, frozen=True, kw_only=True):
@@ -166,13 +206,20 @@ class CallbackTried(Event, frozen=True, kw_only=True):
 
 
 class JobFinished(Event, frozen=True, kw_only=True):
-    """A job came to an end; `state` is a `gateway.jobs.port.State`."""
+    """A job came to an end; `state` is a `gateway.jobs.port.State`.
+
+    `reason` says why it is a dead letter, or unwanted, or what its caller said when it took the outcome.
+    """
 
     id: str
     connector: str
     command: str
     state: str
     reason: str = ""
+
+    def severity(self) -> str:
+        """Somebody has to look at a dead letter, and at an outcome that its caller took and could not use."""
+        return "warning" if self.state == "dead" or (self.state == "delivered" and self.reason) else "info"
 
 
 class JobFault(Event, frozen=True, kw_only=True):

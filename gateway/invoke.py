@@ -21,7 +21,7 @@ from gateway.errors import (
     GatewayDraining,
     GatewayError,
 )
-from gateway.events import Bus, ConnectorLine, ConnectorWarning, RunFinished
+from gateway.events import BackgroundFinished, BackgroundStarted, Bus, ConnectorLine, ConnectorWarning, RunFinished
 from gateway.process import Completed, StartFailed, Stop
 from gateway.protocol import Caller, Context, Object, Request, Result, encoded, interpret, told_error
 from gateway.units import Duration, Size
@@ -90,6 +90,15 @@ class Extension:
             self._timer.cancel()
 
 
+class Acknowledgement:
+    """Lets a call be answered while its run goes on: the command calls back by itself."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """What the run is called from then on."""
+        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. `timeout` (seconds) can only shorten the command's own."""
 
@@ -102,7 +111,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     job: bool = False
     """It is a job's run: the command's job_timeout holds."""
     extension: Extension | None = None
-    """It may become a job while it runs."""
+    """It may become a job while it runs, or go on after its acknowledgement."""
+    acknowledgement: Acknowledgement | None = None
+    """Its run may go on once it has answered, within the command's job_timeout."""
     on_slot: Callable[[], Awaitable[None]] | None = None
     """Awaited when the call holds its slot, before a process is asked for. What it takes does not count as the run's
     time; when it raises, nothing was started and the slot is given back."""
@@ -121,7 +132,16 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 class Invoker:
     """Runs commands."""
 
-    def __init__(self, registry: Registry, supervisor: Supervisor, pool: Pool, bus: Bus) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        supervisor: Supervisor,
+        pool: Pool,
+        bus: Bus,
+        rewritten: Callable[[str], str] = lambda url: url,
+    ) -> None:
+        """`rewritten` returns a callback URL as connectors reach it."""
+        self._rewritten = rewritten
         self._registry = registry
         self._supervisor = supervisor
         self._pool = pool
@@ -145,7 +165,10 @@ class Invoker:
             problem.run = run.finished(problem.code, message=problem.message)
             raise
         except asyncio.CancelledError:
-            run.finished("cancelled", message="the caller hung up")
+            if run.acknowledged:
+                run.went_on("cancelled", "it was cancelled")
+            else:
+                run.finished("cancelled", message="the caller hung up")
             raise
         return reply
 
@@ -191,16 +214,25 @@ class Invoker:
         finally:
             if not decided:
                 circuit.undecided()
+        if call.acknowledgement is not None and run.acknowledged:
+            fault = _problem(completed, run.title, command.job_timeout)
+            failed = ("failed", f"exit status {completed.status}") if completed.status else ("ok", None)
+            run.went_on(*(failed if fault is None else (fault.code, redact(fault.message))))
+            return call.acknowledgement.reply.result()
         if call.extension is not None and not call.extension.spent:
             timeout = command.job_timeout  # also where the promotion took so long that it came first
         reply = await self._reply(run, completed, redact, timeout)
         accepted = command.execute_async and call.caller.callback_url is not None
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply
 
-    @staticmethod
-    def _request(run: _Run, connector: Connector, command: Command, params: Object, left: float) -> Payload:
+    def _request(self, run: _Run, connector: Connector, command: Command, params: Object, left: float) -> Payload:
         call = run.call
-        context = Context(deadline_ms=max(0, round(left * 1000)), **msgspec.structs.asdict(call.caller))
+        caller = msgspec.structs.asdict(call.caller)
+        url = call.caller.callback_url
+        if url is not None:
+            # A job's outcome is called back by us; a command that could do it by itself has none to call.
+            caller["callback_url"] = None if call.job and command.execute_async else self._rewritten(url)
+        context = Context(deadline_ms=max(0, round(left * 1000)), **caller)
         request = Request(
             command=call.command,
             module=command.module or msgspec.UNSET,
@@ -229,7 +261,13 @@ class Invoker:
                 )
             )
 
+        def answered(result: bytearray) -> bool:
+            return self._acknowledge(run, redact, result)
+
         launch = connector.launch
+        acknowledgement = run.call.acknowledgement
+        if acknowledgement is not None and launch.mode == "persistent":
+            launch = msgspec.structs.replace(launch, mode="spawn")  # it goes on beside later calls
         if run.call.caller.traceparent is not None:
             launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.caller.traceparent})
         run.started = asyncio.get_running_loop().time()
@@ -238,7 +276,11 @@ class Invoker:
         with self._supervisor.attended(child):
             if extension is not None:
                 extension.limit(child, run.deadlines[0])
-            running = child.run(payload, deadline=run.deadlines[0 if extension is None else 1])
+            running = child.run(
+                payload,
+                deadline=run.deadlines[0 if extension is None else 1],
+                answered=None if acknowledgement is None else answered,
+            )
             del payload  # it may be large, and is not needed once it is written
             try:
                 completed = await running
@@ -247,6 +289,34 @@ class Invoker:
                     extension.over()
         run.completed = completed
         return completed
+
+    def _acknowledge(self, run: _Run, redact: Redactor, answer: bytearray) -> bool:
+        """Answer the call with what its run has written so far, if that is an answer; the run goes on."""
+        acknowledgement, extension = run.call.acknowledgement, run.call.extension
+        assert acknowledgement is not None
+        assert extension is not None
+        if run.acknowledged or acknowledgement.reply.done():
+            return run.acknowledged
+        try:
+            result = interpret(bytearray(answer), redact)
+        except ConnectorInvalidOutput:
+            return False
+        if result.error is not None and (result.error.raised or result.error.invalid_output):
+            return False  # nothing goes on, and the answer is no 202
+        extension.granted = True
+        extension.over()
+        event = run.answered(result)
+        run.acknowledged = True
+        self._bus.publish(
+            BackgroundStarted(
+                id=acknowledgement.name,
+                connector=run.call.connector,
+                command=run.call.command,
+                request_id=run.call.caller.request_id,
+            )
+        )
+        acknowledgement.reply.set_result(Reply(result=result, run=event, accepted=True))
+        return True
 
     @staticmethod
     def _judge(circuit: Circuit, completed: Completed) -> bool:
@@ -262,40 +332,31 @@ class Invoker:
     async def _reply(self, run: _Run, completed: Completed, redact: Redactor, allowed: float) -> Reply:
         tail = redact(completed.log_tail)
         problem = _problem(completed, run.title, allowed)
-        if problem is None and completed.status:
+        result = None
+        if isinstance(problem, ConnectorTimeout) and completed.whole:
+            # It did what it was to do: told as a failure, it would be done again.
+            with contextlib.suppress(ConnectorInvalidOutput):
+                result = await _interpreted(completed.result, redact)
+                late = f"gave its result, and did not end until its deadline of {Duration(allowed)}: it was stopped"
+                result = msgspec.structs.replace(result, warnings=(*result.warnings, late))
+                problem = None
+        elif problem is None and completed.status:
             result = told_error(completed.result, redact)
             if result is None:
                 problem = ConnectorFailed(f"{run.title} failed with exit status {completed.status}")
-        if problem is None and not completed.status:
+        elif problem is None:
             try:
                 result = await _interpreted(completed.result, redact)
             except ConnectorInvalidOutput as invalid:
                 problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {redact(invalid.message)}")
+        if problem is None and result is not None and result.error is not None and result.error.invalid_output:
+            problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {result.error.message}")
         if problem is not None:
             shown = f"; stderr: {tail[-TAIL_IN_MESSAGE:]}" if tail else ""
             message = f"{problem.message} (after {run.wall:.2f} s){shown}"
             raise type(problem)(message, logs=_lines(tail), retry_after=problem.retry_after)
         assert result is not None
-        for warning in result.warnings:
-            self._bus.publish(
-                ConnectorWarning(
-                    connector=run.call.connector,
-                    command=run.call.command,
-                    request_id=run.call.caller.request_id,
-                    message=warning,
-                )
-            )
-        error = result.error
-        outcome = "ok" if error is None else "raised" if error.raised else "error"
-        return Reply(
-            result=result,
-            logs=_lines(tail),
-            run=run.finished(
-                outcome,
-                error_code=error.error_code if error else None,
-                message=error.message if error else None,
-            ),
-        )
+        return Reply(result=result, logs=_lines(tail), run=run.answered(result))
 
 
 class _Run:
@@ -310,6 +371,8 @@ class _Run:
         """When it is stopped: as a call, and when it has become a job."""
         self.started: float | None = None
         self.completed: Completed | None = None
+        self.acknowledged = False
+        """It was answered, and goes on."""
         self._bus = bus
         self._clock = asyncio.get_running_loop().time
         self.begun = self._clock()
@@ -318,6 +381,43 @@ class _Run:
     def wall(self) -> float:
         """Seconds since the process was asked for; 0 when none was."""
         return 0.0 if self.started is None else self._clock() - self.started
+
+    def answered(self, result: Result) -> RunFinished:
+        """Publish that there is a result, and what is wrong with it."""
+        for warning in result.warnings:
+            self._bus.publish(
+                ConnectorWarning(
+                    connector=self.call.connector,
+                    command=self.call.command,
+                    request_id=self.call.caller.request_id,
+                    message=warning,
+                )
+            )
+        error = result.error
+        return self.finished(
+            "ok" if error is None else "raised" if error.raised else "error",
+            error_code=error.error_code if error else None,
+            message=error.message if error else None,
+        )
+
+    def went_on(self, outcome: str, message: str | None = None) -> None:
+        """Publish the end of what went on after the answer."""
+        done, acknowledgement = self.completed, self.call.acknowledgement
+        assert acknowledgement is not None
+        self._bus.publish(
+            BackgroundFinished(
+                id=acknowledgement.name,
+                connector=self.call.connector,
+                command=self.call.command,
+                request_id=self.call.caller.request_id,
+                outcome=outcome,
+                message=message,
+                wall=self.wall,
+                cpu_user=done.cpu_user if done else 0.0,
+                cpu_system=done.cpu_system if done else 0.0,
+                peak_rss=done.peak_rss if done else 0,
+            )
+        )
 
     def finished(self, outcome: str, *, error_code: str | None = None, message: str | None = None) -> RunFinished:
         """Publish the run's event and return it."""

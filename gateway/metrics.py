@@ -10,7 +10,15 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from gateway.events import CallbackTried, Event, JobFinished, RegistryLoaded, RunFinished
+from gateway.events import (
+    BackgroundFinished,
+    BackgroundStarted,
+    CallbackTried,
+    Event,
+    JobFinished,
+    RegistryLoaded,
+    RunFinished,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,6 +60,19 @@ class Metrics:
             ("verdict",),
             registry=self._registry,
         )
+        self._going_on = Gauge(
+            "gateway_background_runs",
+            "Runs that go on after their answers",
+            ("connector",),
+            multiprocess_mode="livesum",
+            registry=self._registry,
+        )
+        self._background = Counter(
+            "gateway_background_runs_ended",
+            "Runs that went on after their answers, by how they ended",
+            (*names, "outcome"),
+            registry=self._registry,
+        )
         self._quarantined = Gauge(
             "gateway_quarantined",
             "Connectors that cannot be served",
@@ -72,6 +93,11 @@ class Metrics:
             self._jobs.labels(event.state).inc()
         elif isinstance(event, CallbackTried):
             self._callbacks.labels(event.verdict).inc()
+        elif isinstance(event, BackgroundStarted):
+            self._going_on.labels(event.connector).inc()
+        elif isinstance(event, BackgroundFinished):
+            self._going_on.labels(event.connector).dec()
+            self._background.labels(event.connector, event.command, event.outcome).inc()
         elif isinstance(event, RegistryLoaded):
             self._quarantined.set(event.quarantined)
 

@@ -20,8 +20,6 @@ from gateway.redact import Redactor
 from gateway.warden.client import Failed, Gone, Leftover
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gateway.warden.client import Event, Handle, Warden
 
 CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop, so that deadlines fire under any flood
@@ -33,6 +31,9 @@ _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")
 LISTEN = 0.005  # seconds; whatever is over by then is read once, at its end: a pipe holds 64 KiB
 DRAIN = 0.25  # seconds that whatever outlives the leader has to write its last words
 
+
+Answered = Callable[[bytearray], bool]
+"""Tells whether a result is complete."""
 
 Payload = bytes | tuple[bytes | bytearray | memoryview, ...]
 """What a process reads on stdin: in one piece, or in several that nobody has to put together."""
@@ -106,6 +107,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     result: bytearray
     log_tail: str
     log_bytes: int
+    whole: bool = False
+    """Its result was closed before it was stopped: it had said all that it would."""
     left_behind: bool = False
     """Something that it had started outlived it, although nobody stopped it."""
 
@@ -190,6 +193,9 @@ class Child:
         self._gone: asyncio.Future[Gone] = self._loop.create_future()
         self._eof = asyncio.Event()
         self._stop: Stop | None = None
+        self._answered: Answered | None = None
+        self._goes_on = False
+        self._whole = False
         self._stdin = -1
         self._unwritten: deque[memoryview] = deque()
         self._open: dict[int, Callable[[bytes], None]] = {}
@@ -276,18 +282,21 @@ class Child:
         """Done when all of it is dead and reaped."""
         return self._gone
 
-    async def run(self, payload: Payload, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         """Feed the request, collect the result, and wait until all of it is dead.
 
         Args:
             payload: what the child reads on stdin, until EOF.
             deadline: a moment of the loop's clock.
+            answered: asked whether what there is of the result is all of it, whenever it may be. From then on what the
+                child has started may live on, its leader or what that left behind, and end by itself.
 
         Raises:
             StartFailed: exec refused.
             asyncio.CancelledError: after the whole tree was killed.
         """
         self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
+        self._answered = answered
         self._feed(payload)
         del payload  # it may be large, and is not needed once it is written
         try:
@@ -323,6 +332,9 @@ class Child:
         """Take what the warden says of this run."""
         if isinstance(event, Leftover):
             self._left_behind = self._stop is None
+            self._read_on()
+            if self._is_answered():
+                return
             self._timers.append(self._loop.call_later(DRAIN, self._kill))
             self._leftover = self._loop.create_task(self._kill_at_eof())
         elif self._gone.done():
@@ -401,12 +413,23 @@ class Child:
         if len(self._result) > bound:
             self._stop = self._stop or Stop.OUTPUT
             self._kill()
+        elif data.endswith(b"\n"):
+            self._is_answered()
+
+    def _is_answered(self) -> bool:
+        """Tell whether the result is there and the rest goes on without it."""
+        if self._answered is None or self._stop is not None:
+            return False
+        self._goes_on = self._goes_on or self._answered(self._result)
+        return self._goes_on
 
     def _close_reader(self, fd: int) -> None:
         if self._listening:
             self._loop.remove_reader(fd)
         os.close(fd)
-        del self._open[fd]
+        if self._open.pop(fd) == self._take_result and not self._gone.done():
+            self._whole = self._stop is None
+            self._is_answered()
         if not self._open:
             self._eof.set()
 
@@ -419,6 +442,11 @@ class Child:
         self._warden.folders.drop(self.folder)
         await self._clean_up()
 
+    def _read_on(self) -> None:
+        for fd in list(self._open):
+            while fd in self._open and self._on_readable(fd):
+                pass
+
     async def _kill_at_eof(self) -> None:
         await self._eof.wait()
         self._kill()
@@ -428,9 +456,7 @@ class Child:
             self._handle.kill()
 
     def _finish_reading(self) -> None:
-        for fd in list(self._open):
-            while fd in self._open and self._on_readable(fd):
-                pass
+        self._read_on()
         self._log.finish()
         self._noise.finish()
 
@@ -470,6 +496,7 @@ class Child:
             result=self._result,
             log_tail=self._log.tail(),
             log_bytes=self._log.total + self._noise.total,
+            whole=self._whole,
             left_behind=self._left_behind,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 VERSION = 1
 JSON = "application/json"
 CHARSET = "; charset=utf-8"
+HTML = "text/html"  # what a version 1 result is taken for that does not say what it is, as in the original
 LOG_LINES = 100  # lines of `spiff__logs` that leave the gateway
 LOG_CHARACTERS = 4096  # of each of them, and of an error's message
 
@@ -34,6 +36,7 @@ CHECKED = 1 << 20  # bytes looked at in one go; a text of all of them would take
 
 _EMPTY = msgspec.Raw(b"{}")
 _NULL = msgspec.Raw(b"null")
+_STATUS = re.compile(r'"?\s*([2-9]\d\d)(\.\d*)?\s*"?')
 _TEXTS = {"application/xml", "application/javascript", "application/ecmascript", "application/sql"}
 _BOM = b"\xef\xbb\xbf"
 _TOO_DEEP = "it is nested too deeply"
@@ -133,6 +136,8 @@ class ToldError(msgspec.Struct, kw_only=True):
     error_code: str
     message: str = ""
     raised: bool = False
+    invalid_output: bool = False
+    """The result had no JSON form, which a host of ours has found."""
 
 
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +146,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | int
     message: str | int | float | None = None
     raised: bool = False
+    invalid_output: bool = False
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -402,6 +408,9 @@ def _from_envelope(
         response, logs, error = _read_envelope(fields)
         changes = {name: [memoryview(raw)] for name, raw in fields.items()}
         warnings += problems
+    # Whatever it is, it stays: the backend looks at numbers only, and a process may look at it.
+    problem = http_status(response["http_status"])[1] if "http_status" in response else None
+    warnings += () if problem is None else (problem,)
     if "mimetype" not in response:
         changes["command_response"] = _members({**response, "mimetype": _raw(JSON)})
     shown = [_short(redact(line)) for line in logs[-LOG_LINES:]]
@@ -432,9 +441,6 @@ def _read_envelope(fields: Object) -> tuple[Object, list[str], ToldError | None]
         raise ConnectorInvalidOutput("its command_response has no body")
     if "mimetype" in response and not is_mimetype(_part(response, "mimetype", str)):
         raise ConnectorInvalidOutput("its mimetype is none")
-    status = bytes(response.get("http_status", b"null"))
-    if status != b"null" and not (len(status) == 3 and status.isdigit() and status >= b"100"):
-        raise ConnectorInvalidOutput("its http_status is not an HTTP status")
     logs: list[str] = _part(fields, "spiff__logs", list[str]) if "spiff__logs" in fields else []
     told = _part(fields, "error", Object | None)
     error = None
@@ -446,33 +452,38 @@ def _read_envelope(fields: Object) -> tuple[Object, list[str], ToldError | None]
 
 
 def _from_legacy(fields: Object, warnings: tuple[str, ...]) -> Result:
-    mimetype = _part(fields, "mimetype", str)
-    if not is_mimetype(mimetype):
-        raise ConnectorInvalidOutput(f"its mimetype {mimetype[:40]!r} is none")
-    body, is_text = _legacy_body(fields)
+    body = _legacy_body(fields)
     status = fields.get("status", _NULL)
     number = 200 if bytes(status) == b"null" else _status(status)
     if number is None:
         words = bytes(memoryview(body)[:WORDS]).decode(errors="replace")
         raise ConnectorInvalidOutput(f"its status {_shown(status)} is not an HTTP status (its response: {words})")
-    if is_text and "charset=" not in mimetype.lower():
-        mimetype += CHARSET if _has_charset(mimetype) else ""
+    mimetype = _text_of(fields["mimetype"])
+    if not is_mimetype(mimetype):
+        warnings += (f"its mimetype is {_shown(fields['mimetype'])}: {HTML} is sent",)
+        mimetype = HTML
+    if "charset=" not in mimetype.lower() and _has_charset(mimetype):
+        mimetype += CHARSET  # clients guess Latin-1 unless told
     return Result(pieces=(body,), mimetype=mimetype, status=number, warnings=warnings)
 
 
-def _legacy_body(fields: Object) -> tuple[Piece, bool]:
-    """Return the HTTP body of a version 1 result, and whether it is text: a client that is told none guesses Latin-1."""
+def _text_of(raw: msgspec.Raw) -> str:
+    return msgspec.json.decode(raw, type=str) if bytes(memoryview(raw)[:1]) == b'"' else ""
+
+
+def _legacy_body(fields: Object) -> Piece:
+    """Return the HTTP body of a version 1 result."""
     response = memoryview(fields["response"])
     encoding = _part(fields, "encoding", str | None)
     if encoding not in {None, "base64"}:
         raise ConnectorInvalidOutput(f"its encoding {encoding[:40]!r} is not base64")
     if bytes(response[:4]) == b"null":
-        return b"", True
+        return b""
     try:
         if response[0] != ord('"'):
-            return response, True
+            return response
         text = unescaped(response)
-        return (base64.b64decode(text, validate=True), False) if encoding else (text, True)
+        return base64.b64decode(text, validate=True) if encoding else text
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error) as problem:
         raise ConnectorInvalidOutput(f"its response is not valid: {problem}") from problem
 
@@ -509,14 +520,19 @@ def _told(raw: msgspec.Raw | None) -> ToldError | None:
         told = msgspec.json.decode(raw, type=_Told)
     except msgspec.ValidationError:
         return None
-    error = ToldError(error_code=str(told.error_code), message=str(told.message or ""), raised=told.raised)
+    error = ToldError(
+        error_code=str(told.error_code),
+        message=str(told.message or ""),
+        raised=told.raised,
+        invalid_output=told.invalid_output,
+    )
     return error if error.error_code else None
 
 
 def _status(raw: msgspec.Raw) -> int | None:
     """Return the HTTP status that a value means, None when it cannot be one."""
-    status, _ = http_status(raw)
-    return status if status is not None and 200 <= status <= 599 else None
+    status = _STATUS.fullmatch(bytes(raw).decode())
+    return int(status[1]) if status is not None else None
 
 
 def _shown(raw: msgspec.Raw) -> str:

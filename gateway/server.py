@@ -14,10 +14,12 @@ from aiohttp import web
 
 from gateway import signals
 from gateway.app import GATEWAY, build
+from gateway.jobs.notices import of_callbacks
 from gateway.team import beat
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+    from gateway.core import Gateway
     from gateway.events import Bus
     from gateway.team import Team
 
@@ -53,7 +55,7 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
         stop.up.set()
         try:
             if not stop.drain.is_set():
-                await _listen(runner, settings, team)
+                await _listen(runner, app[GATEWAY], team)
                 await stop.drain.wait()
             await _drain(app, runner, stop)
         finally:
@@ -61,7 +63,8 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     return not app[GATEWAY].threads_left
 
 
-async def _listen(runner: web.AppRunner, settings: Settings, team: Team | None) -> None:
+async def _listen(runner: web.AppRunner, gateway: Gateway, team: Team | None) -> None:
+    settings = gateway.settings
     port_shared = team is not None
     await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=port_shared).start()
     if team is not None:
@@ -73,6 +76,9 @@ async def _listen(runner: web.AppRunner, settings: Settings, team: Team | None) 
         structlog.get_logger().info("listening", host=address[0], port=address[1])
     if settings.api_key is None:
         structlog.get_logger().warning("no_api_key", hint="set CONNECTOR_PROXY_API_KEY to close the gateway")
+    notice = of_callbacks(gateway.destinations)
+    if notice is not None:
+        structlog.get_logger().info("callbacks", hint=notice)
 
 
 async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> None:

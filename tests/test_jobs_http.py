@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 OPEN = {"waiting", "running", "delivering"}
-QUICK = "callbacks: {first_delay: 50ms}\ndrain: 2s"
+QUICK = "callbacks: {first_delay: 50ms, hosts: {127.0.0.1: {}}}\ndrain: 2s"
 ACT = """
 request=$(cat)
 name=$(printf %s "$request" | sed -n 's/.*"name":"\\([a-z0-9]*\\)".*/\\1/p')

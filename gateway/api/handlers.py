@@ -11,6 +11,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.api.jobs import JobHandlers
+from gateway.api.peers import ALONE
 from gateway.api.responses import json_response, of_job, of_reply, raw_json
 from gateway.api.routes import Access, Route
 from gateway.api.status import status_of_team
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from gateway.recent import Recent
 
 MOST = 10_000  # parameters
-ALONE = "alone"  # a worker is asked for what it alone knows
 _CONTEXT = "spiff__"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _EMPTY = msgspec.Raw(b"{}")
@@ -42,7 +42,7 @@ class Handlers:
         self._metrics = metrics
         self._recent = recent
         self._version = version
-        self._jobs = JobHandlers(gateway.desk)
+        self._jobs = JobHandlers(gateway)
         self._team = TeamHandlers(gateway)
 
     def routes(self) -> list[Route]:
@@ -110,6 +110,7 @@ class Handlers:
             "processes": {
                 "in_flight": gateway.supervisor.running,
                 "kept": gateway.pools.kept(),
+                "background": gateway.background_runs(),
                 "max": gateway.settings.max_processes,
             },
             "jobs": self._jobs.health(),
@@ -148,7 +149,7 @@ class Handlers:
             "commands": [],
             "in_flight": self._gateway.supervisor.in_flight(name),
             "queued": self._gateway.supervisor.queued(name),
-            "notices": [*connector.notices, *notices] if connector is not None else [],
+            "notices": [*self._gateway.notices(connector), *notices] if connector is not None else [],
             "last_outcomes": self._recent.of(name),
         }
         if connector is not None and status.state is State.READY:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import msgspec
-import structlog
 
+from gateway.api.peers import ask
 from gateway.jobs.remote import ENGINE
 
 if TYPE_CHECKING:
@@ -16,9 +15,7 @@ if TYPE_CHECKING:
 
     from gateway.team import Team
 
-PATIENCE = 2.0  # seconds that another worker has to answer
 KEPT = 10  # outcomes of a connector
-_PASSED_ON = {"authorization", "spiff-connector-proxy-api-key"}
 _MODES = (None, "persistent", "fork", "standby", "spawn")  # each but the first falls back to the next
 _STATES = ("ready", "describing", "quarantined")  # from good to bad
 _CIRCUITS = ("closed", "half_open", "open")  # from good to bad
@@ -26,37 +23,22 @@ _CIRCUITS = ("closed", "half_open", "open")  # from good to bad
 
 async def status_of_team(own: dict[str, Any], team: Team, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
     """Ask the other workers, and put their answers together with one's own."""
-    passed_on = {name: value for name, value in headers.items() if name.lower() in _PASSED_ON}
-    answers = await asyncio.gather(*(_ask(team, worker, path, passed_on) for worker in team.others()))
+    answers = await asyncio.gather(*(ask(team, worker, path, headers) for worker in team.others()))
     for worker, answer in zip(team.others(), answers, strict=True):
-        if answer is None:
+        if answer is None or answer.status != 200:
             own["workers"].append({"worker": worker, "pid": None})
         else:
-            _add(own, answer)
+            _add(own, answer.value)
             if worker == ENGINE:
-                own["jobs"] = answer["jobs"]
+                own["jobs"] = answer.value["jobs"]
     own["workers"].sort(key=lambda one: one["worker"])
     return own
-
-
-async def _ask(team: Team, worker: int, path: str, headers: Mapping[str, str]) -> dict[str, Any] | None:
-    connector = aiohttp.UnixConnector(team.socket(worker))
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
-    try:
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout, raise_for_status=True) as session,
-            session.get(f"http://worker{path}", headers=headers) as response,
-        ):
-            answer: dict[str, Any] = msgspec.json.decode(await response.read())
-            return answer
-    except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as problem:
-        structlog.get_logger().warning("worker_silent", asked=worker, problem=repr(problem))
-        return None
 
 
 def _add(own: dict[str, Any], other: dict[str, Any]) -> None:
     own["workers"] += other["workers"]
     own["processes"]["kept"] += other["processes"]["kept"]
+    own["processes"]["background"] += other["processes"]["background"]
     own["registry_problem"] = own["registry_problem"] or other["registry_problem"]
     for name, theirs in other["connectors"].items():
         mine = own["connectors"].setdefault(name, theirs)

@@ -54,7 +54,7 @@ class TeamHandlers:
             self._route("health", None, lambda jobs, _: _health(jobs)),
             self._route("find_open", Job, lambda jobs, job: jobs.find_open(job)),
             self._route("status", str, lambda jobs, job: jobs.status(job)),
-            self._route("list", Listing, lambda jobs, asked: jobs.list(**msgspec.structs.asdict(asked))),
+            self._route("list", Listing, lambda jobs, one: jobs.list(one.query, limit=one.limit, offset=one.offset)),
             self._route("cancel", Cancelling, lambda jobs, asked: jobs.cancel(asked.job, tell=asked.tell)),
             self._route("retry", Retrying, lambda jobs, asked: jobs.retry(asked.job, run=asked.run)),
             self._route("purge", Purging, lambda jobs, asked: jobs.purge(**msgspec.structs.asdict(asked))),

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from gateway.cli.common import config_option, escaped, handled, opened, out, run
+from gateway.jobs.notices import of_callbacks, of_command
 from gateway.pool.base import counts, keeps
 from gateway.registry.snapshot import State, Status
 
@@ -42,14 +43,16 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         bad = [one for one in findings if not one["ok"]]
         memory = _sum([one["memory"] for one in findings if one["memory"]])
         if as_json:
-            told = {"ok": not bad, "memory": memory, "connectors": findings}
+            notice = of_callbacks(gateway.destinations)
+            told = {"ok": not bad, "callbacks": notice, "memory": memory, "connectors": findings}
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2))
             return 1 if bad else 0
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(gateway.warden.ready.wait(), 5)
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
         containment = "control groups" if gateway.warden.cgroup else "process sweep (no writable cgroup v2 tree here)"
-        out.print(f"containment   {containment}; memory is watched\n")
+        out.print(f"containment   {containment}; memory is watched")
+        out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
         for one in findings:
             _print(one)
         out.print(f"memory that is kept, estimated: {_said(memory)}{_unmeasured(memory)}")
@@ -68,7 +71,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "ok": problem is None,
         "state": status.state.value,
         "problem": problem,
-        "notices": list(connector.notices) if connector else [],
+        "notices": gateway.notices(connector) if connector else [],
         "runtime": connector.runtime if connector else None,
         "run": list(connector.launch.argv) if connector else None,
         "mode": connector.launch.mode if connector else None,
@@ -78,6 +81,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "commands": {
             command.name: {
                 "timeout": f"{command.timeout:g}s",
+                "job": of_command(command, connector, gateway.destinations) if connector else None,
                 "parameters": [msgspec.to_builtins(one) for one in command.signature.parameters],
             }
             for command in ((connector.commands or {}) if connector else {}).values()
@@ -143,5 +147,6 @@ def _print(one: dict[str, Any]) -> None:
         parameters = ", ".join(
             f"{p['id']}: {p['type']}{'' if p['required'] else ' (optional)'}" for p in command["parameters"]
         )
-        out.print(f"    [cyan]{escaped(name)}[/]({escaped(parameters)})  [dim]timeout {command['timeout']}[/]")
+        job = f", {command['job']}" if command["job"] else ""
+        out.print(f"    [cyan]{escaped(name)}[/]({escaped(parameters)})  [dim]timeout {command['timeout']}{job}[/]")
     out.print()

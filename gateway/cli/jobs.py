@@ -56,6 +56,9 @@ def remote(function: Callable[P, None]) -> Callable[P, None]:
 @jobs.command("list")
 @click.option("--state", "-s", type=click.Choice([one.value for one in State]), help="Those in this state alone.")
 @click.option("--connector", metavar="NAME", help="Those of this connector alone.")
+@click.option("--process-instance", metavar="ID", help="Those of this process instance alone.")
+@click.option("--task", metavar="ID", help="Those of this task alone.")
+@click.option("--client", metavar="NAME", help="Those of this client alone.")
 @click.option("--limit", "-n", type=click.IntRange(1, 500), default=50, show_default=True, help="How many.")
 @click.option("--offset", type=click.IntRange(0), default=0, help="How many to leave out.")
 @remote
@@ -63,12 +66,12 @@ def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) 
     """List jobs, the latest first."""
 
     def show(answer: Any) -> None:
-        table = _table("job", "command", "state", "accepted", "took", "runs cut", "why")
+        table = _table("job", "command", "process", "state", "accepted", "took", "runs cut", "why")
         for one in answer["jobs"]:
             table.add_row(
-                one["id"], f"[cyan]{escaped(one['connector'])}/{escaped(one['command'])}[/]", _state(one["state"]),
-                _at(one["accepted"]), _took(one["accepted"], one["finished"]), str(one["interrupted"] or ""),
-                escaped(one["reason"]),
+                one["id"], f"[cyan]{escaped(one['connector'])}/{escaped(one['command'])}[/]",
+                escaped(str(one["process_instance_id"] or "")), _state(one["state"]), _at(one["accepted"]),
+                _took(one["accepted"], one["finished"]), str(one["interrupted"] or ""), escaped(one["reason"]),
             )  # fmt: skip
         _print(table)
 

@@ -12,9 +12,13 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from gateway.jobs.content import content
+from gateway.jobs.destinations import Destinations
 from gateway.jobs.port import Attempt, Job, Outcome, Verdict
 from gateway.jobs.resolver import GuardedResolver
-from gateway.jobs.targets import Refused, Targets
+from gateway.jobs.settings import Credentials
+from gateway.jobs.targets import Refused
+from gateway.protocol import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +27,17 @@ if TYPE_CHECKING:
 
 RACE = 30.0  # seconds that a caller may take to commit that it waits
 LONGEST = 300.0  # seconds between tries
+LOCKED = 500
+PROMPT = 600.0  # seconds for which one that may be locked is asked more often
+LONGEST_PROMPT = 10.0  # seconds between tries meanwhile
 LONGEST_ASKED = 3600.0  # seconds that a Retry-After is honoured for
 ANSWER = 16 << 10  # bytes of an answer that are looked at
+MESSAGE = 500  # characters of what a caller says that are kept
+NOT_WAITING = "not_waiting_for_callback"
+TAKEN = "unexpected_workflow_exception"
+"""The backend has taken the callback, and a task of the process failed, be it the one that waited."""
+UNSURE = frozenset({502, 504})
+"""What proxies answer whose own wait for the caller has ended."""
 RETRIED = frozenset({408, 409, 423, 425, 429})
 
 
@@ -37,6 +50,8 @@ class Answer(NamedTuple):
     retry_after: float | None = None
     refused: bool = False
     """The URL may not be called at all."""
+    unsure: bool = False
+    """Nothing came back, and it may have been taken all the same."""
 
 
 class Policy(NamedTuple):
@@ -48,21 +63,26 @@ class Policy(NamedTuple):
 
     def judge(self, answer: Answer, tried: Sequence[Attempt], at: float, took: float) -> Attempt:
         """Return the record of a try that comes after those in `tried`."""
-        race = answer.status == 400 and _code(answer.body) == "not_waiting_for_callback"
+        race = answer.status == 400 and _code(answer.body) == NOT_WAITING
         verdict, reason = self._meaning(answer, race=race)
         wait = 0.0
+        if race and _was_taken(tried):
+            verdict, reason = Verdict.DONE, f"{reason}: an earlier try, which had no answer, was taken"
         if verdict is Verdict.AGAIN:
             first = next((one.at for one in tried if one.race), at) if race else tried[0].at if tried else at
             longest = RACE if race else self.max_age
-            wait = self._wait(answer, len(tried))
+            wait = self._wait(answer, len(tried), at - first)
             if race:
                 wait = min(wait, RACE / 6)
             if at - first >= longest or (not race and len(tried) + 1 >= self.attempts):
                 verdict, wait = Verdict.DEAD, 0.0
                 reason = f"gave up after {len(tried) + 1} tries in {at - first:.0f} s: {reason}"
-        return Attempt(at=at, took=took, verdict=verdict, status=answer.status, reason=reason, wait=wait, race=race)
+        return Attempt(
+            at=at, took=took, verdict=verdict, status=answer.status, reason=reason, wait=wait, race=race,
+            unsure=answer.unsure or answer.status in UNSURE,
+        )  # fmt: skip
 
-    def _meaning(self, answer: Answer, *, race: bool) -> tuple[Verdict, str]:
+    def _meaning(self, answer: Answer, *, race: bool) -> tuple[Verdict, str]:  # noqa: PLR0911 - a table
         status = answer.status
         if status is None:
             return (Verdict.DEAD if answer.refused else Verdict.AGAIN), answer.reason
@@ -72,6 +92,8 @@ class Policy(NamedTuple):
         code = _code(answer.body)
         if code:
             shown += f" ({code})"
+        if status == 400 and code == TAKEN:
+            return Verdict.DONE, f"{shown}: it was taken, and its process failed: {_message(answer.body)}"
         if race or status in RETRIED or status >= 500:
             return Verdict.AGAIN, shown
         if status in {401, 403}:
@@ -80,10 +102,12 @@ class Policy(NamedTuple):
             return Verdict.DEAD, f"{shown}, a redirect, which is not followed"
         return Verdict.DEAD, shown
 
-    def _wait(self, answer: Answer, tried: int) -> float:
+    def _wait(self, answer: Answer, tried: int, age: float) -> float:
         if answer.retry_after is not None:
             return min(LONGEST_ASKED, answer.retry_after) + random.uniform(0, 1)  # noqa: S311 - spreads load
-        return min(LONGEST, self.first_delay * float(2 ** min(tried, 20))) * random.uniform(0.5, 1)  # noqa: S311
+        # A backend answers 500 while another request has its instance, or all of its database.
+        longest = LONGEST_PROMPT if answer.status == LOCKED and age < PROMPT else LONGEST
+        return min(longest, self.first_delay * float(2 ** min(tried, 20))) * random.uniform(0.5, 1)  # noqa: S311
 
 
 class Callbacks:
@@ -91,16 +115,17 @@ class Callbacks:
 
     def __init__(self, section: CallbacksSection, clock: Callable[[], float] = time.time) -> None:
         """`clock` tells seconds since 1970."""
-        self.targets = Targets.parse(section.allow)
+        self.destinations = Destinations(section)
         self.policy = Policy(section.attempts, float(section.max_age), float(section.first_delay))
         self._section = section
         self._clock = clock
-        self._token = _Token(section.oauth2, clock) if section.oauth2 is not None else None
+        self._tokens: dict[OAuth2, _Token] = {}
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> None:
         """Make ready to send."""
-        connector = aiohttp.TCPConnector(resolver=GuardedResolver(self.targets), use_dns_cache=False, limit=100)
+        resolver = GuardedResolver(self.destinations.targets)
+        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=100)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=float(self._section.timeout)),
@@ -114,6 +139,10 @@ class Callbacks:
             await self._session.close()
             self._session = None
 
+    def url(self, job: Job) -> str:
+        """Return where a job's callback goes."""
+        return self.destinations.rewritten(job.context.callback_url or "")
+
     async def deliver(self, job: Job, outcome: Outcome, tried: Sequence[Attempt]) -> Attempt:
         """Try once; whatever happens is in the record."""
         at = self._clock()
@@ -122,17 +151,18 @@ class Callbacks:
         return self.policy.judge(answer, tried, at, time.monotonic() - begun)
 
     async def _send(self, job: Job, outcome: Outcome) -> Answer:
-        assert self._session is not None
-        url = job.context.callback_url or ""
+        url, body = self.url(job), content(job, outcome)
+        known = self.destinations.credentials(url) or Credentials()
+        token = self._token(known.oauth2)
         try:
-            self.targets.check_url(url)
-            headers = {**self._section.headers, "Content-Type": "application/json", "Idempotency-Key": job.id}
+            self.destinations.targets.check_url(url)
+            headers = {**known.headers, "Content-Type": JSON, "Idempotency-Key": job.id}
             if job.context.traceparent is not None:
                 headers["traceparent"] = job.context.traceparent
-            answer = await self._put(url, headers, outcome)
-            if answer.status == 401 and self._token is not None:  # it may have been revoked before its time
-                self._token.forget()
-                answer = await self._put(url, headers, outcome)
+            answer = await self._put(url, headers, body, token)
+            if answer.status == 401 and token is not None:  # it may have been revoked before its time
+                token.forget()
+                answer = await self._put(url, headers, body, token)
         except Refused as problem:
             return Answer(None, str(problem), refused=True)
         except aiohttp.InvalidURL:
@@ -141,21 +171,24 @@ class Callbacks:
             refusal = _refusal(problem)
             if refusal is not None:
                 return Answer(None, str(refusal), refused=True)
-            return Answer(None, _unreachable(problem))
+            return Answer(None, _unreachable(problem), unsure=_may_have_arrived(problem))
         return answer
 
-    async def _put(self, url: str, headers: dict[str, str], outcome: Outcome) -> Answer:
+    def _token(self, credentials: OAuth2 | None) -> _Token | None:
+        if credentials is None:
+            return None
+        return self._tokens.setdefault(credentials, _Token(credentials, self._clock))
+
+    async def _put(self, url: str, headers: dict[str, str], body: bytes, token: _Token | None) -> Answer:
         assert self._session is not None
-        if self._token is not None:
-            headers = {**headers, "Authorization": f"Bearer {await self._token.get()}"}
-        async with self._session.put(
-            url, data=outcome.body.encode(), headers=headers, allow_redirects=False
-        ) as response:
+        if token is not None:
+            headers = {**headers, "Authorization": f"Bearer {await token.get()}"}
+        async with self._session.put(url, data=body, headers=headers, allow_redirects=False) as response:
             if 200 <= response.status < 300:
                 return Answer(response.status)
-            body = await response.content.read(ANSWER)
+            told = await response.content.read(ANSWER)
             asked = _retry_after(response.headers.get("Retry-After"), self._clock())
-            return Answer(response.status, body=body, retry_after=asked)
+            return Answer(response.status, body=told, retry_after=asked)
 
 
 class _Token:
@@ -210,14 +243,36 @@ class TokenRefused(aiohttp.ClientError):
     """There is no token for callbacks."""
 
 
+def _was_taken(tried: Sequence[Attempt]) -> bool:
+    """Tell whether an answer that nobody waits proves that the caller took an earlier try.
+
+    The first such answer after a try without one may still come from a caller that has not committed that it waits.
+    """
+    unsure = next((number for number, one in enumerate(tried) if one.unsure), len(tried))
+    return any(one.race for one in tried[unsure:])
+
+
+def _may_have_arrived(problem: Exception) -> bool:
+    never = (TokenRefused, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    return not isinstance(problem, never) and isinstance(problem, aiohttp.ClientError | OSError | TimeoutError)
+
+
 def _code(body: bytes) -> str:
     """Return the error code in an answer, if it tells one."""
+    code = _member(body, "error_code")[:60]
+    return code if code.isprintable() else ""
+
+
+def _message(body: bytes) -> str:
+    return " ".join(_member(body, "message").split())[:MESSAGE]
+
+
+def _member(body: bytes, name: str) -> str:
     try:
         told = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        code = msgspec.json.decode(told["error_code"], type=str)
+        return msgspec.json.decode(told[name], type=str)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         return ""
-    return code[:60] if code.isprintable() else ""
 
 
 def _retry_after(text: str | None, now: float) -> float | None:

@@ -12,12 +12,14 @@ from gateway.errors import GatewayError, InvalidRequest
 from gateway.invoke import Call, Extension, Invoker, Reply
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
-from gateway.jobs.targets import Refused, Targets
 from gateway.protocol import as_envelope, error_envelope, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from gateway.jobs.background import Background
+    from gateway.jobs.destinations import Destinations
+    from gateway.jobs.targets import Refused
     from gateway.registry.definition import Command, Connector
     from gateway.registry.registry import Registry
 
@@ -25,21 +27,21 @@ if TYPE_CHECKING:
 class Desk:
     """Takes every call."""
 
-    def __init__(self, registry: Registry, invoker: Invoker) -> None:
+    def __init__(
+        self, registry: Registry, invoker: Invoker, background: Background, destinations: Destinations
+    ) -> None:
+        """`destinations` says where callbacks may go."""
+        self._background = background
         self._registry = registry
         self._invoker = invoker
+        self._destinations = destinations
         self._status_of: Callable[[Reply | GatewayError], int] = lambda _: 200
-        self._targets = Targets()
         self.jobs: Jobs | None = None
         """The engine; None where jobs are not kept (one command on the command line)."""
 
-    def keep_jobs(self, jobs: Jobs, targets: Targets, status_of: Callable[[Reply | GatewayError], int]) -> None:
-        """Begin to make jobs of calls.
-
-        `targets` says where callbacks may go, `status_of` the HTTP status that a synchronous caller would get.
-        """
+    def keep_jobs(self, jobs: Jobs, status_of: Callable[[Reply | GatewayError], int]) -> None:
+        """Begin to make jobs of calls; `status_of` tells the HTTP status that a synchronous caller would get."""
         self.jobs = jobs
-        self._targets = targets
         self._status_of = status_of
 
     async def submit(self, call: Call, *, respond_async: bool = False) -> Reply | Accepted:
@@ -62,10 +64,10 @@ class Desk:
             if refusal is not None:
                 raise InvalidRequest(f"{call.connector}/{call.command}: {refusal}")
             return await self.jobs.accept(_job(call, connector, command))
-        after = connector.limits.promote_after
-        if call.caller.callback_url is None or after is None or command.execute_async or after >= command.timeout:
-            return await self._invoker.invoke(call)
-        if self._refusal(call) is not None:  # its outcome could not be delivered
+        if command.execute_async and call.caller.callback_url is not None:
+            return await self._background.run(call)
+        after = self._promoted_after(call, connector, command)
+        if after is None:
             return await self._invoker.invoke(call)
         return await self._run_or_promote(call, connector, command, after)
 
@@ -87,11 +89,27 @@ class Desk:
         )
         return await self._outcome(self._invoker.invoke(call))
 
+    def expects_jobs(self) -> bool:
+        """Tell whether a call of some command can become a job."""
+        promotes = self._destinations.any_credentials
+        return any(
+            command.is_async or (promotes and may_be_promoted(connector, command))
+            for connector in self._registry.snapshot.ready()
+            for command in (connector.commands or {}).values()
+        )
+
     def concurrency(self, connector: str) -> int:
         """Return how many runs of a connector this gateway may have at once."""
         status = self._registry.snapshot.statuses.get(connector)
         found = status.connector if status is not None else None
         return found.limits.concurrency if found is not None else 1
+
+    def _promoted_after(self, call: Call, connector: Connector, command: Command) -> float | None:
+        """Return the seconds after which a call becomes a job; None where its outcome could not be delivered."""
+        after, url = connector.limits.promote_after, call.caller.callback_url
+        if url is None or after is None or not may_be_promoted(connector, command):
+            return None
+        return after if self._destinations.deliverable(url) else None
 
     async def _run_or_promote(
         self, call: Call, connector: Connector, command: Command, after: float
@@ -109,7 +127,7 @@ class Desk:
         try:
             done, _ = await asyncio.wait((running,), timeout=after)
             if not done:
-                job = _job(call, connector, command)
+                job = msgspec.structs.replace(_job(call, connector, command), promoted=True)
                 if place.kept:
                     with place.held():
                         accepted = await self._make_job_instead(jobs, job, running)
@@ -176,16 +194,13 @@ class Desk:
             status=self._status_of(reply),
             body=as_envelope(reply.result).decode(),
             run={**msgspec.to_builtins(reply.run), "logs": list(reply.logs)},
+            legacy=reply.result.status is not None,
         )
 
     def _refusal(self, call: Call) -> Refused | None:
         """Tell why the outcome may not go to where the caller wants it, as far as that shows without asking DNS."""
-        try:
-            if call.caller.callback_url is not None:
-                self._targets.check_url(call.caller.callback_url)
-        except Refused as refusal:
-            return refusal
-        return None
+        url = call.caller.callback_url
+        return self._destinations.refusal(url) if url is not None else None
 
     def _jobs(self) -> Jobs:
         if self.jobs is None:
@@ -214,6 +229,15 @@ class _Place:
             yield
         finally:
             self._go.set()
+
+
+def may_be_promoted(connector: Connector, command: Command) -> bool:
+    """Tell whether a call of a command may become a job while it runs.
+
+    What a connector with authentications answers may hold refreshed tokens, which only a synchronous caller keeps.
+    """
+    after = connector.limits.promote_after
+    return after is not None and after < command.timeout and not command.execute_async and not connector.auths
 
 
 _ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}

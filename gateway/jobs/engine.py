@@ -39,6 +39,7 @@ from gateway.jobs.port import (
     JobStatus,
     JobsUnavailable,
     Outcome,
+    Query,
     Run,
     State,
 )
@@ -313,21 +314,26 @@ class Engine:
             attempts=tuple(attempts),
         )
 
-    async def find(self, state: State | None, connector: str | None, limit: int, offset: int) -> list[JobStatus]:
+    async def find(self, query: Query, limit: int, offset: int) -> list[JobStatus]:
         """Return jobs, the latest first."""
         found: list[JobStatus] = []
         for start in range(0, _SCANNED, _ROWS):
             rows = await DBOS.list_workflows_async(
-                name="job", status=STATUSES.get(state), sort_desc=True, limit=_ROWS, offset=start, load_input=False
+                name="job",
+                status=STATUSES.get(query.state),
+                sort_desc=True,
+                limit=_ROWS,
+                offset=start,
+                load_input=False,
             )
             for row in rows:
-                if connector is not None and summary_of(row).connector != connector:
+                if not query.fits(summary_of(row)):
                     continue
                 steps = None
                 if row.status in ACTIVE and row.workflow_id not in self._work.live:
                     steps = await DBOS.list_workflow_steps_async(row.workflow_id)
                 status = self._told(row, steps)
-                if state in {None, status.state}:
+                if query.state in {None, status.state}:
                     found.append(status)
             if len(found) >= offset + limit or len(rows) < _ROWS:
                 break
@@ -481,9 +487,9 @@ class Engine:
         self._taking_over.start()
 
 
-def _workflow(work: Work) -> Callable[[str, str], Coroutine[Any, Any, None]]:
-    async def job(text: str, adopted: str) -> None:
-        await work.do(text, adopted)
+def _workflow(work: Work) -> Callable[[str, str], Coroutine[Any, Any, str]]:
+    async def job(text: str, adopted: str) -> str:
+        return await work.do(text, adopted)
 
     return job
 

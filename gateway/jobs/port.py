@@ -33,6 +33,8 @@ class State(enum.Enum):
     """There is no callback: the outcome is here to be fetched."""
     CANCELLED = "cancelled"
     """Somebody cancelled it."""
+    UNWANTED = "unwanted"
+    """The caller does not wait for the outcome: its process was ended, say, or went on without it."""
     DEAD = "dead"
     """A dead letter: the outcome is recorded and its callback was given up."""
 
@@ -64,6 +66,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Runs of the connector's jobs at once over all gateways that share a store."""
     idempotent: bool = False
     """A run that a crash interrupted may be run again. Otherwise it is told to the caller instead."""
+    promoted: bool = False
+    """It began as a call, which its caller expected to be answered."""
     id: str = ""
     """Given by `accept`."""
 
@@ -83,6 +87,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: int
     body: str
     run: dict[str, Any] = {}
+    legacy: bool = False
+    """It was a version 1 result."""
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +108,9 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     wait: float = 0.0
     race: bool = False
-    """The caller did not wait for it yet."""
+    """The caller did not wait for it, or not yet."""
+    unsure: bool = False
+    """There was no answer, and the caller may have taken it all the same."""
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,13 +128,61 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str = ""
     client: str | None = None
     task_id: str | None = None
+    process_instance_id: int | str | None = None
+    process_model_identifier: str | None = None
     callback: bool = False
+    background: bool = False
+    """It is no job but a call that was answered and goes on: see `gateway.jobs.background`."""
     node: str | None = None
     reason: str = ""
-    """Why it is a dead letter."""
+    """Why it is a dead letter, or unwanted; or what the caller said when it took the outcome."""
     interrupted: int = 0
     outcome: Outcome | None = None
     attempts: tuple[Attempt, ...] = ()
+
+
+class Listed(Protocol):
+    """What lists look at."""
+
+    @property
+    def connector(self) -> str:
+        """The connector's name."""
+
+    @property
+    def process_instance_id(self) -> int | str | None:
+        """The caller's process instance."""
+
+    @property
+    def task_id(self) -> str | None:
+        """The caller's task."""
+
+    @property
+    def client(self) -> str | None:
+        """The client whose key was used."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs a list is to have; None is all of them."""
+
+    state: State | None = None
+    connector: str | None = None
+    process_instance: str | None = None
+    task: str | None = None
+    client: str | None = None
+
+    def fits(self, one: Listed) -> bool:
+        """Tell whether a job is one of them, whatever its state."""
+        instance = one.process_instance_id
+        facts = (
+            (self.connector, one.connector),
+            (self.process_instance, None if instance is None else str(instance)),
+            (self.task, one.task_id),
+            (self.client, one.client),
+        )
+        return all(wanted in {None, fact} for wanted, fact in facts)
+
+
+EVERY = Query()
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,13 +243,16 @@ def told(code: str, message: str, status: int, **run: Any) -> Outcome:
 
 
 class Jobs(Protocol):
-    """An engine. Everything but `start`, `drain` and `health` may raise JobsUnavailable."""
+    """An engine. Everything but `start`, `wake`, `drain` and `health` may raise JobsUnavailable."""
 
     async def start(self, *, warm: bool = False) -> None:
         """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job.
 
         Does nothing when there is nothing to do.
         """
+
+    def wake(self) -> None:
+        """Be ready for the first job soon: there may be one."""
 
     async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
         """Commit a job and start it. `running` is its run when that is already in progress: it is adopted.
@@ -213,10 +272,8 @@ class Jobs(Protocol):
             JobNotFound: there is none.
         """
 
-    async def list(
-        self, *, state: State | None = None, connector: str | None = None, limit: int = 50, offset: int = 0
-    ) -> list[JobStatus]:
-        """Return jobs, the latest first. `state` None is all of them."""
+    async def list(self, query: Query = EVERY, *, limit: int = 50, offset: int = 0) -> list[JobStatus]:
+        """Return jobs, the latest first."""
 
     async def cancel(self, job: str, *, tell: bool = True) -> None:
         """Stop an open job. With `tell` its caller gets the error `job_cancelled`, unless an outcome is recorded.

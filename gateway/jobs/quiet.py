@@ -10,6 +10,7 @@ _EXPECTED = (
     "DBOSWorkflowConflictIDError",
     "DBOSNonExistentWorkflowError",
     "DeadLetter",
+    "Unwanted",
 )
 
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 ACTIVE = ["PENDING", "ENQUEUED", "DELAYED"]
 
+UNWANTED = "Unwanted"
+"""The name of the error that an unwanted job ends with: `gateway.jobs.work.Unwanted`."""
+
 NOT_BEGUN = "not begun"
 """Recorded as a run's result when the run did not begin after all: it counts for nothing, and is tried again."""
 
@@ -25,6 +28,7 @@ STATUSES: dict[State | None, str | list[str] | None] = {
     State.DELIVERED: "SUCCESS",
     State.KEPT: "SUCCESS",
     State.CANCELLED: "CANCELLED",
+    State.UNWANTED: "ERROR",
     State.DEAD: ["ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"],
 }
 
@@ -37,6 +41,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str
     client: str | None = None
     task_id: str | None = None
+    process_instance_id: int | str | None = None
+    process_model_identifier: str | None = None
     callback: bool = False
 
     @classmethod
@@ -45,7 +51,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         context = job.context
         return cls(
             connector=job.connector, command=job.command, request_id=context.request_id, client=context.client,
-            task_id=context.task_id, callback=context.callback_url is not None,
+            task_id=context.task_id, process_instance_id=context.process_instance_id,
+            process_model_identifier=context.process_model_identifier, callback=context.callback_url is not None,
         )  # fmt: skip
 
 
@@ -71,7 +78,7 @@ def status_of(
     elif row.status == "CANCELLED":
         state = State.CANCELLED
     elif row.status not in ACTIVE:
-        state = State.DEAD
+        state = State.UNWANTED if getattr(row.error, "name", "") == UNWANTED else State.DEAD
     elif held is not None:
         state = held
     else:
@@ -82,10 +89,16 @@ def status_of(
     return JobStatus(
         id=row.workflow_id, connector=summary.connector, command=summary.command, state=state,
         accepted=(row.created_at or 0) / 1000, finished=row.completed_at / 1000 if row.completed_at else None,
-        request_id=summary.request_id, client=summary.client, task_id=summary.task_id, callback=summary.callback,
-        node=row.executor_id, reason=str(row.error) if state is State.DEAD and row.error is not None else "",
-        interrupted=interrupted,
+        request_id=summary.request_id, client=summary.client, task_id=summary.task_id,
+        process_instance_id=summary.process_instance_id, process_model_identifier=summary.process_model_identifier,
+        callback=summary.callback, node=row.executor_id, reason=_reason(row, state), interrupted=interrupted,
     )  # fmt: skip
+
+
+def _reason(row: WorkflowStatus, state: State) -> str:
+    if state in {State.DEAD, State.UNWANTED}:
+        return "" if row.error is None else str(row.error)
+    return row.output if state is State.DELIVERED and isinstance(row.output, str) else ""
 
 
 def notice_of(name: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.errors import GatewayDraining, GatewayError
 from gateway.jobs.loops import looked_at
-from gateway.jobs.port import Accepted, Health, Job, JobStatus, JobsUnavailable, Outcome, State
+from gateway.jobs.port import EVERY, Accepted, Health, Job, JobStatus, JobsUnavailable, Outcome, Query, State
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -36,8 +36,7 @@ T = TypeVar("T")
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The arguments of `list`."""
 
-    state: State | None
-    connector: str | None
+    query: Query
     limit: int
     offset: int
 
@@ -157,6 +156,9 @@ class RemoteJobs:
         offer.add_done_callback(self._offers.discard)
         return await asyncio.shield(taken)
 
+    def wake(self) -> None:
+        """The first worker does it by itself."""
+
     async def find_open(self, job: Job) -> Accepted | None:
         """Return the open job of the same task, if there is one. Nobody waits for a worker that is away."""
         found: Accepted | None = await self._ask("find_open", job, Accepted | None, patience=0, within=GLANCE)
@@ -167,11 +169,9 @@ class RemoteJobs:
         status: JobStatus = await self._ask("status", job, JobStatus)
         return status
 
-    async def list(
-        self, *, state: State | None = None, connector: str | None = None, limit: int = 50, offset: int = 0
-    ) -> list[JobStatus]:
+    async def list(self, query: Query = EVERY, *, limit: int = 50, offset: int = 0) -> list[JobStatus]:
         """Return jobs, the latest first."""
-        listing = Listing(state=state, connector=connector, limit=limit, offset=offset)
+        listing = Listing(query=query, limit=limit, offset=offset)
         found: list[JobStatus] = await self._ask("list", listing, tuple[JobStatus, ...])
         return [*found]
 

@@ -11,6 +11,7 @@ from gateway.errors import GatewayDraining
 from gateway.events import StoreChanged
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import (
+    EVERY,
     Accepted,
     Health,
     Job,
@@ -18,6 +19,7 @@ from gateway.jobs.port import (
     JobStatus,
     JobsUnavailable,
     Outcome,
+    Query,
     Run,
     State,
 )
@@ -71,6 +73,11 @@ class DurableJobs:
         """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job."""
         store = SqliteStore(self._folder / "jobs.sqlite")
         if warm or self._settings.database is not None or await asyncio.to_thread(store.unfinished):
+            self.wake()
+
+    def wake(self) -> None:
+        """Start the engine in the background, unless it is there."""
+        if self._engine is None and self._keeper is None and not self._stopped:
             self._keeper = asyncio.create_task(self._keep_trying())
 
     async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
@@ -97,14 +104,12 @@ class DurableJobs:
         status: JobStatus = await engine.call(engine.status(job))
         return status
 
-    async def list(
-        self, *, state: State | None = None, connector: str | None = None, limit: int = 50, offset: int = 0
-    ) -> list[JobStatus]:
+    async def list(self, query: Query = EVERY, *, limit: int = 50, offset: int = 0) -> list[JobStatus]:
         """Return jobs, the latest first."""
         engine = await self._for_reading()
         if engine is None:
             return []
-        found: list[JobStatus] = await engine.call(engine.find(state, connector, limit, offset))
+        found: list[JobStatus] = await engine.call(engine.find(query, limit, offset))
         return found
 
     async def cancel(self, job: str, *, tell: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -13,6 +14,9 @@ from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
     from gateway.config import Settings
+
+_HOST = re.compile(r"(\*\.)?[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
+_PREFIX = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -26,26 +30,49 @@ class OAuth2(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     scope: str | None = None
 
 
+class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is sent with callbacks to one host; nothing, where it asks for nothing."""
+
+    headers: dict[str, str] = {}
+    oauth2: OAuth2 | None = None
+
+
 class CallbacksSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `callbacks:` section."""
 
     allow: list[str] | None = None
     """Where callbacks may go: names, `*.domain`, addresses, networks. Absent: anywhere but metadata addresses."""
     headers: dict[str, str] = {}
-    """Sent with each callback; the values are secret."""
+    """Sent with callbacks to hosts that have none of their own; the values are secret."""
     oauth2: OAuth2 | None = None
+    """A bearer token for the same."""
+    hosts: dict[str, Credentials] = {}
+    """Credentials by host: `name`, `name:port` or `*.domain`. An empty mapping: that host asks for none."""
+    rewrite: dict[str, str] = {}
+    """Beginnings of callback URLs, and what this gateway calls instead."""
     attempts: Positive = 500
     """Tries until a callback is a dead letter."""
     max_age: Duration = Duration(86400)
     """Time until a callback is a dead letter."""
     first_delay: Duration = Duration(1)
     """The wait after the first failed try; it doubles up to five minutes."""
-    timeout: Duration = Duration(30)
-    """Of one try."""
+    timeout: Duration = Duration(90)
+    """Of one try; a workflow backend runs the tasks that follow before it answers."""
 
     def __post_init__(self) -> None:
         """Check what the types do not say."""
         Targets.parse(self.allow)
+        for name in self.hosts:
+            if not _HOST.fullmatch(name):
+                raise ValueError(f"hosts: {name!r} is no host: write name, name:port or *.domain")
+        for url in (url for pair in self.rewrite.items() for url in pair):
+            if not _PREFIX.fullmatch(url):
+                raise ValueError(f"rewrite: {url!r} is not the beginning of a URL: write http://name:port")
+
+    @property
+    def everywhere(self) -> Credentials:
+        """What is sent to hosts that have nothing of their own."""
+        return Credentials(headers=self.headers, oauth2=self.oauth2)
 
 
 class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

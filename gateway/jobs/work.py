@@ -64,6 +64,10 @@ class DeadLetter(Exception):
     """A callback was given up. Recorded, its message is the reason."""
 
 
+class Unwanted(DeadLetter):
+    """The caller does not wait for the outcome; nothing is wrong with that. Its name is recorded too."""
+
+
 class Work:
     """Does jobs, and knows those in this gateway's hands. It lives in the engine's loop."""
 
@@ -93,8 +97,11 @@ class Work:
         self._tell = tell
         self._gateway = asyncio.get_running_loop()
 
-    async def do(self, text: str, adopted: str) -> None:
-        """Do a job. `adopted` is the token of a run that was in progress when it was accepted."""
+    async def do(self, text: str, adopted: str) -> str:
+        """Do a job; return what is to be known of its delivery.
+
+        `adopted` is the token of a run that was in progress when it was accepted.
+        """
         accepting.set(False)
         job = msgspec.json.decode(text, type=Job)
         accepted_here = job.id in self.live
@@ -108,9 +115,9 @@ class Work:
             outcome = await self._outcome(live, adopted)
             live.state = State.DELIVERING
             if job.context.callback_url:
-                await self._deliver(live, outcome)
+                reason = await self._deliver(live, outcome)
         except DeadLetter as dead:
-            state, reason = State.DEAD, str(dead)
+            state, reason = State.UNWANTED if isinstance(dead, Unwanted) else State.DEAD, str(dead)
             raise
         except dbos_error.DBOSWorkflowCancelledError:
             state = State.CANCELLED
@@ -131,6 +138,7 @@ class Work:
                         id=job.id, connector=job.connector, command=job.command, state=state.value, reason=reason
                     )
                 )
+        return reason
 
     async def _outcome(self, live: Live, adopted: str) -> Outcome:
         """Run the command, unless its outcome is recorded.
@@ -319,8 +327,8 @@ class Work:
             return told(FAILED, f"{job.title} could not be run: {type(problem).__name__}", 500)
         raise AssertionError
 
-    async def _deliver(self, live: Live, outcome: Outcome) -> None:
-        """Try until the caller has taken it.
+    async def _deliver(self, live: Live, outcome: Outcome) -> str:
+        """Try until the caller has taken it; return what it said of that, if anything.
 
         Raises:
             DeadLetter: it was given up.
@@ -331,9 +339,9 @@ class Work:
             attempt = msgspec.json.decode(recorded, type=Attempt)
             tried.append(attempt)
             if attempt.verdict is Verdict.DONE:
-                return
+                return attempt.reason
             if attempt.verdict is Verdict.DEAD:
-                raise DeadLetter(attempt.reason)
+                raise (Unwanted if attempt.race else DeadLetter)(attempt.reason)
             live.wake.clear()
             if live.cancelled:
                 continue
@@ -344,7 +352,7 @@ class Work:
         job = live.job
         attempt = await self._callbacks.deliver(job, outcome, tried)
         with contextlib.suppress(ValueError):
-            host = urlsplit(job.context.callback_url or "").hostname or ""
+            host = urlsplit(self._callbacks.url(job)).hostname or ""
             self._tell(
                 CallbackTried(
                     id=job.id, connector=job.connector, command=job.command, host=host, verdict=attempt.verdict.value,

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.pool.notices import Notices
-    from gateway.process import Completed, Launch, Mode, Payload, Stop
+    from gateway.process import Answered, Completed, Launch, Mode, Payload, Stop
 
     OnLine = Callable[[str, str], None]
     """Takes a line of log: the stream's name and the text."""
@@ -50,8 +50,10 @@ def counts(launch: Launch, workers: int) -> tuple[int, int]:
 class Worker(Protocol):
     """A process that is there for one request."""
 
-    async def run(self, payload: Payload, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         """Serve the request. Returns, or raises, only when nothing of it is left.
+
+        `answered` is asked whether a result is complete; what the process does from then on, it may do to its end.
 
         Raises:
             gateway.process.StartFailed: it could not be started after all.

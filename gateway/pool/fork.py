@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
     from gateway.pool.standby import Standby
-    from gateway.process import Mode, Payload
+    from gateway.process import Answered, Mode, Payload
     from gateway.warden.client import Gone
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
@@ -292,7 +292,7 @@ class _Forking:
         self._obtaining: asyncio.Task[Worker] | None = None
         self._worker: Worker | None = None
 
-    async def run(self, payload: Payload, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         try:
             worker = await self._obtained(deadline)
         finally:
@@ -302,7 +302,7 @@ class _Forking:
         self._worker = worker
         if self._stop is not None:
             worker.stop(self._stop)
-        return await worker.run(payload, deadline=deadline)
+        return await worker.run(payload, deadline=deadline, answered=answered)
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         if self._worker is not None:

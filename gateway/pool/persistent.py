@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
-    from gateway.process import Launch, Mode, Payload
+    from gateway.process import Answered, Launch, Mode, Payload
 
 
 class Persistent:
@@ -171,7 +171,7 @@ class _Session:
         self._resident.fresh_log(self._on_line)
         self._resident.busy(True)
 
-    async def run(self, payload: Payload, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:  # noqa: ARG002 - nothing goes on in it
         until = self._loop.call_at(deadline, self.stop, Stop.DEADLINE)
         self._timers.append(until)
         before = procfs.cpu(self._resident.pid)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
-    from gateway.process import Completed, Mode, Payload
+    from gateway.process import Answered, Completed, Mode, Payload
     from gateway.warden.client import Gone
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
@@ -145,10 +145,10 @@ class _Served:
         self._child = child
         self._standby = standby
 
-    async def run(self, payload: Payload, *, deadline: float) -> Completed:
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         self._standby.replenish(soon=True)
         try:
-            return await self._child.run(payload, deadline=deadline)
+            return await self._child.run(payload, deadline=deadline, answered=answered)
         finally:
             self._standby.replenish(soon=False)
 

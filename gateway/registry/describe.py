@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import os
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import msgspec
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.process import Completed, StartFailed
 from gateway.protocol import DescribeRequest, Description, read_description
+from gateway.runtimes.base import BUILT, RUNNERS, digest, tree_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,12 +128,22 @@ class Describer:
             cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
         except (OSError, msgspec.MsgspecError):
             return None
-        return cached if cached.identity == connector.identity else None
+        return cached if cached.identity == _told_by(connector) else None
 
     def _remember(self, connector: Connector, description: Description, peak_rss: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(connector)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
-        cached = _Cached(identity=connector.identity, description=description, peak_rss=peak_rss)
+        cached = _Cached(identity=_told_by(connector), description=description, peak_rss=peak_rss)
         draft.write_bytes(msgspec.json.encode(cached))
         draft.replace(file)
+
+
+def _told_by(connector: Connector) -> str:
+    """Return what an answer depends on: the executable, and the hosts that we put before it."""
+    return f"{connector.identity}-{_hosts()}"
+
+
+@functools.cache
+def _hosts() -> str:
+    return digest(tree_facts(RUNNERS, left_out=lambda name: name in BUILT))

@@ -399,7 +399,10 @@ class Warden:
             adopted = {run.pid for run in self._runs.values() if run.adopted}
             own = {pid: one for pid, one in table.items() if pid not in adopted}
             for run in self._runs.values():  # what a host has forked is no part of it
-                run.tree = procfs.descendants({run.pid}, own if run.host else table)
+                roots = {run.pid, *(self._strays_of(run) if run.exited else ())}
+                run.tree = procfs.descendants(roots, own if run.host else table)
+        for run in [one for one in self._runs.values() if one.exited and not one.killing and not self._strays_of(one)]:
+            self._finish(run)  # it was left to end by itself
         self._round = list(self._runs.values())
 
     def _weigh(self, run: Run) -> None:

@@ -100,6 +100,44 @@ def test_waits_double_up_to_five_minutes_with_jitter() -> None:
         tried = (*tried, attempt)
 
 
+def test_a_backend_that_may_be_locked_is_asked_again_soon() -> None:
+    patient = Policy(attempts=10_000, max_age=1e9, first_delay=1.0)
+    tried = tuple(patient.judge(Answer(500), (), 1000.0, 0.1) for _ in range(9))
+    assert 5 <= patient.judge(Answer(500), tried, 1500.0, 0.1).wait <= 10
+    assert 150 <= patient.judge(Answer(500), tried, 2000.0, 0.1).wait <= 300
+
+
+NOT_WAITING = Answer(400, body=b'{"error_code": "not_waiting_for_callback"}')
+DROPPED = Answer(None, "the caller did not answer in time", unsure=True)
+
+
+def tries(*answers: Answer) -> list[Attempt]:
+    """Judge answers that come a second after one another."""
+    tried: list[Attempt] = []
+    for at, answer in enumerate(answers):
+        tried.append(POLICY.judge(answer, tried, 1000.0 + at, 0.1))
+    return tried
+
+
+@pytest.mark.parametrize("lost", [DROPPED, Answer(504), Answer(502)])
+def test_nobody_waits_a_second_time_after_a_try_without_an_answer_means_that_it_was_taken(lost: Answer) -> None:
+    *_, first, second = tries(lost, NOT_WAITING, NOT_WAITING)
+    assert (first.verdict, second.verdict) == (Verdict.AGAIN, Verdict.DONE)
+    assert "was taken" in second.reason
+
+
+@pytest.mark.parametrize("lost", [Answer(None, "could not be reached"), Answer(503), Answer(500)])
+def test_a_try_that_never_arrived_or_was_refused_proves_nothing(lost: Answer) -> None:
+    assert tries(lost, NOT_WAITING, NOT_WAITING)[-1].verdict is Verdict.AGAIN
+
+
+def test_a_process_that_failed_after_it_took_the_callback_has_taken_it() -> None:
+    body = b'{"error_code": "unexpected_workflow_exception", "message": "line 1\\n  said no", "task_data": {"s": 1}}'
+    one = POLICY.judge(Answer(400, body=body), (), 1000.0, 0.1)
+    assert one.verdict is Verdict.DONE
+    assert one.reason.endswith("it was taken, and its process failed: line 1 said no")
+
+
 def test_retry_after_is_honoured_within_reason() -> None:
     assert 7 <= judged(Answer(503, retry_after=7.0)).wait <= 8
     assert judged(Answer(503, retry_after=1e9)).wait <= 3601

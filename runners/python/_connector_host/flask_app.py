@@ -9,7 +9,7 @@ import contextlib
 import importlib.util
 import logging
 import os
-from typing import Any, ContextManager, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 NAME = "connector_proxy"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -24,17 +24,19 @@ def warm_up() -> None:
         _made.append(_application())
 
 
-def context(config: Dict[str, Any]) -> ContextManager[Any]:
-    """Give the context in which `current_app.config` has the connector's configuration, and its logger the log."""
+@contextlib.contextmanager
+def context(config: Dict[str, Any]) -> Iterator[Dict[str, Any]]:
+    """Enter the application, and give its configuration: the connector's own, and Flask's. Its logger is the log."""
     warm_up()
     made = _made[0]
     if made is None:
-        return contextlib.nullcontext()
+        yield config
+        return
     app, own = made
     app.config.clear()
     app.config.update({**own, **config})
-    entered: ContextManager[Any] = app.app_context()
-    return entered
+    with app.app_context():
+        yield app.config
 
 
 def _application() -> Optional[Tuple[Any, Dict[str, Any]]]:

@@ -158,8 +158,9 @@ def _execute(request: Request, target: Target, known: Known) -> Any:
     if not isinstance(command, type):
         with _ConnectorCode():
             return _finished(command(*arguments.positional, **arguments.named))
-    with _ConnectorCode(), flask_app.context(reserved["config"]):
-        return _with_bytes(_finished(_run(command(*arguments.positional, **arguments.named), reserved)))
+    with _ConnectorCode(), flask_app.context(reserved["config"]) as config:
+        made = command(*arguments.positional, **arguments.named)
+        return _with_bytes(_finished(_run(made, {**reserved, "config": config})))
 
 
 def goes_on(request: Any, target: Target, known: Optional[Known] = None) -> bool:

@@ -42,6 +42,8 @@ class Signature:
         """Read ``__init__``, without its first parameter."""
         initializer: Any = target.__init__  # type: ignore[misc]
         if initializer is object.__init__:
+            initializer = target.__new__
+        if initializer is object.__new__:
             return cls([], {}, function=False)
         try:
             parameters = list(inspect.signature(initializer).parameters.values())

@@ -1,0 +1,107 @@
+"""Runs that go on after their answer: a command that calls back by itself has acknowledged its call, and works.
+
+They are not durable, since nobody else knows what they would have told their caller; they are bounded, seen among the
+jobs, and can be cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.invoke import Acknowledgement, Extension
+from gateway.jobs.loops import looked_at
+from gateway.jobs.port import JobStatus, State
+
+if TYPE_CHECKING:
+    from gateway.invoke import Call, Invoker, Reply
+    from gateway.jobs.port import Query
+
+PREFIX = "run-"  # of their ids; the number of the worker follows
+
+
+class Background:
+    """Those of this process."""
+
+    def __init__(self, invoker: Invoker, worker: int) -> None:
+        self._invoker = invoker
+        self._worker = worker
+        self._runs: dict[str, tuple[JobStatus, asyncio.Future[Reply]]] = {}
+
+    async def run(self, call: Call) -> Reply:
+        """Run a command until it has answered, and let it go on; one that ends before it has is an ordinary call.
+
+        Raises:
+            GatewayError: it was refused, or failed, before it answered.
+        """
+        name = f"{PREFIX}{self._worker}-{uuid.uuid4().hex[:16]}"
+        acknowledgement = Acknowledgement(name)
+        call = msgspec.structs.replace(call, acknowledgement=acknowledgement, extension=Extension())
+        running = asyncio.ensure_future(self._invoker.invoke(call))
+        try:
+            await asyncio.wait((running, acknowledgement.reply), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the caller hung up
+            running.cancel()
+            await asyncio.wait((running,))
+            raise
+        if running.done():
+            return running.result()
+        self._runs[name] = _status(name, call), running
+        running.add_done_callback(lambda _: self._runs.pop(name))
+        running.add_done_callback(looked_at)
+        return acknowledgement.reply.result()
+
+    def list(self, query: Query) -> list[JobStatus]:
+        """Return those that go on now, the latest first."""
+        return [status for status, _ in reversed(self._runs.values()) if _fits(status, query)]
+
+    def find(self, name: str) -> JobStatus | None:
+        """Return one of them."""
+        found = self._runs.get(name)
+        return found[0] if found is not None else None
+
+    async def cancel(self, name: str) -> JobStatus | None:
+        """Kill one of them with all that it has started; None when there is none."""
+        found = self._runs.get(name)
+        if found is None:
+            return None
+        status, running = found
+        running.cancel()
+        await asyncio.wait((running,))
+        return msgspec.structs.replace(status, state=State.CANCELLED, finished=time.time())
+
+    def __len__(self) -> int:
+        """Count those that go on now."""
+        return len(self._runs)
+
+
+def worker_of(name: str) -> int | None:
+    """Return which worker has a run of that id; None where the id is none of a run's."""
+    number = name.removeprefix(PREFIX).partition("-")[0] if name.startswith(PREFIX) else ""
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 6 else None
+
+
+def _status(name: str, call: Call) -> JobStatus:
+    caller = call.caller
+    return JobStatus(
+        id=name,
+        connector=call.connector,
+        command=call.command,
+        state=State.RUNNING,
+        accepted=time.time(),
+        request_id=caller.request_id,
+        client=caller.client,
+        task_id=caller.task_id,
+        process_instance_id=caller.process_instance_id,
+        process_model_identifier=caller.process_model_identifier,
+        callback=True,
+        background=True,
+    )
+
+
+def _fits(status: JobStatus, query: Query) -> bool:
+    return query.state in {None, status.state} and query.fits(status)

@@ -1,0 +1,79 @@
+"""What a callback says: the outcome of a job in the form that its caller stores.
+
+The workflow backend stores the result of a synchronous call as `{body, mimetype, operator_identifier}`, and of a
+callback the `body` alone. A call that became a job on the way was meant to be synchronous: its callback's body is the
+whole, so that a process' data do not depend on how long the call took. The backend judges a callback by
+`command_response.http_status`, since it has no HTTP status of its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.protocol import JSON, read_object
+
+if TYPE_CHECKING:
+    from gateway.jobs.port import Job, Outcome
+    from gateway.protocol import Object
+
+FAILED = 300  # HTTP statuses from here on are errors
+WORDS = 4096  # characters of an answer that a message shows
+NOT_JSON = "ServiceTaskOperatorReturnedInvalidJsonError"
+BAD_STATUS = "ServiceTaskOperatorReturnedBadStatusError"
+"""What the backend calls a version 1 answer that is not JSON, or has a bad status."""
+
+
+def content(job: Job, outcome: Outcome) -> bytes:
+    """Return the body of the callback's PUT."""
+    envelope = read_object(outcome.body.encode())
+    response = read_object(bytes(envelope["command_response"]))
+    told = _is_error(envelope.get("error"))
+    if job.promoted and not told:
+        stored, error = _stored(job, outcome, envelope, response)
+        response["body"], response["mimetype"] = _raw(stored), _raw(JSON)
+        envelope["error"] = envelope["error"] if error is None else _raw(error)
+    if outcome.status >= FAILED and bytes(response.get("http_status", b"null")) == b"null":
+        response["http_status"] = _raw(outcome.status)
+    return msgspec.json.encode({**envelope, "command_response": response})
+
+
+def _stored(job: Job, outcome: Outcome, envelope: Object, response: Object) -> tuple[Any, dict[str, str] | None]:
+    """Return what the backend would have stored of the synchronous answer, or the error that it would have seen."""
+    if outcome.legacy:
+        return _stored_text(outcome, response)
+    return envelope.get("api_response", {**response, "operator_identifier": job.title}), None
+
+
+def _stored_text(outcome: Outcome, response: Object) -> tuple[Any, dict[str, str] | None]:
+    """Return what it makes of the text that a version 1 answer is."""
+    body = response["body"]
+    is_text = bytes(response["mimetype"]) != _JSON_MIMETYPE and bytes(memoryview(body)[:1]) == b'"'
+    if is_text or bytes(body) == b'""':
+        text = msgspec.json.decode(body, type=str)
+        try:
+            body = msgspec.json.decode(text or "{}", type=msgspec.Raw)
+        except msgspec.DecodeError:
+            return {}, {"error_code": NOT_JSON, "message": text[:WORDS]}
+    answer = read_object(bytes(body)) if bytes(memoryview(body)[:1]) == b"{" else {}
+    error = answer.get("error")
+    if error is not None and _is_error(error):
+        return {}, msgspec.json.decode(error)
+    if outcome.status >= FAILED:
+        return {}, {"error_code": BAD_STATUS, "message": bytes(body).decode()[:WORDS]}
+    # Tokens are for the secrets of a synchronous caller. Here they would become data of the process.
+    return answer["api_response"] if {"api_response", "refreshed_token_set"} <= answer.keys() else body, None
+
+
+def _is_error(raw: msgspec.Raw | None) -> bool:
+    if raw is None or bytes(memoryview(raw)[:1]) != b"{":
+        return False
+    return "error_code" in read_object(bytes(raw))
+
+
+def _raw(value: Any) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(value))
+
+
+_JSON_MIMETYPE = msgspec.json.encode(JSON)

@@ -1,0 +1,52 @@
+"""What an operator should know of jobs and their callbacks although everything works."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.jobs.desk import may_be_promoted
+from gateway.units import Duration
+
+if TYPE_CHECKING:
+    from gateway.jobs.destinations import Destinations
+    from gateway.registry.definition import Command, Connector
+
+NO_CREDENTIALS = (
+    "callbacks have no credentials (gateway.callbacks: headers, oauth2 or hosts): no call becomes a job while it runs, "
+    "since a workflow backend would refuse its outcome"
+)
+ANYWHERE = (
+    "gateway.callbacks: its headers or oauth2 are sent to whatever host a caller names: "
+    "say callbacks.allow, or give them to one host under callbacks.hosts"
+)
+
+
+def of_callbacks(destinations: Destinations) -> str | None:
+    """Say what is to be known of all callbacks, if anything is."""
+    if not destinations.any_credentials:
+        return NO_CREDENTIALS
+    return ANYWHERE if destinations.exposed else None
+
+
+def of_connector(connector: Connector, destinations: Destinations) -> list[str]:
+    """Say what is to be known of a connector's commands that become jobs."""
+    if destinations.any_credentials:
+        return []
+    names = ", ".join(one.name for one in (connector.commands or {}).values() if one.is_async)
+    if not names:
+        return []
+    return [f"async: {names}: callbacks have no credentials (gateway.callbacks), which a workflow backend asks for"]
+
+
+def of_command(command: Command, connector: Connector, destinations: Destinations) -> str | None:
+    """Say how a command becomes a job, and what a crash does to it; None where it never is one."""
+    after = connector.limits.promote_after
+    if command.is_async:
+        how = "async"
+    elif command.execute_async:
+        return f"may call back by itself within {Duration(command.job_timeout)}"
+    elif after is not None and may_be_promoted(connector, command) and destinations.any_credentials:
+        how = f"a job after {Duration(after)}"
+    else:
+        return None
+    return f"{how}, job timeout {Duration(command.job_timeout)}, retry {'always' if command.rerun else 'never'}"
