@@ -16,9 +16,13 @@ from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gateway.document import Node
     from gateway.protocol import DescribedCommand, Description
 
+BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
+"""What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
 LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
@@ -74,9 +78,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
         if problems and not commands and not auths:
             raise Quarantine("; ".join(problems))
-        return msgspec.structs.replace(
-            self, commands=commands, auths={**auths, **self.auths}, notices=(*self.notices, *problems)
-        )
+        notices = (*self.notices, *problems, *overlooked(self.name, commands).values())
+        return msgspec.structs.replace(self, commands=commands, auths={**auths, **self.auths}, notices=notices)
 
 
 class Recognised(NamedTuple):
@@ -186,9 +189,18 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         files=files,
         commands=commands,
         auths=auths,
-        notices=(line.notice,) if line.notice else (),
+        notices=(*([line.notice] if line.notice else ()), *overlooked(entry.name, commands or ()).values()),
         cluster_concurrency=common.cluster_concurrency,
     )
+
+
+def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:
+    """Return a notice for each command that the backend never asks for."""
+    return {
+        command: f"Spiff Arena's backend runs {connector}/{command} itself and never asks for this one"
+        for command in commands
+        if f"{connector}/{command}" in BACKENDS_OWN
+    }
 
 
 def _split(node: Node) -> tuple[ConnectorEntry, Node]:
