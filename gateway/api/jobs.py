@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.api.responses import json_response
-from gateway.api.routes import Access, Route
+from gateway.api.routes import Access, Route, read
 from gateway.errors import InvalidRequest
 from gateway.jobs.port import OPEN, JobsUnavailable, State
 from gateway.units import Duration
@@ -31,9 +31,9 @@ class JobHandlers:
     def routes(self) -> list[Route]:
         """Return the table of routes."""
         return [
-            Route("GET", "/v1/jobs", self.list, Access.KEY),
+            *read("/v1/jobs", self.list, Access.KEY),
             Route("POST", "/v1/jobs/purge", self.purge, Access.KEY),
-            Route("GET", "/v1/jobs/{id}", self.show, Access.KEY),
+            *read("/v1/jobs/{id}", self.show, Access.KEY),
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.KEY),
             Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.KEY),
         ]
