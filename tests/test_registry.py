@@ -239,6 +239,9 @@ async def test_the_status_view_shows_which_commands_the_backend_runs_itself(site
 
 BAD = {
     "unknown_key": ("{run: [cat], tiemout: 5s}", "{file}:{line}: connectors.unknown_key.tiemout: unknown key"),
+    "others_key": ("{venv: ./x}", "{file}:{line}: connectors.others_key.venv: a key of runtime python: add `runtime: python`"),
+    "others_keys": ("{run: [cat], module: ./x}", "{file}:{line}: connectors.others_keys.module: a key of the runtimes python, node, shell: add `runtime:` with"),
+    "others_key_said": ("{runtime: node, module: ./x.js, jvm: []}", "{file}:{line}: connectors.others_key_said.jvm: a key of runtime java, not of node"),
     "no_run": (f"{{{GO}}}", "{file}:{line}: connectors.no_run: object missing required field `run`"),
     "run_is_text": (f"{{run: cat, {GO}}}", "{file}:{line}: connectors.run_is_text.run: expected `array`, got `str`"),
     "run_is_empty": (f"{{run: [], {GO}}}", "{file}:{line}: connectors.run_is_empty.run: expected `array` of length >= 1"),

@@ -118,6 +118,7 @@ def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised 
         runtime = RUNTIMES.get(common.runtime)
         if runtime is None:
             raise entry.node.error(f"unknown runtime (known: {', '.join(sorted(RUNTIMES))})", ("runtime",))
+        _refuse_others_keys(options_node, common.runtime, said="runtime" in entry.node.data)
         limits = common.limits(defaults)
         place = Place(
             name=entry.name,
@@ -209,6 +210,19 @@ def _split(node: Node) -> tuple[ConnectorEntry, Node]:
     own = {key: value for key, value in node.data.items() if key not in known}
     entry = type(node)(common, node.keys, node.marks).decode(ConnectorEntry)
     return entry, type(node)(own, node.keys, node.marks)
+
+
+def _refuse_others_keys(options: Node, runtime: str, *, said: bool) -> None:
+    keys = {
+        name: {field.encode_name for field in msgspec.structs.fields(one.options)} for name, one in RUNTIMES.items()
+    }
+    for key in options.data:
+        owners = [name for name, its in keys.items() if key in its]
+        if not owners or runtime in owners:
+            continue
+        of = f"runtime {owners[0]}" if len(owners) == 1 else f"the runtimes {', '.join(owners)}"
+        add = f"`runtime: {owners[0]}`" if len(owners) == 1 else "`runtime:` with one of them"
+        raise options.error(f"a key of {of}, not of {runtime}" if said else f"a key of {of}: add {add}", (key,))
 
 
 def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:
