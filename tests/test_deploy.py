@@ -47,6 +47,14 @@ def test_compose_is_valid(compose: Any) -> None:
     assert set(read.service_names()) == {"one", "two", "postgres", "haproxy"}
 
 
+def test_the_image_has_what_health_checks_and_requirements_need() -> None:
+    text = (DEPLOY.parent / "Dockerfile").read_text()
+    *_, final = re.split(r"^FROM ", text, flags=re.MULTILINE)
+    (installed,) = re.findall(r"apt-get install -y --no-install-recommends (.+) \\", final)
+    assert {"curl", "git"} <= set(installed.split())
+    assert "\nUSER gateway\n" in final
+
+
 def test_compose_gives_a_drain_its_time_and_probes_what_is_alive(compose: Any) -> None:
     for name in ("one", "two"):
         gateway = compose["services"][name]
