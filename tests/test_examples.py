@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 import pytest
+import uv
 import yaml
 
 from gateway.cli.main import main
@@ -190,7 +191,7 @@ def test_the_packages_that_examples_name_exist_for_that_python(requirement: str,
     if why is not None:
         pytest.skip(why)
     done = subprocess.run(
-        [ROOT / ".venv/bin/uv", "pip", "compile", "--quiet", "--python-version", python, "-"],
+        [uv.find_uv_bin(), "pip", "compile", "--quiet", "--python-version", python, "-"],
         input=requirement, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
