@@ -36,11 +36,11 @@ COPY runners/ runners/
 RUN uv sync --locked --no-dev --no-editable
 
 FROM base
-# perl is what connectors.d/text.pl is written in.
+# perl is what connectors.d/text.pl is written in. curl is for health checks, git for requirements that are repositories.
 ARG PACKAGES=perl
-RUN if [ -n "${PACKAGES}" ]; then \
-      apt-get update && apt-get install -y --no-install-recommends ${PACKAGES} && apt-get clean && rm -rf /var/lib/apt/lists/*; \
-    fi \
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends curl git ${PACKAGES} \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 7004 --user-group --no-create-home --home-dir /var/lib/gateway --shell /usr/sbin/nologin gateway \
  && install -d -m 0750 -o gateway -g gateway /var/lib/gateway \
  && install -d /etc/gateway \
@@ -55,8 +55,8 @@ WORKDIR /etc/gateway
 USER gateway
 VOLUME /var/lib/gateway
 EXPOSE 7004
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD \
-    ["python3", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"CONNECTOR_PROXY_PORT\"]}/liveness', timeout=4)"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["sh", "-c", "exec curl --fail --silent --output /dev/null --max-time 4 \"localhost:${CONNECTOR_PROXY_PORT}/liveness\""]
 # tini reaps what is nobody's child, and hands SIGTERM on: the gateway then drains.
 ENTRYPOINT ["/usr/bin/tini", "--"]
 CMD ["sh", "-c", "exec gateway serve --listen \":${CONNECTOR_PROXY_PORT}\" --log-format json"]

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import aiohttp_cors
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.api import middleware
 from gateway.api.handlers import Handlers
@@ -36,14 +36,20 @@ def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Applica
     bus.listen(recent)
     routes = Handlers(gateway, metrics, recent, version("gateway")).routes()
     app = web.Application(
-        middlewares=[middleware.request_id, middleware.errors, middleware.access(settings, routes)],
+        middlewares=[
+            middleware.request_id,
+            middleware.errors,
+            middleware.access(settings, routes),
+            middleware.options(routes),
+        ],
         client_max_size=settings.max_request,
     )
     app[middleware.SETTINGS] = settings
     app[GATEWAY] = gateway
     for route in routes:
-        app.router.add_route(route.method, route.path, route.handler)
-    if settings.cors_origins:
+        if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
+            app.router.add_route(route.method, route.path, route.handler)
+    if settings.cors_origins:  # it adds OPTIONS itself, for preflights
         options = aiohttp_cors.ResourceOptions(allow_headers="*", expose_headers="*")  # type: ignore[no-untyped-call]
         cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(settings.cors_origins, options))
         for added in list(app.router.routes()):

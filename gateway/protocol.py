@@ -404,6 +404,8 @@ def _from_envelope(
     try:
         response, logs, error = _read_envelope(fields)
     except ConnectorInvalidOutput:
+        if "command_response" not in fields and _told(fields.get("error")) is None:
+            raise
         fields, problems = mended(fields)
         response, logs, error = _read_envelope(fields)
         changes = {name: [memoryview(raw)] for name, raw in fields.items()}
@@ -457,7 +459,7 @@ def _from_legacy(fields: Object, warnings: tuple[str, ...]) -> Result:
     number = 200 if bytes(status) == b"null" else _status(status)
     if number is None:
         words = bytes(memoryview(body)[:WORDS]).decode(errors="replace")
-        raise ConnectorInvalidOutput(f"its status {_shown(status)} is not an HTTP status (its response: {words})")
+        raise ConnectorInvalidOutput(f"its status {_shown(status)!r} is not an HTTP status (its response: {words})")
     mimetype = _text_of(fields["mimetype"])
     if not is_mimetype(mimetype):
         warnings += (f"its mimetype is {_shown(fields['mimetype'])}: {HTML} is sent",)

@@ -626,10 +626,16 @@ async def test_every_route_of_the_application_has_an_access_rule(table: tuple[An
 async def test_only_probes_are_open_and_all_else_asks_for_the_key(stranger: Server, table: tuple[Any, Any]) -> None:
     routes, _ = table
     opened = {(route.method, route.path) for route in routes if route.access is Access.OPEN}
-    assert opened == {("GET", path) for path in ("/", "/liveness", "/v1/liveness", "/v1/readiness")}
+    assert opened == {
+        (method, path)
+        for method in ("GET", "HEAD", "OPTIONS")
+        for path in ("/", "/liveness", "/v1/liveness", "/v1/readiness")
+    }
     for method, path, _, access in [
         *routes,
         ("GET", "/nope", None, Access.KEY),
+        ("OPTIONS", "/nope", None, Access.KEY),
+        ("HEAD", "/v1/do/x/x", None, Access.KEY),
         ("POST", "/liveness", None, Access.KEY),
     ]:
         answer = await stranger.request(method, re.sub(r"\{\w+\}", "x", path))
@@ -666,6 +672,67 @@ def test_an_empty_key_refuses_to_start_and_is_named(site: Site) -> None:
     of_file = CliRunner().invoke(main, command)
     assert of_file.exit_code == 2
     assert "gateway.api_key is empty" in of_file.stderr
+
+
+# --- HEAD and OPTIONS
+
+READS = [
+    "/",
+    "/liveness",
+    "/v1/liveness",
+    "/v1/readiness",
+    "/v1/status",
+    "/metrics",
+    "/v1/commands",
+    "/v1/auths",
+    "/v1/jobs",
+]
+VARYING = {"date", "x-request-id", "content-length"}
+
+
+def steady(answer: Answer) -> set[tuple[str, str]]:
+    return {(name, value) for name, value in answer.headers.items() if name.lower() not in VARYING}
+
+
+@pytest.mark.parametrize("path", READS)
+async def test_head_answers_as_get_does_without_the_body(gateway: Server, path: str) -> None:
+    got, head = await gateway.get(path), await gateway.request("HEAD", path)
+    assert (got.status, head.status, head.raw) == (200, 200, b"")
+    assert steady(head) == steady(got)
+    assert int(head.headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("path", [*READS, "/v1/jobs/some-job"])
+async def test_options_names_the_methods(gateway: Server, path: str) -> None:
+    for headers in ({}, {"Origin": "http://a.example"}, {"Access-Control-Request-Method": "GET"}):
+        answer = await gateway.request("OPTIONS", path, headers=headers)
+        assert (answer.status, answer.raw) == (200, b"")
+        assert answer.headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+async def test_options_names_the_methods_of_what_is_done_too_and_nothing_is_run(gateway: Server) -> None:
+    expected = {"do/echo/Go": "GET, OPTIONS, POST", "jobs/x/cancel": "OPTIONS, POST", "jobs/purge": "OPTIONS, POST"}
+    for path, methods in expected.items():
+        answer = await gateway.request("OPTIONS", f"/v1/{path}", headers={"X-Request-Id": "only-asking"})
+        assert (answer.status, answer.headers["Allow"], answer.raw) == (200, methods, b"")
+    head = await gateway.request("HEAD", "/v1/do/echo/Go", headers={"X-Request-Id": "only-asking"})
+    assert (head.status, head.raw) == (405, b"")
+    assert set(head.headers["Allow"].split(",")) == {"GET", "POST", "OPTIONS"}
+    assert not gateway.events("run", request_id="only-asking")
+    for method in ("HEAD", "OPTIONS"):
+        assert (await gateway.request(method, "/nope")).status == 404
+    assert (await gateway.request("HEAD", "/v1/jobs/no-such")).status == 404
+
+
+async def test_options_is_answered_where_no_browser_may_call(site: Site) -> None:
+    configure(site, {"echo": ENTRIES["echo"]})
+    async with served(site) as gateway:
+        preflight = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
+        for headers in ({}, preflight):
+            answer = await gateway.request("OPTIONS", "/v1/do/echo/Go", headers=headers)
+            assert (answer.status, answer.headers["Allow"], answer.raw) == (200, "GET, OPTIONS, POST", b"")
+            assert not [name for name in answer.headers if name.startswith("Access-Control")]
+        assert (await gateway.request("OPTIONS", "/nope")).status == 404
 
 
 # --- browsers

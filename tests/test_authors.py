@@ -88,12 +88,17 @@ def compare(expected: str, printed: str) -> None:
         assert re.search(pattern, printed), f"{line!r} was expected in:\n{printed}"
 
 
+def program(folder: Path) -> None:
+    """Put `gateway` where `run` finds it."""
+    file = folder / ".bin/gateway"
+    file.parent.mkdir()
+    file.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -P -m gateway "$@"\n')
+    file.chmod(0o755)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    program = tmp_path / ".bin/gateway"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -P -m gateway "$@"\n')
-    program.chmod(0o755)
+    program(tmp_path)
     do(blocks(sections()["Start"]), tmp_path)
     return tmp_path
 

@@ -13,8 +13,10 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from gateway.config import JOBS_DATABASE, GatewaySection, read_settings
-from gateway.jobs.settings import read_sections
+from gateway.config import JOBS_DATABASE, GatewaySection, Settings, read_settings
+from gateway.jobs.settings import CallbacksSection, read_sections
+from gateway.registry.definition import define
+from gateway.registry.sources import read_sources
 from gateway.units import Duration
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -45,6 +47,14 @@ def manifests() -> dict[str, Any]:
 def test_compose_is_valid(compose: Any) -> None:
     read = PyCompose.from_yaml(yaml.safe_dump(compose))  # it does not know YAML's merge keys
     assert set(read.service_names()) == {"one", "two", "postgres", "haproxy"}
+
+
+def test_the_image_has_what_health_checks_and_requirements_need() -> None:
+    text = (DEPLOY.parent / "Dockerfile").read_text()
+    *_, final = re.split(r"^FROM ", text, flags=re.MULTILINE)
+    (installed,) = re.findall(r"apt-get install -y --no-install-recommends (.+) \\", final)
+    assert {"curl", "git"} <= set(installed.split())
+    assert "\nUSER gateway\n" in final
 
 
 def test_compose_gives_a_drain_its_time_and_probes_what_is_alive(compose: Any) -> None:
@@ -86,6 +96,82 @@ def test_haproxy_waits_longer_than_a_call_may_take() -> None:
     for side in ("client", "server"):
         (found,) = re.findall(rf"timeout {side} +(\d+)s", text)
         assert int(found) > 45
+
+
+# --- Spiff Arena
+
+
+@pytest.fixture(scope="module")
+def arena() -> Any:
+    return yaml.safe_load((DEPLOY / "spiff-arena/compose.yaml").read_text())["services"]
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> tuple[Settings, CallbacksSection, Any]:
+    """What connectors.yaml says; `rewrite` is left to the tests of callbacks."""
+    data = yaml.safe_load((DEPLOY / "spiff-arena/gateway/connectors.yaml").read_text())
+    rewrite = data["gateway"]["callbacks"].pop("rewrite")
+    file = tmp_path / "connectors.yaml"
+    file.write_text(yaml.safe_dump(data))
+    settings, _ = read_settings(file, environ={"PATH": "/usr/bin:/bin"})
+    sources = read_sources(settings)
+    for entry in sources.entries:
+        assert define(entry, sources.defaults, settings) is not None
+    return settings, read_sections(settings)[1], rewrite
+
+
+def test_the_compose_file_of_spiff_arena_is_valid(arena: Any) -> None:
+    whole = yaml.safe_load((DEPLOY / "spiff-arena/compose.yaml").read_text())
+    read = PyCompose.from_yaml(yaml.safe_dump(whole))
+    assert set(read.service_names()) == {"frontend", "spiffworkflow-backend", "bootstrap", "gateway"}
+    mounted = {one.partition(":")[0] for service in arena.values() for one in service.get("volumes", [])}
+    assert {one for one in mounted if not one.startswith(".")} == whole["volumes"].keys()
+    assert all((DEPLOY / "spiff-arena" / one).exists() for one in mounted if one.startswith("."))
+    assert all("healthcheck" in service for name, service in arena.items() if name != "bootstrap")
+
+
+def test_backend_and_gateway_know_each_others_place_and_key(
+    arena: Any, beside: tuple[Settings, CallbacksSection, Any]
+) -> None:
+    settings, callbacks, rewrite = beside
+    backend, gateway = arena["spiffworkflow-backend"]["environment"], arena["gateway"]
+    key = "${CONNECTOR_PROXY_API_KEY:?}"
+    assert gateway["environment"]["CONNECTOR_PROXY_API_KEY"] == key
+    assert backend["SPIFFWORKFLOW_BACKEND_CONNECTOR_PROXY_API_KEY"] == key
+    here = f"http://gateway:{settings.port}"
+    assert here in backend["SPIFFWORKFLOW_BACKEND_CONNECTOR_PROXY_URL"]
+    assert backend["SPIFFWORKFLOW_BACKEND_CONNECTOR_PROXY_TYPEAHEAD_URL"] == here
+    assert gateway["ports"] == [f"{settings.port}:{settings.port}"]  # a browser that signs in comes by the same URL
+    assert callbacks.headers.keys() == {"SpiffWorkflow-Api-Key"}
+    port = backend["SPIFFWORKFLOW_BACKEND_PORT"]
+    assert rewrite == {backend["SPIFFWORKFLOW_BACKEND_URL"]: f"http://spiffworkflow-backend:{port}"}
+    frontend = arena["frontend"]["environment"]["PORT0"]
+    assert int(frontend) == int(port) + 1  # as it was built
+    assert backend["SPIFFWORKFLOW_BACKEND_URL_FOR_FRONTEND"] == f"http://localhost:{frontend}"
+
+
+def test_the_account_for_callbacks_is_made_and_may_do_nothing_else(arena: Any) -> None:
+    rules = yaml.safe_load((DEPLOY / "spiff-arena/permissions.yml").read_text())
+    (account,) = (name for name, user in rules["users"].items() if user["service"] == "bootstrap")
+    bootstrap = arena["bootstrap"]
+    assert bootstrap["command"] == ["python", "bin/bootstrap.py"]
+    assert f"SPIFFWORKFLOW_API_KEY_{account}" in bootstrap["environment"]
+    assert bootstrap["volumes"] == arena["spiffworkflow-backend"]["volumes"]
+    groups = {name for name, group in rules["groups"].items() if f"{account}@bootstrap" in group["users"]}
+    allowed = [one for one in rules["permissions"].values() if groups & set(one["groups"])]
+    assert [(one["actions"], one["uri"]) for one in allowed] == [(["update"], "/tasks/*")]
+
+
+def test_the_gateway_beside_spiff_arena_writes_where_it_may(
+    arena: Any, beside: tuple[Settings, CallbacksSection, Any]
+) -> None:
+    gateway = arena["gateway"]
+    assert gateway["read_only"] is True
+    assert f"gateway:{beside[0].state_dir}" in gateway["volumes"]
+    assert Path(gateway["command"][gateway["command"].index("--config") + 1]).parent == Path("/srv/gateway")
+    assert "./gateway:/srv/gateway:ro" in gateway["volumes"]
+    assert Duration.parse(gateway["stop_grace_period"]) > DRAIN + 10
+    assert gateway["healthcheck"]["test"][-1].endswith(f":{beside[0].port}{PROBES['liveness']}")
 
 
 # --- Kubernetes

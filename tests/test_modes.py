@@ -440,8 +440,8 @@ async def test_what_a_finished_request_left_running_is_gone(contained: Server) -
         left = """
             sleep 1000 &
             echo pid $! >&2
-            (setsid env -i sh -c 'cd /; echo pid $$ >&2; exec sleep 1000 </dev/null >/dev/null 2>&1' &)
-            sleep 0.1
+            (setsid env -i sh -c 'cd /; echo pid $$ >&2; : >"$1"; exec sleep 1000 </dev/null >/dev/null 2>&1' - "$PWD/up" &)
+            while [ ! -e up ]; do sleep 0.01; done
         """
         answer = await contained.do(f"{connector}/Run", script(left), headers={"X-Request-Id": request_id})
         assert (answer.status, answer.body) == (200, {"status": 0})

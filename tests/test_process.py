@@ -55,7 +55,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     site.configure(
         f"""
         act: {{run: [./act.py], env: {{FAX_LINE: 2, EMPTY: ""}}, {COMMANDS}}}
-        brief: {{run: [./act.py], timeout: 400ms, {COMMANDS}}}
+        brief: {{run: [./act.py], timeout: 2s, {COMMANDS}}}
         tight: {{run: [./act.py], max_memory: 64MiB, {COMMANDS}}}
         shell: {{run: [./shell.sh], timeout: 300ms, {COMMANDS}}}
         ready: {{run: [./ready.sh], {COMMANDS}}}
@@ -365,7 +365,7 @@ async def test_the_caller_can_shorten_the_deadline(gateway: Server) -> None:
     answer = await act(gateway, "time.sleep(1000)", headers={"X-Timeout": "0.3"})
     assert (answer.status, answer.code) == (504, "connector_timeout")
     assert "deadline of 300ms" in answer.message
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 15
 
 
 async def test_the_caller_cannot_lengthen_the_deadline(gateway: Server) -> None:
@@ -373,8 +373,8 @@ async def test_the_caller_cannot_lengthen_the_deadline(gateway: Server) -> None:
     do = "print(request['context']['deadline_ms'], file=sys.stderr, flush=True); time.sleep(1000)"
     answer = await act(gateway, do, "brief", headers={"X-Timeout": "60"})
     assert (answer.status, answer.code) == (504, "connector_timeout")
-    assert 0 < int(answer.json["spiff__logs"][0]) <= 400
-    assert time.monotonic() - begun < 3
+    assert 0 < int(answer.json["spiff__logs"][0]) <= 2000
+    assert time.monotonic() - begun < 15
 
 
 async def test_sigterm_leaves_time_for_last_words(gateway: Server) -> None:

@@ -216,6 +216,17 @@ def test_a_status_stays_as_it_is_since_it_is_in_the_data_of_the_process(status: 
     assert result.warnings == ()
 
 
+@pytest.mark.parametrize("more", [{}, {"error": None}, {"error": {}}, {"spiff__logs": []}])
+def test_an_envelope_with_nothing_in_it_is_invalid(more: dict[str, Any]) -> None:
+    with pytest.raises(ConnectorInvalidOutput, match="command_response"):
+        read({"command_response_version": 2, **more})
+
+
+def test_an_envelope_with_nothing_but_an_error_is_the_error() -> None:
+    result = read({"command_response_version": 2, "error": {"error_code": "NoPaper", "message": "m"}})
+    assert sent(result) == {**ENVELOPE, **response(None), **error("NoPaper", "m"), "spiff__logs": []}
+
+
 def test_another_version_with_a_legacy_result_is_the_legacy_result() -> None:
     result = read({"command_response_version": 1, "response": "x", "mimetype": "text/plain", "status": 201})
     assert (bytes(result.content), result.status) == (b"x", 201)
@@ -283,7 +294,7 @@ def test_bytes_that_cannot_be_read_are_invalid(changes: dict[str, Any]) -> None:
 
 
 def test_a_status_that_cannot_be_sent_does_not_hide_what_the_connector_said() -> None:
-    with pytest.raises(ConnectorInvalidOutput, match=r"its status \"ok\" .* \(its response: said so\)"):
+    with pytest.raises(ConnectorInvalidOutput, match=r"its status '\"ok\"' .* \(its response: said so\)"):
         read({"response": "said so", "mimetype": "text/plain", "status": "ok"})
 
 

@@ -58,6 +58,11 @@ async def pids(team: Server) -> list[int]:
     return [one["pid"] for one in (await team.status())["workers"]]
 
 
+def noted(site: Site) -> int:
+    """Tell how many of COUNTING have noted that they are alive; they do so some time after their start."""
+    return len(list((site.folder / "alive").glob("*")))
+
+
 async def fresh(team: Server, target: str, params: Any = None) -> Any:
     """Call over a connection of its own, so that the kernel chooses a worker anew."""
     return await team.do(target, params, headers={"Connection": "close"})
@@ -85,7 +90,7 @@ async def test_concurrency_is_exact_over_all_workers(team: Server, site: Site) -
 
     await eventually(queued)
     assert (await team.status("slow"))["in_flight"] == 2
-    assert len(os.listdir(site.folder / "alive")) == 2
+    await eventually(lambda: noted(site) == 2)
     (site.folder / "gate").touch()
     answers = await asyncio.gather(*calls)
     assert {answer.status for answer in answers} == {200}
@@ -193,7 +198,7 @@ async def test_status_shows_what_any_worker_has_found_out(site: Site) -> None:
 async def test_a_crashed_worker_is_replaced_and_its_slots_are_free_again(team: Server, site: Site) -> None:
     before = await pids(team)
     calls = [asyncio.create_task(fresh(team, "slow/Go")) for _ in range(2)]
-    await eventually(lambda: len(os.listdir(site.folder / "alive")) == 2 if (site.folder / "alive").exists() else False)
+    await eventually(lambda: noted(site) == 2)
     connectors = team.connectors()
     for pid in before:
         os.kill(pid, signal.SIGKILL)

@@ -13,7 +13,7 @@ from aiohttp import web
 from gateway.api.jobs import JobHandlers
 from gateway.api.peers import ALONE
 from gateway.api.responses import json_response, of_job, of_reply, raw_json
-from gateway.api.routes import Access, Route
+from gateway.api.routes import Access, Route, read, with_options
 from gateway.api.status import status_of_team
 from gateway.api.team import TeamHandlers
 from gateway.errors import InvalidRequest
@@ -48,20 +48,22 @@ class Handlers:
     def routes(self) -> list[Route]:
         """Return the table of routes."""
         do = "/v1/do/{connector}/{command}"
-        return [
-            Route("GET", "/", self.root, Access.OPEN),
-            Route("GET", "/liveness", self.liveness, Access.OPEN),
-            Route("GET", "/v1/liveness", self.liveness, Access.OPEN),
-            Route("GET", "/v1/readiness", self.readiness, Access.OPEN),
-            Route("GET", "/v1/status", self.status, Access.KEY),
-            Route("GET", "/metrics", self.metrics, Access.METRICS),
-            Route("GET", "/v1/commands", self.commands, Access.KEY),
-            Route("GET", "/v1/auths", self.auths, Access.KEY),
-            *self._jobs.routes(),
-            *self._team.routes(),
-            Route("POST", do, self.do, Access.KEY),
-            Route("GET", do, self.do, Access.KEY),
-        ]
+        return with_options(
+            [
+                *read("/", self.root, Access.OPEN),
+                *read("/liveness", self.liveness, Access.OPEN),
+                *read("/v1/liveness", self.liveness, Access.OPEN),
+                *read("/v1/readiness", self.readiness, Access.OPEN),
+                *read("/v1/status", self.status, Access.KEY),
+                *read("/metrics", self.metrics, Access.METRICS),
+                *read("/v1/commands", self.commands, Access.KEY),
+                *read("/v1/auths", self.auths, Access.KEY),
+                *self._jobs.routes(),
+                *self._team.routes(),
+                Route("POST", do, self.do, Access.KEY),
+                Route("GET", do, self.do, Access.KEY),
+            ]
+        )
 
     async def root(self, _request: web.Request) -> web.Response:
         """Say who this is."""

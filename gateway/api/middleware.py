@@ -9,7 +9,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.api.responses import json_response, of_error, of_status
 from gateway.api.routes import Access, Route
@@ -64,19 +64,39 @@ def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        resource = request.match_info.route.resource
-        method = "GET" if request.method == "HEAD" else request.method
-        rule = rules.get((method, resource.canonical)) if resource is not None else None
+        rule = rules.get((request.method, _path(request)))
         if rule is Access.TEAM and _over_unix_socket(request):
             return await handler(request)
-        preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-        if rule in opened or preflight or settings.api_key is None or _has_key(request, settings.api_key):
+        if rule in opened or _is_preflight(request) or settings.api_key is None or _has_key(request, settings.api_key):
             if rule is Access.TEAM:
                 raise web.HTTPNotFound
             return await handler(request)
         return json_response({"error": "Unauthorized"}, 401)
 
     return check
+
+
+def options(routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Make the middleware that keeps OPTIONS from the handler of preflights where it is none."""
+    own = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        plain = request.method == hdrs.METH_OPTIONS and not _is_preflight(request)
+        return await (own.get(_path(request), handler) if plain else handler)(request)
+
+    return answer
+
+
+def _path(request: web.Request) -> str:
+    """Return the path as the table of routes has it; nothing where there is no route."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else ""
+
+
+def _is_preflight(request: web.Request) -> bool:
+    asks = {hdrs.ORIGIN, hdrs.ACCESS_CONTROL_REQUEST_METHOD}
+    return request.method == hdrs.METH_OPTIONS and all(name in request.headers for name in asks)
 
 
 def _over_unix_socket(request: web.Request) -> bool:

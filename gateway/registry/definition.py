@@ -17,9 +17,13 @@ from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from gateway.document import Node
     from gateway.protocol import DescribedCommand, Description
 
+BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
+"""What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
 LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
@@ -85,9 +89,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
             for name in self.overrides
             if name not in commands
         )
-        return msgspec.structs.replace(
-            self, commands=commands, auths={**auths, **self.auths}, notices=(*self.notices, *problems)
-        )
+        notices = (*self.notices, *problems, *overlooked(self.name, commands).values())
+        return msgspec.structs.replace(self, commands=commands, auths={**auths, **self.auths}, notices=notices)
 
     def _overridden(self, told: DescribedCommand) -> Command:
         return _command_told(told, self.limits, self.overrides.get(told.name, OverrideEntry()), self.validate)
@@ -129,6 +132,7 @@ def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised 
         runtime = RUNTIMES.get(common.runtime)
         if runtime is None:
             raise entry.node.error(f"unknown runtime (known: {', '.join(sorted(RUNTIMES))})", ("runtime",))
+        _refuse_others_keys(options_node, common.runtime, said="runtime" in entry.node.data)
         limits = common.limits(defaults)
         place = Place(
             name=entry.name,
@@ -203,9 +207,18 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         auths=auths,
         overrides=overrides,
         validate=common.validate,
-        notices=(line.notice,) if line.notice else (),
+        notices=(*([line.notice] if line.notice else ()), *overlooked(entry.name, commands or ()).values()),
         cluster_concurrency=common.cluster_concurrency,
     )
+
+
+def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:
+    """Return a notice for each command that the backend never asks for."""
+    return {
+        command: f"Spiff Arena's backend runs {connector}/{command} itself and never asks for this one"
+        for command in commands
+        if f"{connector}/{command}" in BACKENDS_OWN
+    }
 
 
 def _split(node: Node) -> tuple[ConnectorEntry, Node]:
@@ -214,6 +227,19 @@ def _split(node: Node) -> tuple[ConnectorEntry, Node]:
     own = {key: value for key, value in node.data.items() if key not in known}
     entry = type(node)(common, node.keys, node.marks).decode(ConnectorEntry)
     return entry, type(node)(own, node.keys, node.marks)
+
+
+def _refuse_others_keys(options: Node, runtime: str, *, said: bool) -> None:
+    keys = {
+        name: {field.encode_name for field in msgspec.structs.fields(one.options)} for name, one in RUNTIMES.items()
+    }
+    for key in options.data:
+        owners = [name for name, its in keys.items() if key in its]
+        if not owners or runtime in owners:
+            continue
+        of = f"runtime {owners[0]}" if len(owners) == 1 else f"the runtimes {', '.join(owners)}"
+        add = f"`runtime: {owners[0]}`" if len(owners) == 1 else "`runtime:` with one of them"
+        raise options.error(f"a key of {of}, not of {runtime}" if said else f"a key of {of}: add {add}", (key,))
 
 
 def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:

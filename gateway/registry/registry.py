@@ -11,7 +11,7 @@ import msgspec
 
 from gateway.errors import ConfigError, Quarantine
 from gateway.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
-from gateway.registry.definition import Connector, define
+from gateway.registry.definition import Connector, define, overlooked
 from gateway.registry.snapshot import Snapshot, State, Status
 from gateway.registry.sources import Entry, Sources, fingerprint, identity, read_sources
 
@@ -170,15 +170,11 @@ class Registry:
                 took=took,
             )
         )
-        if "http" in statuses and "http" not in before:
-            self._bus.publish(
-                ConnectorWarning(
-                    connector="http",
-                    command="",
-                    request_id="",
-                    message="Spiff Arena has commands called http/... of its own and ignores these: use another name",
-                )
-            )
+        for name in changed:
+            known = _overlooked(before.get(name))
+            for command, notice in _overlooked(statuses[name]).items():
+                if command not in known:
+                    self._bus.publish(ConnectorWarning(connector=name, command=command, request_id="", message=notice))
 
     # --- describing
 
@@ -252,6 +248,11 @@ class Registry:
                 stuck = True
         if stuck:
             await self.reload()
+
+
+def _overlooked(status: Status | None) -> dict[str, str]:
+    connector = status.connector if status is not None else None
+    return overlooked(connector.name, connector.commands or ()) if connector is not None else {}
 
 
 def _face(status: Status | None) -> object:
