@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from gateway.application import Application
 from gateway.document import Node, load
 from gateway.errors import ConfigError
 from gateway.units import Duration, Size
@@ -130,6 +131,18 @@ class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Among the jobs that wait for a connector, the higher goes first."""
 
 
+class AuthEntry(Application, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An authentication as an operator writes it, with the keys of the application that was registered for it."""
+
+    description: str | None = None
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        for fault in self.faults():
+            raise ValueError(fault)
+
+
 class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The keys of a connector that every runtime knows; the runtime's own come beside them."""
 
@@ -146,6 +159,7 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     commands: dict[str, Any] | None = None
     """Absent: the executable is asked with op "describe"."""
     auths: dict[str, Any] = {}
+    """What users sign in to, by name; on top of what the connector itself tells."""
     timeout: Duration | None = None
     concurrency: Positive | None = None
     queue: NotNegative | None = None

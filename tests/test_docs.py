@@ -12,7 +12,15 @@ import pytest
 
 from gateway.api.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.cli.main import main
-from gateway.config import CommandEntry, ConnectorEntry, GatewaySection, Limits, ParameterEntry, read_settings
+from gateway.config import (
+    AuthEntry,
+    CommandEntry,
+    ConnectorEntry,
+    GatewaySection,
+    Limits,
+    ParameterEntry,
+    read_settings,
+)
 from gateway.errors import GatewayError
 from gateway.metrics import Metrics
 from gateway.registry.definition import define
@@ -102,6 +110,7 @@ STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("defaults:", Limits),
     ("connectors:", ConnectorEntry),
     ("commands:", CommandEntry),
+    ("auths:", AuthEntry),
     ("parameters:", ParameterEntry),
     *[(f"runtime: {name}", runtime.options) for name, runtime in RUNTIMES.items()],
 ]

@@ -29,7 +29,8 @@ LOOK = 0.05  # seconds between two looks whether it is done
 
 class _Cached(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
-    description: Description
+    description: Description | None
+    """None: there is a secret in it, so it has to be asked for again."""
     peak_rss: int
 
 
@@ -95,7 +96,7 @@ class Describer:
         try:
             child = await self._pool.obtain(connector.launch, lambda _stream, _line: None)
             deadline = asyncio.get_running_loop().time() + self._timeout
-            return await child.run(msgspec.json.encode(DescribeRequest()), deadline=deadline)
+            return await child.run(msgspec.json.encode(DescribeRequest(config=connector.config)), deadline=deadline)
         except StartFailed as problem:
             raise Quarantine(f"describe could not be started: {problem}") from problem
 
@@ -132,6 +133,8 @@ class Describer:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(connector)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
-        cached = _Cached(identity=connector.identity, description=description, peak_rss=peak_rss)
-        draft.write_bytes(msgspec.json.encode(cached))
+        secret = any(auth.client_secret for auth in description.auths)
+        cached = _Cached(identity=connector.identity, description=None if secret else description, peak_rss=peak_rss)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
+            stream.write(msgspec.json.encode(cached))
         draft.replace(file)

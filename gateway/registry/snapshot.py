@@ -14,6 +14,7 @@ from gateway.registry.definition import Connector
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from gateway.registry.auths import Auth
     from gateway.registry.definition import Command
 
 
@@ -78,8 +79,16 @@ class Snapshot:
 
     @functools.cached_property
     def auths(self) -> bytes:
-        """The catalogue of authentications as JSON."""
-        return _catalogue((one.name, auth) for one in self.ready() for auth in one.auths.values())
+        """The catalogue of the authentications that can be used, as JSON."""
+        return msgspec.json.encode([_listed(one.name, auth) for one in self.ready() for auth in _usable(one)])
+
+    def auth(self, connector: str, name: str) -> Auth | None:
+        """Return an authentication that can be used, None when there is no such one."""
+        status = self.statuses.get(connector)
+        if status is None or status.connector is None or status.state is not State.READY:
+            return None
+        auth = status.connector.auths.get(name)
+        return auth if auth is not None and auth.flaw is None else None
 
 
 def _catalogue(commands: Iterable[tuple[str, Command]]) -> bytes:
@@ -94,6 +103,20 @@ def _catalogue(commands: Iterable[tuple[str, Command]]) -> bytes:
             item["async"] = True
         listed.append(item)
     return msgspec.json.encode(listed)
+
+
+def _usable(connector: Connector) -> Iterable[Auth]:
+    return (auth for auth in connector.auths.values() if auth.flaw is None)
+
+
+def _listed(connector: str, auth: Auth) -> dict[str, Any]:
+    listed: dict[str, Any] = {
+        "id": f"{connector}/{auth.name}",
+        "parameters": auth.signature.parameters if auth.signature is not None else (),
+    }
+    if auth.description:
+        listed["description"] = auth.description
+    return listed
 
 
 def _quoted(name: str) -> str:
