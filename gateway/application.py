@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 OURS = frozenset(
     {
         "response_type", "client_id", "client_secret", "redirect_uri", "scope", "state", "code_challenge",
-        "code_challenge_method", "url", "code_verifier",
+        "code_challenge_method",
     }
 )  # fmt: skip
 """Names that `extra` cannot have."""

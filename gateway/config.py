@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from gateway import origins
 from gateway.application import Application
-from gateway.document import Node, load
+from gateway.document import Keys, Node, load
 from gateway.errors import ConfigError
 from gateway.units import Duration, Size
 
@@ -28,6 +29,15 @@ NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class OAuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `oauth:` section."""
+
+    key: str | None = None
+    """What seals a sign-in's cookies, a text of any length; one for all gateways behind a balancer."""
+    redirects: list[str] | None = None
+    """Origins that browsers may be sent back to with a token."""
 
 
 class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +63,10 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
     metrics: Literal["key", "open"] = "key"
     """Whether /metrics needs the API key."""
+    public_url: str | None = None
+    """Where browsers find this gateway, when it is not what they send as Host."""
+    oauth: dict[str, Any] = {}
+    """Signing in: see docs/oauth.md."""
     jobs: dict[str, Any] = {}
     """Durable jobs: see docs/jobs.md."""
     callbacks: dict[str, Any] = {}
@@ -202,6 +216,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     cors_origins: tuple[str, ...]
     metrics_open: bool
+    public_url: str | None
+    """Without a slash at its end."""
+    oauth: OAuthSection
     jobs: Node
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
@@ -263,6 +280,8 @@ def read_settings(
     for name in ("connectors_dir", "state_dir"):
         if getattr(section, name) == "":
             raise document.error("is empty: name a folder", ("gateway", name))
+    oauth = _below(gateway, "oauth").decode(OAuthSection)
+    _check_oauth(section, oauth, document)
     given = listen is not None
     host, port = _address(section.listen if listen is None else listen, "--listen" if given else "gateway.listen")
     if not given and "CONNECTOR_PROXY_PORT" in environ:
@@ -285,6 +304,8 @@ def read_settings(
         api_key=_api_key(section, environ),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
+        public_url=section.public_url.rstrip("/") if section.public_url is not None else None,
+        oauth=oauth,
         jobs=_below(gateway, "jobs"),
         jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),
@@ -323,6 +344,22 @@ def _below(node: Node, name: str) -> Node:
 def key_of_environment() -> str | None:
     """Return the API key that the environment names, for whoever has no configuration file."""
     return os.environ.get("CONNECTOR_PROXY_API_KEY") or None
+
+
+def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: Node) -> None:
+    """Check what is said about addresses of browsers, and the key."""
+    addresses: list[tuple[Keys, str]] = [
+        (("oauth", "redirects", number), one) for number, one in enumerate(oauth.redirects or ())
+    ]
+    if section.public_url is not None:
+        addresses.append((("public_url",), section.public_url))
+    for keys, address in addresses:
+        try:
+            origins.rule(address)
+        except ValueError as problem:
+            raise document.error(str(problem), ("gateway", *keys)) from problem
+    if oauth.key is not None and not oauth.key.strip():
+        raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
 
 
 def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:

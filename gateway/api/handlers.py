@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
+from gateway.api.auths import AuthHandlers
 from gateway.api.jobs import JobHandlers
 from gateway.api.responses import json_response, of_job, of_reply, raw_json
 from gateway.api.routes import Access, Route
@@ -25,6 +26,7 @@ from gateway.supervisor import State as Supervision
 if TYPE_CHECKING:
     from gateway.core import Gateway
     from gateway.metrics import Metrics
+    from gateway.origins import Origin
     from gateway.recent import Recent
 
 MOST = 10_000  # parameters
@@ -37,13 +39,17 @@ _EMPTY = msgspec.Raw(b"{}")
 class Handlers:
     """HTTP over one gateway."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics, recent: Recent, version: str) -> None:
+    def __init__(
+        self, gateway: Gateway, metrics: Metrics, recent: Recent, version: str, redirects: tuple[Origin, ...] = ()
+    ) -> None:
+        """`redirects` are the origins that browsers may be sent back to with a token."""
         self._gateway = gateway
         self._metrics = metrics
         self._recent = recent
         self._version = version
         self._jobs = JobHandlers(gateway.desk)
         self._team = TeamHandlers(gateway)
+        self._auths = AuthHandlers(gateway, redirects)
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -57,6 +63,7 @@ class Handlers:
             Route("GET", "/metrics", self.metrics, Access.METRICS),
             Route("GET", "/v1/commands", self.commands, Access.KEY),
             Route("GET", "/v1/auths", self.auths, Access.KEY),
+            *self._auths.routes(),
             *self._jobs.routes(),
             *self._team.routes(),
             Route("POST", do, self.do, Access.KEY),
