@@ -18,6 +18,7 @@ from gateway import origins
 from gateway.application import Application
 from gateway.document import Keys, Node, load
 from gateway.errors import ConfigError
+from gateway.typeahead import Typeahead
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Where browsers find this gateway, when it is not what they send as Host."""
     oauth: dict[str, Any] = {}
     """Signing in: see docs/oauth.md."""
+    typeahead: Literal["key", "open"] = "key"
+    """Whether /v1/typeahead needs the API key."""
+    typeahead_cache: Duration = Duration(10)
+    """How long suggestions are kept for whoever types the same."""
     jobs: dict[str, Any] = {}
     """Durable jobs: see docs/jobs.md."""
     callbacks: dict[str, Any] = {}
@@ -127,6 +132,10 @@ class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A JSON Schema, checked before the process starts."""
 
 
+class TypeaheadEntry(Typeahead, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `typeahead` of a command as an operator writes it."""
+
+
 class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A command as an operator writes it."""
 
@@ -143,6 +152,8 @@ class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether its job is run again after such a crash. Absent: as `idempotent` says."""
     priority: int = 0
     """Among the jobs that wait for a connector, the higher goes first."""
+    typeahead: dict[str, Any] | None = None
+    """It is a source of suggestions while a person types."""
 
 
 class AuthEntry(Application, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,6 +230,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None
     """Without a slash at its end."""
     oauth: OAuthSection
+    typeahead_open: bool
+    typeahead_cache: float
     jobs: Node
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
@@ -306,6 +319,8 @@ def read_settings(
         metrics_open=section.metrics == "open",
         public_url=section.public_url.rstrip("/") if section.public_url is not None else None,
         oauth=oauth,
+        typeahead_open=section.typeahead == "open",
+        typeahead_cache=float(section.typeahead_cache),
         jobs=_below(gateway, "jobs"),
         jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),

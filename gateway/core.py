@@ -21,6 +21,7 @@ from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
 from gateway.slots import SharedSlots
+from gateway.suggestions import Suggestions
 from gateway.supervisor import Supervisor
 from gateway.warden.client import Warden
 
@@ -54,6 +55,7 @@ class Gateway:
         self.registry = Registry(settings, self.describer, bus)
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus)
         self.desk = Desk(self.registry, self.invoker)
+        self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
         self.threads_left = False
         """After `close`: threads of the jobs' engine wait for a database that is away, and would hold the end."""
         self._lock = -1

@@ -14,6 +14,7 @@ import msgspec
 from gateway.application import Application
 from gateway.errors import ConnectorInvalidOutput
 from gateway.escapes import unescaped
+from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -102,6 +103,7 @@ class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
     idempotent: bool = False
     execute_async: bool = False
     module: str | None = None
+    typeahead: Typeahead | None = None
 
 
 class DescribedAuth(Application, frozen=True, kw_only=True):

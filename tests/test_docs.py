@@ -20,6 +20,7 @@ from gateway.config import (
     Limits,
     OAuthSection,
     ParameterEntry,
+    TypeaheadEntry,
     read_settings,
 )
 from gateway.errors import GatewayError
@@ -112,6 +113,7 @@ STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("defaults:", Limits),
     ("connectors:", ConnectorEntry),
     ("commands:", CommandEntry),
+    ("typeahead:", TypeaheadEntry),
     ("auths:", AuthEntry),
     ("parameters:", ParameterEntry),
     *[(f"runtime: {name}", runtime.options) for name, runtime in RUNTIMES.items()],

@@ -16,6 +16,7 @@ from gateway.api.responses import json_response, of_job, of_reply, raw_json
 from gateway.api.routes import Access, Route
 from gateway.api.status import status_of_team
 from gateway.api.team import TeamHandlers
+from gateway.api.typeahead import TypeaheadHandlers
 from gateway.errors import InvalidRequest
 from gateway.invoke import Call
 from gateway.jobs.port import Accepted
@@ -64,6 +65,7 @@ class Handlers:
             Route("GET", "/v1/commands", self.commands, Access.KEY),
             Route("GET", "/v1/auths", self.auths, Access.KEY),
             *self._auths.routes(),
+            *TypeaheadHandlers(self._gateway.suggestions).routes(),
             *self._jobs.routes(),
             *self._team.routes(),
             Route("POST", do, self.do, Access.KEY),
@@ -155,7 +157,7 @@ class Handlers:
             "commands": [],
             "in_flight": self._gateway.supervisor.in_flight(name),
             "queued": self._gateway.supervisor.queued(name),
-            "notices": [*connector.notices, *notices] if connector is not None else [],
+            "notices": [*self._gateway.registry.snapshot.notices(name), *notices],
             "last_outcomes": self._recent.of(name),
         }
         if connector is not None and status.state is State.READY:

@@ -71,7 +71,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Make the middleware that asks for the API key. What is no route at all needs it too."""
     rules = {(route.method, route.path): route.access for route in routes}
-    opened = {Access.OPEN, Access.METRICS} if settings.metrics_open else {Access.OPEN}
+    settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
+    opened = {Access.OPEN, *(rule for rule, is_open in settable.items() if is_open)}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

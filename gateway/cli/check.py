@@ -68,7 +68,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "ok": problem is None,
         "state": status.state.value,
         "problem": problem,
-        "notices": list(connector.notices) if connector else [],
+        "notices": gateway.registry.snapshot.notices(status.name),
         "runtime": connector.runtime if connector else None,
         "run": list(connector.launch.argv) if connector else None,
         "mode": connector.launch.mode if connector else None,

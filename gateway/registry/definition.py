@@ -12,10 +12,11 @@ from gateway.errors import ConfigError, Quarantine
 from gateway.parameters import Signature
 from gateway.process import Bounds, Keep, Launch
 from gateway.redact import Redactor, telling_values
-from gateway.registry import auths, signatures
+from gateway.registry import auths, signatures, typeaheads
 from gateway.registry.auths import Auth
 from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
+from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
     from gateway.document import Node
@@ -41,6 +42,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Given a callback URL it arranges the callback itself, and its answer is an acknowledgement."""
     module: str | None = None
     """Where its runner found it; sent back with each request, so that nothing else need be imported."""
+    typeahead: Typeahead | None = None
 
 
 class Connector(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,15 +234,17 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
             raise below.error("a command's name has no /")
         known = below if below.data is not None else type(below)({}, below.keys, below.marks)
         entry = known.decode(CommandEntry)
+        signature = signatures.declared(known, additional=entry.additional_parameters)
         commands[name] = Command(
             name=name,
             description=entry.description,
             timeout=entry.timeout if entry.timeout is not None else limits.timeout,
-            signature=signatures.declared(known, additional=entry.additional_parameters),
+            signature=signature,
             is_async=entry.is_async,
             job_timeout=float(entry.timeout if entry.timeout is not None and entry.is_async else limits.job_timeout),
             rerun=entry.idempotent if entry.retry is None else entry.retry == "always",
             priority=entry.priority,
+            typeahead=typeaheads.declared(known, signature),
         )
     return commands
 
@@ -248,16 +252,19 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
 def _command_told(told: DescribedCommand, limits: Limits) -> Command:
     if not told.name or "/" in told.name:
         raise Quarantine(f"describe names a command {told.name!r}: a name is not empty and has no /")
+    where = f"command {told.name}"
+    signature = signatures.told(where, told.parameters, additional=told.additional_parameters)
     return Command(
         name=told.name,
         description=told.description,
         timeout=limits.timeout,
-        signature=signatures.told(f"command {told.name}", told.parameters, additional=told.additional_parameters),
+        signature=signature,
         is_async=told.is_async,
         job_timeout=float(limits.job_timeout),
         rerun=told.idempotent,
         execute_async=told.execute_async,
         module=told.module,
+        typeahead=typeaheads.told(where, told.typeahead, signature),
     )
 
 

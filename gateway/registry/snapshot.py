@@ -66,6 +66,39 @@ class Snapshot:
             raise CommandNotFound(f"{connector} has no command {_quoted(command)} (it has: {known})")
         return found, found.commands[command]
 
+    def source(self, category: str) -> tuple[Connector, Command]:
+        """Return the command that suggests for a category.
+
+        Raises:
+            CommandNotFound: there is none.
+        """
+        connector, command = self._sources[0].get(category, ("", ""))
+        if not connector:
+            known = ", ".join(self._sources[0]) or "none"
+            raise CommandNotFound(f"there is no typeahead {_quoted(category)} (there is: {known})")
+        return self.find(connector, command)
+
+    def notices(self, connector: str) -> list[str]:
+        """Return what an operator should know of a connector although it works."""
+        found = self.statuses[connector].connector
+        return [*found.notices, *self._sources[1].get(connector, ())] if found is not None else []
+
+    @functools.cached_property
+    def _sources(self) -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
+        """The sources of typeahead by category, and what to tell connectors that come too late with theirs."""
+        first: dict[str, tuple[str, str]] = {}
+        late: dict[str, list[str]] = {}
+        for one in sorted(self.ready(), key=lambda connector: connector.name):
+            for _, command in sorted((one.commands or {}).items()):
+                if command.typeahead is None:
+                    continue
+                category = command.typeahead.category
+                taken = first.setdefault(category, (one.name, command.name))
+                if taken != (one.name, command.name):
+                    notice = f"typeahead {category}: {'/'.join(taken)} has it already, so {command.name} is not asked"
+                    late.setdefault(one.name, []).append(notice)
+        return first, late
+
     def ready(self) -> Iterable[Connector]:
         """Return the connectors that can be called."""
         for status in self.statuses.values():
