@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0  # seconds
 AT_ONCE = 4
 MARGIN = 5.0  # seconds beyond the timeout after which another gateway that asks is not waited for any more
+FORM = 2  # of what is remembered: what was asked in another way is asked again
 LOOK = 0.05  # seconds between two looks whether it is done
 
 
 class _Cached(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
+    form: int
     description: Description | None
     """None: there is a secret in it, so it has to be asked for again."""
     peak_rss: int
@@ -127,14 +129,16 @@ class Describer:
             cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
         except (OSError, msgspec.MsgspecError):
             return None
-        return cached if cached.identity == connector.identity else None
+        return cached if (cached.identity, cached.form) == (connector.identity, FORM) else None
 
     def _remember(self, connector: Connector, description: Description, peak_rss: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(connector)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
         secret = any(auth.client_secret for auth in description.auths)
-        cached = _Cached(identity=connector.identity, description=None if secret else description, peak_rss=peak_rss)
+        cached = _Cached(
+            identity=connector.identity, form=FORM, description=None if secret else description, peak_rss=peak_rss
+        )
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
             stream.write(msgspec.json.encode(cached))
         draft.replace(file)
