@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import ssl
 import stat
 import subprocess
 import sys
@@ -20,12 +21,14 @@ from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 import aiohttp
 import msgspec
 import pytest
+import trustme
 from aiohttp import web
 from yarl import URL
 
+from gateway.application import Application
 from gateway.config import read_settings
 from gateway.errors import ConfigError, Quarantine
-from gateway.oauth import cookies
+from gateway.oauth import cookies, flow
 from gateway.oauth.flow import LIFE, SignIn
 from gateway.oauth.seal import FILE, Broken, Seal
 from gateway.registry.definition import define
@@ -62,6 +65,7 @@ class Provider:
         }
         self.answer: Callable[[], web.StreamResponse] | None = None
         """What the token URL answers instead."""
+        self.hangs: asyncio.Event | None = None
         self.public = False
         self.pkce = True
         self.asked: list[dict[str, str]] = []
@@ -81,6 +85,8 @@ class Provider:
     async def exchange(self, request: web.Request) -> web.StreamResponse:
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.forms.append(form)
+        if self.hangs is not None:
+            await self.hangs.wait()
         if self.answer is not None:
             return self.answer()
         query = self._codes.pop(form.get("code", ""), None)
@@ -559,6 +565,41 @@ async def test_a_provider_that_is_away_is_a_page(site: Site, provider: Provider,
     async with served(site) as gateway:
         page = await sign_in(gateway, browser)
     assert (page.status, "token_url could not be reached (ConnectError)" in page.text) == (502, True)
+
+
+async def test_a_provider_that_does_not_answer_in_time_is_given_up(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "PATIENCE", 0.3)
+    provider.hangs = asyncio.Event()
+    application = Application(authorize_url=provider.url, token_url=f"{provider.url}/token", client_id="gate")
+    begun = SignIn(connector="c", auth="a", redirect_url="", redirect_uri="http://gate.example/callback", expires=0)
+    with pytest.raises(flow.TokenRefused, match=r"did not answer within 0.3 s|could not be reached .ReadTimeout"):
+        await flow.fetch_token(application, begun, "code")
+    provider.hangs.set()
+
+
+async def test_a_provider_is_trusted_as_the_system_says(site: Site, provider: Provider, browser: Browser) -> None:
+    authority, folder = trustme.CA(), site.folder
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    app = web.Application()
+    app.router.add_post("/token", provider.exchange)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    configure(site, auth(provider, token_url=f"https://127.0.0.1:{runner.addresses[0][1]}/token"))
+    try:
+        async with served(site, env={"SSL_CERT_FILE": str(folder / "ca.pem")}) as gateway:
+            assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
+        async with served(site) as gateway:
+            assert "could not be reached" in (await sign_in(gateway, browser)).text
+            assert gateway.events("sign_in", outcome="failed")[0]["reason"].startswith(
+                "The provider gave no token: token_url"
+            )
+    finally:
+        await runner.cleanup()
 
 
 async def test_proxies_of_the_environment_are_not_asked(site: Site, provider: Provider, browser: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +20,7 @@ from gateway.oauth.flow import LIFE, SignIn, TokenRefused, authorize_url, fetch_
 from gateway.oauth.seal import Broken, Seal
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from gateway.application import Application
     from gateway.core import Gateway
@@ -35,11 +36,13 @@ _AGAIN = "Go back to where you came from and begin again."
 class _Trouble(Exception):
     """What a person is told instead of being sent on."""
 
-    def __init__(self, status: int, title: str, *paragraphs: str) -> None:
+    def __init__(self, status: int, title: str, *paragraphs: str, detail: str = "") -> None:
+        """`detail` is for the log."""
         super().__init__(title)
         self.status = status
         self.title = title
         self.paragraphs = paragraphs
+        self.reason = f"{title}: {detail}" if detail else title
 
 
 class _Asked(NamedTuple):
@@ -91,7 +94,8 @@ class AuthHandlers:
         )
         response = _sent(authorize_url(asked.application, sign_in))
         parts = urlsplit(url)
-        sealed = self._seal.close(msgspec.json.encode(sign_in))
+        with _having_the_key():
+            sealed = self._seal.close(msgspec.json.encode(sign_in))
         for name, value in cookies.parts(sign_in.state, sealed).items():
             response.set_cookie(
                 name,
@@ -130,14 +134,11 @@ class AuthHandlers:
                 return await handler(request)
             except _Trouble as trouble:
                 return self._page(request, trouble)
-            except OSError as problem:
-                reason = f"The gateway cannot read or make the key in its state_dir: {problem.strerror}."
-                return self._page(request, _Trouble(500, "The gateway cannot sign anybody in", reason))
 
         return told
 
     def _page(self, request: web.Request, trouble: _Trouble) -> web.Response:
-        self._ended(request, trouble.title)
+        self._ended(request, trouble.reason)
         return page(trouble.status, trouble.title, *trouble.paragraphs)
 
     def _ended(self, request: web.Request, reason: str | None = None) -> None:
@@ -165,7 +166,7 @@ class AuthHandlers:
             how = (
                 f"For operators: if it is your backend, add it to connectors.yaml, gateway: oauth: redirects: [{shown}]"
             )
-            raise _Trouble(400, title, f"This gateway sends no token to {shown}.", how)
+            raise _Trouble(400, title, f"This gateway sends no token to {shown}.", how, detail=shown)
 
     def _url(self, request: web.Request, asked: _Asked) -> str:
         """Return the address of this route as browsers and providers know it."""
@@ -193,7 +194,8 @@ class AuthHandlers:
         if not state or not sealed:
             raise unknown
         try:
-            sign_in = msgspec.json.decode(self._seal.open(sealed), type=SignIn)
+            with _having_the_key():
+                sign_in = msgspec.json.decode(self._seal.open(sealed), type=SignIn)
         except (Broken, msgspec.DecodeError) as problem:
             raise unknown from problem
         if not sign_in.belongs(asked.connector, asked.auth, state, time.time()):
@@ -215,11 +217,20 @@ class AuthHandlers:
             token = await fetch_token(asked.application, sign_in, code)
         except TokenRefused as problem:
             where = f"For operators: {asked.title}, {problem}."
-            raise _Trouble(502, "The provider gave no token", where, _AGAIN) from problem
+            raise _Trouble(502, "The provider gave no token", where, _AGAIN, detail=str(problem)) from problem
         self._ended(request)
         joint = "&" if "?" in sign_in.redirect_url else "?"
         answer = quote(msgspec.json.encode(token), safe="")
         return _sent(f"{sign_in.redirect_url}{joint}response={answer}")
+
+
+@contextlib.contextmanager
+def _having_the_key() -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        why = f"It cannot read or make the key in its state_dir: {problem.strerror}."
+        raise _Trouble(500, "The gateway cannot sign anybody in", why, detail=str(problem)) from problem
 
 
 def _redirect_url(query: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import importlib
 import re
 import secrets
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,6 +70,7 @@ async def fetch_token(application: Application, sign_in: SignIn, code: str) -> d
     Raises:
         TokenRefused: it answered no token, or nothing.
     """
+    await asyncio.to_thread(importlib.import_module, "authlib.integrations.httpx_client")  # it takes a while, once
     import httpx2  # noqa: PLC0415 - who never signs in pays nothing
     from authlib.integrations.base_client import OAuthError  # noqa: PLC0415
 
@@ -83,7 +86,7 @@ async def fetch_token(application: Application, sign_in: SignIn, code: str) -> d
         raise TokenRefused(f"token_url answered the error {code}") from problem
     except httpx2.HTTPStatusError as problem:
         raise TokenRefused(f"token_url answered {problem.response.status_code}") from problem
-    except httpx2.HTTPError as problem:
+    except (httpx2.HTTPError, OSError) as problem:
         raise TokenRefused(f"token_url could not be reached ({type(problem).__name__})") from problem
     except (ValueError, TypeError, LookupError, httpx2.InvalidURL) as problem:  # whatever else a provider makes up
         raise TokenRefused("token_url answered something that is no token") from problem
@@ -104,6 +107,7 @@ def _client(application: Application, sign_in: SignIn) -> AsyncOAuth2Client:
         token_endpoint_auth_method="client_secret_post" if application.client_secret else "none",
         scope=_scope(application),
         redirect_uri=sign_in.redirect_uri,
+        verify=ssl.create_default_context(),  # the system's authorities, as everywhere in the gateway
         timeout=PATIENCE,
         follow_redirects=False,
         trust_env=False,
