@@ -220,8 +220,7 @@ class AuthHandlers:
             raise _Trouble(502, "The provider gave no token", where, _AGAIN, detail=str(problem)) from problem
         self._ended(request)
         joint = "&" if "?" in sign_in.redirect_url else "?"
-        answer = quote(msgspec.json.encode(token), safe="")
-        return _sent(f"{sign_in.redirect_url}{joint}response={answer}")
+        return _sent(f"{sign_in.redirect_url}{joint}response={quote(token, safe='')}")
 
 
 @contextlib.contextmanager

@@ -64,8 +64,8 @@ def authorize_url(application: Application, sign_in: SignIn) -> str:
     return str(add_params_to_uri(url, list(application.extra.items())))
 
 
-async def fetch_token(application: Application, sign_in: SignIn, code: str) -> dict[str, Any]:
-    """Turn a code into what the provider answers, with `scope` as a list and `expires_at` (seconds since 1970).
+async def fetch_token(application: Application, sign_in: SignIn, code: str) -> bytes:
+    """Turn a code into what the provider answers: JSON, with `scope` as a list and `expires_at` (seconds since 1970).
 
     Raises:
         TokenRefused: it answered no token, or nothing.
@@ -79,18 +79,25 @@ async def fetch_token(application: Application, sign_in: SignIn, code: str) -> d
             client.register_compliance_hook("access_token_response", _not_moved)
             proof = {} if application.pkce is False else {"code_verifier": sign_in.verifier}
             token = await client.fetch_token(application.token_url, grant_type="authorization_code", code=code, **proof)
+            return msgspec.json.encode(_told(dict(token), application))
     except TimeoutError as problem:
         raise TokenRefused(f"token_url did not answer within {PATIENCE:g} s") from problem
     except OAuthError as problem:
-        code = problem.error if is_code(problem.error) else "(one that is no code)"
-        raise TokenRefused(f"token_url answered the error {code}") from problem
+        hidden = [one for one in (code, application.client_secret) if one and one in str(problem.error)]
+        shown = problem.error if is_code(problem.error) and not hidden else "(one that is no code)"
+        raise TokenRefused(f"token_url answered the error {shown}") from problem
     except httpx2.HTTPStatusError as problem:
         raise TokenRefused(f"token_url answered {problem.response.status_code}") from problem
     except (httpx2.HTTPError, OSError) as problem:
         raise TokenRefused(f"token_url could not be reached ({type(problem).__name__})") from problem
-    except (ValueError, TypeError, LookupError, httpx2.InvalidURL) as problem:  # whatever else a provider makes up
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        OverflowError,
+        httpx2.InvalidURL,
+    ) as problem:  # whatever else a provider makes up
         raise TokenRefused("token_url answered something that is no token") from problem
-    return _told(dict(token), application)
 
 
 def is_code(text: object) -> bool:
