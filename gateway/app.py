@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import aiohttp_cors
 from aiohttp import hdrs, web
 
+from gateway import origins
 from gateway.api import middleware
 from gateway.api.handlers import Handlers
 from gateway.api.responses import status_of
 from gateway.core import Gateway
+from gateway.jobs.settings import read_sections
 from gateway.metrics import Metrics
 from gateway.recent import Recent
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from gateway.config import Settings
     from gateway.events import Bus
+    from gateway.origins import Origin
     from gateway.team import Team
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
@@ -34,10 +37,11 @@ def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Applica
     recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
     bus.listen(metrics)
     bus.listen(recent)
-    routes = Handlers(gateway, metrics, recent, version("gateway")).routes()
+    routes = Handlers(gateway, metrics, recent, version("gateway"), _redirects(settings)).routes()
     app = web.Application(
         middlewares=[
             middleware.request_id,
+            middleware.private,
             middleware.errors,
             middleware.access(settings, routes),
             middleware.options(routes),
@@ -56,6 +60,13 @@ def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Applica
             cors.add(added)
     app.cleanup_ctx.append(_opened)
     return app
+
+
+def _redirects(settings: Settings) -> tuple[Origin, ...]:
+    _, callbacks = read_sections(settings)
+    return origins.rules(
+        settings.oauth.redirects, rewrite=callbacks.rewrite, hosts=callbacks.hosts, allow=callbacks.allow or ()
+    )
 
 
 async def _opened(app: web.Application) -> AsyncIterator[None]:

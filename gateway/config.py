@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from gateway.document import Node, load
+from gateway import origins
+from gateway.application import Application
+from gateway.document import Keys, Node, load
 from gateway.errors import ConfigError
+from gateway.typeahead import Typeahead
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -27,6 +30,15 @@ NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class OAuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `oauth:` section."""
+
+    key: str | None = None
+    """What seals a sign-in's cookies, a text of any length; one for all gateways behind a balancer."""
+    redirects: list[str] | None = None
+    """Origins that browsers may be sent back to with a token."""
 
 
 class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,6 +64,14 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
     metrics: Literal["key", "open"] = "key"
     """Whether /metrics needs the API key."""
+    public_url: str | None = None
+    """Where browsers find this gateway, when it is not what they send as Host."""
+    oauth: dict[str, Any] = {}
+    """Signing in: see docs/oauth.md."""
+    typeahead: Literal["key", "open"] = "key"
+    """Whether /v1/typeahead needs the API key."""
+    typeahead_cache: Duration = Duration(10)
+    """How long suggestions are kept for whoever types the same."""
     jobs: dict[str, Any] = {}
     """Durable jobs: see docs/jobs.md."""
     callbacks: dict[str, Any] = {}
@@ -112,6 +132,10 @@ class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A JSON Schema, checked before the process starts."""
 
 
+class TypeaheadEntry(Typeahead, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `typeahead` of a command as an operator writes it."""
+
+
 class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A command as an operator writes it."""
 
@@ -128,6 +152,20 @@ class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Whether its job is run again after such a crash. Absent: as `idempotent` says."""
     priority: int = 0
     """Among the jobs that wait for a connector, the higher goes first."""
+    typeahead: dict[str, Any] | None = None
+    """It is a source of suggestions while a person types."""
+
+
+class AuthEntry(Application, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An authentication as an operator writes it, with the keys of the application that was registered for it."""
+
+    description: str | None = None
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        for fault in self.faults():
+            raise ValueError(fault)
 
 
 class OverrideEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,6 +177,7 @@ class OverrideEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     retry: Literal["never", "always"] | None = None
     priority: int = 0
     validate: Literal["strict", "names"] | None = None
+    typeahead: TypeaheadEntry | None = None
 
 
 class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,6 +200,7 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     overrides: dict[str, Any] = {}
     """What is different about commands that it describes, by their names."""
     auths: dict[str, Any] = {}
+    """What users sign in to, by name; on top of what the connector itself tells."""
     timeout: Duration | None = None
     concurrency: Positive | None = None
     queue: NotNegative | None = None
@@ -203,6 +243,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     cors_origins: tuple[str, ...]
     metrics_open: bool
+    public_url: str | None
+    """Without a slash at its end."""
+    oauth: OAuthSection
+    typeahead_open: bool
+    typeahead_cache: float
     jobs: Node
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
@@ -264,6 +309,8 @@ def read_settings(
     for name in ("connectors_dir", "state_dir"):
         if getattr(section, name) == "":
             raise document.error("is empty: name a folder", ("gateway", name))
+    oauth = _below(gateway, "oauth").decode(OAuthSection)
+    _check_oauth(section, oauth, document)
     given = listen is not None
     host, port = _address(section.listen if listen is None else listen, "--listen" if given else "gateway.listen")
     if not given and "CONNECTOR_PROXY_PORT" in environ:
@@ -286,6 +333,10 @@ def read_settings(
         api_key=_api_key(section, environ),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
+        public_url=section.public_url.rstrip("/") if section.public_url is not None else None,
+        oauth=oauth,
+        typeahead_open=section.typeahead == "open",
+        typeahead_cache=float(section.typeahead_cache),
         jobs=_below(gateway, "jobs"),
         jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),
@@ -324,6 +375,22 @@ def _below(node: Node, name: str) -> Node:
 def key_of_environment() -> str | None:
     """Return the API key that the environment names, for whoever has no configuration file."""
     return os.environ.get("CONNECTOR_PROXY_API_KEY") or None
+
+
+def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: Node) -> None:
+    """Check what is said about addresses of browsers, and the key."""
+    addresses: list[tuple[Keys, str]] = [
+        (("oauth", "redirects", number), one) for number, one in enumerate(oauth.redirects or ())
+    ]
+    if section.public_url is not None:
+        addresses.append((("public_url",), section.public_url))
+    for keys, address in addresses:
+        try:
+            origins.rule(address)
+        except ValueError as problem:
+            raise document.error(str(problem), ("gateway", *keys)) from problem
+    if oauth.key is not None and not oauth.key.strip():
+        raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
 
 
 def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:

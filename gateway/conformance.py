@@ -32,6 +32,7 @@ from gateway.parameters import Parameter, Signature
 from gateway.process import GRACE, StartFailed, Stop
 from gateway.protocol import (
     Caller,
+    DescribedAuth,
     DescribedCommand,
     DescribedParameter,
     DescribeRequest,
@@ -203,7 +204,7 @@ class Kit:
         faults = list(_faults(self._connector))
         if faults:
             return _failed("describe", None, "; ".join(faults), "Mend what describe prints.")
-        raw = await self._raw(msgspec.json.encode(DescribeRequest()))
+        raw = await self._raw(msgspec.json.encode(DescribeRequest(config=self._connector.config)))
         printed = interpret(raw.result, self._connector.redact)
         self._noise += printed.warnings
         document = msgspec.json.decode(printed.content)["command_response"]["body"]
@@ -488,9 +489,10 @@ def _unfit(parameter: Parameter) -> Iterator[str]:
 def _doubts(document: dict[str, Any], description: Description) -> Iterator[str]:
     """Find what is ignored in a description, or contradicts itself."""
     yield from _unknown(document, Description, "describe")
-    for kind in ("commands", "auths"):
+    kinds: tuple[tuple[str, type[msgspec.Struct]], ...] = (("commands", DescribedCommand), ("auths", DescribedAuth))
+    for kind, struct in kinds:
         for command in document.get(kind, ()):
-            yield from _unknown(command, DescribedCommand, command["name"])
+            yield from _unknown(command, struct, command["name"])
             for parameter in command.get("parameters", ()):
                 yield from _unknown(parameter, DescribedParameter, f"{command['name']}, {parameter['id']}")
     for told in description.commands:

@@ -23,6 +23,7 @@ from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
 from gateway.slots import SharedSlots
+from gateway.suggestions import Suggestions
 from gateway.supervisor import Supervisor
 from gateway.warden.client import Warden
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.events import Bus, Event
     from gateway.invoke import Reply
-    from gateway.registry.definition import Connector
     from gateway.team import Team
 
 
@@ -64,6 +64,7 @@ class Gateway:
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus, self.destinations.rewritten)
         self.background = Background(self.invoker, team.worker if team else 0)
         self.desk = Desk(self.registry, self.invoker, self.background, self.destinations)
+        self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
         self.threads_left = False
         """After `close`: threads of the jobs' engine wait for a database that is away, and would hold the end."""
         self._lock = -1
@@ -122,9 +123,11 @@ class Gateway:
             for name in event.changed:
                 self._warn(name)
 
-    def notices(self, connector: Connector) -> list[str]:
+    def notices(self, name: str) -> list[str]:
         """Return what an operator should know of a connector, beyond its processes."""
-        return [*connector.notices, *of_connector(connector, self.destinations)]
+        found = self.registry.snapshot.statuses[name].connector
+        jobs = of_connector(found, self.destinations) if found is not None else []
+        return [*self.registry.snapshot.notices(name), *jobs]
 
     def _warn(self, name: str) -> None:
         status = self.registry.snapshot.statuses.get(name)

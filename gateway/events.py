@@ -88,6 +88,18 @@ class BackgroundFinished(Event, frozen=True, kw_only=True):
         return "info" if self.outcome == "ok" else "warning"
 
 
+class SignInEnded(Event, frozen=True, kw_only=True):
+    """A browser came back from an OAuth provider, or was not sent there. `reason` is for people; no token is in it."""
+
+    title = "sign_in"
+
+    connector: str
+    auth: str
+    outcome: str
+    """`ok` or `failed`."""
+    reason: str | None = None
+
+
 class ConnectorLine(Event, frozen=True, kw_only=True):
     """A line of a connector's log (its stderr; its stdout too, when the result goes to descriptor 3)."""
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from gateway.application import Application
 from gateway.envelope import http_status, is_mimetype, mended
 from gateway.errors import ConnectorInvalidOutput
 from gateway.escapes import unescaped
+from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,7 +83,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DescribeRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a connector reads on stdin to describe itself."""
+    """What a connector reads on stdin to describe itself; an authentication may depend on its `config`."""
 
     protocol: int = VERSION
     op: Literal["describe"] = "describe"
@@ -102,7 +104,7 @@ class DescribedParameter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """A command (or authentication) in the answer to `describe`."""
+    """A command in the answer to `describe`."""
 
     name: str
     parameters: list[DescribedParameter] = []
@@ -113,6 +115,18 @@ class DescribedCommand(msgspec.Struct, frozen=True, kw_only=True):
     execute_async: bool = False
     validate: Validate = "strict"
     module: str | None = None
+    typeahead: Typeahead | None = None
+
+
+class DescribedAuth(Application, frozen=True, kw_only=True):
+    """An authentication in the answer to `describe`; an operator may say the same keys, and has the last word."""
+
+    name: str
+    parameters: list[DescribedParameter] = msgspec.field(default_factory=list)
+    description: str | None = None
+    module: str | None = None
+    problem: str | None = None
+    """Why the application's keys are not all there."""
 
 
 class DescribedProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +140,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to `describe`."""
 
     commands: list[DescribedCommand] = []
-    auths: list[DescribedCommand] = []
+    auths: list[DescribedAuth] = []
     problems: list[DescribedProblem] = []
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 from gateway import signals
 from gateway.app import GATEWAY, build
@@ -18,6 +20,8 @@ from gateway.jobs.notices import of_callbacks
 from gateway.team import beat
 
 if TYPE_CHECKING:
+    import logging
+
     from gateway.config import Settings
     from gateway.core import Gateway
     from gateway.events import Bus
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 KEEP_ALIVE = 75.0  # seconds
 LAST_WORDS = 5.0  # seconds for connections to send what was answered
 LOOK = 0.01  # seconds between two looks at whether they have
+FIELD = 1 << 15  # bytes of a header: the cookies of a few sign-ins that are under way
 YOUNG = 10_000  # new objects until the collector looks at them; a call makes hundreds, and leaves no cycles
 
 
@@ -38,8 +43,14 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     """
     app = build(settings, bus, team)
     runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, keepalive_timeout=KEEP_ALIVE, shutdown_timeout=LAST_WORDS
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=KEEP_ALIVE,
+        shutdown_timeout=LAST_WORDS,
+        max_field_size=FIELD,
     )
+    server_logger.addFilter(_without_the_request)
     stop = _Stop(app)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,6 +108,15 @@ async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> No
     await drained
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(_sent(runner), LAST_WORDS)
+
+
+def _without_the_request(record: logging.LogRecord) -> bool:
+    """Keep a request that cannot be parsed, which may well hold a token, out of the log."""
+    problem = record.exc_info[1] if record.exc_info else None
+    if isinstance(problem, HttpProcessingError):
+        record.msg += f": {type(problem).__name__}"
+        record.exc_info = None
+    return True
 
 
 async def _sent(runner: web.AppRunner) -> None:

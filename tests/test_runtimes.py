@@ -30,7 +30,7 @@ needs_node = pytest.mark.skipif(bool(NO_NODE), reason=f"not on this machine: {',
 PYTHON = """
 old_pydantic: {runtime: python, module: ./model.py, requirements: ["pydantic<2"]}
 new_pydantic: {runtime: python, module: ./model.py, requirements: ["pydantic>=2,<3"]}
-synthetic: {runtime: python, requirements: [./package], config: {FAX_LINE: "7"}}
+synthetic: {runtime: python, requirements: [./package], config: {FAX_LINE: "7", FAX_ID: gate, FAX_SECRET: hush-hush, FAX_URL: "https://fax.example"}}
 kept: {runtime: python, module: ./tool_user.py, venv: ./kept}
 bare: {runtime: python, module: ./bare.py}
 sh: {runtime: shell, module: ./tell.sh}
@@ -176,7 +176,8 @@ async def test_an_unmodified_package_is_listed_as_its_classes_say(gateway: Serve
     assert parameters["pages"] == ("int", True)
     assert parameters["urgent"] == ("bool", False)
     assert parameters["note"] == ("str", False)
-    assert "synthetic/OAuth" in [one["id"] for one in (await gateway.get("/v1/auths")).json]
+    assert [one["id"] for one in (await gateway.get("/v1/auths")).json] == ["synthetic/OAuth"]
+    assert "auths/SimpleAuth is left out: it has no app_description" in (await gateway.status("synthetic"))["notices"]
 
 
 async def test_a_result_of_version_1_is_the_http_answer(gateway: Server) -> None:

@@ -10,12 +10,14 @@ from urllib.parse import urlsplit
 import msgspec
 from aiohttp import web
 
+from gateway.api.auths import AuthHandlers
 from gateway.api.jobs import JobHandlers
 from gateway.api.peers import ALONE
 from gateway.api.responses import json_response, of_job, of_reply, raw_json
 from gateway.api.routes import Access, Route, read, with_options
 from gateway.api.status import status_of_team
 from gateway.api.team import TeamHandlers
+from gateway.api.typeahead import TypeaheadHandlers
 from gateway.errors import InvalidRequest
 from gateway.invoke import Call
 from gateway.jobs.port import Accepted
@@ -26,6 +28,7 @@ from gateway.supervisor import State as Supervision
 if TYPE_CHECKING:
     from gateway.core import Gateway
     from gateway.metrics import Metrics
+    from gateway.origins import Origin
     from gateway.recent import Recent
 
 MOST = 10_000  # parameters
@@ -37,13 +40,17 @@ _EMPTY = msgspec.Raw(b"{}")
 class Handlers:
     """HTTP over one gateway."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics, recent: Recent, version: str) -> None:
+    def __init__(
+        self, gateway: Gateway, metrics: Metrics, recent: Recent, version: str, redirects: tuple[Origin, ...] = ()
+    ) -> None:
+        """`redirects` are the origins that browsers may be sent back to with a token."""
         self._gateway = gateway
         self._metrics = metrics
         self._recent = recent
         self._version = version
         self._jobs = JobHandlers(gateway)
         self._team = TeamHandlers(gateway)
+        self._auths = AuthHandlers(gateway, redirects)
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -58,6 +65,8 @@ class Handlers:
                 *read("/metrics", self.metrics, Access.METRICS),
                 *read("/v1/commands", self.commands, Access.KEY),
                 *read("/v1/auths", self.auths, Access.KEY),
+                *self._auths.routes(),
+                *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
                 *self._team.routes(),
                 Route("POST", do, self.do, Access.KEY),
@@ -151,7 +160,7 @@ class Handlers:
             "commands": [],
             "in_flight": self._gateway.supervisor.in_flight(name),
             "queued": self._gateway.supervisor.queued(name),
-            "notices": [*self._gateway.notices(connector), *notices] if connector is not None else [],
+            "notices": [*self._gateway.notices(name), *notices],
             "last_outcomes": self._recent.of(name),
         }
         if connector is not None and status.state is State.READY:

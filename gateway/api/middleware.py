@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import hdrs, web
 
+from gateway.api.pages import PRIVATE
 from gateway.api.responses import json_response, of_error, of_status
 from gateway.api.routes import Access, Route
 from gateway.errors import GatewayError, RequestTooLarge
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+SIGN_IN = "/v1/auth/"
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
 
@@ -34,6 +36,15 @@ async def request_id(request: web.Request, handler: Handler) -> web.StreamRespon
     request["request_id"] = given if _ID.fullmatch(given) else uuid.uuid4().hex
     response = await handler(request)
     response.headers["X-Request-Id"] = request["request_id"]
+    return response
+
+
+@web.middleware
+async def private(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep what browsers get while they sign in, whatever it is, out of caches, frames and Referer headers."""
+    response = await handler(request)
+    if request.path.startswith(SIGN_IN):
+        response.headers.update(PRIVATE)
     return response
 
 
@@ -60,7 +71,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Make the middleware that asks for the API key. What is no route at all needs it too."""
     rules = {(route.method, route.path): route.access for route in routes}
-    opened = {Access.OPEN, Access.METRICS} if settings.metrics_open else {Access.OPEN}
+    settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
+    opened = {Access.OPEN, *(rule for rule, is_open in settable.items() if is_open)}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

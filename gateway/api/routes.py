@@ -20,6 +20,8 @@ class Access(enum.Enum):
     """Whoever sends the API key, when there is one."""
     METRICS = "metrics"
     """As the setting `gateway.metrics` says."""
+    TYPEAHEAD = "typeahead"
+    """As the setting `gateway.typeahead` says."""
     TEAM = "team"
     """The other workers of the same gateway, over a Unix socket; over TCP it is no route at all."""
 

@@ -32,5 +32,7 @@ ACCEPTED = 202
 """The outcome comes to the callback URL."""
 RAISED = 500
 """The connector's own code raised."""
+UNSUGGESTED = 502
+"""The connector told an error instead of suggestions: whoever asks takes a 200 for a list."""
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 500: "internal_error"}
 """Codes of what never reached a command."""

@@ -71,7 +71,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "ok": problem is None,
         "state": status.state.value,
         "problem": problem,
-        "notices": gateway.notices(connector) if connector else [],
+        "notices": gateway.notices(status.name),
         "runtime": connector.runtime if connector else None,
         "run": list(connector.launch.argv) if connector else None,
         "mode": connector.launch.mode if connector else None,

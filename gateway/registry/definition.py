@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gateway.config import CommandEntry, ConnectorEntry, Limits, OverrideEntry, ParameterEntry, Settings
+from gateway.config import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.errors import ConfigError, Quarantine
-from gateway.parameters import Parameter, Signature
+from gateway.parameters import Signature
 from gateway.process import Bounds, Keep, Launch
 from gateway.protocol import Validate
 from gateway.redact import Redactor, telling_values
+from gateway.registry import auths, signatures, typeaheads
+from gateway.registry.auths import Auth
 from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
+from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +31,7 @@ LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """One command (or authentication) of a connector. `timeout` is in seconds."""
+    """One command of a connector. `timeout` is in seconds."""
 
     name: str
     description: str | None
@@ -44,6 +47,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Given a callback URL it arranges the callback itself, and its answer is an acknowledgement."""
     module: str | None = None
     """Where its runner found it; sent back with each request, so that nothing else need be imported."""
+    typeahead: Typeahead | None = None
 
 
 class Connector(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +65,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     """The state of every file that this definition rests on (see `gateway.registry.sources.identity`)."""
     commands: dict[str, Command] | None
     """None: it has not been described yet."""
-    auths: dict[str, Command] = {}
+    auths: dict[str, Auth] = {}
     overrides: dict[str, OverrideEntry] = {}
     """What the operator says of commands that it describes."""
     validate: Validate | None = None
@@ -71,17 +75,17 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     cluster_concurrency: int | None = None
 
     def described(self, description: Description) -> Connector:
-        """Return it with the commands that it told itself.
+        """Return it with the commands and authentications that it told itself.
 
         Raises:
             Quarantine: the description contradicts itself.
         """
         commands = {one.name: self._overridden(one) for one in description.commands}
-        auths = {one.name: _command_told(one, self.limits, OverrideEntry(), None) for one in description.auths}
+        signed = auths.merged(auths.told(description.auths), self.auths)
         if len(commands) != len(description.commands):
             raise Quarantine("describe names a command twice")
         problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
-        if problems and not commands and not auths:
+        if problems and not commands and not signed:
             raise Quarantine("; ".join(problems))
         known = ", ".join(commands) or "none"
         problems += tuple(
@@ -89,8 +93,16 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
             for name in self.overrides
             if name not in commands
         )
-        notices = (*self.notices, *problems, *overlooked(self.name, commands).values())
-        return msgspec.structs.replace(self, commands=commands, auths={**auths, **self.auths}, notices=notices)
+        told = (*problems, *auths.notices(signed), *overlooked(self.name, commands).values())
+        redact = self.redact.plus(auths.secrets(signed))
+        return msgspec.structs.replace(
+            self,
+            commands=commands,
+            auths=signed,
+            notices=(*self.notices, *told),
+            redact=redact,
+            launch=msgspec.structs.replace(self.launch, redact=redact),
+        )
 
     def _overridden(self, told: DescribedCommand) -> Command:
         return _command_told(told, self.limits, self.overrides.get(told.name, OverrideEntry()), self.validate)
@@ -165,14 +177,16 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
             raise entry.node.error(f"runtime {common.runtime} has no mode {mode}", ("mode",))
         env = {"PATH": settings.path, **LOCALE, **line.env, **_env(entry.node, common.env)}
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
-        auths = _commands(entry.node.child("auths"), limits) if common.auths else {}
+        signed = auths.declared(entry.node.child("auths")) if common.auths else {}
         overrides = _overrides(entry.node, common)
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     config = msgspec.json.encode(common.config)
     key = _identity(entry, files, line.argv, env, config)
-    redact = Redactor([*telling_values(common.config), *telling_values(common.env), settings.api_key or ""])
+    telling = (*telling_values(common.config), *telling_values(common.env), *auths.secrets(signed))
+    redact = Redactor([*telling, settings.api_key or ""])
+    notices = () if commands is None else auths.notices(signed)  # else the connector may tell what is missing
     return Connector(
         name=entry.name,
         description=common.description,
@@ -204,10 +218,10 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         identity=key,
         files=files,
         commands=commands,
-        auths=auths,
+        auths=signed,
         overrides=overrides,
         validate=common.validate,
-        notices=(*([line.notice] if line.notice else ()), *overlooked(entry.name, commands or ()).values()),
+        notices=(*((line.notice,) if line.notice else ()), *notices, *overlooked(entry.name, commands or ()).values()),
         cluster_concurrency=common.cluster_concurrency,
     )
 
@@ -263,14 +277,9 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
     for name, below in node.items():
         if not name or "/" in name:
             raise below.error("a command's name has no /")
-        entry = (below if below.data is not None else type(below)({}, below.keys, below.marks)).decode(CommandEntry)
-        parameters = tuple(
-            _parameter(key, one) for key, one in (below.child("parameters").items() if entry.parameters else ())
-        )
-        try:
-            signature = Signature(parameters, additional=entry.additional_parameters)
-        except ValueError as problem:
-            raise below.error(str(problem), ("parameters",)) from problem
+        known = below if below.data is not None else type(below)({}, below.keys, below.marks)
+        entry = known.decode(CommandEntry)
+        signature = signatures.declared(known, additional=entry.additional_parameters)
         commands[name] = Command(
             name=name,
             description=entry.description,
@@ -280,6 +289,7 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
             job_timeout=float(entry.timeout if entry.timeout is not None and entry.is_async else limits.job_timeout),
             rerun=entry.idempotent if entry.retry is None else entry.retry == "always",
             priority=entry.priority,
+            typeahead=typeaheads.declared(known, signature),
         )
     return commands
 
@@ -292,51 +302,20 @@ def _overrides(node: Node, common: ConnectorEntry) -> dict[str, OverrideEntry]:
     return {name: below.decode(OverrideEntry) for name, below in node.child("overrides").items()}
 
 
-def _parameter(name: str, node: Node) -> Parameter:
-    if name.startswith("spiff__"):
-        raise node.error("names that begin with spiff__ are the caller's context, never parameters")
-    entry = node.decode(ParameterEntry)
-    return _as_listed(
-        Parameter(
-            id=name,
-            type=entry.type,
-            required=entry.default is msgspec.UNSET if entry.required is None else entry.required,
-            description=_or_unset(entry.description),
-            default=entry.default,
-            enum=_or_unset(entry.enum),
-            secret=entry.secret or msgspec.UNSET,
-            schema=_or_unset(entry.schema),
-        )
-    )
-
-
 def _command_told(
     told: DescribedCommand, limits: Limits, override: OverrideEntry, validate: Validate | None
 ) -> Command:
     if not told.name or "/" in told.name:
         raise Quarantine(f"describe names a command {told.name!r}: a name is not empty and has no /")
-    parameters = tuple(
-        _as_listed(
-            Parameter(
-                id=one.id,
-                type=one.type,
-                required=one.default is msgspec.UNSET if one.required is None else one.required,
-                description=_or_unset(one.description),
-                default=one.default,
-                enum=_or_unset(one.enum),
-                secret=one.secret or msgspec.UNSET,
-                schema=_or_unset(one.schema),
-            )
-        )
-        for one in told.parameters
-    )
-    enforced = (override.validate or validate or told.validate) == "strict"
-    try:
+    where = f"command {told.name}"
+    signature = signatures.told(
+        where,
+        told.parameters,
+        additional=told.additional_parameters,
+        enforced=(override.validate or validate or told.validate) == "strict",
         # Where annotations only describe, the code's own defaults hold: an Enum's member, say, and not its value.
-        filled = told.validate == "strict"
-        signature = Signature(parameters, additional=told.additional_parameters, enforced=enforced, filled=filled)
-    except ValueError as problem:
-        raise Quarantine(f"describe, command {told.name}: {problem}") from problem
+        filled=told.validate == "strict",
+    )
     is_async = told.is_async if override.is_async is None else override.is_async
     own = override.timeout if is_async else None
     idempotent = told.idempotent if override.idempotent is None else override.idempotent
@@ -351,18 +330,8 @@ def _command_told(
         priority=override.priority,
         execute_async=told.execute_async,
         module=told.module,
+        typeahead=typeaheads.told(where, override.typeahead or told.typeahead, signature),
     )
-
-
-def _as_listed(parameter: Parameter) -> Parameter:
-    """Let a default count: what has one is never required."""
-    if parameter.required and parameter.default is not msgspec.UNSET:
-        return msgspec.structs.replace(parameter, required=False)
-    return parameter
-
-
-def _or_unset(value: Any) -> Any:
-    return msgspec.UNSET if value is None else value
 
 
 def _identity(

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0  # seconds
 AT_ONCE = 4
 MARGIN = 5.0  # seconds beyond the timeout after which another gateway that asks is not waited for any more
+FORM = 2  # of what is remembered: what was asked in another way is asked again
 LOOK = 0.05  # seconds between two looks whether it is done
 
 
 class _Cached(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
-    description: Description
+    description: Description | None
+    """None: there is a secret in it, so it has to be asked for again."""
     peak_rss: int
 
 
@@ -97,7 +99,7 @@ class Describer:
         try:
             child = await self._pool.obtain(connector.launch, lambda _stream, _line: None)
             deadline = asyncio.get_running_loop().time() + self._timeout
-            return await child.run(msgspec.json.encode(DescribeRequest()), deadline=deadline)
+            return await child.run(msgspec.json.encode(DescribeRequest(config=connector.config)), deadline=deadline)
         except StartFailed as problem:
             raise Quarantine(f"describe could not be started: {problem}") from problem
 
@@ -134,14 +136,16 @@ class Describer:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(connector)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
-        cached = _Cached(identity=_told_by(connector), description=description, peak_rss=peak_rss)
-        draft.write_bytes(msgspec.json.encode(cached))
+        secret = any(auth.client_secret for auth in description.auths)
+        cached = _Cached(identity=_told_by(connector), description=None if secret else description, peak_rss=peak_rss)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
+            stream.write(msgspec.json.encode(cached))
         draft.replace(file)
 
 
 def _told_by(connector: Connector) -> str:
     """Return what an answer depends on: the executable, and the hosts that we put before it."""
-    return f"{connector.identity}-{_hosts()}"
+    return f"{connector.identity}-{FORM}-{_hosts()}"
 
 
 @functools.cache

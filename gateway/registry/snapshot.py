@@ -14,6 +14,7 @@ from gateway.registry.definition import Connector
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from gateway.registry.auths import Auth
     from gateway.registry.definition import Command
 
 
@@ -65,6 +66,39 @@ class Snapshot:
             raise CommandNotFound(f"{connector} has no command {_quoted(command)} (it has: {known})")
         return found, found.commands[command]
 
+    def source(self, category: str) -> tuple[Connector, Command]:
+        """Return the command that suggests for a category.
+
+        Raises:
+            CommandNotFound: there is none.
+        """
+        connector, command = self._sources[0].get(category, ("", ""))
+        if not connector:
+            known = ", ".join(self._sources[0]) or "none"
+            raise CommandNotFound(f"there is no typeahead {_quoted(category)} (there is: {known})")
+        return self.find(connector, command)
+
+    def notices(self, connector: str) -> list[str]:
+        """Return what an operator should know of a connector although it works."""
+        found = self.statuses[connector].connector
+        return [*found.notices, *self._sources[1].get(connector, ())] if found is not None else []
+
+    @functools.cached_property
+    def _sources(self) -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
+        """The sources of typeahead by category, and what to tell connectors that come too late with theirs."""
+        first: dict[str, tuple[str, str]] = {}
+        late: dict[str, list[str]] = {}
+        for one in sorted(self.ready(), key=lambda connector: connector.name):
+            for _, command in sorted((one.commands or {}).items()):
+                if command.typeahead is None:
+                    continue
+                category = command.typeahead.category
+                taken = first.setdefault(category, (one.name, command.name))
+                if taken != (one.name, command.name):
+                    notice = f"typeahead {category}: {'/'.join(taken)} has it already, so {command.name} is not asked"
+                    late.setdefault(one.name, []).append(notice)
+        return first, late
+
     def ready(self) -> Iterable[Connector]:
         """Return the connectors that can be called."""
         for status in self.statuses.values():
@@ -78,8 +112,16 @@ class Snapshot:
 
     @functools.cached_property
     def auths(self) -> bytes:
-        """The catalogue of authentications as JSON."""
-        return _catalogue((one.name, auth) for one in self.ready() for auth in one.auths.values())
+        """The catalogue of the authentications that can be used, as JSON."""
+        return msgspec.json.encode([_listed(one.name, auth) for one in self.ready() for auth in _usable(one)])
+
+    def auth(self, connector: str, name: str) -> Auth | None:
+        """Return an authentication that can be used, None when there is no such one."""
+        status = self.statuses.get(connector)
+        if status is None or status.connector is None or status.state is not State.READY:
+            return None
+        auth = status.connector.auths.get(name)
+        return auth if auth is not None and auth.flaw is None else None
 
 
 def _catalogue(commands: Iterable[tuple[str, Command]]) -> bytes:
@@ -94,6 +136,20 @@ def _catalogue(commands: Iterable[tuple[str, Command]]) -> bytes:
             item["async"] = True
         listed.append(item)
     return msgspec.json.encode(listed)
+
+
+def _usable(connector: Connector) -> Iterable[Auth]:
+    return (auth for auth in connector.auths.values() if auth.flaw is None)
+
+
+def _listed(connector: str, auth: Auth) -> dict[str, Any]:
+    listed: dict[str, Any] = {
+        "id": f"{connector}/{auth.name}",
+        "parameters": auth.signature.parameters if auth.signature is not None else (),
+    }
+    if auth.description:
+        listed["description"] = auth.description
+    return listed
 
 
 def _quoted(name: str) -> str:

@@ -184,8 +184,42 @@ def test_every_class_of_auths_is_an_auth(synthetic_description: Described) -> No
             "description": "Sign in at the fax company.",
             "module": "connector_synthetic.auths.oauth",
             "parameters": [{"id": "scope", "type": "str", "required": False, "default": "fax.send"}],
+            "problem": "KeyError: 'FAX_ID' (set it under config:)",
         },
     ]
+
+
+def test_an_auth_tells_its_application_when_its_config_is_there(synthetic: Host) -> None:
+    config = {"FAX_ID": "gate", "FAX_SECRET": "hush", "FAX_URL": "https://fax.example"}
+    simple, oauth = synthetic.request(op="describe", config=config).value["auths"]
+    assert simple["problem"] == "it has no app_description"
+    assert {
+        name: value for name, value in oauth.items() if name not in ("name", "description", "module", "parameters")
+    } == {
+        "authorize_url": "https://fax.example/authorize",
+        "token_url": "https://fax.example/token",
+        "client_id": "gate",
+        "client_secret": "hush",
+        "scope": "fax.send offline_access",
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("print('noise')", "app_description gave no dict"),
+        ("return [1]", "app_description gave no dict"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("return {'version': '1', 'consumer_key': 'k'}", "it speaks OAuth 1, which no gateway does"),
+        ("return {'client_id': 5, 'scope': 6}", "client_id, scope: not text"),
+    ],
+)
+def test_an_application_that_cannot_be_told_hides_only_itself(connector: Build, body: str, problem: str) -> None:
+    auth = f"class A:\n    def app_description(self, config):\n        {body}\n"
+    files = {"connector_x/__init__.py": "", "connector_x/auths/__init__.py": auth}
+    described = connector(files, package="connector_x").describe()
+    assert described["auths"][0]["problem"] == problem
+    assert described["problems"] == []
 
 
 def test_a_command_is_described_in_full(synthetic_description: Described) -> None:

@@ -12,7 +12,7 @@ import os
 import traceback
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypedDict
 
-from . import encoding, errors, flask_app, members
+from . import applications, encoding, errors, flask_app, members
 from .signatures import Signature
 from .targets import AUTHS, COMMANDS, Place, Target
 
@@ -82,7 +82,7 @@ def _answer(request: Any, target: Target, known: Known) -> Any:
         raise errors.InvalidRequestError(message)
     operation = request.get("op")
     if operation == "describe":
-        return _Description(target).to_json()
+        return _Description(target, _typed(request, "config", dict, {})).to_json()
     if operation == "execute":
         return _execute(request, target, known)
     message = f"op must be 'describe' or 'execute', not {operation!r}"
@@ -92,8 +92,10 @@ def _answer(request: Any, target: Target, known: Known) -> Any:
 class _Description:
     """Everything the connector has; what cannot be imported or described hides only itself."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, config: Optional[Dict[str, Any]] = None) -> None:
+        """Without `config` nobody is asked for an application."""
         self._target = target
+        self._config = config
         self.problems: List[Problem] = []
         self.commands = self._entries(COMMANDS)
         self.auths = self._entries(AUTHS)
@@ -123,6 +125,8 @@ class _Description:
 
     def _entry(self, name: str, value: Any, place: Place, kind: str) -> Dict[str, Any]:
         entry = members.describe(name, value, place, kind)
+        if kind == AUTHS and self._config is not None:
+            entry.update(applications.describe(value, self._config))
         encoding.encode(entry)  # text that has no UTF-8 form must fail here, where it hides only this entry
         return entry
 

@@ -1,0 +1,90 @@
+"""Turns text into what only a holder of the key can read or make, and back. The key is a setting, or a file."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import secrets
+import zlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography.fernet import Fernet
+
+FILE = "oauth.key"
+LARGEST = 1 << 16  # bytes that a seal opens to
+
+
+class Broken(Exception):
+    """Nobody who has the key made this."""
+
+
+class Seal:
+    """Seals with one key. Nothing is read, made or imported before it is needed."""
+
+    def __init__(self, key: str | None, folder: Path) -> None:
+        """Without a `key`, a file in `folder` holds one; who comes first makes it."""
+        self._key = key
+        self._folder = folder
+        self._made: Fernet | None = None
+
+    def close(self, plain: bytes) -> str:
+        """Seal; the result is made of letters, digits, - and _.
+
+        Raises:
+            OSError: the file can neither be read nor made.
+        """
+        return self._fernet.encrypt(zlib.compress(plain)).decode().rstrip("=")
+
+    def open(self, sealed: str) -> bytes:
+        """Open what was sealed.
+
+        Raises:
+            Broken: it was not sealed with this key.
+            OSError: the file can neither be read nor made.
+        """
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - who never signs in pays nothing
+
+        padded = sealed + "=" * (-len(sealed) % 4)
+        try:
+            return zlib.decompressobj().decompress(self._fernet.decrypt(padded.encode()), LARGEST)
+        except (InvalidToken, zlib.error, UnicodeEncodeError) as problem:
+            raise Broken from problem
+
+    @property
+    def _fernet(self) -> Fernet:
+        if self._made is None:
+            from cryptography.fernet import Fernet  # noqa: PLC0415 - who never signs in pays nothing
+
+            key = self._key if self._key is not None else _kept(self._folder / FILE)
+            self._made = Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
+        return self._made
+
+
+def _kept(file: Path) -> str:
+    """Return the text of the file, which is never there without its text."""
+    with contextlib.suppress(FileNotFoundError):
+        return _read(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as stream:
+        stream.write(secrets.token_urlsafe(32))
+        stream.flush()
+        os.fsync(stream.fileno())
+    try:
+        with contextlib.suppress(FileExistsError):  # another one came first
+            os.link(draft, file)
+    finally:
+        os.unlink(draft)
+    return _read(file)
+
+
+def _read(file: Path) -> str:
+    text = file.read_text().strip()
+    if not text:
+        raise OSError(0, "it is empty", str(file))
+    return text
