@@ -9,6 +9,7 @@ import msgspec
 SLICE = 1 << 20  # bytes that are decoded in one go
 LONGEST = 12  # bytes of the longest thing that must not be cut, a pair of surrogates
 
+_BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _BACKSLASH = re.compile(rb"\\")
 
 
@@ -28,6 +29,16 @@ def unescaped(raw: memoryview) -> memoryview | bytearray:
         text += piece.encode()
         start = end
     return text
+
+
+def in_ascii(document: bytes) -> str:
+    """Return a JSON document with every other character escaped: what it stands for is the same."""
+    return _BEYOND_ASCII.sub(_escaped, document.decode())
+
+
+def _escaped(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def _piece(inner: memoryview, start: int) -> tuple[int, str]:

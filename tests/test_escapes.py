@@ -39,3 +39,10 @@ def test_a_lone_surrogate_has_no_form(monkeypatch: pytest.MonkeyPatch, text: str
     monkeypatch.setattr(escapes, "SLICE", 16)
     with pytest.raises(msgspec.DecodeError):
         escapes.unescaped(memoryview(text.encode()))
+
+
+def test_a_document_in_ascii_stands_for_the_same() -> None:
+    value = {"é☃": ["\U0001f600 \ud7ff", "plain\n", 1.5]}
+    text = escapes.in_ascii(msgspec.json.encode(value))
+    assert text.isascii()
+    assert json.loads(text) == value

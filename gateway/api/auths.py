@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway import origins
 from gateway.api.pages import page
 from gateway.api.routes import Access, Route
+from gateway.escapes import in_ascii
 from gateway.events import SignInEnded
 from gateway.oauth import cookies
 from gateway.oauth.flow import LIFE, SignIn, TokenRefused, authorize_url, fetch_token, is_code
@@ -220,7 +221,8 @@ class AuthHandlers:
             raise _Trouble(502, "The provider gave no token", where, _AGAIN, detail=str(problem)) from problem
         self._ended(request)
         joint = "&" if "?" in sign_in.redirect_url else "?"
-        return _sent(f"{sign_in.redirect_url}{joint}response={quote(token, safe='')}")
+        response = quote(in_ascii(token), safe="")  # a workflow backend keeps secrets in ASCII
+        return _sent(f"{sign_in.redirect_url}{joint}response={response}")
 
 
 @contextlib.contextmanager
