@@ -102,7 +102,7 @@ class Node:
                 Call: {{additional_parameters: true}}
             """,
             gateway=f"listen: 127.0.0.1:{self.port}\ndrain: 2s\njobs: {{{jobs}max_interruptions: 50}}\n"
-            "callbacks: {first_delay: 300ms, timeout: 5s}",
+            "callbacks: {first_delay: 300ms, timeout: 5s, hosts: {127.0.0.1: {}}}",
         )
         self.log = folder / "log"
         self.process: subprocess.Popen[bytes] | None = None

@@ -92,6 +92,7 @@ class Gateway:
             if watch:
                 self._keep()
                 self.bus.listen(self._on_event)
+                self._warn(self.registry.snapshot.statuses)
                 self.pools.open()
                 if self.desk.jobs is not None:
                     await self.desk.jobs.start(warm=self.desk.expects_jobs())
@@ -120,8 +121,7 @@ class Gateway:
             self._keep()
             if self.desk.jobs is not None and self.desk.expects_jobs():
                 self.desk.jobs.wake()
-            for name in event.changed:
-                self._warn(name)
+            self._warn(event.changed)
 
     def notices(self, name: str) -> list[str]:
         """Return what an operator should know of a connector, beyond its processes."""
@@ -129,10 +129,13 @@ class Gateway:
         jobs = of_connector(found, self.destinations) if found is not None else []
         return [*self.registry.snapshot.notices(name), *jobs]
 
-    def _warn(self, name: str) -> None:
-        status = self.registry.snapshot.statuses.get(name)
-        if status is not None and status.connector is not None:
-            for notice in of_connector(status.connector, self.destinations):
+    def _warn(self, names: Iterable[str]) -> None:
+        if self.team is not None and self.team.worker != 0:  # one of them says it
+            return
+        for name in names:
+            status = self.registry.snapshot.statuses.get(name)
+            found = status.connector if status is not None else None
+            for notice in of_connector(found, self.destinations) if found is not None else ():
                 self.bus.publish(ConnectorWarning(connector=name, command="", request_id="", message=notice))
 
     def _keep(self) -> None:

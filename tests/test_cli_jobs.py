@@ -39,7 +39,7 @@ async def test_jobs_are_listed_shown_cancelled_delivered_again_and_removed(site:
     port = free_port()
     site.configure(
         f"fax: {{run: [./fax.sh], {commands}}}\nother: {{run: [./fax.sh], {commands}}}",
-        gateway=f"listen: 127.0.0.1:{port}\ndrain: 1s\ncallbacks: {{first_delay: 50ms}}",
+        gateway=f"listen: 127.0.0.1:{port}\ndrain: 1s\ncallbacks: {{first_delay: 50ms, hosts: {{127.0.0.1: {{}}}}}}",
     )
 
     async def jobs(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -59,7 +59,7 @@ async def test_jobs_are_listed_shown_cancelled_delivered_again_and_removed(site:
 
     async with served(site, "--listen", f"127.0.0.1:{port}", env=KEY) as gateway:
         assert (await jobs("list")).stdout.split() == [
-            "job", "command", "state", "accepted", "took", "runs", "cut", "why",
+            "job", "command", "state", "process", "accepted", "took", "runs", "cut", "why",
         ]  # fmt: skip
         backend.answers = [401]
         dead = await begun(gateway, "fax/Send", "send")

@@ -288,8 +288,80 @@ async def test_without_promote_after_a_call_is_a_call(act: Act, backend: Backend
     act.serve("promote_after: null; timeout: 5s")
     async with served(act) as gateway:
         assert (await post(gateway, "Go", backend.url, do="linger")).status == 200
-    assert not (act.state / "jobs").exists()
     assert backend.seen == []
+
+
+async def test_a_call_whose_callback_has_no_credentials_is_answered_however_long_it_takes(
+    act: Act, backend: Backend
+) -> None:
+    """The backend would refuse the callback, and its process would wait for ever."""
+    act.serve("promote_after: 100ms; timeout: 5s", gateway="callbacks: {first_delay: 50ms}")
+    async with served(act) as gateway:
+        answer = await post(gateway, "Go", backend.url, task="t", do="linger")
+        assert (answer.status, answer.code) == (200, None)
+        assert (await gateway.get("/v1/jobs")).json["jobs"] == []
+        (notice,) = [one for one in (await gateway.status("act"))["notices"] if one.startswith("async:")]
+        assert "callbacks have no credentials" in notice
+        assert gateway.events("connector_warning", connector="act", message=notice)
+        assert "callbacks have no credentials" in gateway.events("callbacks")[0]["hint"]
+    assert backend.seen == []
+
+
+async def test_a_connector_with_auths_is_never_promoted(act: Act, backend: Backend) -> None:
+    urls = "authorize_url: 'http://127.0.0.1:9/a', token_url: 'http://127.0.0.1:9/t', client_id: me"
+    act.serve(f"promote_after: 100ms; timeout: 5s; auths: {{OAuth: {{{urls}}}}}")
+    async with served(act) as gateway:
+        assert (await post(gateway, "Go", backend.url, do="linger")).status == 200
+    assert backend.seen == []
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "sent"),
+    [
+        ("headers: {X-Key: all}", "all"),
+        ("headers: {X-Key: all}, hosts: {127.0.0.1: {headers: {X-Key: host}}}", "host"),
+        ("headers: {X-Key: all}, hosts: {'127.0.0.1:PORT': {headers: {X-Key: port}}, 127.0.0.1: {}}", "port"),
+        ("hosts: {127.0.0.1: {}}", None),
+        ("rewrite: {'http://backend.invalid:8000': 'http://127.0.0.1:PORT'}, headers: {X-Key: all}", "all"),
+    ],
+)
+async def test_each_host_gets_its_own_credentials(act: Act, backend: Backend, callbacks: str, sent: str | None) -> None:
+    port = backend.url.split(":")[2].partition("/")[0]
+    url = backend.url
+    if "rewrite" in callbacks:
+        url = url.replace(f"127.0.0.1:{port}", "backend.invalid:8000")
+    act.serve("promote_after: 100ms", gateway=f"callbacks: {{first_delay: 50ms, {callbacks.replace('PORT', port)}}}")
+    async with served(act) as gateway:
+        job = await accepted(gateway, "Go", url, task="t", do="linger")
+        assert (await ended(gateway, job))["state"] == "delivered"
+    assert backend.seen[0][0].get("X-Key") == sent
+
+
+async def test_the_data_of_a_process_do_not_depend_on_how_long_a_call_took(act: Act, backend: Backend) -> None:
+    act.serve("promote_after: 200ms")
+    async with served(act) as gateway:
+        synchronous = await post(gateway, "Go", backend.url)
+        job = await accepted(gateway, "Go", backend.url, do="linger")
+        await ended(gateway, job)
+        told = backend.seen[0][1]["command_response"]["body"]
+        kinds = [
+            {key: type(value) for key, value in one.items()} for one in (told, synchronous.json["command_response"])
+        ]
+        assert kinds[0] == {**kinds[1], "operator_identifier": str}
+        assert told["operator_identifier"] == "act/Go"
+        always = await accepted(gateway, "Job", backend.url)
+        await ended(gateway, always)
+        assert list(backend.seen[1][1]["command_response"]["body"]) == ["pid"]
+
+
+@pytest.mark.parametrize(("do", "status"), [("crash", 502), ("fail", 502), ("told", 503)])
+async def test_a_callback_has_the_status_by_which_the_backend_tries_again(
+    act: Act, backend: Backend, do: str, status: int
+) -> None:
+    async with served(act) as gateway:
+        await ended(gateway, await accepted(gateway, "Job", backend.url, do=do))
+    assert backend.seen[0][1]["command_response"]["http_status"] == status
+    assert backend.seen[0][1]["error"] is not None
 
 
 async def test_a_task_whose_call_became_a_job_joins_it_without_a_second_run(act: Act, backend: Backend) -> None:
@@ -382,7 +454,7 @@ async def test_a_promoted_run_survives_a_crash_as_its_command_declares(act: Act,
 
 
 async def test_a_drain_leaves_what_waits_to_the_next_start(act: Act, backend: Backend) -> None:
-    act.serve("concurrency: 1", gateway="callbacks: {first_delay: 50ms}\ndrain: 10s")
+    act.serve("concurrency: 1", gateway="callbacks: {first_delay: 50ms, hosts: {127.0.0.1: {}}}\ndrain: 10s")
     async with served(act) as first:
         running = await accepted(first, "Job", backend.url, do="wait", name="running")
         await eventually(act.runs)
@@ -408,7 +480,7 @@ async def test_a_drain_leaves_what_waits_to_the_next_start(act: Act, backend: Ba
 
 
 async def test_a_job_that_has_no_slot_when_a_drain_begins_was_not_interrupted(act: Act, backend: Backend) -> None:
-    act.serve("concurrency: 1; queue: 5", gateway="callbacks: {first_delay: 50ms}\ndrain: 10s")
+    act.serve("concurrency: 1; queue: 5", gateway="callbacks: {first_delay: 50ms, hosts: {127.0.0.1: {}}}\ndrain: 10s")
     async with served(act) as first:
         call = asyncio.create_task(post(first, "Go", do="wait", name="call"))
         await eventually(act.runs)
@@ -492,7 +564,6 @@ async def test_a_gateway_that_was_never_asked_for_a_job_refuses_one_while_it_dra
         act.let_go()
         assert (await call).status == 200
         assert await gateway.ended() == 0
-    assert not (act.state / "jobs").exists()
 
 
 # --- slots
@@ -715,6 +786,7 @@ async def test_a_gateway_without_jobs_does_not_carry_the_engine(act: Act) -> Non
         maps = Path(f"/proc/{gateway.pid}/maps").read_text()
         return any(name in maps for name in engine)
 
+    act.configure("act: {run: [./act.sh], commands: {Go: {additional_parameters: true}}}", gateway="drain: 2s")
     async with served(act) as gateway:
         assert (await post(gateway, "Go")).status == 200
         assert (await gateway.get("/v1/jobs")).json["jobs"] == []
@@ -724,3 +796,21 @@ async def test_a_gateway_without_jobs_does_not_carry_the_engine(act: Act) -> Non
         assert procfs.memory(gateway.pid).resident < 120 << 20
         await gateway.do("act/Go", headers={"Prefer": "respond-async"})
         assert loaded(gateway)
+
+
+async def test_where_a_command_can_become_a_job_the_engine_is_there_before_the_first(act: Act) -> None:
+    async def state(gateway: Server) -> str:
+        return (await gateway.status())["jobs"]["state"]
+
+    async def runs() -> bool:
+        return await state(gateway) == "running"
+
+    commands = "commands: {Go: {additional_parameters: true}}"
+    act.configure(f"act: {{run: [./act.sh], {commands}}}", gateway=QUICK)
+    async with served(act) as gateway:
+        await eventually(runs)
+    act.configure(f"act: {{run: [./act.sh], {commands}, promote_after: null}}", gateway=QUICK)
+    async with served(act) as gateway:
+        assert await state(gateway) in {"asleep", "starting"}
+        act.configure("act: {run: [./act.sh], promote_after: null, commands: {Go: {async: true}}}", gateway=QUICK)
+        await eventually(runs)

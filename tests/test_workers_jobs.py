@@ -111,7 +111,7 @@ async def team(site: Site) -> AsyncIterator[Team]:
         size: {{run: [./size.sh], commands: {{Go: {{async: true, additional_parameters: true}}}}}}
         slow: {{run: [./slow.sh], env: {{DIR: {site.folder}}}, concurrency: 3, promote_after: 100ms, commands: {commands}}}
         """,
-        gateway=f"workers: {WORKERS}\ndrain: 10s\ncallbacks: {{first_delay: 100ms}}",
+        gateway=f"workers: {WORKERS}\ndrain: 10s\ncallbacks: {{first_delay: 100ms, hosts: {{127.0.0.1: {{}}}}}}",
     )
     async with contextlib.AsyncExitStack() as stack:
         callbacks = await stack.enter_async_context(caller())

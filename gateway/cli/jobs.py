@@ -66,11 +66,11 @@ def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) 
     """List jobs, the latest first."""
 
     def show(answer: Any) -> None:
-        table = _table("job", "command", "process", "state", "accepted", "took", "runs cut", "why")
+        table = _table("job", "command", "state", "process", "accepted", "took", "runs cut", "why")
         for one in answer["jobs"]:
             table.add_row(
                 one["id"], f"[cyan]{escaped(one['connector'])}/{escaped(one['command'])}[/]",
-                escaped(str(one["process_instance_id"] or "")), _state(one["state"]), _at(one["accepted"]),
+                _state(one["state"]), escaped(str(one["process_instance_id"] or "")), _at(one["accepted"]),
                 _took(one["accepted"], one["finished"]), str(one["interrupted"] or ""), escaped(one["reason"]),
             )  # fmt: skip
         _print(table)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from aiohttp import web
 from dbos import DBOS
 from dbos._dbos import _get_dbos_instance
 from dbos._sys_db import SystemDatabase
@@ -24,10 +25,12 @@ from gateway.jobs.port import (
     JobNotFound,
     JobsUnavailable,
     Outcome,
+    Query,
     State,
     Verdict,
 )
 from gateway.jobs.settings import CallbacksSection, JobsSection
+from gateway.protocol import Caller
 from gateway.units import Duration, Size
 from tests.jobs.support import Bench, bench, caller, envelope, job
 from tests.support import eventually
@@ -147,10 +150,64 @@ async def test_lists_tell_the_latest_first_and_can_be_narrowed(one: Bench) -> No
     kept = await one.accept(job())
     await one.ended(kept)
     assert {status.id for status in await one.jobs.list()} == {dead, kept}
-    assert [status.id for status in await one.jobs.list(state=State.DEAD)] == [dead]
-    assert [status.id for status in await one.jobs.list(connector="fake")] == [kept]
-    assert await one.jobs.list(state=State.DELIVERED) == []
+    assert [status.id for status in await one.jobs.list(Query(state=State.DEAD))] == [dead]
+    assert [status.id for status in await one.jobs.list(Query(connector="fake"))] == [kept]
+    assert await one.jobs.list(Query(state=State.DELIVERED)) == []
     assert len(await one.jobs.list(limit=1)) == 1
+
+
+async def test_lists_can_be_narrowed_to_a_process_instance_a_task_and_a_client(one: Bench) -> None:
+    for number in (7, 8):
+        context = Caller(request_id="r", process_instance_id=number, task_id=f"t-{number}", client=f"c-{number}")
+        await one.ended(await one.accept(Job(connector="fake", command="Do", context=context)))
+    for query in (Query(process_instance="7"), Query(task="t-7"), Query(client="c-7")):
+        (found,) = await one.jobs.list(query)
+        assert (found.process_instance_id, found.task_id, found.client) == (7, "t-7", "c-7")
+    assert await one.jobs.list(Query(process_instance="7", task="t-8")) == []
+
+
+async def test_an_outcome_that_nobody_waits_for_is_unwanted_and_no_dead_letter(
+    one: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.callbacks.RACE", 0.2)
+
+    async def not_waiting(_request: web.Request) -> web.Response:
+        return web.json_response({"error_code": "not_waiting_for_callback"}, status=400)
+
+    async with caller() as backend:
+        backend.answers = [not_waiting]
+        name = await one.accept(job(callback=backend.url))
+        ended = await one.ended(name)
+    assert ended.state is State.UNWANTED
+    assert "not_waiting_for_callback" in ended.reason
+    assert [found.id for found in await one.jobs.list(Query(state=State.UNWANTED))] == [name]
+    assert await one.jobs.list(Query(state=State.DEAD)) == []
+    (event,) = one.told(JobFinished)
+    assert (event.state, event.severity()) == ("unwanted", "info")
+
+
+async def test_a_callback_that_was_taken_by_a_process_that_failed_is_delivered_with_the_reason(one: Bench) -> None:
+    async def failed(_request: web.Request) -> web.Response:
+        body = {"error_code": "unexpected_workflow_exception", "message": "division by zero", "task_data": {"a": 1}}
+        return web.json_response(body, status=400)
+
+    async with caller() as backend:
+        backend.answers = [failed]
+        name = await one.accept(job(callback=backend.url))
+        ended = await one.ended(name)
+    assert ended.state is State.DELIVERED
+    assert ended.reason.endswith("its process failed: division by zero")
+    assert [found.reason for found in await one.jobs.list()] == [ended.reason]
+    (event,) = one.told(JobFinished)
+    assert (event.state, event.severity()) == ("delivered", "warning")
+
+
+async def test_a_dead_letter_is_a_warning(one: Bench) -> None:
+    async with caller() as backend:
+        backend.answers = [404]
+        await one.ended(await one.accept(job(callback=backend.url)))
+    (event,) = one.told(JobFinished)
+    assert (event.state, event.severity()) == ("dead", "warning")
 
 
 async def test_what_does_not_exist_is_not_found(one: Bench) -> None:
@@ -623,7 +680,7 @@ async def test_a_store_that_is_locked_is_told_and_what_was_refused_does_not_run(
         await eventually(lambda: one.jobs.health().open == 0)
         await one.ended(await one.accept(job("After")))
         assert one.runner.commands == ["Before", "After"]
-        [refused] = await one.jobs.list(state=State.DEAD)
+        [refused] = await one.jobs.list(Query(state=State.DEAD))
         assert "never accepted" in refused.reason
 
 
