@@ -8,6 +8,7 @@ gateway reads it, JSON is parsed, commands must exist, and each other block is r
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -50,6 +51,16 @@ RUN = {
     ("docs/cli.md", "sh", "gateway call"): "test_the_calls_of_the_command_line_work",
     ("docs/jobs.md", "console", "$ curl"): "test_the_list_of_jobs_looks_so",
     ("docs/modes.md", "python", "import json"): "test_the_loop_of_a_persistent_process_serves",
+    (
+        "docs/spiff-arena.md",
+        "sh",
+        "export SPIFFWORKFLOW",
+    ): "test_the_variables_of_the_backend_are_those_of_the_compose_file",
+    ("docs/migrating.md", "python", "AWS_ACCESS_KEY_ID"): "test_what_stood_in_config_py_stands_in_config",
+    ("docs/migrating.md", "sh", "docker build"): "test_the_image_is_used_as_it_was_built",
+    ("docs/migrating.md", "sh", "gateway install"): "test_the_steps_of_a_migration_work",
+    ("docs/migrating.md", "sh", "gateway serve"): "test_the_steps_of_a_migration_work",
+    ("docs/migrating.md", "sh", "offered() {"): "test_what_two_gateways_offer_can_be_compared",
 }
 PICTURE = ""  # a block without a language
 # What lacks here what `gateway install` or the machine would bring is understood all the same.
@@ -80,10 +91,18 @@ def blocks() -> Iterator[Block]:
 
 BLOCKS = list(blocks())
 LOOSE = [block for block in BLOCKS if not block.role and not block.exempt]
+ARENA = ROOT / "deploy/spiff-arena"
+PERL = pytest.mark.skipif(shutil.which("perl") is None, reason="there is no perl here")
+CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
+
+
+def is_of_the_backend(block: Block) -> bool:
+    """Tell whether it is a part of the file in which the workflow backend has its permissions."""
+    return block.language == "yaml" and block.text.startswith("users:\n")
 
 
 def of(language: str) -> pytest.MarkDecorator:
-    chosen = [block for block in LOOSE if block.language == language]
+    chosen = [block for block in LOOSE if block.language == language and not is_of_the_backend(block)]
     return pytest.mark.parametrize("block", chosen, ids=[block.name for block in chosen])
 
 
@@ -213,6 +232,81 @@ def test_the_requests_and_descriptions_of_the_protocol_are_those() -> None:
     assert DescribeRequest().op == "describe"
 
 
+# --- the workflow backend
+
+
+@pytest.mark.parametrize("block", [*filter(is_of_the_backend, LOOSE)], ids=lambda block: block.name)
+def test_permissions_are_a_part_of_those_in_the_compose_file(block: Block) -> None:
+    whole = yaml.safe_load((ARENA / "permissions.yml").read_text())
+    for section, entries in yaml.safe_load(block.text).items():
+        assert entries.items() <= whole[section].items()
+
+
+def test_the_variables_of_the_backend_are_those_of_the_compose_file() -> None:
+    services = yaml.safe_load((ARENA / "compose.yaml").read_text())["services"].values()
+    known = {name for service in services for name in service.get("environment", {})}
+    shown = [one for one in LOOSE if one.file == "docs/spiff-arena.md" and one.language == "sh"]
+    lines = [line for block in shown for line in block.text.splitlines()]
+    assert {line.removeprefix("export ").partition("=")[0] for line in lines} <= known
+
+
+# --- moving from the proxy that there was
+
+
+def test_what_stood_in_config_py_stands_in_config() -> None:
+    before: dict[str, str] = {}
+    exec(the("docs/migrating.md", "python", "AWS_ACCESS_KEY_ID"), {}, before)  # as Flask reads it
+    entries = yaml.safe_load(
+        the("docs/migrating.md", "yaml", "connectors:\n  aws:\n    runtime: python\n    requirements: [.")
+    )["connectors"].values()
+    after = {name: value for entry in entries for name, value in entry["config"].items()}
+    assert before.pop("SECRET_KEY")
+    assert after == before
+
+
+def test_the_image_is_used_as_it_was_built() -> None:
+    built = (ROOT / "Dockerfile").read_text()
+    shown = the("docs/migrating.md", "sh", "docker build").replace("\\\n", " ")
+    assert {"WORKDIR /etc/gateway", "VOLUME /var/lib/gateway"} <= set(built.splitlines())
+    _, install, serve = (shlex.split(line) for line in shown.splitlines())
+    for words in (install, serve):
+        volumes = [words[number + 1].split(":")[1] for number, word in enumerate(words) if word == "-v"]
+        assert volumes == ["/etc/gateway", "/var/lib/gateway"]
+    assert install[-3:] == ["gateway", "gateway", "install"]
+    assert serve[-1] == "gateway"
+
+
+def test_the_steps_of_a_migration_work(site: Site) -> None:
+    site.configure("fax: {run: [cat], commands: {Send: {}}}")
+    lines = [
+        line
+        for start in ("gateway install", "gateway serve")
+        for line in the("docs/migrating.md", "sh", start).splitlines()
+    ]
+    verbs = {words[1]: words[1:] for line in lines for words in simple_commands(line)}
+    assert verbs.keys() == {"install", "check", "list", "serve"}
+    for verb in ("install", "check", "list"):
+        done = cli(site, *verbs[verb])
+        assert done.returncode == 0, done.stderr
+
+
+@CURL
+async def test_what_two_gateways_offer_can_be_compared(tmp_path: Path) -> None:
+    sites = [Site(tmp_path / name) for name in ("first", "second")]
+    script = the("docs/migrating.md", "sh", "offered() {")
+    for site in sites:
+        site.configure("fax: {run: [cat], commands: {Send: {parameters: {to: {type: str}}}}}", gateway="api_key: KEY")
+    async with served(sites[0]) as first, served(sites[1]) as second:
+        for there, gateway in (("localhost:7004", first), ("localhost:7005", second)):
+            script = script.replace(there, f"127.0.0.1:{gateway.port}")
+        environ = {"PATH": os.environ["PATH"], "CONNECTOR_PROXY_API_KEY": "KEY"}
+        done = subprocess.run(
+            ["sh", "-euc", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=30
+        )
+    assert done.stdout == "both offer the same\n", done.stderr
+    assert (tmp_path / "original.txt").read_text() == "fax/Send to\n"
+
+
 # --- commands
 
 
@@ -271,10 +365,6 @@ def ours(tmp_path: Path) -> Site:
     shutil.copytree(ROOT / "connectors.d", site.drop_ins, dirs_exist_ok=True)
     shutil.copy(ROOT / "connectors.yaml", site.file)
     return site
-
-
-PERL = pytest.mark.skipif(shutil.which("perl") is None, reason="there is no perl here")
-CURL = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 
 
 @PERL
