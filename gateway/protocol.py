@@ -408,7 +408,8 @@ def _is_envelope(fields: Object) -> bool:
     """Tell whether an object is a version 2 envelope, or is meant to be one."""
     if "command_response_version" not in fields:
         return False
-    return bytes(fields["command_response_version"]) == b"2" or "command_response" in fields
+    is_legacy = "response" in fields and "mimetype" in fields
+    return "command_response" in fields or (bytes(fields["command_response_version"]) == b"2" and not is_legacy)
 
 
 def _from_envelope(

@@ -196,7 +196,7 @@ async def test_a_run_in_another_worker_becomes_a_job_without_being_started_again
     assert (await team.job(name, 2))["state"] == "running"
     team.open_gate()
     body = await team.told_of(name)
-    assert body["command_response"]["body"] == {"done": True}
+    assert body["command_response"]["body"]["body"] == {"done": True}
     assert team.lines("runs") == 1
     (run,) = team.server.events("run", connector="slow")
     assert run["outcome"] == "ok"
@@ -255,7 +255,7 @@ async def test_a_promoted_run_of_a_worker_that_dies_is_told_or_run_again(team: T
     await team.running(3)
     assert not before & team.server.connectors()
     team.open_gate()
-    assert (await team.told_of(again))["command_response"]["body"] == {"done": True}
+    assert (await team.told_of(again))["command_response"]["body"]["body"] == {"done": True}
     assert team.lines("runs") == 3
     assert (await team.job(again, 2))["interrupted"] == 1
 
@@ -289,7 +289,7 @@ async def test_a_drain_waits_for_promoted_runs_and_takes_no_new_jobs(team: Team)
     team.open_gate()
     assert await team.server.ended() == 0
     async with served(team.site):
-        assert (await team.told_of(name))["command_response"]["body"] == {"done": True}
+        assert (await team.told_of(name))["command_response"]["body"]["body"] == {"done": True}
     assert team.lines("runs") == 1
 
 

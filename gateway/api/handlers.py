@@ -121,9 +121,9 @@ class Handlers:
             "processes": {
                 "in_flight": gateway.supervisor.running,
                 "kept": gateway.pools.kept(),
-                "background": gateway.background_runs(),
                 "max": gateway.settings.max_processes,
             },
+            "background_runs": gateway.background_runs(),
             "jobs": self._jobs.health(),
             "workers": [{"worker": gateway.team.worker if gateway.team else 0, "pid": os.getpid()}],
             "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},

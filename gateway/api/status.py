@@ -38,7 +38,7 @@ async def status_of_team(own: dict[str, Any], team: Team, path: str, headers: Ma
 def _add(own: dict[str, Any], other: dict[str, Any]) -> None:
     own["workers"] += other["workers"]
     own["processes"]["kept"] += other["processes"]["kept"]
-    own["processes"]["background"] += other["processes"]["background"]
+    own["background_runs"] += other["background_runs"]
     own["registry_problem"] = own["registry_problem"] or other["registry_problem"]
     for name, theirs in other["connectors"].items():
         mine = own["connectors"].setdefault(name, theirs)
