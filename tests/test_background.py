@@ -152,6 +152,7 @@ async def test_nothing_is_left_of_it_when_the_gateway_is_killed(gateway: Server)
 async def test_any_worker_lists_shows_and_cancels_those_of_all(site: Later) -> None:
     site.serve(gateway="workers: 2\ndrain: 1s\nmetrics: open", concurrency=20)
     async with served(site) as gateway:
+        await eventually(lambda: len(gateway.events("listening")) == 2)
         answers = await asyncio.gather(*(go(gateway, "leader") for _ in range(12)))
         assert {answer.status for answer in answers} == {202}
         found = await going_on(gateway)
