@@ -194,6 +194,8 @@ def _show(job: dict[str, Any]) -> None:
         "accepted": _at(job["accepted"]),
         "ended": f"{_at(job['finished'])} (after {_took(job['accepted'], job['finished'])})" if job["finished"] else "",
         "request": job["request_id"],
+        "client": job["client"],
+        "process": " ".join(str(one) for one in (job["process_model_identifier"], job["process_instance_id"]) if one),
         "task": job["task_id"],
         "gateway": job["node"],
         "runs cut short": job["interrupted"],
