@@ -36,6 +36,7 @@ partly:
   overrides:
     Annotated: {validate: strict, timeout: 7s, async: true, idempotent: true}
     Absent: {timeout: 1s}
+hasty: {runtime: python, package: connector_odd, requirements: [./package], timeout: 1s}
 short: {runtime: python, package: connector_odd, requirements: [./package], job_timeout: 300ms}
 """
 MODES = ["odd", "spawned", "waits", "stays"]
@@ -223,6 +224,30 @@ async def test_the_application_of_the_original_is_there_where_flask_is(gateway: 
     await eventually(
         lambda: any("through the app's log" in one["line"] for one in gateway.events("log", connector=connector))
     )
+
+
+# --- what it leaves to threads
+
+
+@pytest.mark.parametrize("connector", ["odd", "spawned", "waits"])
+@pytest.mark.parametrize("executor", [False, True])
+async def test_threads_that_are_no_daemons_end_with_their_call_in_every_mode(
+    gateway: Server, tmp_path: Path, connector: str, executor: bool
+) -> None:
+    gate, done = tmp_path / "gate", tmp_path / "done"
+    gate.touch()
+    params = {"gate": str(gate), "done": str(done), "executor": executor}
+    assert (await gateway.do(f"{connector}/LeavesThread", params)).body == {"answered": True}
+    assert done.exists()
+
+
+async def test_a_result_counts_although_a_thread_does_not_end(gateway: Server, tmp_path: Path) -> None:
+    """Told as a failure, it would be done again."""
+    params = {"gate": str(tmp_path / "never"), "done": str(tmp_path / "done")}
+    answer = await gateway.do("hasty/LeavesThread", params)
+    assert (answer.status, answer.body) == (200, {"answered": True})
+    message = "gave its result, and did not end until its deadline of 1s: it was stopped"
+    assert gateway.events("connector_warning", connector="hasty", message=message)
 
 
 # --- commands that call back by themselves
