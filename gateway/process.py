@@ -413,7 +413,7 @@ class Child:
         if len(self._result) > bound:
             self._stop = self._stop or Stop.OUTPUT
             self._kill()
-        elif data.endswith(b"\n"):
+        elif data.endswith(b"\n") and len(self._result) <= CHUNK:  # whoever writes more closes it to be understood
             self._is_answered()
 
     def _is_answered(self) -> bool:

@@ -76,7 +76,8 @@ class Policy(NamedTuple):
                 wait = min(wait, RACE / 6)
             if at - first >= longest or (not race and len(tried) + 1 >= self.attempts):
                 verdict, wait = Verdict.DEAD, 0.0
-                reason = f"gave up after {len(tried) + 1} tries in {at - first:.0f} s: {reason}"
+                gave_up = "nobody waits for it" if race else "gave up"
+                reason = f"{gave_up} after {len(tried) + 1} tries in {at - first:.0f} s: {reason}"
         return Attempt(
             at=at, took=took, verdict=verdict, status=answer.status, reason=reason, wait=wait, race=race,
             unsure=answer.unsure or answer.status in UNSURE,
