@@ -481,7 +481,9 @@ async def test_a_host_that_hangs_loses_its_children_and_its_life(site: Site) -> 
         host = await do(gateway, PARENT)
         os.kill(host, signal.SIGSTOP)
         answer = await gateway.do("act/Do", {"code": PARENT}, headers={"X-Timeout": "1"})
-        assert (answer.status, answer.code) == (504, "connector_timeout")
+        # Its process was forked ahead, and has given its result, although the host that reaps it cannot say so.
+        assert (answer.status, answer.body) == (200, host)
+        assert gateway.events("connector_warning", connector="act")[-1]["message"].startswith("gave its result")
         assert await do(gateway, PARENT) != host
 
 
