@@ -792,3 +792,14 @@ async def test_a_problem_of_the_watcher_itself_does_not_end_the_watch(
     await eventually(lambda: "V2" in (next(registry.snapshot.ready()).commands or {}))
     await registry.close()
     assert not [event for event in events if isinstance(event, ConnectorWarning)]
+
+
+async def test_what_a_connector_tells_of_itself_holds_none_of_its_secrets(site: Site) -> None:
+    told = {"commands": [{"name": "Go"}], "problems": [{"module": "m", "message": "it raised with s3cret-7 in it"}]}
+    describing(site, "teller.sh", told=json.dumps(told))
+    site.configure("teller: {run: [./teller.sh], config: {api_key: s3cret-7}}")
+    async with served(site) as gateway:
+        (notice,) = (await gateway.status("teller"))["notices"]
+        assert notice == "m is left out: it raised with [redacted] in it"
+        assert "s3cret-7" not in gateway.log()
+    assert "s3cret-7" not in cli(site, "check", "--json").stdout

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 from aiohttp import web
+from yarl import URL
 
 from gateway.api.auths import AuthHandlers
 from gateway.api.jobs import JobHandlers
@@ -231,8 +231,11 @@ def _context(fields: Object, name: str, kind: Any) -> Any:
 
 def _callback_url(fields: Object) -> str | None:
     url: str | None = _context(fields, "callback_url", str | None)
-    if url and urlsplit(url).scheme not in {"http", "https"}:
-        raise InvalidRequest(f"{_CONTEXT}callback_url is not an http or https URL")
+    try:
+        if url and URL(url).scheme not in {"http", "https"}:
+            raise InvalidRequest(f"{_CONTEXT}callback_url is not an http or https URL")
+    except ValueError as problem:
+        raise InvalidRequest(f"{_CONTEXT}callback_url is not a URL: {problem}") from problem
     return url or None
 
 

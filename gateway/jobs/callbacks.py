@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import random
 import time
@@ -22,6 +23,8 @@ from gateway.protocol import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from yarl import URL
 
     from gateway.jobs.settings import CallbacksSection, OAuth2
 
@@ -152,23 +155,24 @@ class Callbacks:
         return self.policy.judge(answer, tried, at, time.monotonic() - begun)
 
     async def _send(self, job: Job, outcome: Outcome) -> Answer:
-        url, body = self.url(job), content(job, outcome)
+        url = self.url(job)
         known = self.destinations.credentials(url) or Credentials()
         token = self._token(known.oauth2)
         try:
-            self.destinations.targets.check_url(url)
+            body = content(job, outcome)
+            target = self.destinations.targets.check_url(url)
             headers = {**known.headers, "Content-Type": JSON, "Idempotency-Key": job.id}
             if job.context.traceparent is not None:
                 headers["traceparent"] = job.context.traceparent
-            answer = await self._put(url, headers, body, token)
+            answer = await self._put(target, headers, body, token)
             if answer.status == 401 and token is not None:  # it may have been revoked before its time
                 token.forget()
-                answer = await self._put(url, headers, body, token)
+                answer = await self._put(target, headers, body, token)
         except Refused as problem:
             return Answer(None, str(problem), refused=True)
         except aiohttp.InvalidURL:
             return Answer(None, "the callback URL is not valid", refused=True)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as problem:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, ArithmeticError, RecursionError) as problem:
             refusal = _refusal(problem)
             if refusal is not None:
                 return Answer(None, str(refusal), refused=True)
@@ -180,14 +184,14 @@ class Callbacks:
             return None
         return self._tokens.setdefault(credentials, _Token(credentials, self._clock))
 
-    async def _put(self, url: str, headers: dict[str, str], body: bytes, token: _Token | None) -> Answer:
+    async def _put(self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None) -> Answer:
         assert self._session is not None
         if token is not None:
             headers = {**headers, "Authorization": f"Bearer {await token.get()}"}
         async with self._session.put(url, data=body, headers=headers, allow_redirects=False) as response:
             if 200 <= response.status < 300:
                 return Answer(response.status)
-            told = await response.content.read(ANSWER)
+            told = await _beginning(response)
             asked = _retry_after(response.headers.get("Retry-After"), self._clock())
             return Answer(response.status, body=told, retry_after=asked)
 
@@ -200,19 +204,21 @@ class _Token:
         self._clock = clock
         self._value = ""
         self._until = 0.0
+        self._asking = asyncio.Lock()
 
     def forget(self) -> None:
         self._until = 0.0
 
     async def get(self) -> str:
-        if self._clock() >= self._until:
-            try:
-                await self._ask()
-            except TokenRefused:
-                raise
-            except (aiohttp.ClientError, OSError, ValueError) as problem:
-                raise TokenRefused("callbacks.oauth2.token_url could not be reached") from problem
-        return self._value
+        async with self._asking:
+            if self._clock() >= self._until:
+                try:
+                    await self._ask()
+                except TokenRefused:
+                    raise
+                except (aiohttp.ClientError, OSError, ValueError) as problem:
+                    raise TokenRefused("callbacks.oauth2.token_url could not be reached") from problem
+            return self._value
 
     async def _ask(self) -> None:
         form = {"grant_type": "client_credentials"}
@@ -228,8 +234,8 @@ class _Token:
             if response.status != 200:
                 raise TokenRefused(f"callbacks.oauth2.token_url answered {response.status}")
             try:
-                answer = msgspec.json.decode(await response.read(), type=_TokenAnswer)
-            except msgspec.DecodeError as problem:
+                answer = msgspec.json.decode(await _beginning(response), type=_TokenAnswer, strict=False)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
                 raise TokenRefused("callbacks.oauth2.token_url answered no token") from problem
         self._value = answer.access_token
         self._until = self._clock() + max(0.0, (answer.expires_in or 300) - 30)
@@ -242,6 +248,14 @@ class _TokenAnswer(msgspec.Struct, frozen=True):
 
 class TokenRefused(aiohttp.ClientError):
     """There is no token for callbacks."""
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """Read what is looked at of an answer."""
+    told = bytearray()
+    while len(told) < ANSWER and (more := await response.content.read(ANSWER - len(told))):
+        told += more
+    return bytes(told)
 
 
 def _was_taken(tried: Sequence[Attempt]) -> bool:
@@ -272,7 +286,7 @@ def _member(body: bytes, name: str) -> str:
     try:
         told = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         return msgspec.json.decode(told[name], type=str)
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError):
         return ""
 
 
@@ -283,7 +297,7 @@ def _retry_after(text: str | None, now: float) -> float | None:
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

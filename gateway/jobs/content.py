@@ -54,7 +54,7 @@ def _stored_text(outcome: Outcome, response: Object) -> tuple[Any, dict[str, str
         text = msgspec.json.decode(body, type=str)
         try:
             body = msgspec.json.decode(text or "{}", type=msgspec.Raw)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return {}, {"error_code": NOT_JSON, "message": text[:WORDS]}
     answer = read_object(bytes(body)) if bytes(memoryview(body)[:1]) == b"{" else {}
     error = answer.get("error")
@@ -69,7 +69,10 @@ def _stored_text(outcome: Outcome, response: Object) -> tuple[Any, dict[str, str
 def _is_error(raw: msgspec.Raw | None) -> bool:
     if raw is None or bytes(memoryview(raw)[:1]) != b"{":
         return False
-    return "error_code" in read_object(bytes(raw))
+    try:
+        return "error_code" in read_object(bytes(raw))
+    except ValueError:  # nested too deeply
+        return False
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from gateway.jobs.targets import Refused, Targets
+from gateway.jobs.targets import HostKey, Refused, Targets, host_key, host_of, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +18,7 @@ class Destinations:
     def __init__(self, section: CallbacksSection) -> None:
         self.targets = Targets.parse(section.allow)
         self._rewrite = {prefix.rstrip("/"): to.rstrip("/") for prefix, to in section.rewrite.items()}
-        self._hosts = {name.lower(): credentials for name, credentials in section.hosts.items()}
+        self._hosts = {host_key(name): credentials for name, credentials in section.hosts.items()}
         known = bool(section.headers) or section.oauth2 is not None
         self._everywhere = section.everywhere if known else None
 
@@ -33,12 +32,10 @@ class Destinations:
     def credentials(self, url: str) -> Credentials | None:
         """Return what is sent to a (rewritten) URL's host; None when nothing is known of it."""
         try:
-            parts = urlsplit(url)
-            host, port = (parts.hostname or "").rstrip("."), parts.port
-        except ValueError:
+            read = read_url(url)
+        except Refused:
             return None
-        port = port or {"http": 80, "https": 443}.get(parts.scheme)
-        return _found(self._hosts, host, port) or self._everywhere
+        return _found(self._hosts, host_of(read), read.port) or self._everywhere
 
     def refusal(self, url: str) -> Refused | None:
         """Tell why nothing may be sent there, as far as that shows without asking DNS."""
@@ -63,12 +60,11 @@ class Destinations:
         return self._everywhere is not None or bool(self._hosts)
 
 
-def _found(hosts: Mapping[str, Credentials], host: str, port: int | None) -> Credentials | None:
+def _found(hosts: Mapping[HostKey, Credentials], host: str, port: int | None) -> Credentials | None:
     """Look for the host with its port, the host, and then the domains around it, the closest first."""
     labels = host.split(".")
     domains = [f"*.{'.'.join(labels[start:])}" for start in range(1, len(labels))]
-    plain = f"[{host}]" if ":" in host else host
-    for name in (f"{plain}:{port}", host, *domains):
-        if name in hosts:
-            return hosts[name]
+    for key in ((host, port), (host, None), *((domain, None) for domain in domains)):
+        if key in hosts:
+            return hosts[key]
     return None

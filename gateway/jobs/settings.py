@@ -9,14 +9,14 @@ import msgspec
 
 from gateway.config import JOBS_DATABASE
 from gateway.errors import ConfigError
-from gateway.jobs.targets import Targets
+from gateway.jobs.targets import Refused, Targets, host_key, read_url
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
     from gateway.config import Settings
 
-_HOST = re.compile(r"(\*\.)?[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
-_PREFIX = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -29,12 +29,23 @@ class OAuth2(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     client_secret: str
     scope: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        try:
+            read_url(self.token_url)
+        except Refused as problem:
+            raise ValueError("token_url is not an http or https URL") from problem
+
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is sent with callbacks to one host; nothing, where it asks for nothing."""
 
     headers: dict[str, str] = {}
     oauth2: OAuth2 | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        _check_headers(self.headers)
 
 
 class CallbacksSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,11 +74,13 @@ class CallbacksSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         """Check what the types do not say."""
         Targets.parse(self.allow)
         for name in self.hosts:
-            if not _HOST.fullmatch(name):
-                raise ValueError(f"hosts: {name!r} is no host: write name, name:port or *.domain")
+            try:
+                host_key(name)
+            except ValueError as problem:
+                raise ValueError(f"hosts: {problem}") from problem
         for url in (url for pair in self.rewrite.items() for url in pair):
-            if not _PREFIX.fullmatch(url):
-                raise ValueError(f"rewrite: {url!r} is not the beginning of a URL: write http://name:port")
+            _check_prefix(url)
+        _check_headers(self.headers)
 
     @property
     def everywhere(self) -> Credentials:
@@ -95,6 +108,23 @@ class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Check what the types do not say."""
         if self.database is not None and not self.database.startswith(("postgresql://", "postgres://")):
             raise ValueError("database is no postgresql:// URL")
+
+
+def _check_prefix(url: str) -> None:
+    try:
+        read = read_url(url)
+    except Refused:
+        read = None
+    if read is None or read.raw_query_string or read.raw_fragment or not url.isprintable():
+        raise ValueError(f"rewrite: {url!r} is not the beginning of a URL: write http://name:port")
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"headers: {name!r} is no name of a header")
+        if not _VALUE.fullmatch(value):
+            raise ValueError(f"headers: the value of {name} holds a line break or a control character")
 
 
 def read_sections(settings: Settings) -> tuple[JobsSection, CallbacksSection]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,27 +60,20 @@ class Targets(NamedTuple):
                 names.add(plain)
         return cls(frozenset(names), tuple(suffixes), tuple(networks))
 
-    def check_url(self, url: str) -> str:
-        """Check what can be told without resolving; return the host.
+    def check_url(self, url: str) -> URL:
+        """Check what can be told without resolving; return it as it was read, for whoever connects.
 
         Raises:
             Refused: it is no http(s) URL, or its host is not allowed.
         """
-        try:
-            parts = urlsplit(url)
-            host, _ = parts.hostname, parts.port
-        except ValueError as problem:
-            raise Refused(f"the callback URL is not valid: {problem}") from problem
-        if parts.scheme not in {"http", "https"} or not host:
-            raise Refused("the callback URL is not an http or https URL")
-        if parts.username is not None or parts.password is not None:
-            raise Refused("the callback URL holds credentials; they belong into callbacks.headers")
+        read = read_url(url)
+        host = host_of(read)
         literal = _literal(host)
         if literal is not None:
             self.check(host, literal)
         elif self.names is not None and not self.networks and not self._named(host):
             raise Refused(f"{host} is not in callbacks.allow")
-        return host
+        return read
 
     def check(self, host: str, address: Address) -> None:
         """Check one address that a host stands for.
@@ -102,9 +96,57 @@ class Targets(NamedTuple):
         return self.names is not None and (name in self.names or name.endswith(self.suffixes or ("\0",)))
 
 
+def read_url(url: str) -> URL:
+    """Read a URL in the way of whoever connects: a host can be written in several ways, with other digits, say.
+
+    Raises:
+        Refused: it is no http(s) URL, or one that nobody should call.
+    """
+    try:
+        read = URL(url)
+    except ValueError as problem:
+        raise Refused(f"the callback URL is not valid: {problem}") from problem
+    if read.scheme not in {"http", "https"} or not read.raw_host or set(read.raw_host) & set("% \\"):
+        raise Refused("the callback URL is not an http or https URL")
+    if read.raw_user is not None or read.raw_password is not None:
+        raise Refused("the callback URL holds credentials; they belong into callbacks.headers")
+    return read
+
+
+def host_of(url: URL) -> str:
+    """Return a URL's host in the one form that rules are compared with: addresses as they are usually written."""
+    host = (url.raw_host or "").lower().rstrip(".")
+    literal = _literal(host)
+    return host if literal is None else str(literal)
+
+
+HostKey = tuple[str, int | None]
+"""A host, or `*.domain`, and a port; None is any."""
+
+
+def host_key(name: str) -> HostKey:
+    """Read `name`, `name:port`, an address or `*.domain` into the form of `host_of`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    wild = name.startswith("*.")
+    plain = name.removeprefix("*.")
+    if plain.count(":") > 1 and not plain.startswith("["):
+        plain = f"[{plain}]"
+    try:
+        read = read_url(f"http://{plain}")
+    except Refused as problem:
+        raise ValueError(f"{name!r} is no host: write name, name:port or *.domain") from problem
+    host = host_of(read)
+    if read.raw_path not in {"", "/"} or read.raw_query_string or (wild and (read.explicit_port or _literal(host))):
+        raise ValueError(f"{name!r} is no host: write name, name:port or *.domain")
+    return (f"*.{host}" if wild else host), read.explicit_port
+
+
 def _literal(host: str) -> Address | None:
     try:
-        return ip_address(host.partition("%")[0])
+        return ip_address(host)
     except ValueError:
         return None
 

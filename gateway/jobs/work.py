@@ -15,7 +15,6 @@ import time
 import traceback
 import uuid
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import msgspec
 import psycopg
@@ -42,6 +41,7 @@ from gateway.jobs.port import (
 )
 from gateway.jobs.records import NOT_BEGUN, notice_of, read_row
 from gateway.jobs.start import Start
+from gateway.jobs.targets import Refused, host_of, read_url
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -351,14 +351,15 @@ class Work:
         await self._sure()
         job = live.job
         attempt = await self._callbacks.deliver(job, outcome, tried)
-        with contextlib.suppress(ValueError):
-            host = urlsplit(self._callbacks.url(job)).hostname or ""
-            self._tell(
-                CallbackTried(
-                    id=job.id, connector=job.connector, command=job.command, host=host, verdict=attempt.verdict.value,
-                    status=attempt.status, reason=attempt.reason, took=attempt.took,
-                )
-            )  # fmt: skip
+        host = ""
+        with contextlib.suppress(Refused):
+            host = host_of(read_url(self._callbacks.url(job)))
+        self._tell(
+            CallbackTried(
+                id=job.id, connector=job.connector, command=job.command, host=host, verdict=attempt.verdict.value,
+                status=attempt.status, reason=attempt.reason, took=attempt.took,
+            )
+        )  # fmt: skip
         return msgspec.json.encode(attempt).decode()
 
     def hold_back(self) -> None:

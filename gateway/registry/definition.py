@@ -99,7 +99,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
             self,
             commands=commands,
             auths=signed,
-            notices=(*self.notices, *told),
+            notices=(*self.notices, *map(redact, told)),  # what it raised may hold its config
             redact=redact,
             launch=msgspec.structs.replace(self.launch, redact=redact),
         )

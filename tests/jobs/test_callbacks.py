@@ -276,3 +276,21 @@ async def test_no_token_is_tried_again_and_tells_no_secret() -> None:
         assert "token_url answered 500" in attempt.reason
         assert "hush" not in attempt.reason
         assert backend.seen == []
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b'{"error_code":' + b"[" * 8000, {}),
+        (b"", {"Retry-After": "Mon, 01 Jan 2020 00:00:00 +99999999999999999"}),
+        (b"\xff\xfe", {"Retry-After": "nonsense"}),
+    ],
+)
+async def test_no_answer_of_a_caller_is_too_odd_to_be_judged(body: bytes, headers: dict[str, str]) -> None:
+    async def odd(_request: web.Request) -> web.Response:
+        return web.Response(status=503, body=body, headers=headers)
+
+    async with caller() as backend, sending() as callbacks:
+        backend.answers = [odd]
+        attempt = await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+    assert (attempt.verdict, attempt.status) == (Verdict.AGAIN, 503)

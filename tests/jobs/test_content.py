@@ -124,3 +124,9 @@ def test_what_was_recorded_before_calls_were_told_from_jobs_is_sent_as_it_was() 
     known = msgspec.json.decode(b'{"connector":"fax","command":"Send","context":{"request_id":"r"}}', type=Job)
     outcome = Outcome(status=200, body=json.dumps({"command_response": WHOLE, "command_response_version": 2}))
     assert json.loads(content(known, outcome))["command_response"] == WHOLE
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, '{"error":' + "[" * 5000])
+def test_a_text_that_is_nested_too_deeply_is_told_as_no_json(text: str) -> None:
+    callback = said({"response": text, "mimetype": "text/plain"}, promoted=True)
+    assert stored(callback) == "ServiceTaskOperatorReturnedInvalidJsonError"

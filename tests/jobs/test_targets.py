@@ -98,3 +98,21 @@ async def test_a_name_may_be_allowed_by_the_network_it_is_in() -> None:
     assert await GuardedResolver(targets, answering("10.0.0.7")).resolve("backend.lan", 80)
     with pytest.raises(Refused):
         await GuardedResolver(targets, answering("8.8.8.8")).resolve("backend.lan", 80)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://169\u3002254\u3002169\u3002254/latest", "http://1\uff169.254.169.254/", "http://[fe80::1%25eth0]/x",
+     "http://[::1%25.example.com]/x", "http://[", "http://h:80\\@evil/x"],
+)  # fmt: skip
+def test_a_host_is_judged_in_the_form_in_which_it_is_connected_to(url: str) -> None:
+    with pytest.raises(Refused):
+        ANYWHERE.check_url(url)
+    with pytest.raises(Refused):
+        Targets.parse(["*.example.com", "10.0.0.0/8"]).check_url(url)
+
+
+def test_digits_of_other_scripts_lead_to_no_other_place() -> None:
+    with pytest.raises(Refused):
+        Targets.parse(["10.0.0.0/8"]).check_url("http://\u246027.0.0.1:9302/x")
+    assert ANYWHERE.check_url("http://\uff4cocalhost/x").raw_host == "localhost"
