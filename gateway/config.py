@@ -102,7 +102,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     promote_after: Duration | None = Duration(30)
     """When a call with a callback URL that still runs becomes a job; null: never."""
     job_timeout: Duration = Duration(3600)
-    """From the start of a job's run to its end, where the command has no timeout of its own."""
+    """From the start of a job's run to its end, where it is not an async command with a timeout of its own."""
     warm: NotNegative = 1
     """Processes started ahead of requests (mode fork: with 0 its host starts with the first call)."""
     warm_min: NotNegative = 0

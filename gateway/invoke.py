@@ -221,8 +221,8 @@ class Invoker:
             return call.acknowledgement.reply.result()
         if call.extension is not None and not call.extension.spent:
             timeout = command.job_timeout  # also where the promotion took so long that it came first
-        reply = await self._reply(run, completed, redact, timeout)
-        accepted = command.execute_async and call.caller.callback_url is not None
+        accepted = call.acknowledgement is not None
+        reply = await self._reply(run, completed, redact, timeout, accepted=accepted)
         return msgspec.structs.replace(reply, accepted=True) if accepted else reply
 
     def _request(self, run: _Run, connector: Connector, command: Command, params: Object, left: float) -> Payload:
@@ -298,7 +298,7 @@ class Invoker:
         if run.acknowledged or acknowledgement.reply.done():
             return run.acknowledged
         try:
-            result = interpret(bytearray(answer), redact)
+            result = interpret(bytearray(answer), redact, acknowledges=True)
         except ConnectorInvalidOutput:
             return False
         if result.error is not None and (result.error.raised or result.error.invalid_output):
@@ -329,14 +329,16 @@ class Invoker:
             circuit.succeeded()
         return True
 
-    async def _reply(self, run: _Run, completed: Completed, redact: Redactor, allowed: float) -> Reply:
+    async def _reply(
+        self, run: _Run, completed: Completed, redact: Redactor, allowed: float, *, accepted: bool
+    ) -> Reply:
         tail = redact(completed.log_tail)
         problem = _problem(completed, run.title, allowed)
         result = None
         if isinstance(problem, ConnectorTimeout) and completed.whole:
             # It did what it was to do: told as a failure, it would be done again.
             with contextlib.suppress(ConnectorInvalidOutput):
-                result = await _interpreted(completed.result, redact)
+                result = await _interpreted(completed.result, redact, acknowledges=accepted)
                 late = f"gave its result, and did not end until its deadline of {Duration(allowed)}: it was stopped"
                 result = msgspec.structs.replace(result, warnings=(*result.warnings, late))
                 problem = None
@@ -346,7 +348,7 @@ class Invoker:
                 problem = ConnectorFailed(f"{run.title} failed with exit status {completed.status}")
         elif problem is None:
             try:
-                result = await _interpreted(completed.result, redact)
+                result = await _interpreted(completed.result, redact, acknowledges=accepted)
             except ConnectorInvalidOutput as invalid:
                 problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {redact(invalid.message)}")
         if problem is None and result is not None and result.error is not None and result.error.invalid_output:
@@ -464,10 +466,12 @@ def _problem(completed: Completed, title: str, timeout: float) -> GatewayError |
     return None
 
 
-async def _interpreted(stdout: bytearray, redact: Redactor) -> Result:
+async def _interpreted(stdout: bytearray, redact: Redactor, *, acknowledges: bool) -> Result:
     if len(stdout) <= LARGE:
-        return interpret(stdout, redact)
-    return await asyncio.to_thread(interpret, stdout, redact)  # it takes its time, and others have their turns
+        return interpret(stdout, redact, acknowledges=acknowledges)
+    return await asyncio.to_thread(
+        interpret, stdout, redact, acknowledges=acknowledges
+    )  # it takes its time, and others have their turns
 
 
 def _lines(tail: str) -> tuple[str, ...]:

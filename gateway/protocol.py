@@ -261,8 +261,11 @@ def is_document(output: bytearray) -> bool:
     return _not_json(memoryview(output)[start:end]) is None
 
 
-def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
+def interpret(stdout: bytearray, redact: Callable[[str], str], *, acknowledges: bool = False) -> Result:
     """Turn a connector's output into a result.
+
+    What only acknowledges a call has no HTTP answer in it: a version 1 result is then a value like any other, since the
+    backend wants JSON, and would take a text for a failure.
 
     Raises:
         ConnectorInvalidOutput: not JSON, not UTF-8, empty, two documents, NaN, or an envelope that is none.
@@ -270,7 +273,7 @@ def interpret(stdout: bytearray, redact: Callable[[str], str]) -> Result:
     document, fields, warnings = _document(stdout)
     if _is_envelope(fields):
         return _from_envelope(document, fields, redact, warnings)
-    if "response" in fields and "mimetype" in fields:
+    if "response" in fields and "mimetype" in fields and not acknowledges:
         return _from_legacy(fields, warnings)
     error = _told(fields.get("error"))
     if error is not None:
@@ -412,6 +415,14 @@ def _is_envelope(fields: Object) -> bool:
     return "command_response" in fields or (bytes(fields["command_response_version"]) == b"2" and not is_legacy)
 
 
+def _says_anything(fields: Object) -> bool:
+    """Tell whether there is anything in what is meant to be an envelope."""
+    empty = {b"null", b"{}", b"[]", b'""'}
+    return "command_response" in fields or any(
+        bytes(memoryview(fields[name])[:5]) not in empty for name in ("error", "spiff__logs") if name in fields
+    )
+
+
 def _from_envelope(
     document: memoryview, fields: Object, redact: Callable[[str], str], warnings: tuple[str, ...]
 ) -> Result:
@@ -419,7 +430,7 @@ def _from_envelope(
     try:
         response, logs, error = _read_envelope(fields)
     except ConnectorInvalidOutput:
-        if "command_response" not in fields and _told(fields.get("error")) is None:
+        if not _says_anything(fields):
             raise
         fields, problems = mended(fields)
         response, logs, error = _read_envelope(fields)

@@ -194,7 +194,11 @@ async def test_an_envelope_passes_through_as_the_bytes_it_was(gateway: Server) -
 
 async def test_a_legacy_result_sets_status_and_type(gateway: Server) -> None:
     answer = await act(gateway, """print('{"response": "<p>☃", "status": "418", "mimetype": "text/html"}')""")
-    assert (answer.status, answer.headers["Content-Type"], answer.raw) == (418, "text/html; charset=utf-8", "<p>☃".encode())
+    assert (answer.status, answer.headers["Content-Type"], answer.raw) == (
+        418,
+        "text/html; charset=utf-8",
+        "<p>☃".encode(),
+    )
 
 
 @pytest.mark.parametrize("status", [0, 1, 255])

@@ -222,6 +222,11 @@ def test_an_envelope_with_nothing_in_it_is_invalid(more: dict[str, Any]) -> None
         read({"command_response_version": 2, **more})
 
 
+def test_an_envelope_with_nothing_but_logs_is_mended() -> None:
+    result = read({"command_response_version": 2, "spiff__logs": ["said"]})
+    assert sent(result) == {**ENVELOPE, **response(None), "error": None, "spiff__logs": ["said"]}
+
+
 def test_an_envelope_with_nothing_but_an_error_is_the_error() -> None:
     result = read({"command_response_version": 2, "error": {"error_code": "NoPaper", "message": "m"}})
     assert sent(result) == {**ENVELOPE, **response(None), **error("NoPaper", "m"), "spiff__logs": []}

@@ -117,6 +117,12 @@ async def test_a_package_without_its_flask_says_what_to_name(gateway: Server) ->
     assert notice.endswith("(add flask, or the package that provides it, to requirements)")
 
 
+async def test_a_library_that_is_missed_in_a_call_says_what_to_name(gateway: Server) -> None:
+    answer = await gateway.do("plain/Imports")
+    assert (answer.status, answer.code) == (500, "ModuleNotFoundError")
+    assert answer.message.endswith("(add no_such_sdk, or the package that provides it, to requirements)")
+
+
 # --- what it takes
 
 
@@ -266,7 +272,21 @@ async def going_on(gateway: Server, connector: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("connector", MODES)
-@pytest.mark.parametrize("how", ["thread", "daemon", "executor", "forked", "process", "detached"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "thread",
+        "daemon",
+        "raw_thread",
+        "executor",
+        "forked",
+        "daemon_process",
+        "processes",
+        "pool",
+        "process",
+        "detached",
+    ],
+)
 async def test_what_calls_back_later_lives_until_it_has(
     gateway: Server, backend: Backend, tmp_path: Path, connector: str, how: str
 ) -> None:
@@ -322,6 +342,17 @@ async def test_many_that_go_on_hold_their_slots(gateway: Server, backend: Backen
     gate.touch()
     await eventually(lambda: len(backend.seen) == 8)
     assert (await gateway.do("spawned/Base")).status == 200
+
+
+@pytest.mark.parametrize("connector", MODES)
+@pytest.mark.parametrize("response", ["started", '{"error": {"error_code": "x", "message": "m"}}'])
+async def test_an_acknowledgement_is_json_whatever_its_version(
+    gateway: Server, backend: Backend, connector: str, response: str
+) -> None:
+    """The backend reads a text as a failure, and an error in it as the task's, before it looks at the 202."""
+    answer = await start(gateway, f"{connector}/Legacy", backend.url, response=response, status=404)
+    assert (answer.status, answer.headers["Content-Type"], answer.json["error"]) == (202, "application/json", None)
+    assert answer.body == {"response": response, "status": 404, "mimetype": "text/plain"}
 
 
 @pytest.mark.parametrize("connector", MODES)

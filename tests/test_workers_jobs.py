@@ -193,7 +193,11 @@ async def healthy(team: Team, worker: int, path: str) -> bool:
 
 async def test_a_run_in_another_worker_becomes_a_job_without_being_started_again(team: Team) -> None:
     name = await team.submit(1, "slow/Once")
-    assert (await team.job(name, 2))["state"] == "running"
+
+    async def runs() -> bool:
+        return (await team.job(name, 2))["state"] == "running"
+
+    await eventually(runs)
     team.open_gate()
     body = await team.told_of(name)
     assert body["command_response"]["body"]["body"] == {"done": True}

@@ -33,7 +33,7 @@ async def _list(config: Path | None, *, as_json: bool) -> int:
             click.echo(snapshot.commands)
             return 0
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("command", "parameters", "as a job", "description"):
+        for title in ("command", "parameters", "timeout", "as a job", "description"):
             table.add_column(title, overflow="fold")
         for connector in snapshot.ready():
             for command in (connector.commands or {}).values():
@@ -41,6 +41,7 @@ async def _list(config: Path | None, *, as_json: bool) -> int:
                 table.add_row(
                     f"[cyan]{connector.name}/{command.name}[/]",
                     escaped(parameters),
+                    f"{command.timeout:g}s",
                     escaped(of_command(command, connector, gateway.destinations) or ""),
                     escaped(command.description or ""),
                 )

@@ -129,13 +129,16 @@ class Callbacks:
     def open(self) -> None:
         """Make ready to send."""
         resolver = GuardedResolver(self.destinations.targets)
-        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=100)
+        # A connection that was used before may be closed just now, and nobody could tell what had arrived.
+        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=100, force_close=True)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=float(self._section.timeout)),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
+        # A PUT whose connection breaks is repeated without a word, and is a try that nobody knows of.
+        self._session._retry_connection = False  # noqa: SLF001 - there is no public way
 
     async def close(self) -> None:
         """Drop the connections."""

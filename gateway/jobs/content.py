@@ -30,6 +30,8 @@ def content(job: Job, outcome: Outcome) -> bytes:
     envelope = read_object(outcome.body.encode())
     response = read_object(bytes(envelope["command_response"]))
     told = _is_error(envelope.get("error"))
+    if outcome.legacy:
+        response["body"] = _without_tokens(response["body"])
     if job.promoted and not told:
         stored, error = _stored(job, outcome, envelope, response)
         response["body"], response["mimetype"] = _raw(stored), _raw(JSON)
@@ -62,8 +64,15 @@ def _stored_text(outcome: Outcome, response: Object) -> tuple[Any, dict[str, str
         return {}, msgspec.json.decode(error)
     if outcome.status >= FAILED:
         return {}, {"error_code": BAD_STATUS, "message": bytes(body).decode()[:WORDS]}
-    # Tokens are for the secrets of a synchronous caller. Here they would become data of the process.
-    return answer["api_response"] if {"api_response", "refreshed_token_set"} <= answer.keys() else body, None
+    return _without_tokens(body), None
+
+
+def _without_tokens(body: msgspec.Raw) -> msgspec.Raw:
+    """Leave out refreshed tokens: they are for the secrets of a synchronous caller, and no data of a process."""
+    if bytes(memoryview(body)[:1]) != b"{":
+        return body
+    answer = read_object(bytes(body))
+    return answer.get("api_response", _NULL) if "refreshed_token_set" in answer else body
 
 
 def _is_error(raw: msgspec.Raw | None) -> bool:
@@ -79,4 +88,5 @@ def _raw(value: Any) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))
 
 
+_NULL = msgspec.Raw(b"null")
 _JSON_MIMETYPE = msgspec.json.encode(JSON)

@@ -30,12 +30,19 @@ def of_callbacks(destinations: Destinations) -> str | None:
 
 def of_connector(connector: Connector, destinations: Destinations) -> list[str]:
     """Say what is to be known of a connector's commands that become jobs."""
-    if destinations.any_credentials:
-        return []
     names = ", ".join(one.name for one in (connector.commands or {}).values() if one.is_async)
     if not names:
         return []
-    return [f"async: {names}: callbacks have no credentials (gateway.callbacks), which a workflow backend asks for"]
+    told = []
+    if not destinations.any_credentials:
+        told.append(
+            f"async: {names}: callbacks have no credentials (gateway.callbacks), which a workflow backend asks for"
+        )
+    if connector.auths:
+        told.append(
+            f"async: {names}: refreshed tokens are lost, which a workflow backend takes from synchronous answers only"
+        )
+    return told
 
 
 def of_command(command: Command, connector: Connector, destinations: Destinations) -> str | None:
@@ -47,6 +54,8 @@ def of_command(command: Command, connector: Connector, destinations: Destination
         return f"may call back by itself within {Duration(command.job_timeout)}"
     elif after is not None and may_be_promoted(connector, command) and destinations.any_credentials:
         how = f"a job after {Duration(after)}"
+    elif command.rerun or command.priority:
+        how = "a job on request"
     else:
         return None
     return f"{how}, job timeout {Duration(command.job_timeout)}, retry {'always' if command.rerun else 'never'}"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0  # seconds for the store to commit a job
 WAKING = 15.0  # seconds for the engine to start, when a request waits for it
+WARMING = 5.0  # seconds at most that a start waits for the engine, so that the first job is not late
 AGAIN = 2.0  # seconds between tries to start, while nobody asks
 
 
@@ -74,6 +75,8 @@ class DurableJobs:
         store = SqliteStore(self._folder / "jobs.sqlite")
         if warm or self._settings.database is not None or await asyncio.to_thread(store.unfinished):
             self.wake()
+        if warm and self._keeper is not None:
+            await asyncio.wait((self._keeper,), timeout=WARMING)
 
     def wake(self) -> None:
         """Start the engine in the background, unless it is there."""

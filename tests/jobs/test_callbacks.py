@@ -278,6 +278,20 @@ async def test_no_token_is_tried_again_and_tells_no_secret() -> None:
         assert backend.seen == []
 
 
+async def test_a_try_that_breaks_off_is_one_try_also_on_a_connection_that_was_used_before() -> None:
+    async def dropped(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    async with caller() as backend, sending() as callbacks:
+        backend.answers = [200, dropped, 200]
+        one = job(callback=backend.url)
+        first, second = [await callbacks.deliver(one, OUTCOME, ()) for _ in range(2)]
+    assert (first.verdict, second.verdict, second.unsure) == (Verdict.DONE, Verdict.AGAIN, True)
+    assert len(backend.seen) == 2
+
+
 @pytest.mark.parametrize(
     ("body", "headers"),
     [

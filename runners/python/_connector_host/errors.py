@@ -48,7 +48,7 @@ class RaisedError(ConnectorError):
 
     def __init__(self, raised: BaseException) -> None:
         """Take the name and the message of what was raised."""
-        super().__init__(message_of(raised))
+        super().__init__(f"{message_of(raised)}{_advice(raised)}")
         self.code = type(raised).__name__
 
     def to_json(self) -> dict[str, object]:
@@ -73,9 +73,12 @@ def printable(text: str) -> str:
 
 def one_line(raised: BaseException) -> str:
     """Give ``ModuleNotFoundError: No module named 'x'``, and what to do about it."""
-    text = f"{type(raised).__name__}: {message_of(raised)}"
+    return f"{type(raised).__name__}: {message_of(raised)}{_advice(raised)}"
+
+
+def _advice(raised: BaseException) -> str:
     missing = raised.name if isinstance(raised, ModuleNotFoundError) else None
     top = missing.partition(".")[0] if missing else ""
     if not top or top in sys.modules:
-        return text
-    return f"{text} (add {top}, or the package that provides it, to requirements)"
+        return ""
+    return f" (add {top}, or the package that provides it, to requirements)"

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, TypedDi
 
 from . import applications, encoding, errors, flask_app, members
 from .signatures import Signature
-from .targets import AUTHS, COMMANDS, Place, Target
+from .targets import AUTHS, COMMANDS, PackageTarget, Place, Target
 
 Request = Dict[str, Any]
 
@@ -162,6 +162,9 @@ def _execute(request: Request, target: Target, known: Known) -> Any:
     if not isinstance(command, type):
         with _ConnectorCode():
             return _finished(command(*arguments.positional, **arguments.named))
+    if not isinstance(target, PackageTarget):
+        with _ConnectorCode():
+            return _finished(_run(command(*arguments.positional, **arguments.named), reserved))
     with _ConnectorCode(), flask_app.context(reserved["config"]) as config:
         made = command(*arguments.positional, **arguments.named)
         return _with_bytes(_finished(_run(made, {**reserved, "config": config})))
