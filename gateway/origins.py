@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[!$-;=@-\[\]-~]*)?(?P<query>\?[!$-;=?@-\[\]-~]*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # without ASCII, an s is a U+017F too, and a k a U+212A
 )
-_HOST = re.compile(r"(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
+_HOST = re.compile(r"(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
 _STEPS = re.compile(r"[/\\]")
 _DEFAULT = {"http": 80, "https": 443}
 

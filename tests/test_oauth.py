@@ -396,6 +396,7 @@ ELSEWHERE: list[tuple[Any, str]] = [
     ("//evil.example/cb", "plain http or https URL"),
     ("javascript:alert(1)//http://localhost:8000", "plain http or https URL"),
     ("http%3A%2F%2F%3Cscript%3E", "plain http or https URL"),
+    ("http%C5%BF://localhost:8000/cb", "plain http or https URL"),
 ]
 
 
