@@ -128,7 +128,7 @@ def test_what_the_operator_says_is_all_that_counts() -> None:
 def test_without_a_word_the_settings_of_callbacks_tell() -> None:
     found = rules(
         None,
-        rewrite=["http://localhost:8000"],
+        rewrite=["http://b\u00fccher.example", "http://localhost:8000", "http://localhost:99999", "http://h?x=1"],
         hosts=["api.example:8443", "Plain.example.", "*.wild.example", "[::1]:9"],
         allow=["backend", "*.example.org", "10.0.0.0/8", "127.0.0.1", "fd00::/8", "::1", "a:b:c:d"],
     )
