@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import itertools
 import json
@@ -622,10 +621,14 @@ async def test_a_host_that_is_none_is_refused(gateway: Server, browser: Browser)
 async def test_a_key_that_cannot_be_kept_is_a_page(site: Site, provider: Provider, browser: Browser) -> None:
     configure(site, auth(provider))
     async with served(site) as gateway:
+        (site.state / FILE).write_bytes(b"\xff\xfe")
+        pages = [await browser.get(start(gateway))]
+        (site.state / FILE).unlink()
         (site.state / FILE).mkdir()
-        page = await browser.get(start(gateway))
-        assert (page.status, "cannot read or make the key" in page.text) == (500, True)
-        check_headers(page)
+        pages.append(await browser.get(start(gateway)))
+        for page in pages:
+            assert (page.status, "cannot read or make the key" in page.text) == (500, True)
+            check_headers(page)
 
 
 async def test_a_failure_of_the_gateway_itself_shows_and_logs_no_query(
@@ -783,6 +786,7 @@ async def test_a_package_that_lacks_its_config_says_what_is_missing(
         ("client_di: x", "connectors.fax.auths.OAuth.client_di: unknown key (did you mean client_id?)"),
         ("authorize_url: 'ftp://x'", "connectors.fax.auths.OAuth: authorize_url: not an http or https URL"),
         ("token_url: 'https://u@x/'", "connectors.fax.auths.OAuth: token_url: not an http or https URL"),
+        ("authorize_url: 'http://[/a'", "connectors.fax.auths.OAuth: authorize_url: not an http or https URL"),
         ("scope: {a: b}", "connectors.fax.auths.OAuth.scope: expected"),
         ("pkce: maybe", "connectors.fax.auths.OAuth.pkce: expected"),
         ("extra: {state: x}", "connectors.fax.auths.OAuth: extra: 'state' is not for others to say"),
@@ -813,6 +817,30 @@ def test_a_setting_that_cannot_be_used_is_refused_by_its_name(site: Site, sectio
         read_settings(site.file, environ={})
 
 
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        ("HTTPS://provider.example:8443/token?x=y", True),
+        ("https://b\u00fccher.example", True),
+        ("http://[::1]:8000/token", True),
+        ("http\u017f://provider.example/", False),
+        ("http://[/a", False),
+        ("http://]/a", False),
+        ("http://:80/", False),
+        ("http://h:0/", False),
+        ("http://h:65536/", False),
+        ("http://h:x/", False),
+        ("http://h/\x00", False),
+        ("http://h/\u2003", False),
+        ("http://h\uff0fx/", False),
+    ],
+)
+def test_the_url_of_a_provider_has_a_host_and_a_port(url: str, usable: bool) -> None:
+    for name in ("authorize_url", "token_url"):
+        faults = [] if usable else [f"{name}: not an http or https URL without user and fragment"]
+        assert list(Application(**{name: url}).faults()) == faults
+
+
 def test_keys_and_parameters_of_old_are_still_accepted(site: Site) -> None:
     site.configure(
         "fax: {run: [cat], commands: {}, auths: {OAuth: {description: D, parameters: {p: {type: str}}}, Bare: }}"
@@ -841,10 +869,10 @@ async def test_a_key_is_made_once_whoever_comes_first(tmp_path: Path) -> None:
     sealed = await asyncio.gather(*(asyncio.to_thread(one.close, b"x") for one in seals))
     assert all(one.open(text) == b"x" for one in seals for text in sealed)
     assert [one.name for one in folder.iterdir()] == [FILE]
-    with contextlib.suppress(OSError):
-        (folder / FILE).write_text("")
-    with pytest.raises(OSError, match="it is empty"):
-        Seal(None, folder).close(b"x")
+    for content, problem in ((b"", "it is empty"), (b"\xff\xfe", "it is no text")):
+        (folder / FILE).write_bytes(content)
+        with pytest.raises(OSError, match=problem):
+            Seal(None, folder).close(b"x")
 
 
 def test_parts_of_a_sealed_text_come_together_again() -> None:
