@@ -14,8 +14,9 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -44,6 +45,7 @@ TOKEN = "eyJhbGciOi.backend-token.sig"
 BACK = f"{BACKEND}/v1.0/authentication_callback/fax/OAuth?token={TOKEN}"
 SECRET = "hush-hush-4711"
 ACCESS = "access-token-8f2c"
+FORM = "application/x-www-form-urlencoded"
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'",
@@ -70,6 +72,8 @@ class Provider:
         self.asked: list[dict[str, str]] = []
         self.forms: list[dict[str, str]] = []
         self.refused: list[str] = []
+        self.accepted: list[str] = []
+        """Encodings of an answer that whoever had a code could read."""
         self._codes: dict[str, dict[str, str]] = {}
 
     async def authorize(self, request: web.Request) -> web.Response:
@@ -84,6 +88,7 @@ class Provider:
     async def exchange(self, request: web.Request) -> web.StreamResponse:
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.forms.append(form)
+        self.accepted.append(request.headers.get("Accept-Encoding", ""))
         if self.hangs is not None:
             await self.hangs.wait()
         if self.answer is not None:
@@ -547,7 +552,62 @@ NO_TOKENS: list[tuple[Any, str]] = [
     (lambda: web.Response(status=500, text=SECRET), "token_url answered 500"),
     (lambda: web.Response(status=404, text=SECRET), "token_url answered 404"),
     (lambda: web.Response(status=307, headers={"Location": "/token"}), "307, a redirect"),
+    (lambda: web.Response(text='{"access_token": "x", "y": ' + "[" * 30_000), "something that is no token"),
+    (
+        lambda: web.Response(text='{"access_token": "x", "y": ' + "[" * 30_000 + "]" * 30_000 + "}"),
+        "something that is no token",
+    ),
+    (lambda: web.Response(text='{"error": "invalid_grant", "access_token": "x"}'), "the error invalid_grant"),
+    (lambda: web.json_response({"error": None}), "no access_token"),
+    (lambda: web.Response(text="error=bad_code&access_token=", content_type=FORM), "the error bad_code"),
+    (lambda: web.Response(text="error=bad_code", content_type=FORM, status=400), "the error bad_code"),
+    (lambda: web.Response(text="expires_in=soon&access_token=x", content_type=FORM), "something that is no token"),
+    (lambda: web.Response(text="access_token=%ff", content_type=FORM), "something that is no token"),
+    (lambda: web.Response(text="access_token=x", content_type="text/html"), "something that is no token"),
 ]
+
+
+async def test_an_answer_without_an_error_is_a_token(gateway: Server, browser: Browser, provider: Provider) -> None:
+    text = f'{{"access_token": "{ACCESS}", "error": null}}'
+    for kind in ("application/json", "text/plain", FORM):
+        provider.answer = lambda kind=kind: web.Response(text=text, content_type=kind)
+        assert (await sign_in(gateway, browser)).token == {"access_token": ACCESS, "scope": ["fax.send", "offline"]}
+
+
+async def test_a_form_is_a_token(gateway: Server, browser: Browser, provider: Provider) -> None:
+    form = {"access_token": "a+b c&d", "scope": "x y", "token_type": "bearer", "expires_in": "3600"}
+    for kind in (FORM, "text/plain"):
+        provider.answer = lambda kind=kind: web.Response(text=urlencode(form), content_type=kind)
+        token = (await sign_in(gateway, browser)).token
+        assert token.pop("expires_at") >= time.time() + 3500
+        assert token == {**form, "scope": ["x", "y"], "expires_in": 3600}
+
+
+async def test_a_token_s_answer_has_a_bound(gateway: Server, browser: Browser, provider: Provider) -> None:
+    text = json.dumps({"access_token": ACCESS}).ljust(64 << 10)
+    provider.answer = lambda: web.Response(text=text)
+    assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
+    provider.answer = lambda: web.Response(text=f"{text} ")
+    page = await sign_in(gateway, browser)
+    assert (page.status, "token_url answered more than 64 KiB" in page.text) == (502, True)
+    check_headers(page)
+
+
+async def test_a_compressed_answer_is_neither_asked_for_nor_unpacked(
+    gateway: Server, browser: Browser, provider: Provider
+) -> None:
+    bomb = zlib.compressobj(wbits=31)
+    packed = b"".join(bomb.compress(b" " * (1 << 20)) for _ in range(64)) + bomb.flush()
+    for encoding in ("gzip", "identity, GZIP", "br"):
+        headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+        provider.answer = lambda headers=headers: web.Response(body=packed, headers=headers)
+        page = await sign_in(gateway, browser)
+        assert (page.status, "token_url answered something compressed" in page.text) == (502, True)
+    assert set(provider.accepted) == {"identity"}
+    provider.answer = lambda: web.Response(body=packed, headers={"Content-Type": "application/json"})
+    assert "something that is no token" in (await sign_in(gateway, browser)).text
+    provider.answer = None
+    assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
 
 
 async def test_a_provider_that_gives_no_token_is_a_page(gateway: Server, browser: Browser, provider: Provider) -> None:

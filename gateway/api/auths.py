@@ -17,7 +17,8 @@ from gateway.api.routes import Access, Route
 from gateway.escapes import in_ascii
 from gateway.events import SignInEnded
 from gateway.oauth import cookies
-from gateway.oauth.flow import LIFE, SignIn, TokenRefused, authorize_url, fetch_token, is_code
+from gateway.oauth.answers import TokenRefused
+from gateway.oauth.flow import LIFE, SignIn, authorize_url, fetch_token, is_code
 from gateway.oauth.seal import Broken, Seal
 
 if TYPE_CHECKING:
