@@ -335,6 +335,38 @@ async def test_what_one_cookie_cannot_hold_is_held_by_several(gateway: Server, b
     assert browser.cookies() == []
 
 
+async def test_sign_ins_that_were_given_up_do_not_lock_a_browser_out(
+    gateway: Server, browser: Browser, provider: Provider
+) -> None:
+    def kept(more: dict[str, str] | None = None) -> dict[str, str]:
+        # A jar of aiohttp by itself sends less than browsers do.
+        held = {one.key: one.value for one in browser.cookies()} | (more or {})
+        return {"Cookie": "; ".join(f"{key}={value}" for key, value in held.items())} if held else {}
+
+    begun = []
+    for number in range(8):
+        token = base64.urlsafe_b64encode(os.urandom(4500)).decode()
+        begun.append(await browser.get(start(gateway, f"{BACKEND}/{number}?token={token}"), headers=kept()))
+        assert begun[-1].status == 302
+        assert len({one.key.rpartition("-")[0] for one in browser.cookies()}) == min(number + 1, 2)
+    assert len(browser.cookies()) == 4
+    for number in (5, 7, 6):
+        back = (await browser.get(begun[number].location)).location
+        done = await browser.get(back, headers=kept())
+        if number == 5:
+            assert (done.status, "This sign-in is not known" in done.text) == (400, True)
+        else:
+            assert done.location.startswith(f"{BACKEND}/{number}?token=")
+    assert len(provider.forms) == 2
+    assert browser.cookies() == []
+    await browser.get(start(gateway))
+    (latest,) = browser.cookies()
+    page = await browser.get(start(gateway), headers=kept(cookies.parts("zz", "x")))
+    dropped = [one.partition("=")[0] for one in page.headers.getall("Set-Cookie") if "Max-Age=0" in one]
+    assert dropped == list(cookies.parts("zz", "x"))
+    assert latest.key in {one.key for one in browser.cookies()}
+
+
 async def test_cookies_are_for_this_authentication_and_no_script(gateway: Server, browser: Browser) -> None:
     await browser.get(start(gateway))
     (cookie,) = browser.cookies()
@@ -941,6 +973,12 @@ def test_parts_of_a_sealed_text_come_together_again() -> None:
         parts = cookies.parts("s", sealed)
         assert len(parts) == -(-length // cookies.PART)
         assert cookies.joined("s", {**parts, **cookies.parts("t", "other")}) == sealed
+
+
+def test_cookies_of_several_sign_ins_are_told_apart() -> None:
+    first, second = (cookies.parts(state, state * (cookies.PART + 1)) for state in "ab")
+    held = cookies.each({"session": "x", **second, "signin-x-0": "x", **first})
+    assert held == {cookies.name_of(state): state * (cookies.PART + 1) for state in "ab"}
 
 
 def test_a_gateway_where_nobody_signs_in_loads_nothing_for_it() -> None:
