@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -44,6 +45,12 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
     def scopes(self) -> list[str]:
         """What is asked for, one by one."""
         return self.scope.split() if isinstance(self.scope, str) else list(self.scope or ())
+
+    @property
+    def digest(self) -> str:
+        """Which application this is, and at which provider."""
+        told = msgspec.json.encode((self.authorize_url, self.token_url, self.client_id))
+        return hashlib.sha256(told).hexdigest()
 
     def missing(self) -> list[str]:
         """Return the keys without which nobody can be sent anywhere."""

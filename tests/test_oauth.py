@@ -554,6 +554,7 @@ async def test_a_sign_in_that_is_not_this_browser_s_own_is_refused(
         {"expires": time.time() - 1},
         {"connector": "other"},
         {"auth": "Other"},
+        {"application": "x"},
         {"state": "s"},
     ):
         forged = seal.close(msgspec.json.encode(msgspec.structs.replace(known, **changed)))
@@ -564,6 +565,33 @@ async def test_a_sign_in_that_is_not_this_browser_s_own_is_refused(
     assert provider.forms == []
     page = await browser.get(callback + query["state"], headers={"Cookie": f"{name}={value}"})
     assert page.token["access_token"] == ACCESS
+
+
+@pytest.mark.parametrize(
+    ("changed", "holds"),
+    [
+        ({"authorize_url": "/elsewhere"}, False),
+        ({"token_url": "/elsewhere"}, False),
+        ({"client_id": "another"}, False),
+        ({"scope": "fax.read"}, True),
+    ],
+)
+async def test_a_sign_in_that_was_begun_for_another_application_ends_nowhere(
+    site: Site, provider: Provider, browser: Browser, changed: dict[str, str], holds: bool
+) -> None:
+    configure(site, auth(provider))
+    async with served(site) as gateway:
+        back = (await browser.get((await browser.get(start(gateway))).location)).location
+        told = {key: f"{provider.url}{value}" if key.endswith("_url") else value for key, value in changed.items()}
+        configure(site, auth(provider, **told))
+        await eventually(lambda: len(gateway.events("registry_loaded")) == 2)
+        page = await browser.get(back)
+        if holds:
+            assert page.token["scope"] == ["fax.read"]
+            return
+        assert (page.status, "This sign-in is not known" in page.text) == (400, True)
+        check_headers(page)
+    assert provider.forms == []
 
 
 NO_TOKENS: list[tuple[Any, str]] = [
@@ -667,7 +695,14 @@ async def test_a_provider_that_does_not_answer_in_time_is_given_up(
     monkeypatch.setattr(flow, "PATIENCE", 0.3)
     provider.hangs = asyncio.Event()
     application = Application(authorize_url=provider.url, token_url=f"{provider.url}/token", client_id="gate")
-    begun = SignIn(connector="c", auth="a", redirect_url="", redirect_uri="http://gate.example/callback", expires=0)
+    begun = SignIn(
+        connector="c",
+        auth="a",
+        application="",
+        redirect_url="",
+        redirect_uri="http://gate.example/callback",
+        expires=0,
+    )
     with pytest.raises(flow.TokenRefused, match=r"did not answer within 0.3 s|could not be reached .ReadTimeout"):
         await flow.fetch_token(application, begun, "code")
     provider.hangs.set()

@@ -90,6 +90,7 @@ class AuthHandlers:
         sign_in = SignIn(
             connector=asked.connector,
             auth=asked.auth,
+            application=asked.application.digest,
             redirect_url=redirect_url,
             redirect_uri=f"{url}/callback",
             expires=time.time() + LIFE,
@@ -187,8 +188,8 @@ class AuthHandlers:
         unknown = _Trouble(
             400,
             "This sign-in is not known",
-            "It was begun more than ten minutes ago or in another browser, it is over already, or this browser keeps no"
-            " cookies.",
+            "It was begun more than ten minutes ago or in another browser, it is over already, the configuration has"
+            " changed since, or this browser keeps no cookies.",
             *said,
             _AGAIN,
         )
@@ -200,7 +201,7 @@ class AuthHandlers:
                 sign_in = self._opened(sealed)
         except (Broken, msgspec.DecodeError) as problem:
             raise unknown from problem
-        if not sign_in.belongs(asked.connector, asked.auth, state, time.time()):
+        if not sign_in.belongs(asked.connector, asked.auth, asked.application, state, time.time()):
             raise unknown
         return sign_in
 

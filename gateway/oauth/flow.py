@@ -30,6 +30,8 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
 
     connector: str
     auth: str
+    application: str
+    """Its digest: what was begun at one provider never ends at another one."""
     redirect_url: str
     """Where the browser goes with the token."""
     redirect_uri: str
@@ -39,10 +41,11 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     state: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(24))
     verifier: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(48))
 
-    def belongs(self, connector: str, auth: str, state: str, now: float) -> bool:
+    def belongs(self, connector: str, auth: str, application: Application, state: str, now: float) -> bool:
         """Tell whether a callback is this one's."""
         same = hmac.compare_digest(self.state.encode(), state.encode(errors="replace"))
-        return same and (self.connector, self.auth) == (connector, auth) and now < self.expires
+        begun = (self.connector, self.auth, self.application)
+        return same and begun == (connector, auth, application.digest) and now < self.expires
 
 
 def authorize_url(application: Application, sign_in: SignIn) -> str:
