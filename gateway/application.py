@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,7 +21,7 @@ OURS = frozenset(
 """Names that `extra` cannot have."""
 REQUIRED = ("authorize_url", "token_url", "client_id")
 
-_URL = re.compile(r"https?://[^\s/?#\\@]+(?:[/?][^\s#\\]*)?", re.IGNORECASE)
+_URL = re.compile(r"(?ai:https?)://[^\s/?#\\@]+(?:[/?][^\s#\\]*)?")
 
 
 class Application(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +46,12 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
         """What is asked for, one by one."""
         return self.scope.split() if isinstance(self.scope, str) else list(self.scope or ())
 
+    @property
+    def digest(self) -> str:
+        """Which application this is, and at which provider."""
+        told = msgspec.json.encode((self.authorize_url, self.token_url, self.client_id))
+        return hashlib.sha256(told).hexdigest()
+
     def missing(self) -> list[str]:
         """Return the keys without which nobody can be sent anywhere."""
         return [name for name in REQUIRED if not getattr(self, name)]
@@ -52,11 +60,21 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
         """Return what is wrong with the keys that are given."""
         for name in ("authorize_url", "token_url"):
             url = getattr(self, name)
-            if url and not _URL.fullmatch(url):
+            if url and not _usable(url):
                 yield f"{name}: not an http or https URL without user and fragment"
         for name in self.extra:
             if not name or name in OURS:
                 yield f"extra: {name!r} is not for others to say"
+
+
+def _usable(url: str) -> bool:
+    if _URL.fullmatch(url) is None or not url.isprintable():
+        return False
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, or a port that is none
+        return False
 
 
 def overlaid(under: Application, over: Application) -> Application:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 # Narrower than what browsers take, so that nothing is read in two ways: no user, no backslash, no fragment, no blank.
 _URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<path>/[!$-;=@-\[\]-~]*)?(?P<query>\?[!$-;=?@-\[\]-~]*)?",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # without ASCII, an s is a U+017F too, and a k a U+212A
 )
-_HOST = re.compile(r"(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE)
+_HOST = re.compile(r"(?P<host>[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE | re.ASCII)
 _STEPS = re.compile(r"[/\\]")
 _DEFAULT = {"http": 80, "https": 443}
 
@@ -93,15 +94,21 @@ def rules(
 
     That is what `redirects` (`gateway.oauth.redirects`) says, or else what the settings of callbacks tell of the
     backend: `rewrite` has the origins that it calls itself, `hosts` and `allow` have names, those of `hosts` perhaps
-    with a port. Wildcards and networks tell of no backend.
+    with a port. Wildcards, networks and what is no origin tell of no backend.
 
     Raises:
         ValueError: an entry of `redirects` is no origin.
     """
     if redirects is not None:
         return tuple(rule(one) for one in redirects)
-    known = [rule(one) for one in rewrite]
-    return (*known, *(Origin(None, host, port) for host, port in map(_named, (*hosts, *allow)) if host))
+    named = map(_named, (*hosts, *allow))
+    return (*_origins(rewrite), *(Origin(None, host, port) for host, port in named if host))
+
+
+def _origins(texts: Iterable[str]) -> Iterator[Origin]:
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            yield rule(text)
 
 
 def _named(text: str) -> tuple[str, int | None]:

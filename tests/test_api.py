@@ -628,7 +628,7 @@ async def test_only_probes_and_browsers_need_no_key(stranger: Server, table: tup
     opened = {(route.method, route.path) for route in routes if route.access is Access.OPEN}
     signing_in = {
         (method, path)
-        for method in ("GET", "OPTIONS")
+        for method in ("GET", "HEAD", "OPTIONS")
         for path in ("/v1/auth/{connector}/{auth}", "/v1/auth/{connector}/{auth}/callback")
     }
     assert opened == signing_in | {
@@ -644,8 +644,9 @@ async def test_only_probes_and_browsers_need_no_key(stranger: Server, table: tup
         ("POST", "/liveness", None, Access.KEY),
     ]:
         answer = await stranger.request(method, re.sub(r"\{\w+\}", "x", path))
-        nobody = method == "GET" and (method, path) in signing_in  # whoever signs in there finds no such connector
-        expected = 404 if nobody else 200 if access is Access.OPEN else 401
+        # Whoever signs in there finds no such connector, and who only looks is not let in.
+        here = {"GET": 404, "HEAD": 405}.get(method, 200) if (method, path) in signing_in else 200
+        expected = here if access is Access.OPEN else 401
         assert answer.status == expected, (method, path)
 
 
@@ -729,6 +730,22 @@ async def test_options_names_the_methods_of_what_is_done_too_and_nothing_is_run(
     for method in ("HEAD", "OPTIONS"):
         assert (await gateway.request(method, "/nope")).status == 404
     assert (await gateway.request("HEAD", "/v1/jobs/no-such")).status == 404
+
+
+async def test_head_is_refused_without_a_key_where_an_open_route_does_something(site: Site) -> None:
+    entry = {
+        **ENTRIES["echo"],
+        "commands": {"Go": {"typeahead": {"category": "x", "prefix": "q"}, "parameters": {"q": {}}}},
+    }
+    configure(site, {"echo": entry}, "{api_key: k3y, typeahead: open}")
+    async with served(site) as gateway:
+        for path in ("auth/echo/OAuth", "auth/echo/OAuth/callback", "typeahead/x", "typeahead/none"):
+            head = await gateway.request("HEAD", f"/v1/{path}", headers={"X-Request-Id": "only-looking"})
+            assert (head.status, head.raw, head.headers["Allow"]) == (405, b"", "GET,OPTIONS")
+            assert "Set-Cookie" not in head.headers
+        assert (await gateway.request("HEAD", "/v1/do/echo/Go")).status == 401
+        assert not gateway.events("run", request_id="only-looking")
+        assert not gateway.events("sign_in")
 
 
 async def test_options_is_answered_where_no_browser_may_call(site: Site) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import itertools
 import json
@@ -15,8 +14,9 @@ import stat
 import subprocess
 import sys
 import time
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 import aiohttp
 import msgspec
@@ -45,6 +45,7 @@ TOKEN = "eyJhbGciOi.backend-token.sig"
 BACK = f"{BACKEND}/v1.0/authentication_callback/fax/OAuth?token={TOKEN}"
 SECRET = "hush-hush-4711"
 ACCESS = "access-token-8f2c"
+FORM = "application/x-www-form-urlencoded"
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'",
@@ -71,6 +72,8 @@ class Provider:
         self.asked: list[dict[str, str]] = []
         self.forms: list[dict[str, str]] = []
         self.refused: list[str] = []
+        self.accepted: list[str] = []
+        """Encodings of an answer that whoever had a code could read."""
         self._codes: dict[str, dict[str, str]] = {}
 
     async def authorize(self, request: web.Request) -> web.Response:
@@ -85,6 +88,7 @@ class Provider:
     async def exchange(self, request: web.Request) -> web.StreamResponse:
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.forms.append(form)
+        self.accepted.append(request.headers.get("Accept-Encoding", ""))
         if self.hangs is not None:
             await self.hangs.wait()
         if self.answer is not None:
@@ -310,6 +314,14 @@ async def test_the_address_to_return_to_is_the_rest_of_the_query(gateway: Server
         assert (await sign_in(gateway, browser, sent)).location.startswith(arrives)
 
 
+async def test_who_only_looks_at_a_callback_does_not_end_the_sign_in(gateway: Server, browser: Browser) -> None:
+    back = (await browser.get((await browser.get(start(gateway))).location)).location
+    async with browser.session.head(URL(back, encoded=True)) as head:
+        assert (head.status, "Set-Cookie" in head.headers) == (405, False)
+        assert {name: head.headers.get(name) for name in HEADERS} == HEADERS
+    assert (await browser.get(back)).token["access_token"] == ACCESS
+
+
 async def test_several_sign_ins_in_one_browser_do_not_meet(gateway: Server, browser: Browser) -> None:
     first = await browser.get(start(gateway, f"{BACKEND}/first"))
     second = await browser.get(start(gateway, f"{BACKEND}/second"))
@@ -329,6 +341,38 @@ async def test_what_one_cookie_cannot_hold_is_held_by_several(gateway: Server, b
     done = await browser.get((await browser.get(begun.location)).location)
     assert done.location.startswith(f"{back[:7900]}&response=")
     assert browser.cookies() == []
+
+
+async def test_sign_ins_that_were_given_up_do_not_lock_a_browser_out(
+    gateway: Server, browser: Browser, provider: Provider
+) -> None:
+    def kept(more: dict[str, str] | None = None) -> dict[str, str]:
+        # A jar of aiohttp by itself sends less than browsers do.
+        held = {one.key: one.value for one in browser.cookies()} | (more or {})
+        return {"Cookie": "; ".join(f"{key}={value}" for key, value in held.items())} if held else {}
+
+    begun = []
+    for number in range(8):
+        token = base64.urlsafe_b64encode(os.urandom(4500)).decode()
+        begun.append(await browser.get(start(gateway, f"{BACKEND}/{number}?token={token}"), headers=kept()))
+        assert begun[-1].status == 302
+        assert len({one.key.rpartition("-")[0] for one in browser.cookies()}) == min(number + 1, 2)
+    assert len(browser.cookies()) == 4
+    for number in (5, 7, 6):
+        back = (await browser.get(begun[number].location)).location
+        done = await browser.get(back, headers=kept())
+        if number == 5:
+            assert (done.status, "This sign-in is not known" in done.text) == (400, True)
+        else:
+            assert done.location.startswith(f"{BACKEND}/{number}?token=")
+    assert len(provider.forms) == 2
+    assert browser.cookies() == []
+    await browser.get(start(gateway))
+    (latest,) = browser.cookies()
+    page = await browser.get(start(gateway), headers=kept(cookies.parts("zz", "x")))
+    dropped = [one.partition("=")[0] for one in page.headers.getall("Set-Cookie") if "Max-Age=0" in one]
+    assert dropped == list(cookies.parts("zz", "x"))
+    assert latest.key in {one.key for one in browser.cookies()}
 
 
 async def test_cookies_are_for_this_authentication_and_no_script(gateway: Server, browser: Browser) -> None:
@@ -396,6 +440,7 @@ ELSEWHERE: list[tuple[Any, str]] = [
     ("//evil.example/cb", "plain http or https URL"),
     ("javascript:alert(1)//http://localhost:8000", "plain http or https URL"),
     ("http%3A%2F%2F%3Cscript%3E", "plain http or https URL"),
+    ("http%C5%BF://localhost:8000/cb", "plain http or https URL"),
 ]
 
 
@@ -517,6 +562,7 @@ async def test_a_sign_in_that_is_not_this_browser_s_own_is_refused(
         {"expires": time.time() - 1},
         {"connector": "other"},
         {"auth": "Other"},
+        {"application": "x"},
         {"state": "s"},
     ):
         forged = seal.close(msgspec.json.encode(msgspec.structs.replace(known, **changed)))
@@ -527,6 +573,33 @@ async def test_a_sign_in_that_is_not_this_browser_s_own_is_refused(
     assert provider.forms == []
     page = await browser.get(callback + query["state"], headers={"Cookie": f"{name}={value}"})
     assert page.token["access_token"] == ACCESS
+
+
+@pytest.mark.parametrize(
+    ("changed", "holds"),
+    [
+        ({"authorize_url": "/elsewhere"}, False),
+        ({"token_url": "/elsewhere"}, False),
+        ({"client_id": "another"}, False),
+        ({"scope": "fax.read"}, True),
+    ],
+)
+async def test_a_sign_in_that_was_begun_for_another_application_ends_nowhere(
+    site: Site, provider: Provider, browser: Browser, changed: dict[str, str], holds: bool
+) -> None:
+    configure(site, auth(provider))
+    async with served(site) as gateway:
+        back = (await browser.get((await browser.get(start(gateway))).location)).location
+        told = {key: f"{provider.url}{value}" if key.endswith("_url") else value for key, value in changed.items()}
+        configure(site, auth(provider, **told))
+        await eventually(lambda: len(gateway.events("registry_loaded")) == 2)
+        page = await browser.get(back)
+        if holds:
+            assert page.token["scope"] == ["fax.read"]
+            return
+        assert (page.status, "This sign-in is not known" in page.text) == (400, True)
+        check_headers(page)
+    assert provider.forms == []
 
 
 NO_TOKENS: list[tuple[Any, str]] = [
@@ -547,7 +620,62 @@ NO_TOKENS: list[tuple[Any, str]] = [
     (lambda: web.Response(status=500, text=SECRET), "token_url answered 500"),
     (lambda: web.Response(status=404, text=SECRET), "token_url answered 404"),
     (lambda: web.Response(status=307, headers={"Location": "/token"}), "307, a redirect"),
+    (lambda: web.Response(text='{"access_token": "x", "y": ' + "[" * 30_000), "something that is no token"),
+    (
+        lambda: web.Response(text='{"access_token": "x", "y": ' + "[" * 30_000 + "]" * 30_000 + "}"),
+        "something that is no token",
+    ),
+    (lambda: web.Response(text='{"error": "invalid_grant", "access_token": "x"}'), "the error invalid_grant"),
+    (lambda: web.json_response({"error": None}), "no access_token"),
+    (lambda: web.Response(text="error=bad_code&access_token=", content_type=FORM), "the error bad_code"),
+    (lambda: web.Response(text="error=bad_code", content_type=FORM, status=400), "the error bad_code"),
+    (lambda: web.Response(text="expires_in=soon&access_token=x", content_type=FORM), "something that is no token"),
+    (lambda: web.Response(text="access_token=%ff", content_type=FORM), "something that is no token"),
+    (lambda: web.Response(text="access_token=x", content_type="text/html"), "something that is no token"),
 ]
+
+
+async def test_an_answer_without_an_error_is_a_token(gateway: Server, browser: Browser, provider: Provider) -> None:
+    text = f'{{"access_token": "{ACCESS}", "error": null}}'
+    for kind in ("application/json", "text/plain", FORM):
+        provider.answer = lambda kind=kind: web.Response(text=text, content_type=kind)
+        assert (await sign_in(gateway, browser)).token == {"access_token": ACCESS, "scope": ["fax.send", "offline"]}
+
+
+async def test_a_form_is_a_token(gateway: Server, browser: Browser, provider: Provider) -> None:
+    form = {"access_token": "a+b c&d", "scope": "x y", "token_type": "bearer", "expires_in": "3600"}
+    for kind in (FORM, "text/plain"):
+        provider.answer = lambda kind=kind: web.Response(text=urlencode(form), content_type=kind)
+        token = (await sign_in(gateway, browser)).token
+        assert token.pop("expires_at") >= time.time() + 3500
+        assert token == {**form, "scope": ["x", "y"], "expires_in": 3600}
+
+
+async def test_a_token_s_answer_has_a_bound(gateway: Server, browser: Browser, provider: Provider) -> None:
+    text = json.dumps({"access_token": ACCESS}).ljust(64 << 10)
+    provider.answer = lambda: web.Response(text=text)
+    assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
+    provider.answer = lambda: web.Response(text=f"{text} ")
+    page = await sign_in(gateway, browser)
+    assert (page.status, "token_url answered more than 64 KiB" in page.text) == (502, True)
+    check_headers(page)
+
+
+async def test_a_compressed_answer_is_neither_asked_for_nor_unpacked(
+    gateway: Server, browser: Browser, provider: Provider
+) -> None:
+    bomb = zlib.compressobj(wbits=31)
+    packed = b"".join(bomb.compress(b" " * (1 << 20)) for _ in range(64)) + bomb.flush()
+    for encoding in ("gzip", "identity, GZIP", "br"):
+        headers = {"Content-Encoding": encoding, "Content-Type": "application/json"}
+        provider.answer = lambda headers=headers: web.Response(body=packed, headers=headers)
+        page = await sign_in(gateway, browser)
+        assert (page.status, "token_url answered something compressed" in page.text) == (502, True)
+    assert set(provider.accepted) == {"identity"}
+    provider.answer = lambda: web.Response(body=packed, headers={"Content-Type": "application/json"})
+    assert "something that is no token" in (await sign_in(gateway, browser)).text
+    provider.answer = None
+    assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
 
 
 async def test_a_provider_that_gives_no_token_is_a_page(gateway: Server, browser: Browser, provider: Provider) -> None:
@@ -575,7 +703,14 @@ async def test_a_provider_that_does_not_answer_in_time_is_given_up(
     monkeypatch.setattr(flow, "PATIENCE", 0.3)
     provider.hangs = asyncio.Event()
     application = Application(authorize_url=provider.url, token_url=f"{provider.url}/token", client_id="gate")
-    begun = SignIn(connector="c", auth="a", redirect_url="", redirect_uri="http://gate.example/callback", expires=0)
+    begun = SignIn(
+        connector="c",
+        auth="a",
+        application="",
+        redirect_url="",
+        redirect_uri="http://gate.example/callback",
+        expires=0,
+    )
     with pytest.raises(flow.TokenRefused, match=r"did not answer within 0.3 s|could not be reached .ReadTimeout"):
         await flow.fetch_token(application, begun, "code")
     provider.hangs.set()
@@ -621,10 +756,14 @@ async def test_a_host_that_is_none_is_refused(gateway: Server, browser: Browser)
 async def test_a_key_that_cannot_be_kept_is_a_page(site: Site, provider: Provider, browser: Browser) -> None:
     configure(site, auth(provider))
     async with served(site) as gateway:
+        (site.state / FILE).write_bytes(b"\xff\xfe")
+        pages = [await browser.get(start(gateway))]
+        (site.state / FILE).unlink()
         (site.state / FILE).mkdir()
-        page = await browser.get(start(gateway))
-        assert (page.status, "cannot read or make the key" in page.text) == (500, True)
-        check_headers(page)
+        pages.append(await browser.get(start(gateway)))
+        for page in pages:
+            assert (page.status, "cannot read or make the key" in page.text) == (500, True)
+            check_headers(page)
 
 
 async def test_a_failure_of_the_gateway_itself_shows_and_logs_no_query(
@@ -782,6 +921,7 @@ async def test_a_package_that_lacks_its_config_says_what_is_missing(
         ("client_di: x", "connectors.fax.auths.OAuth.client_di: unknown key (did you mean client_id?)"),
         ("authorize_url: 'ftp://x'", "connectors.fax.auths.OAuth: authorize_url: not an http or https URL"),
         ("token_url: 'https://u@x/'", "connectors.fax.auths.OAuth: token_url: not an http or https URL"),
+        ("authorize_url: 'http://[/a'", "connectors.fax.auths.OAuth: authorize_url: not an http or https URL"),
         ("scope: {a: b}", "connectors.fax.auths.OAuth.scope: expected"),
         ("pkce: maybe", "connectors.fax.auths.OAuth.pkce: expected"),
         ("extra: {state: x}", "connectors.fax.auths.OAuth: extra: 'state' is not for others to say"),
@@ -812,6 +952,30 @@ def test_a_setting_that_cannot_be_used_is_refused_by_its_name(site: Site, sectio
         read_settings(site.file, environ={})
 
 
+@pytest.mark.parametrize(
+    ("url", "usable"),
+    [
+        ("HTTPS://provider.example:8443/token?x=y", True),
+        ("https://b\u00fccher.example", True),
+        ("http://[::1]:8000/token", True),
+        ("http\u017f://provider.example/", False),
+        ("http://[/a", False),
+        ("http://]/a", False),
+        ("http://:80/", False),
+        ("http://h:0/", False),
+        ("http://h:65536/", False),
+        ("http://h:x/", False),
+        ("http://h/\x00", False),
+        ("http://h/\u2003", False),
+        ("http://h\uff0fx/", False),
+    ],
+)
+def test_the_url_of_a_provider_has_a_host_and_a_port(url: str, usable: bool) -> None:
+    for name in ("authorize_url", "token_url"):
+        faults = [] if usable else [f"{name}: not an http or https URL without user and fragment"]
+        assert list(Application(**{name: url}).faults()) == faults
+
+
 def test_keys_and_parameters_of_old_are_still_accepted(site: Site) -> None:
     site.configure(
         "fax: {run: [cat], commands: {}, auths: {OAuth: {description: D, parameters: {p: {type: str}}}, Bare: }}"
@@ -840,10 +1004,10 @@ async def test_a_key_is_made_once_whoever_comes_first(tmp_path: Path) -> None:
     sealed = await asyncio.gather(*(asyncio.to_thread(one.close, b"x") for one in seals))
     assert all(one.open(text) == b"x" for one in seals for text in sealed)
     assert [one.name for one in folder.iterdir()] == [FILE]
-    with contextlib.suppress(OSError):
-        (folder / FILE).write_text("")
-    with pytest.raises(OSError, match="it is empty"):
-        Seal(None, folder).close(b"x")
+    for content, problem in ((b"", "it is empty"), (b"\xff\xfe", "it is no text")):
+        (folder / FILE).write_bytes(content)
+        with pytest.raises(OSError, match=problem):
+            Seal(None, folder).close(b"x")
 
 
 def test_parts_of_a_sealed_text_come_together_again() -> None:
@@ -852,6 +1016,12 @@ def test_parts_of_a_sealed_text_come_together_again() -> None:
         parts = cookies.parts("s", sealed)
         assert len(parts) == -(-length // cookies.PART)
         assert cookies.joined("s", {**parts, **cookies.parts("t", "other")}) == sealed
+
+
+def test_cookies_of_several_sign_ins_are_told_apart() -> None:
+    first, second = (cookies.parts(state, state * (cookies.PART + 1)) for state in "ab")
+    held = cookies.each({"session": "x", **second, "signin-x-0": "x", **first})
+    assert held == {cookies.name_of(state): state * (cookies.PART + 1) for state in "ab"}
 
 
 def test_a_gateway_where_nobody_signs_in_loads_nothing_for_it() -> None:

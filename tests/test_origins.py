@@ -56,6 +56,9 @@ def test_an_address_is_read_as_browsers_read_it(url: str, origin: tuple[object, 
         "http://localhost:8000/cb ",
         "http://localhost:8000/\u2028",
         "http://lo\u0441alhost:8000/cb",
+        "http\u017f://localhost:8000/cb",
+        "http://localho\u017ft:8000/cb",
+        "http://\u212aube:8000/cb",
         "http://localhost\uff0eevil.example:8000/cb",
         "http://localhost%2eevil.example/cb",
         "http://localhost:/cb",
@@ -125,7 +128,7 @@ def test_what_the_operator_says_is_all_that_counts() -> None:
 def test_without_a_word_the_settings_of_callbacks_tell() -> None:
     found = rules(
         None,
-        rewrite=["http://localhost:8000"],
+        rewrite=["http://b\u00fccher.example", "http://localhost:8000", "http://localhost:99999", "http://h?x=1"],
         hosts=["api.example:8443", "Plain.example.", "*.wild.example", "[::1]:9"],
         allow=["backend", "*.example.org", "10.0.0.0/8", "127.0.0.1", "fd00::/8", "::1", "a:b:c:d"],
     )
@@ -138,6 +141,10 @@ def test_without_a_word_the_settings_of_callbacks_tell() -> None:
         Origin(None, "127.0.0.1", None),
         Origin(None, "[::1]", None),
     )
+
+
+def test_a_name_with_letters_that_only_look_like_ours_tells_of_no_backend() -> None:
+    assert rules(None, hosts=["\u212aube:8000"], allow=["localho\u017ft"]) == ()
 
 
 def test_a_name_without_a_port_is_that_host_alone() -> None:

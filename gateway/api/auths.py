@@ -17,7 +17,8 @@ from gateway.api.routes import Access, Route
 from gateway.escapes import in_ascii
 from gateway.events import SignInEnded
 from gateway.oauth import cookies
-from gateway.oauth.flow import LIFE, SignIn, TokenRefused, authorize_url, fetch_token, is_code
+from gateway.oauth.answers import TokenRefused
+from gateway.oauth.flow import LIFE, SignIn, authorize_url, fetch_token, is_code
 from gateway.oauth.seal import Broken, Seal
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class AuthHandlers:
         sign_in = SignIn(
             connector=asked.connector,
             auth=asked.auth,
+            application=asked.application.digest,
             redirect_url=redirect_url,
             redirect_uri=f"{url}/callback",
             expires=time.time() + LIFE,
@@ -97,6 +99,7 @@ class AuthHandlers:
         parts = urlsplit(url)
         with _having_the_key():
             sealed = self._seal.close(msgspec.json.encode(sign_in))
+            given_up = self._given_up(request)
         for name, value in cookies.parts(sign_in.state, sealed).items():
             response.set_cookie(
                 name,
@@ -107,6 +110,7 @@ class AuthHandlers:
                 httponly=True,
                 samesite="Lax",
             )
+        _forget(request, response, parts.path, given_up)
         return response
 
     async def callback(self, request: web.Request) -> web.Response:
@@ -118,9 +122,7 @@ class AuthHandlers:
         except _Trouble as trouble:
             response = self._page(request, trouble)
         path = urlsplit(sign_in.redirect_uri.removesuffix("/callback")).path
-        for name in request.cookies:
-            if name.startswith(cookies.name_of(sign_in.state)):
-                response.del_cookie(name, path=path)
+        _forget(request, response, path, [cookies.name_of(sign_in.state)])
         return response
 
     # --- private
@@ -186,8 +188,8 @@ class AuthHandlers:
         unknown = _Trouble(
             400,
             "This sign-in is not known",
-            "It was begun more than ten minutes ago or in another browser, it is over already, or this browser keeps no"
-            " cookies.",
+            "It was begun more than ten minutes ago or in another browser, it is over already, the configuration has"
+            " changed since, or this browser keeps no cookies.",
             *said,
             _AGAIN,
         )
@@ -196,12 +198,26 @@ class AuthHandlers:
             raise unknown
         try:
             with _having_the_key():
-                sign_in = msgspec.json.decode(self._seal.open(sealed), type=SignIn)
+                sign_in = self._opened(sealed)
         except (Broken, msgspec.DecodeError) as problem:
             raise unknown from problem
-        if not sign_in.belongs(asked.connector, asked.auth, state, time.time()):
+        if not sign_in.belongs(asked.connector, asked.auth, asked.application, state, time.time()):
             raise unknown
         return sign_in
+
+    def _opened(self, sealed: str) -> SignIn:
+        return msgspec.json.decode(self._seal.open(sealed), type=SignIn)
+
+    def _given_up(self, request: web.Request) -> list[str]:
+        """Return all sign-ins but the latest: together they would outgrow what a request's head may have."""
+        begun = {name: self._end(sealed) for name, sealed in cookies.each(request.cookies).items()}
+        return sorted(begun, key=begun.__getitem__)[:-1]
+
+    def _end(self, sealed: str) -> float:
+        try:
+            return self._opened(sealed).expires
+        except (Broken, msgspec.DecodeError):
+            return 0.0
 
     async def _returned(self, request: web.Request, asked: _Asked, sign_in: SignIn) -> web.Response:
         query = request.query
@@ -240,6 +256,12 @@ def _redirect_url(query: str) -> str:
     if _SCHEME.match(value):
         return value
     return unquote(value.partition("&")[0])
+
+
+def _forget(request: web.Request, response: web.Response, path: str, sign_ins: list[str]) -> None:
+    for name in request.cookies:
+        if name.startswith(tuple(sign_ins)):
+            response.del_cookie(name, path=path)
 
 
 def _sent(url: str) -> web.Response:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import hdrs, web
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 
 class Access(enum.Enum):
@@ -41,15 +41,24 @@ def read(path: str, handler: Callable[[web.Request], Awaitable[web.StreamRespons
 
 
 def with_options(routes: list[Route]) -> list[Route]:
-    """Return the routes, and for each path one that says which methods it has. It is as open as they are."""
-    return [*routes, *(_options(path, routes) for path in dict.fromkeys(route.path for route in routes))]
+    """Return the routes, and for each path one that says which methods it has. It is as open as they are.
+
+    So is HEAD, which is refused where GET does something.
+    """
+    return [*routes, *(more for path in dict.fromkeys(route.path for route in routes) for more in _more(path, routes))]
 
 
-def _options(path: str, routes: list[Route]) -> Route:
-    allowed = sorted([hdrs.METH_OPTIONS, *(route.method for route in routes if route.path == path)])
+def _more(path: str, routes: list[Route]) -> Iterator[Route]:
+    methods = {route.method for route in routes if route.path == path}
+    allowed = sorted({hdrs.METH_OPTIONS, *methods})
     (access,) = {route.access for route in routes if route.path == path}
 
     async def options(_request: web.Request) -> web.Response:
         return web.Response(headers={hdrs.ALLOW: ", ".join(allowed)})
 
-    return Route(hdrs.METH_OPTIONS, path, options, access)
+    async def refused(request: web.Request) -> web.Response:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    yield Route(hdrs.METH_OPTIONS, path, options, access)
+    if hdrs.METH_GET in methods and hdrs.METH_HEAD not in methods:
+        yield Route(hdrs.METH_HEAD, path, refused, access)

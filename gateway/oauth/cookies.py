@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PART = 3800  # characters; browsers keep 4096 bytes of a cookie with its name and attributes
+
+_NAME = re.compile(r"(signin-[0-9a-f]{16}-)[0-9]+")
 
 
 def name_of(state: str) -> str:
@@ -25,6 +28,14 @@ def parts(state: str, sealed: str) -> dict[str, str]:
 
 def joined(state: str, cookies: Mapping[str, str]) -> str:
     """Return what the cookies of a sign-in hold together; nothing when there are none."""
-    name = name_of(state)
+    return _joined(name_of(state), cookies)
+
+
+def each(cookies: Mapping[str, str]) -> dict[str, str]:
+    """Return what the cookies of all sign-ins hold together, by the beginnings of their names."""
+    return {match[1]: _joined(match[1], cookies) for match in map(_NAME.fullmatch, cookies) if match is not None}
+
+
+def _joined(name: str, cookies: Mapping[str, str]) -> str:
     found = (cookies.get(f"{name}{number}") for number in itertools.count())
     return "".join(itertools.takewhile(bool, found))  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.oauth.answers import TokenRefused, in_json
+
 if TYPE_CHECKING:
     from authlib.integrations.httpx_client import AsyncOAuth2Client
 
@@ -23,15 +25,13 @@ PATIENCE = 15.0  # seconds for a provider to turn a code into a token
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
-class TokenRefused(Exception):
-    """There is no token; the message is for people, and holds neither secret nor code."""
-
-
 class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     """What the callback has to know of the first request."""
 
     connector: str
     auth: str
+    application: str
+    """Its digest: what was begun at one provider never ends at another one."""
     redirect_url: str
     """Where the browser goes with the token."""
     redirect_uri: str
@@ -41,10 +41,11 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     state: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(24))
     verifier: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(48))
 
-    def belongs(self, connector: str, auth: str, state: str, now: float) -> bool:
+    def belongs(self, connector: str, auth: str, application: Application, state: str, now: float) -> bool:
         """Tell whether a callback is this one's."""
         same = hmac.compare_digest(self.state.encode(), state.encode(errors="replace"))
-        return same and (self.connector, self.auth) == (connector, auth) and now < self.expires
+        begun = (self.connector, self.auth, self.application)
+        return same and begun == (connector, auth, application.digest) and now < self.expires
 
 
 def authorize_url(application: Application, sign_in: SignIn) -> str:
@@ -76,7 +77,7 @@ async def fetch_token(application: Application, sign_in: SignIn, code: str) -> b
 
     try:
         async with asyncio.timeout(PATIENCE), _client(application, sign_in) as client:
-            client.register_compliance_hook("access_token_response", _not_moved)
+            client.register_compliance_hook("access_token_response", in_json)
             proof = {} if application.pkce is False else {"code_verifier": sign_in.verifier}
             token = await client.fetch_token(application.token_url, grant_type="authorization_code", code=code, **proof)
             return msgspec.json.encode(_told(dict(token), application))
@@ -95,6 +96,7 @@ async def fetch_token(application: Application, sign_in: SignIn, code: str) -> b
         TypeError,
         LookupError,
         OverflowError,
+        RecursionError,
         httpx2.InvalidURL,
     ) as problem:  # whatever else a provider makes up
         raise TokenRefused("token_url answered something that is no token") from problem
@@ -108,13 +110,19 @@ def is_code(text: object) -> bool:
 def _client(application: Application, sign_in: SignIn) -> AsyncOAuth2Client:
     from authlib.integrations.httpx_client import AsyncOAuth2Client  # noqa: PLC0415 - who never signs in pays nothing
 
+    from gateway.oauth.transport import Bounded  # noqa: PLC0415
+
     return AsyncOAuth2Client(
         application.client_id,
         application.client_secret,
         token_endpoint_auth_method="client_secret_post" if application.client_secret else "none",
         scope=_scope(application),
         redirect_uri=sign_in.redirect_uri,
-        verify=ssl.create_default_context(),  # the system's authorities, as everywhere in the gateway
+        transport=Bounded(
+            verify=ssl.create_default_context(),  # the system's authorities, as everywhere in the gateway
+            trust_env=False,
+        ),
+        headers={"Accept-Encoding": "identity"},
         timeout=PATIENCE,
         follow_redirects=False,
         trust_env=False,
@@ -123,12 +131,6 @@ def _client(application: Application, sign_in: SignIn) -> AsyncOAuth2Client:
 
 def _scope(application: Application) -> str | None:
     return " ".join(application.scopes) or None
-
-
-def _not_moved(response: Any) -> Any:
-    if response.is_redirect:
-        raise TokenRefused(f"token_url answered {response.status_code}, a redirect, which is not followed")
-    return response
 
 
 def _told(token: dict[str, Any], application: Application) -> dict[str, Any]:

@@ -84,7 +84,10 @@ def _kept(file: Path) -> str:
 
 
 def _read(file: Path) -> str:
-    text = file.read_text().strip()
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as problem:
+        raise OSError(0, "it is no text", str(file)) from problem
     if not text:
         raise OSError(0, "it is empty", str(file))
     return text
