@@ -92,7 +92,7 @@ def test_check_and_list_say_that_all_is_well() -> None:
     assert listed.exit_code == 0
     assert "asked/Told" in listed.stdout
     [line] = [line for line in listed.stdout.splitlines() if line.startswith("echo/Send")]
-    assert line.split() == ["echo/Send", "to:str", "[pages:int]", "Send", "it"]
+    assert line.split() == ["echo/Send", "to:str", "[pages:int]", "5s", "Send", "it"]
     assert listed.stderr == ""
     assert "asked/Told" in [one["id"] for one in json.loads(listed_json.stdout)]
 
