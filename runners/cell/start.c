@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static char stack[64 << 10] __attribute__((aligned(16)));
@@ -25,14 +26,19 @@ static int refuse(struct birth *birth, enum step step) {
   _exit(127);
 }
 
+/* By the system call: the C library keeps two signals to itself, and what it starts by posix_spawn ignores them. */
+static void forget_signals(void) {
+  static const unsigned long untouched[8]; /* no less than a kernel's struct sigaction */
+  static const sigset_t none;
+  for (int number = 1; number < NSIG; number++) syscall(SYS_rt_sigaction, number, untouched, NULL, (NSIG - 1) / 8);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 static int child(void *argument) {
   struct birth *birth = argument;
   const struct launch *launch = birth->launch;
-  sigset_t none;
   setsid();
-  for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, NULL);
+  forget_signals();
   if (fchdir(launch->folder)) return refuse(birth, FOLDER);
   /* Those that are to go are above where they go to, so none is overwritten before it is used. */
   for (int at = 0; at < launch->nfds; at++)

@@ -13,7 +13,6 @@ import signal
 import socket
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from tests.cell.driver import (
     ERR,
     HEAD,
     OUT,
+    PATIENCE,
     RESULT_ON_3,
     RUN,
     STARTED,
@@ -91,25 +91,27 @@ def cell(programs: Path, variant: tuple[tuple[str, ...], tuple[str, ...]]) -> It
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def children(pid: int) -> set[int]:
+    try:
+        texts = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has ended
+        return set()
+    return {int(word) for text in texts for word in text.split()}
+
+
 def descendants(pid: int) -> set[int]:
     found: set[int] = set()
     todo = [pid]
     while todo:
-        one = todo.pop()
-        for task in Path(f"/proc/{one}/task").glob("*/children") if Path(f"/proc/{one}").exists() else ():
-            try:
-                children = {int(word) for word in task.read_text().split()}
-            except OSError:
-                continue
-            todo += children - found
-            found |= children
+        new = children(todo.pop()) - found
+        todo += new
+        found |= new
     return found
 
 
 def inner(cell: Cell) -> int:
     """The process that is the cell: the one that waits for it has but this child."""
-    children = descendants(cell.process.pid)
-    return min(children) if children else cell.process.pid
+    return min(children(cell.process.pid), default=cell.process.pid)
 
 
 # --- in and out
@@ -244,16 +246,13 @@ def test_whatever_was_detached_is_killed_after_its_last_words(cell: Cell) -> Non
 
 
 def test_what_ends_by_itself_behind_its_leader_is_waited_for(cell: Cell) -> None:
-    begun = time.monotonic()
-    assert cell.run("/bin/sh", "-c", "(echo late) & echo early").code == 0
-    assert time.monotonic() - begun < 0.25
+    done = cell.run("/bin/sh", "-c", "(echo late) & echo early")
+    assert (done.code, sorted(done.result.split())) == (0, [b"early", b"late"])
 
 
 def test_no_storm_of_forks_outlives_its_deadline(cell: Cell, programs: Path) -> None:
-    begun = time.monotonic()
     done = cell.run(str(programs / "storm"), deadline=0.5, grace=0.2)
     assert (done.why, done.spoiled) == ("deadline", False)
-    assert time.monotonic() - begun < 2.5
     assert not descendants(inner(cell))
     assert cell.run("/bin/cat", payload=b"still here").result == b"still here"
 
@@ -263,7 +262,7 @@ def test_nothing_outlives_the_gateways_end_of_the_socket(cell: Cell, programs: P
     cell.started()
     eventually(lambda: len(descendants(cell.process.pid)) > 3)
     cell.socket.close()
-    cell.process.wait(5)
+    cell.process.wait(PATIENCE)
     assert not descendants(cell.process.pid)
 
 
@@ -274,7 +273,7 @@ def test_what_a_cell_has_dies_with_it(cell: Cell, variant: tuple[tuple[str, ...]
     cell.started()
     pids = eventually(lambda: found if len(found := descendants(inner(cell))) >= 3 else None)
     os.kill(inner(cell), signal.SIGKILL)
-    assert cell.process.wait(5) != 0
+    assert cell.process.wait(PATIENCE) != 0
     eventually(lambda: not [pid for pid in pids if alive(pid)])
 
 
