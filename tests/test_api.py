@@ -644,8 +644,8 @@ async def test_only_probes_and_browsers_need_no_key(stranger: Server, table: tup
         ("POST", "/liveness", None, Access.KEY),
     ]:
         answer = await stranger.request(method, re.sub(r"\{\w+\}", "x", path))
-        # Whoever signs in there finds no such connector, and who only looks is not let in.
-        here = {"GET": 404, "HEAD": 405}.get(method, 200) if (method, path) in signing_in else 200
+        # Whoever signs in there finds no such connector.
+        here = 404 if (method, path) in signing_in and method != "OPTIONS" else 200
         expected = here if access is Access.OPEN else 401
         assert answer.status == expected, (method, path)
 
@@ -695,7 +695,7 @@ READS = [
     "/v1/auths",
     "/v1/jobs",
 ]
-VARYING = {"date", "x-request-id", "content-length"}
+VARYING = {"date", "x-request-id", "content-length", "x-run-duration"}
 
 
 def steady(answer: Answer) -> set[tuple[str, str]]:
@@ -719,33 +719,45 @@ async def test_options_names_the_methods(gateway: Server, path: str) -> None:
 
 
 async def test_options_names_the_methods_of_what_is_done_too_and_nothing_is_run(gateway: Server) -> None:
-    expected = {"do/echo/Go": "GET, OPTIONS, POST", "jobs/x/cancel": "OPTIONS, POST", "jobs/purge": "OPTIONS, POST"}
+    expected = {
+        "do/echo/Go": "GET, HEAD, OPTIONS, POST",
+        "jobs/x/cancel": "OPTIONS, POST",
+        "jobs/purge": "OPTIONS, POST",
+    }
     for path, methods in expected.items():
         answer = await gateway.request("OPTIONS", f"/v1/{path}", headers={"X-Request-Id": "only-asking"})
         assert (answer.status, answer.headers["Allow"], answer.raw) == (200, methods, b"")
-    head = await gateway.request("HEAD", "/v1/do/echo/Go", headers={"X-Request-Id": "only-asking"})
-    assert (head.status, head.raw) == (405, b"")
-    assert set(head.headers["Allow"].split(",")) == {"GET", "POST", "OPTIONS"}
     assert not gateway.events("run", request_id="only-asking")
     for method in ("HEAD", "OPTIONS"):
         assert (await gateway.request(method, "/nope")).status == 404
     assert (await gateway.request("HEAD", "/v1/jobs/no-such")).status == 404
 
 
-async def test_head_is_refused_without_a_key_where_an_open_route_does_something(site: Site) -> None:
+@pytest.mark.parametrize("size", [1, 3_000_000])
+async def test_head_does_what_get_does_and_leaves_the_body_out(site: Site, size: int) -> None:
+    program = site.python(
+        "big.py",
+        f"""
+        import json
+        print(json.dumps({{"command_response": {{"body": "x" * {size}, "mimetype": "text/plain", "http_status": 200}}}}))
+        """,
+    )
     entry = {
-        **ENTRIES["echo"],
-        "commands": {"Go": {"typeahead": {"category": "x", "prefix": "q"}, "parameters": {"q": {}}}},
+        "run": [str(program)],
+        "commands": {"Go": {"typeahead": {"category": "x", "prefix": "q"}, "parameters": {"q": {"required": False}}}},
     }
-    configure(site, {"echo": entry}, "{api_key: k3y, typeahead: open}")
+    configure(site, {"big": entry}, "{api_key: k3y, typeahead: open}")
     async with served(site) as gateway:
-        for path in ("auth/echo/OAuth", "auth/echo/OAuth/callback", "typeahead/x", "typeahead/none"):
-            head = await gateway.request("HEAD", f"/v1/{path}", headers={"X-Request-Id": "only-looking"})
-            assert (head.status, head.raw, head.headers["Allow"]) == (405, b"", "GET,OPTIONS")
-            assert "Set-Cookie" not in head.headers
-        assert (await gateway.request("HEAD", "/v1/do/echo/Go")).status == 401
-        assert not gateway.events("run", request_id="only-looking")
-        assert not gateway.events("sign_in")
+        key = {"Spiff-Connector-Proxy-Api-Key": "k3y"}
+        got = await gateway.get("/v1/do/big/Go", headers=key)
+        assert (got.status, len(got.raw) > size) == (200, True)
+        head = await gateway.request("HEAD", "/v1/do/big/Go", headers={**key, "X-Request-Id": "head"})
+        assert (head.status, head.raw, steady(head)) == (200, b"", steady(got))
+        assert head.headers["Content-Length"] == got.headers["Content-Length"]
+        assert len(gateway.events("run", request_id="head")) == 1
+        assert (await gateway.request("HEAD", "/v1/do/big/Go")).status == 401
+        none = await gateway.request("HEAD", "/v1/typeahead/none")
+        assert (none.status, none.raw) == ((await gateway.get("/v1/typeahead/none")).status, b"")
 
 
 async def test_options_is_answered_where_no_browser_may_call(site: Site) -> None:
@@ -754,7 +766,7 @@ async def test_options_is_answered_where_no_browser_may_call(site: Site) -> None
         preflight = {"Origin": "http://a.example", "Access-Control-Request-Method": "POST"}
         for headers in ({}, preflight):
             answer = await gateway.request("OPTIONS", "/v1/do/echo/Go", headers=headers)
-            assert (answer.status, answer.headers["Allow"], answer.raw) == (200, "GET, OPTIONS, POST", b"")
+            assert (answer.status, answer.headers["Allow"], answer.raw) == (200, "GET, HEAD, OPTIONS, POST", b"")
             assert not [name for name in answer.headers if name.startswith("Access-Control")]
         assert (await gateway.request("OPTIONS", "/nope")).status == 404
 

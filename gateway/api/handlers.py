@@ -14,7 +14,7 @@ from gateway.api.auths import AuthHandlers
 from gateway.api.jobs import JobHandlers
 from gateway.api.peers import ALONE
 from gateway.api.responses import json_response, of_job, of_reply, raw_json
-from gateway.api.routes import Access, Route, read, with_options
+from gateway.api.routes import Access, Route, whole
 from gateway.api.status import status_of_team
 from gateway.api.team import TeamHandlers
 from gateway.api.typeahead import TypeaheadHandlers
@@ -55,16 +55,16 @@ class Handlers:
     def routes(self) -> list[Route]:
         """Return the table of routes."""
         do = "/v1/do/{connector}/{command}"
-        return with_options(
+        return whole(
             [
-                *read("/", self.root, Access.OPEN),
-                *read("/liveness", self.liveness, Access.OPEN),
-                *read("/v1/liveness", self.liveness, Access.OPEN),
-                *read("/v1/readiness", self.readiness, Access.OPEN),
-                *read("/v1/status", self.status, Access.KEY),
-                *read("/metrics", self.metrics, Access.METRICS),
-                *read("/v1/commands", self.commands, Access.KEY),
-                *read("/v1/auths", self.auths, Access.KEY),
+                Route("GET", "/", self.root, Access.OPEN),
+                Route("GET", "/liveness", self.liveness, Access.OPEN),
+                Route("GET", "/v1/liveness", self.liveness, Access.OPEN),
+                Route("GET", "/v1/readiness", self.readiness, Access.OPEN),
+                Route("GET", "/v1/status", self.status, Access.KEY),
+                Route("GET", "/metrics", self.metrics, Access.METRICS),
+                Route("GET", "/v1/commands", self.commands, Access.KEY),
+                Route("GET", "/v1/auths", self.auths, Access.KEY),
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
@@ -182,7 +182,7 @@ async def _body(request: web.Request) -> bytearray:
 
 
 def _fields(body: bytearray, *, method: str) -> Object:
-    if not body and method == "GET":
+    if not body and method != "POST":
         return {}
     try:
         return read_object(body)

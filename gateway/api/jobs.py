@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.api.peers import ALONE, ask
 from gateway.api.responses import json_response
-from gateway.api.routes import Access, Route, read
+from gateway.api.routes import Access, Route
 from gateway.errors import InvalidRequest
 from gateway.jobs.background import worker_of
 from gateway.jobs.port import OPEN, JobConflict, JobNotFound, JobsUnavailable, Query, State
@@ -39,9 +39,9 @@ class JobHandlers:
     def routes(self) -> list[Route]:
         """Return the table of routes."""
         return [
-            *read("/v1/jobs", self.list, Access.KEY),
+            Route("GET", "/v1/jobs", self.list, Access.KEY),
             Route("POST", "/v1/jobs/purge", self.purge, Access.KEY),
-            *read("/v1/jobs/{id}", self.show, Access.KEY),
+            Route("GET", "/v1/jobs/{id}", self.show, Access.KEY),
             Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.KEY),
             Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.KEY),
         ]

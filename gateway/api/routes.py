@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import hdrs, web
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
 
 class Access(enum.Enum):
@@ -35,30 +35,19 @@ class Route(NamedTuple):
     access: Access
 
 
-def read(path: str, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], access: Access) -> list[Route]:
-    """Return the routes of what is only looked at: HEAD answers as GET does, without the body."""
-    return [Route(method, path, handler, access) for method in (hdrs.METH_GET, hdrs.METH_HEAD)]
+def whole(routes: list[Route]) -> list[Route]:
+    """Return them, and HEAD wherever GET is, as open as that, and OPTIONS for each path, which tells its methods."""
+    heads = [route._replace(method=hdrs.METH_HEAD) for route in routes if route.method == hdrs.METH_GET]
+    routes = [*routes, *heads]
+    return [*routes, *(_options(path, routes) for path in dict.fromkeys(route.path for route in routes))]
 
 
-def with_options(routes: list[Route]) -> list[Route]:
-    """Return the routes, and for each path one that says which methods it has. It is as open as they are.
-
-    So is HEAD, which is refused where GET does something.
-    """
-    return [*routes, *(more for path in dict.fromkeys(route.path for route in routes) for more in _more(path, routes))]
-
-
-def _more(path: str, routes: list[Route]) -> Iterator[Route]:
-    methods = {route.method for route in routes if route.path == path}
-    allowed = sorted({hdrs.METH_OPTIONS, *methods})
-    (access,) = {route.access for route in routes if route.path == path}
+def _options(path: str, routes: list[Route]) -> Route:
+    here = [route for route in routes if route.path == path]
+    allowed = ", ".join(sorted({hdrs.METH_OPTIONS, *(route.method for route in here)}))
+    (access,) = {route.access for route in here}
 
     async def options(_request: web.Request) -> web.Response:
-        return web.Response(headers={hdrs.ALLOW: ", ".join(allowed)})
+        return web.Response(headers={hdrs.ALLOW: allowed})
 
-    async def refused(request: web.Request) -> web.Response:
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
-
-    yield Route(hdrs.METH_OPTIONS, path, options, access)
-    if hdrs.METH_GET in methods and hdrs.METH_HEAD not in methods:
-        yield Route(hdrs.METH_HEAD, path, refused, access)
+    return Route(hdrs.METH_OPTIONS, path, options, access)
