@@ -17,12 +17,12 @@ import pytest
 import pytest_asyncio
 
 from gateway.warden.cgroup import Groups
-from tests.conftest import leaving_nothing
 from tests.installing import installed
+from tests.one_gateway import nothing_is_left, nothing_is_left_of_the_file  # noqa: F401
 from tests.support import PATIENCE, Answer, Server, Site, eventually, gone, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 FIXTURES = Path(__file__).parent / "fixtures" / "modes"
 COMMANDS = (
@@ -63,17 +63,6 @@ true
 """
 
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """Processes that are kept come and go: what is left is asked of the gateways at their end."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def nothing_is_left_of_the_file() -> Iterator[None]:
-    with leaving_nothing():
-        yield
 
 
 def lay_out(site: Site, *, cgroup: bool) -> None:

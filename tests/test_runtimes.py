@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 import uv
 
-from tests.conftest import leaving_nothing
 from tests.installing import FIXTURES, ROOT, installed, synthetic, wheel
+from tests.one_gateway import nothing_is_left, nothing_is_left_of_the_file  # noqa: F401
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 NO_JAVA = [name for name in ("java", "javac", "mvn") if shutil.which(name) is None]
@@ -75,17 +75,6 @@ public class Tiny implements connector.Connector {
   public String execute(String request) { return "{\\"told\\":\\"☃\\"}"; }
 }
 """
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """The gateway serves the whole file and keeps processes between calls: the file is what must leave nothing."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_the_file() -> Iterator[None]:
-    with leaving_nothing():
-        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

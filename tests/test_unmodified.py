@@ -13,13 +13,13 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.conftest import leaving_nothing
 from tests.installing import FIXTURES, installed
 from tests.jobs.support import Backend, caller
+from tests.one_gateway import nothing_is_left, nothing_is_left_of_the_file  # noqa: F401
 from tests.support import Answer, Server, Site, eventually, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 CONNECTORS = """
@@ -52,17 +52,6 @@ build-backend = "setuptools.build_meta"
 [tool.setuptools]
 packages = ["connector_odd", "connector_odd.commands"]
 """
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """The gateway serves the whole file and keeps processes between calls: the file is what must leave nothing."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_the_file() -> Iterator[None]:
-    with leaving_nothing():
-        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -10,12 +10,12 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.conftest import leaving_nothing
 from tests.installing import ROOT
+from tests.one_gateway import nothing_is_left, nothing_is_left_of_the_file  # noqa: F401
 from tests.support import Server, Site
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 IGNORED = shutil.ignore_patterns("__pycache__", "node_modules")
@@ -27,17 +27,6 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("samples")
     shutil.copytree(ROOT / "connectors.d", folder / "connectors.d", ignore=IGNORED)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> None:
-    """A gateway serves a whole file and keeps processes between calls: the file is what must leave nothing."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_the_file() -> Iterator[None]:
-    with leaving_nothing():
-        yield
 
 
 @pytest_asyncio.fixture
