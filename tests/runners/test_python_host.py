@@ -431,6 +431,16 @@ def test_of_two_commands_of_one_name_the_last_wins_and_it_is_told(connector: Bui
 # ---- execute: packages of classes
 
 
+@pytest.mark.parametrize("flask", ["1/0", "class Flask:\n    def __init__(self, *a, **k):\n        1/0\n"])
+def test_a_broken_flask_is_told_and_stops_nobody_who_does_not_use_it(connector: Build, flask: str) -> None:
+    command = "class Send:\n    def execute(self, config, task_data):\n        return config['line']\n"
+    files = {"flask.py": flask, "connector_x/__init__.py": "", "connector_x/commands/__init__.py": ""}
+    files["connector_x/commands/send.py"] = command
+    reply = connector(files, package="connector_x").execute("Send", config={"line": "2"})
+    assert (reply.status, reply.value) == (0, "2")
+    assert reply.log == "flask.current_app cannot be provided: ZeroDivisionError: division by zero\n"
+
+
 def test_a_version_2_result_passes_unchanged(synthetic: Host) -> None:
     params = {"to": "+47 ☃", "pages": 2}
     reply = synthetic.execute("SendFax", params, config={"FAX_LINE": "2"}, task_data={"case": "é"})

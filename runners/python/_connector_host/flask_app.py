@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import sys
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 NAME = "connector_proxy"
@@ -46,7 +47,8 @@ def _application() -> Optional[Tuple[Any, Dict[str, Any]]]:
         from flask import Flask  # noqa: PLC0415
 
         app = Flask(NAME, root_path=HERE, instance_path=HERE, static_folder=None)
-    except Exception:  # noqa: BLE001  (it is broken: whoever imports it will tell)
+    except Exception as problem:  # noqa: BLE001  (a package that does not use it is served all the same)
+        print(f"flask.current_app cannot be provided: {type(problem).__name__}: {problem}", file=sys.stderr)
         return None
     app.logger.setLevel(logging.INFO)
     return app, dict(app.config)
