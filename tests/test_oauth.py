@@ -314,6 +314,14 @@ async def test_the_address_to_return_to_is_the_rest_of_the_query(gateway: Server
         assert (await sign_in(gateway, browser, sent)).location.startswith(arrives)
 
 
+async def test_who_only_looks_at_a_callback_does_not_end_the_sign_in(gateway: Server, browser: Browser) -> None:
+    back = (await browser.get((await browser.get(start(gateway))).location)).location
+    async with browser.session.head(URL(back, encoded=True)) as head:
+        assert (head.status, "Set-Cookie" in head.headers) == (200, False)
+        assert {name: head.headers.get(name) for name in HEADERS} == HEADERS
+    assert (await browser.get(back)).token["access_token"] == ACCESS
+
+
 async def test_several_sign_ins_in_one_browser_do_not_meet(gateway: Server, browser: Browser) -> None:
     first = await browser.get(start(gateway, f"{BACKEND}/first"))
     second = await browser.get(start(gateway, f"{BACKEND}/second"))

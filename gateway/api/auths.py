@@ -75,6 +75,7 @@ class AuthHandlers:
         return [
             Route("GET", PATH, self._told(self.begin), Access.OPEN),
             Route("GET", f"{PATH}/callback", self._told(self.callback), Access.OPEN),
+            *(Route("HEAD", path, self._told(self.look), Access.OPEN) for path in (PATH, f"{PATH}/callback")),
         ]
 
     async def begin(self, request: web.Request) -> web.Response:
@@ -124,6 +125,10 @@ class AuthHandlers:
         path = urlsplit(sign_in.redirect_uri.removesuffix("/callback")).path
         _forget(request, response, path, [cookies.name_of(sign_in.state)])
         return response
+
+    async def look(self, _request: web.Request) -> web.Response:
+        """Answer who only looks, a scanner of links for one: nothing begins, and no sign-in ends."""
+        return web.Response()
 
     # --- private
 

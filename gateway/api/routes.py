@@ -36,8 +36,10 @@ class Route(NamedTuple):
 
 
 def whole(routes: list[Route]) -> list[Route]:
-    """Return them, and HEAD wherever GET is, as open as that, and OPTIONS for each path, which tells its methods."""
-    heads = [route._replace(method=hdrs.METH_HEAD) for route in routes if route.method == hdrs.METH_GET]
+    """Return them, and HEAD wherever GET alone is, and for each path OPTIONS, which tells its methods."""
+    own = {route.path for route in routes if route.method == hdrs.METH_HEAD}
+    gets = [route for route in routes if route.method == hdrs.METH_GET and route.path not in own]
+    heads = [route._replace(method=hdrs.METH_HEAD) for route in gets]
     routes = [*routes, *heads]
     return [*routes, *(_options(path, routes) for path in dict.fromkeys(route.path for route in routes))]
 
