@@ -14,7 +14,8 @@ import msgspec
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.process import Completed, StartFailed
 from gateway.protocol import DescribeRequest, Description, read_description
-from gateway.runtimes.base import BUILT, RUNNERS, digest, tree_facts
+from gateway.runners import RUNNERS
+from gateway.runtimes.base import BUILT, digest, tree_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,10 +27,6 @@ FOLDERS = 300  # folders that are searched for them
 BUILT = {"__pycache__", "node_modules", "target"}
 """Folders that tools fill."""
 
-_PACKAGE = Path(__file__).parent.parent
-RUNNERS = _PACKAGE / "_runners" if (_PACKAGE / "_runners").exists() else _PACKAGE.parent / "runners"
-"""The hosts on the other side of the pipe: inside the wheel, or beside the package in a checkout."""
-
 
 class Place(NamedTuple):
     """Where a connector is defined and may keep what is built for it. Paths are absolute."""

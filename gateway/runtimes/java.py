@@ -11,8 +11,8 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from gateway.errors import Quarantine
+from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
-    RUNNERS,
     Build,
     CommandLine,
     Place,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
-    RUNNERS,
     Build,
     CommandLine,
     Place,

@@ -14,8 +14,8 @@ import msgspec
 import uv
 
 from gateway.errors import Quarantine
+from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
-    RUNNERS,
     Build,
     CommandLine,
     Place,

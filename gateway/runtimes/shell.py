@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.runtimes.base import RUNNERS, CommandLine, Place, find_program, must_exist
+from gateway.runners import RUNNERS
+from gateway.runtimes.base import CommandLine, Place, find_program, must_exist
 
 if TYPE_CHECKING:
     from gateway.process import Mode
