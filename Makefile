@@ -44,4 +44,4 @@ wheel: setup ## Build the wheel into dist/
 	$(BIN)/uv build --wheel
 
 clean: ## Remove what setup, tests and demo have made
-	rm -rf .venv .gateway dist build .mypy_cache .ruff_cache
+	rm -rf .venv .gateway dist build .mypy_cache .ruff_cache runners/cell/cell runners/cell/cell.sources runners/cell/.cell.*
