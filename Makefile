@@ -20,11 +20,12 @@ test: setup ## Run the tests
 	@PYTHON=$(PYTHON) scripts/setup tests
 	$(BIN)/pytest
 
-lint: setup ## ruff, mypy --strict, layers, docs
+lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
+	! command -v gcc >/dev/null || runners/cell/build --check
 
 soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)
 	$(BIN)/python bench/soak.py
