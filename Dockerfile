@@ -19,7 +19,7 @@ RUN apt-get update \
 
 FROM base AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3-venv \
+ && apt-get install -y --no-install-recommends python3-venv gcc libc6-dev \
  && apt-get clean && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY pyproject.toml uv.lock ./
@@ -30,7 +30,7 @@ ENV PATH=/opt/uv/bin:$PATH \
     UV_PROJECT_ENVIRONMENT=/opt/gateway UV_PYTHON=python3 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CACHE=1 \
     UV_COMPILE_BYTECODE=1
 RUN uv sync --locked --no-dev --no-install-project
-COPY README.md LICENSE CHANGELOG.md ./
+COPY README.md LICENSE CHANGELOG.md hatch_build.py ./
 COPY gateway/ gateway/
 COPY runners/ runners/
 RUN uv sync --locked --no-dev --no-editable

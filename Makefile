@@ -41,7 +41,7 @@ format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-wheel: setup ## Build the wheel into dist/
+wheel: setup ## Build the wheel into dist/, for this platform (or GATEWAY_CELL_TARGET=aarch64-linux-musl)
 	$(BIN)/uv build --wheel
 
 clean: ## Remove what setup, tests and demo have made

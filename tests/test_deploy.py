@@ -57,6 +57,20 @@ def test_the_image_has_what_health_checks_and_requirements_need() -> None:
     assert "\nUSER gateway\n" in final
 
 
+def test_the_image_is_built_from_what_it_is_given_and_its_compiler_stays_behind() -> None:
+    text = (DEPLOY.parent / "Dockerfile").read_text()
+    (build,) = re.findall(r"^FROM base AS build\n(.*?)^FROM ", text, flags=re.MULTILINE | re.DOTALL)
+    assert "gcc libc6-dev" in build  # of the cell
+    assert "gcc" not in text.replace(build, "")
+    given = set(re.findall(r"^!(\S+)$", (DEPLOY.parent / ".dockerignore").read_text(), flags=re.MULTILINE))
+    copied = {
+        name.rstrip("/")
+        for names in re.findall(r"^COPY ([^-].*) \S+$", text, flags=re.MULTILINE)
+        for name in names.split()
+    }
+    assert copied == given
+
+
 def test_compose_gives_a_drain_its_time_and_probes_what_is_alive(compose: Any) -> None:
     for name in ("one", "two"):
         gateway = compose["services"][name]
