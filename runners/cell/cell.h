@@ -89,6 +89,8 @@ struct message {
 int message_read(int control, struct message *into);
 /* The body of a message, in place or mapped; NULL when it is not what its head says. `message_release` ends it. */
 const char *message_body(struct message *message, size_t fixed);
+/* Cut the words of a RUN's body apart: arguments, NULL, variables, NULL. False when they are not what its head says. */
+bool message_words(const struct run_message *asked, const char *body, char **words, size_t room);
 void message_release(struct message *message);
 /* Have a message's descriptor and mapping kept by another one, which has none. */
 void message_hand_over(struct message *from, struct message *to);

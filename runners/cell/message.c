@@ -55,6 +55,24 @@ const char *message_body(struct message *message, size_t fixed) {
   return where;
 }
 
+bool message_words(const struct run_message *asked, const char *body, char **words, size_t room) {
+  if (asked->words > asked->head.body || asked->argc == 0) return false;
+  uint64_t count = (uint64_t)asked->argc + asked->envc;
+  if (count > WORDS || count + 2 > room) return false;
+  if (asked->words && body[asked->words - 1]) return false;
+  const char *at = body, *end = body + asked->words;
+  size_t place = 0;
+  for (uint32_t word = 0; word < count; word++) {
+    if (word == asked->argc) words[place++] = NULL;
+    if (at >= end) return false;
+    words[place++] = (char *)at;
+    at += strlen(at) + 1;
+  }
+  if (asked->envc == 0) words[place++] = NULL;
+  words[place] = NULL;
+  return at == end;
+}
+
 void message_release(struct message *message) {
   if (message->mapped) munmap((void *)message->mapped, message->mapped_size);
   message->mapped = NULL;

@@ -72,24 +72,6 @@ static void tell_failed(uint32_t run, enum step step, int error) {
 
 /* --- a new run */
 
-/* Cut the words of a message apart: false when they are not what its head says. */
-static bool read_words(const struct run_message *asked, const char *body) {
-  if (asked->words > asked->head.body || asked->argc == 0) return false;
-  if (asked->argc > WORDS || asked->envc > WORDS || asked->argc + asked->envc > WORDS) return false;
-  if (asked->words && body[asked->words - 1]) return false;
-  const char *at = body, *end = body + asked->words;
-  uint32_t count = asked->argc + asked->envc, place = 0;
-  for (uint32_t word = 0; word < count; word++) {
-    if (word == asked->argc) words[place++] = NULL;
-    if (at >= end) return false;
-    words[place++] = (char *)at;
-    at += strlen(at) + 1;
-  }
-  if (asked->envc == 0) words[place++] = NULL;
-  words[place] = NULL;
-  return at == end;
-}
-
 static bool make_pipe(int *ours, int *theirs, bool we_write) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC)) return false;
@@ -144,7 +126,7 @@ static void begin(void) {
   const struct run_message asked = incoming.run;
   uint32_t run = asked.head.run;
   const char *body = incoming.size >= sizeof asked ? message_body(&incoming, sizeof asked) : NULL;
-  if (cell.state != IDLE || !body || !read_words(&asked, body)) {
+  if (cell.state != IDLE || !body || !message_words(&asked, body, words, sizeof words / sizeof *words)) {
     message_release(&incoming);
     tell_failed(run, WIRE, cell.state != IDLE ? EBUSY : EBADMSG);
     return;
