@@ -16,9 +16,10 @@ demo: setup ## Start the gateway on the connectors of this repository, call each
 cluster-demo: setup ## Two gateways, PostgreSQL and HAProxy on this machine: kill one, restart both, nothing is lost
 	@$(BIN)/python scripts/cluster_demo.py
 
-test: setup ## Run the tests
+test: setup ## Run the tests, and those of the cell a second time with sanitizers
 	@PYTHON=$(PYTHON) scripts/setup tests
 	$(BIN)/pytest
+	CELL_SANITIZED=1 $(BIN)/pytest -q tests/cell
 
 lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 	$(BIN)/ruff check .
@@ -45,4 +46,5 @@ wheel: setup ## Build the wheel into dist/, for this platform (or GATEWAY_CELL_T
 	$(BIN)/uv build --wheel
 
 clean: ## Remove what setup, tests and demo have made
-	rm -rf .venv .gateway dist build .mypy_cache .ruff_cache runners/cell/cell runners/cell/cell.sources runners/cell/.cell.*
+	rm -rf .venv .gateway dist build .mypy_cache .ruff_cache
+	rm -rf runners/cell/cell runners/cell/cell.sources runners/cell/.cell.*

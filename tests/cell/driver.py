@@ -25,6 +25,7 @@ RUN_REST = struct.Struct("=IIIIIIQQQ")
 ENDED_REST = struct.Struct("=IIIIIIQQQQ")
 INLINE = 64 << 10
 PATIENCE = 20.0
+FOUND = 86  # as sanitizers.c says
 
 
 class Ended(NamedTuple):
@@ -73,7 +74,7 @@ class Cell:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
-        self.process.wait(PATIENCE)
+        assert self.process.wait(PATIENCE) != FOUND, "a sanitizer has found something"
 
     def send(self, data: bytes, fd: int = -1) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
