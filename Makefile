@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo cluster-demo test lint soak bench format wheel clean
+.PHONY: help setup demo cluster-demo test lint fuzz soak torture bench format wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -27,6 +27,10 @@ lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
 	! command -v gcc >/dev/null || runners/cell/build --check
+
+fuzz: setup ## Feed the cell's reader of messages what is none, for a minute ([SECONDS=60])
+	@PYTHON=$(PYTHON) scripts/setup tests
+	tests/cell/fuzz $(or $(SECONDS),60)
 
 soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)
 	$(BIN)/python bench/soak.py
