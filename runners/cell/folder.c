@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -25,8 +26,15 @@ static struct place place_of(int folder) {
 
 static bool same(struct place one, struct place other) { return one.device == other.device && one.inode == other.inode; }
 
+static bool kept(const struct names *keep, const char *name) {
+  if (!keep) return false;
+  for (size_t at = 0; at < keep->size; at += strlen(keep->text + at) + 1)
+    if (!strcmp(keep->text + at, name)) return true;
+  return false;
+}
+
 /* Remove the files of a folder; the descriptor of a folder in it that is not empty, -1 when there is none, -2 on failure. */
-static int unlink_files(int folder) {
+static int unlink_files(int folder, const struct names *keep) {
   int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
   DIR *entries = copy < 0 ? NULL : fdopendir(copy);
   if (!entries) {
@@ -35,7 +43,7 @@ static int unlink_files(int folder) {
   }
   int inner = -1;
   for (struct dirent *one; inner == -1 && (one = readdir(entries));) {
-    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..")) continue;
+    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || kept(keep, one->d_name)) continue;
     if (!unlinkat(folder, one->d_name, 0)) continue;
     if (errno != EISDIR && errno != EPERM) {
       inner = -2;
@@ -53,20 +61,45 @@ static int unlink_files(int folder) {
   return inner;
 }
 
-bool folder_empty(int folder) {
+bool folder_names(int folder, struct names *into) {
+  free(into->text);
+  *into = (struct names){0};
+  int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *entries = copy < 0 ? NULL : fdopendir(copy);
+  if (!entries) {
+    close_fd(&copy);
+    return false;
+  }
+  bool whole = true;
+  for (struct dirent *one; whole && (one = readdir(entries));) {
+    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..")) continue;
+    size_t length = strlen(one->d_name) + 1;
+    char *more = realloc(into->text, into->size + length);
+    whole = more != NULL;
+    if (!whole) break;
+    memcpy(more + into->size, one->d_name, length);
+    into->text = more;
+    into->size += length;
+  }
+  closedir(entries);
+  return whole;
+}
+
+bool folder_empty(int folder, const struct names *keep) {
   struct place top = place_of(folder);
   fchmod(folder, 0700);
   int at = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   for (int steps = 0; at >= 0 && steps < DEEPEST * 4; steps++) {
     fchmod(at, 0700);
-    int inner = unlink_files(at);
+    bool is_top = same(place_of(at), top);
+    int inner = unlink_files(at, is_top ? keep : NULL);
     if (inner >= 0) {
       close(at);
       at = inner;
       continue;
     }
     if (inner == -2) break;
-    if (same(place_of(at), top)) {
+    if (is_top) {
       close(at);
       return true;
     }

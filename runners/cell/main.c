@@ -1,4 +1,5 @@
-/* cell --control FD --folder PATH [--own-processes [--own-network]]: serve the gateway.
+/* cell --control FD --folder PATH [SANDBOX...]: serve the gateway.
+   cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]: run one program, to try a sandbox by hand.
    cell --self-test: say what this machine gives. */
 #define _GNU_SOURCE
 #include "cell.h"
@@ -9,30 +10,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static int usage(void) {
-  fputs("usage: cell --control FD --folder PATH [--own-processes [--own-network]]\n"
-        "       cell --self-test\n", stderr);
+  fputs("usage: cell --control FD --folder PATH [SANDBOX...]\n"
+        "       cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]\n"
+        "       cell --self-test\n"
+        "sandbox: --namespaces --no-network --private-tmp BYTES --hide PATH --show PATH --restrict --read PATH --write PATH\n"
+        "         --filter --user UID:GID --max-pids N --max-disk BYTES --oom N\n", stderr);
   return 2;
-}
-
-/* Try a wish in a child, since it may end up in another process. */
-static int given(int wanted) {
-  fflush(NULL);
-  pid_t pid = fork();
-  if (pid == 0) _exit(isolate(wanted));
-  int status = 0;
-  return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 0;
-}
-
-static int self_test(void) {
-  int all = given(OWN_PROCESSES | OWN_NETWORK);
-  printf("own processes (PID, mount, IPC namespaces): %s\n", all & OWN_PROCESSES ? "yes" : "no, a subreaper instead");
-  printf("own network: %s\n", all & OWN_NETWORK ? "yes" : "no");
-  return 0;
 }
 
 static int failed(const char *what) {
@@ -40,25 +27,127 @@ static int failed(const char *what) {
   return 71;
 }
 
+static void sandbox_init(struct sandbox *sandbox) {
+  *sandbox = (struct sandbox){.folder = -1, .oom = -1, .landlock = -1, .queues = -1};
+  for (int at = 0; at < TMPS; at++) sandbox->tmps[at].fd = -1;
+}
+
+static bool open_folder(struct sandbox *sandbox, const char *path) {
+  sandbox->folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  return sandbox->folder >= 0 && (sandbox->folder_path = realpath(path, NULL));
+}
+
+/* --- the self-test */
+
+static const struct {
+  unsigned wanted, other;
+  const char *name, *how, *otherwise;
+} steps[] = {
+    {NAMESPACES, 0, "namespaces", "", NULL},
+    {USER_NAMESPACE, 0, "user namespace", "", NULL},
+    {NO_NETWORK, NO_NETWORK_FILTERED, "network", " by namespace", " by filter"},
+    {PRIVATE_TMP, 0, "private tmp", "", NULL},
+    {HIDDEN, HIDDEN_BY_LANDLOCK, "hiding", " by mounts", " by landlock"},
+    {RESTRICTED, 0, "restricting", " by landlock", NULL},
+    {FILTERED, 0, "filter", " by seccomp", NULL},
+    {OTHER_USER, 0, "user", "", NULL},
+};
+
+static void describe(const struct sandbox *all, const struct sandbox *user) {
+  for (size_t at = 0; at < sizeof steps / sizeof *steps; at++) {
+    const struct sandbox *one = steps[at].wanted == OTHER_USER ? user : all;
+    int bit = __builtin_ctz(steps[at].wanted);
+    if (one->got & steps[at].wanted)
+      printf("%s: yes%s%s\n", steps[at].name, *steps[at].how ? "," : "", steps[at].how);
+    else if (steps[at].other && one->got & steps[at].other)
+      printf("%s: yes,%s\n", steps[at].name, steps[at].otherwise);
+    else if (steps[at].wanted == USER_NAMESPACE && one->got & NAMESPACES)
+      printf("%s: no, not needed\n", steps[at].name);
+    else
+      printf("%s: no, %s\n", steps[at].name,
+             one->refused[bit] ? strerror(one->refused[bit]) : steps[at].wanted == OTHER_USER ? "only root can" : "it needs namespaces");
+  }
+  int version = landlock_version();
+  if (version) printf("landlock: yes, version %d\n", version);
+  else printf("landlock: no, this kernel has none or keeps it off\n");
+}
+
+/* Enter a sandbox in a child, since it may end up in another process, and be told what it has got. */
+static struct sandbox tried(unsigned wanted) {
+  struct sandbox sandbox;
+  int ends[2];
+  sandbox_init(&sandbox);
+  if (pipe2(ends, O_CLOEXEC)) return sandbox;
+  fflush(NULL);
+  pid_t pid = fork();
+  if (pid == 0) {
+    sandbox.wanted = wanted;
+    sandbox.tmp_bytes = 1 << 20;
+    mark(&sandbox, HIDE, "/root");
+    bool entered = open_folder(&sandbox, "/usr") && sandbox_enter(&sandbox);
+    _exit(!entered || write(ends[1], &sandbox, sizeof sandbox) != (ssize_t)sizeof sandbox);
+  }
+  close(ends[1]);
+  if (pid < 0 || read(ends[0], &sandbox, sizeof sandbox) != (ssize_t)sizeof sandbox) sandbox_init(&sandbox);
+  close(ends[0]);
+  while (pid > 0 && waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
+  }
+  return sandbox;
+}
+
+static int self_test(void) {
+  struct sandbox all = tried(NAMESPACES | NO_NETWORK | PRIVATE_TMP | HIDDEN | RESTRICTED | FILTERED);
+  struct sandbox user = tried(0);
+  if (!geteuid()) user.got |= OTHER_USER;
+  describe(&all, &user);
+  return 0;
+}
+
+/* --- by hand */
+
+static int run_one(const struct sandbox *sandbox, char **argv) {
+  extern char **environ;
+  static const int fds[] = {0, 1, 2};
+  const struct launch launch = {argv, environ, fds, 3, sandbox->folder, sandbox};
+  enum step step;
+  int error, status = 0;
+  pid_t pid = start(&launch, &step, &error);
+  if (pid < 0) {
+    fprintf(stderr, "cell: %s: step %d: %s\n", argv[0], step, strerror(error));
+    return 126;
+  }
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  do signal_all(SIGKILL);
+  while (waitpid(-1, NULL, 0) > 0);
+  if (!sandbox_empty(sandbox)) fputs("cell: something is left\n", stderr);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
 int main(int argc, char **argv) {
-  int control = -1, wanted = 0;
+  int control = -1;
+  bool by_hand = false;
   const char *path = NULL;
-  for (int at = 1; at < argc; at++) {
+  char **program = NULL;
+  struct sandbox sandbox;
+  sandbox_init(&sandbox);
+  for (int at = 1; at < argc && !program; at++) {
     const char *value = at + 1 < argc ? argv[at + 1] : NULL;
-    if (!strcmp(argv[at], "--self-test")) return self_test();
-    if (!strcmp(argv[at], "--own-processes")) wanted |= OWN_PROCESSES;
-    else if (!strcmp(argv[at], "--own-network")) wanted |= OWN_NETWORK;
+    int taken = sandbox_option(&sandbox, argv[at], value);
+    if (taken) at += taken - 1;
+    else if (!strcmp(argv[at], "--self-test")) return self_test();
+    else if (!strcmp(argv[at], "--run")) by_hand = true;
     else if (!strcmp(argv[at], "--control") && value) control = atoi(argv[++at]);
     else if (!strcmp(argv[at], "--folder") && value) path = argv[++at];
+    else if (!strcmp(argv[at], "--") && value) program = argv + at + 1;
     else return usage();
+    if (taken < 0) return usage();
   }
-  if (control < 0 || !path || (wanted & OWN_NETWORK && !(wanted & OWN_PROCESSES))) return usage();
-  int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-  if (folder < 0) return failed(path);
-  if (fcntl(control, F_SETFD, FD_CLOEXEC)) return failed("--control");
+  if (by_hand ? !program : control < 0 || !path || program) return usage();
+  if (!open_folder(&sandbox, path ? path : ".")) return failed(path ? path : ".");
+  if (!by_hand && fcntl(control, F_SETFD, FD_CLOEXEC)) return failed("--control");
   if (chdir("/")) return failed("/");
-  signal(SIGPIPE, SIG_IGN);
-  int isolated = isolate(wanted);
-  prctl(PR_SET_DUMPABLE, 0); /* what is in our memory, the requests, is nobody else's to read */
-  return serve(control, folder, isolated);
+  if (!by_hand) signal(SIGPIPE, SIG_IGN);
+  if (!sandbox_enter(&sandbox)) return failed("sandbox");
+  return by_hand ? run_one(&sandbox, program) : serve(control, path, &sandbox);
 }

@@ -1,4 +1,8 @@
-/* What the processes below a cell take: the pages of each that are its own, and the largest share of what is shared. */
+/* What the processes below a cell take. Quickly, from /proc/PID/status: anonymous pages, and of shared and file pages the
+   largest share; what the kernel adds up to at most is compared with the bound, and only when that is over it is each mapping
+   looked at, for its proportional share (Pss). Memfds are counted by what is allocated to them, once each, whether they are
+   mapped or not. What a cell cannot see: a memfd that is in a socket on its way, and pages of a shared mapping that nobody who
+   lives has touched and whose descriptor is closed. A control group sees them. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -6,14 +10,22 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
-enum { DEPTH = 64, PATH = 96 };
+enum { DEPTH = 64, PATH = 96, MEMFDS = 1024, DEEPEST = 128, MOST_FILES = 200000 };
 
 struct total {
-  uint64_t own, shared;
+  const struct sandbox *sandbox;
+  uint64_t own, shared, most_shared, most_file, memfds, exact;
   uint32_t processes;
+  int known; /* memfds that have been seen; what is beyond their number is counted as often as it is open */
+  ino_t inodes[MEMFDS];
 };
+
+typedef void look(struct total *, long pid);
 
 static ssize_t read_text(const char *path, char *text, size_t room) {
   int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -24,18 +36,77 @@ static ssize_t read_text(const char *path, char *text, size_t room) {
   return size;
 }
 
-static void add(struct total *total, long pid) {
-  char path[PATH], text[128];
-  snprintf(path, sizeof path, "/proc/%ld/statm", pid);
-  unsigned long long size, resident, shared;
-  if (read_text(path, text, sizeof text) <= 0 || sscanf(text, "%llu %llu %llu", &size, &resident, &shared) != 3) return;
-  uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-  total->own += (resident - shared) * page;
-  if (shared * page > total->shared) total->shared = shared * page;
-  total->processes++;
+static uint64_t kilobytes(const char *text, const char *name) {
+  const char *at = strstr(text, name);
+  return at ? strtoull(at + strlen(name), NULL, 10) << 10 : 0;
 }
 
-static void below(struct total *total, long pid, int depth) {
+static bool is_known(const struct total *total, ino_t inode) {
+  for (int at = 0; at < total->known; at++)
+    if (total->inodes[at] == inode) return true;
+  return false;
+}
+
+static void add_memfds(struct total *total, long pid) {
+  char path[PATH], target[16];
+  snprintf(path, sizeof path, "/proc/%ld/fd", pid);
+  DIR *entries = opendir(path);
+  if (!entries) return;
+  for (struct dirent *one; (one = readdir(entries));) {
+    struct stat facts;
+    if (readlinkat(dirfd(entries), one->d_name, target, sizeof target) < 7 || memcmp(target, "/memfd:", 7)) continue;
+    if (fstatat(dirfd(entries), one->d_name, &facts, 0) || is_known(total, facts.st_ino)) continue;
+    if (total->known < MEMFDS) total->inodes[total->known++] = facts.st_ino;
+    total->memfds += (uint64_t)facts.st_blocks * 512;
+  }
+  closedir(entries);
+}
+
+static void add_quickly(struct total *total, long pid) {
+  char path[PATH], text[4096];
+  snprintf(path, sizeof path, "/proc/%ld/status", pid);
+  if (read_text(path, text, sizeof text) <= 0) return;
+  uint64_t shared = kilobytes(text, "\nRssShmem:"), file = kilobytes(text, "\nRssFile:");
+  total->own += kilobytes(text, "\nRssAnon:");
+  total->shared += shared;
+  if (shared > total->most_shared) total->most_shared = shared;
+  if (file > total->most_file) total->most_file = file;
+  total->processes++;
+  add_memfds(total, pid);
+}
+
+/* System V segments and what is in private tmp folders are in `sandbox_weight`, and memfds have been counted. */
+static bool is_counted(const struct total *total, const char *name, uint64_t device, ino_t inode) {
+  if (!strncmp(name, "/memfd:", 7)) return is_known(total, inode);
+  if (!strncmp(name, "/SYSV", 5)) return total->sandbox->got & NAMESPACES;
+  for (int at = 0; at < TMPS; at++)
+    if (total->sandbox->tmps[at].fd >= 0 && total->sandbox->tmps[at].device == device) return true;
+  return false;
+}
+
+static void add_exactly(struct total *total, long pid) {
+  char path[PATH], line[512], name[16];
+  snprintf(path, sizeof path, "/proc/%ld/smaps", pid);
+  FILE *file = fopen(path, "re");
+  bool counted = false, any = false;
+  while (file && fgets(line, sizeof line, file)) {
+    unsigned major, minor;
+    unsigned long long inode;
+    name[0] = 0;
+    any = true;
+    if (sscanf(line, "%*x-%*x %*s %*s %x:%x %llu %15s", &major, &minor, &inode, name) >= 3)
+      counted = is_counted(total, name, makedev(major, minor), (ino_t)inode);
+    else if (!strncmp(line, counted ? "Anonymous:" : "Pss:", counted ? 10 : 4)) /* it may have pages of its own */
+      total->exact += strtoull(strchr(line, ':') + 1, NULL, 10) << 10;
+  }
+  if (file) fclose(file);
+  if (any) return;
+  char text[4096]; /* not ours to look at so closely */
+  snprintf(path, sizeof path, "/proc/%ld/status", pid);
+  if (read_text(path, text, sizeof text) > 0) total->exact += kilobytes(text, "\nRssAnon:") + kilobytes(text, "\nRssShmem:");
+}
+
+static void below(struct total *total, look *look, long pid, int depth) {
   char path[PATH];
   snprintf(path, sizeof path, "/proc/%ld/task", pid);
   DIR *tasks = depth < DEPTH ? opendir(path) : NULL;
@@ -48,16 +119,50 @@ static void below(struct total *total, long pid, int depth) {
     for (char *at = text, *end; *at; at = end) {
       long child = strtol(at, &end, 10);
       if (end == at) break;
-      add(total, child);
-      below(total, child, depth + 1);
+      look(total, child);
+      below(total, look, child, depth + 1);
     }
   }
   closedir(tasks);
 }
 
-uint64_t weigh(uint32_t *processes) {
-  struct total total = {0};
-  below(&total, getpid(), 0);
+uint64_t weigh(const struct sandbox *sandbox, pid_t root, uint64_t bound, uint32_t *processes) {
+  static struct total total;
+  total = (struct total){.sandbox = sandbox};
+  if (root) add_quickly(&total, root);
+  below(&total, add_quickly, root ? root : getpid(), 0);
   *processes = total.processes;
-  return total.own + total.shared;
+  if (!bound || total.own + total.shared + total.most_file + total.memfds <= bound)
+    return total.own + total.most_file + (total.memfds > total.most_shared ? total.memfds : total.most_shared);
+  if (root) add_exactly(&total, root);
+  below(&total, add_exactly, root ? root : getpid(), 0);
+  return total.exact + total.memfds;
+}
+
+static void add_files(int folder, uint64_t bound, uint64_t *bytes, int *left, int deep) {
+  int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR *entries = copy < 0 ? NULL : fdopendir(copy);
+  if (!entries) return close_fd(&copy);
+  for (struct dirent *one; (one = readdir(entries)) && *bytes <= bound && *left > 0;) {
+    struct stat facts;
+    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..")) continue;
+    if (fstatat(folder, one->d_name, &facts, AT_SYMLINK_NOFOLLOW)) continue;
+    --*left;
+    *bytes += (uint64_t)facts.st_blocks * 512 / (facts.st_nlink && !S_ISDIR(facts.st_mode) ? facts.st_nlink : 1);
+    if (!S_ISDIR(facts.st_mode)) continue;
+    int inner = deep < DEEPEST ? openat(folder, one->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) : -1;
+    if (inner >= 0) add_files(inner, bound, bytes, left, deep + 1);
+    else if (deep >= DEEPEST) *left = 0;
+    close_fd(&inner);
+  }
+  closedir(entries);
+}
+
+uint64_t disk_use(int folder, bool *over, uint64_t bound) {
+  uint64_t bytes = 0;
+  if (!bound) bound = UINT64_MAX;
+  int left = MOST_FILES;
+  add_files(folder, bound, &bytes, &left, 0);
+  *over = bytes > bound || left <= 0;
+  return bytes;
 }

@@ -1,29 +1,31 @@
-/* Namespaces of a cell's own, made once and used again and again: that is what makes them cheap. Steps are taken in
-   order; where one is refused, the cell goes on with what there is, and says so. */
+/* Namespaces of a cell's own, made once and used again and again: that is what makes them cheap. Where one is refused, the
+   cell goes on with what there is, and says so. */
 #define _GNU_SOURCE
 #include "cell.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/sched.h>
+#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* What a fork into new namespaces comes to. The parent only waits, and leaves as its child did. */
-static pid_t fork_into(uint64_t flags) {
-  struct clone_args arguments = {.flags = flags, .exit_signal = SIGCHLD};
-  return (pid_t)syscall(SYS_clone3, &arguments, sizeof arguments);
+/* What a fork into new namespaces comes to: by the system call, as a fork that shares nothing is. */
+static pid_t fork_into(unsigned long flags) {
+  return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
 }
 
-static _Noreturn void wait_for(pid_t child) {
+/* The parent only waits, and leaves as its child did. */
+static _Noreturn void wait_for(pid_t child, const char *path) {
   int status;
   sigset_t none;
   prctl(PR_SET_DUMPABLE, 0);
@@ -31,6 +33,7 @@ static _Noreturn void wait_for(pid_t child) {
   sigprocmask(SIG_SETMASK, &none, NULL);
   while (waitpid(child, &status, 0) < 0)
     if (errno != EINTR) _exit(70);
+  rmdir(path); /* from within, where it is a mount point, maybe, it cannot be removed */
   _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
@@ -45,50 +48,67 @@ static bool write_text(const char *path, const char *text) {
 /* Be oneself inside of a user namespace too. */
 static bool map_user(uid_t user, gid_t group) {
   char users[64], groups[64];
-  snprintf(users, sizeof users, "%d %d 1", user, user);
-  snprintf(groups, sizeof groups, "%d %d 1", group, group);
+  snprintf(users, sizeof users, "%u %u 1", user, user);
+  snprintf(groups, sizeof groups, "%u %u 1", group, group);
   return write_text("/proc/self/setgroups", "deny") && write_text("/proc/self/uid_map", users) &&
          write_text("/proc/self/gid_map", groups);
 }
 
+static bool raise_lo(void) {
+  struct ifreq lo = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+  int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  bool up = fd >= 0 && !ioctl(fd, SIOCSIFFLAGS, &lo);
+  close_fd(&fd);
+  return up;
+}
+
 /* Nothing that is mounted here may be seen outside, and /proc is to show what is in here. */
-static bool mount_proc(void) {
-  if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL)) return false;
-  return !mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+static bool arrive(unsigned long flags, uid_t user, gid_t group) {
+  if (flags & CLONE_NEWUSER && !map_user(user, group)) return false;
+  if (flags & CLONE_NEWNET && !raise_lo()) return false;
+  return !mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) &&
+         !mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
 }
 
-static int enter(uint64_t flags, int got, uid_t user, gid_t group) {
+/* Whether the kernel would let us, tried in a child that ends at once: 0 or errno. */
+static int refusal(unsigned long flags, uid_t user, gid_t group) {
   pid_t pid = fork_into(flags);
-  if (pid < 0) return -1;
-  if (pid > 0) wait_for(pid);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (flags & CLONE_NEWUSER && !map_user(user, group)) _exit(71);
-  return got;
-}
-
-/* Whether the kernel would let us, tried in a child that ends at once. */
-static bool allowed(uint64_t flags, uid_t user, gid_t group) {
-  pid_t pid = fork_into(flags);
-  if (pid < 0) return false;
-  if (pid == 0) _exit(flags & CLONE_NEWUSER && !map_user(user, group) ? 1 : !mount_proc());
+  if (pid < 0) return errno;
+  if (pid == 0) _exit(arrive(flags, user, group) ? 0 : errno);
   int status;
   while (waitpid(pid, &status, 0) < 0)
-    if (errno != EINTR) return false;
-  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (errno != EINTR) return errno;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
 }
 
-int isolate(int wanted) {
+void isolate(struct sandbox *sandbox) {
+  static const struct {
+    unsigned long flags;
+    unsigned got;
+  } ways[] = { /* from the best to the least */
+      {CLONE_NEWNET, NAMESPACES | NO_NETWORK},
+      {CLONE_NEWNET | CLONE_NEWUSER, NAMESPACES | NO_NETWORK | USER_NAMESPACE},
+      {0, NAMESPACES},
+      {CLONE_NEWUSER, NAMESPACES | USER_NAMESPACE},
+  };
   uid_t user = getuid();
   gid_t group = getgid();
   prctl(PR_SET_CHILD_SUBREAPER, 1);
-  if (!(wanted & OWN_PROCESSES)) return 0;
-  uint64_t flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | (wanted & OWN_NETWORK ? CLONE_NEWNET : 0);
-  if (!allowed(flags, user, group)) {
-    flags |= CLONE_NEWUSER;
-    if (!allowed(flags, user, group)) return 0;
+  if (!(sandbox->wanted & NAMESPACES)) return;
+  int error = 0;
+  for (size_t at = 0; at < sizeof ways / sizeof *ways; at++) {
+    if (ways[at].got & NO_NETWORK && !(sandbox->wanted & NO_NETWORK)) continue;
+    if (ways[at].got & USER_NAMESPACE && sandbox->wanted & OTHER_USER) continue; /* it has but one user */
+    unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | ways[at].flags;
+    if ((error = refusal(flags, user, group))) continue;
+    pid_t pid = fork_into(flags);
+    if (pid > 0) wait_for(pid, sandbox->folder_path);
+    if (pid < 0) break;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (!arrive(flags, user, group)) _exit(71);
+    sandbox->got |= ways[at].got;
+    return;
   }
-  int got = enter(flags, wanted, user, group);
-  if (got < 0) return 0;
-  if (!mount_proc()) _exit(72);
-  return got;
+  errno = error;
+  refused(sandbox, NAMESPACES);
 }

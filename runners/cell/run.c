@@ -1,55 +1,32 @@
-/* One run after another: the state of the present one, and the loop over its descriptors, its deadline and the gateway. */
+/* One run, from its message to its end: its state, its time, what it may use, and how all of it comes to an end. */
 #define _GNU_SOURCE
 #include "cell.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum state {
-  IDLE,    /* there is no run */
-  WAITING, /* it was started ahead, and has no input yet */
-  RUNNING,
-  LEAVING, /* its leader is dead, and what it has left has a moment for its last words */
-};
+#define SPARE ".spare"
+static struct names spare = {(char[]){SPARE}, sizeof SPARE};
 
-static const bool moves[][4] = {
-    [IDLE] = {[WAITING] = true, [RUNNING] = true},
-    [WAITING] = {[RUNNING] = true, [LEAVING] = true, [IDLE] = true},
-    [RUNNING] = {[LEAVING] = true, [IDLE] = true},
-    [LEAVING] = {[IDLE] = true},
+static const bool moves[STATES][STATES] = {
+    [FORKING] = {[WAITING] = true, [RUNNING] = true, [ENDING] = true, [OVER] = true},
+    [WAITING] = {[RUNNING] = true, [RESTING] = true, [LEAVING] = true, [ENDING] = true, [OVER] = true},
+    [RUNNING] = {[WAITING] = true, [RESTING] = true, [LEAVING] = true, [ENDING] = true, [OVER] = true},
+    [RESTING] = {[WAITING] = true, [LEAVING] = true, [OVER] = true},
+    [LEAVING] = {[ENDING] = true, [OVER] = true},
+    [ENDING] = {[OVER] = true},
 };
-
-struct cell {
-  int control, folder, signals, isolated;
-  enum state state;
-  uint32_t run, flags;
-  pid_t leader;
-  int status;
-  enum why why;
-  bool left_behind, spoiled;
-  int64_t deadline, kill_at, watch_at;
-  uint32_t grace_ms, max_pids;
-  uint64_t max_log, max_memory, log_bytes;
-  struct usage usage;
-  struct input input;
-  struct message input_message; /* whose body the input is */
-  struct output output;
-  struct log logs[2];
-};
-
-static struct cell cell;
-static struct message incoming;
-static char *words[WORDS + 2];
 
 int64_t now_ms(void) {
   struct timespec now;
@@ -57,33 +34,96 @@ int64_t now_ms(void) {
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static void move_to(enum state state) {
-  if (!moves[cell.state][state]) {
-    fprintf(stderr, "cell: a run cannot go from state %d to %d\n", cell.state, state);
+static void move_to(struct run *run, enum state state) {
+  if (!moves[run->state][state]) {
+    fprintf(stderr, "cell: a run cannot go from state %d to %d\n", run->state, state);
     abort();
   }
-  cell.state = state;
+  run->state = state;
 }
 
-static void tell_failed(uint32_t run, enum step step, int error) {
-  struct failed_message told = {.head = {.kind = FAILED, .run = run}, .step = step, .error = (uint32_t)error};
-  message_write(cell.control, &told, sizeof told, NULL, 0, -1);
+static bool is_forked(const struct run *run) { return run->flags & FORKED; }
+
+struct run *run_find(const struct cell *cell, uint32_t id) {
+  for (struct run *run = cell->runs; run; run = run->next)
+    if (run->id == id && run->state != OVER) return run;
+  return NULL;
 }
 
-/* --- a new run */
+static void close_ours(struct run *run) {
+  input_close(&run->input);
+  message_release(&run->held);
+  close_fd(&run->output.fd);
+  for (int at = 0; at < 2; at++) close_fd(&run->logs[at].fd);
+}
+
+static void forget(struct cell *cell, struct run *run) {
+  close_ours(run);
+  close_fd(&run->leader_fd);
+  close_fd(&run->output.rest);
+  close_fd(&run->folder);
+  free(run->files.text);
+  run->files = (struct names){0};
+  if (cell->host == run) cell->host = NULL;
+  move_to(run, OVER);
+}
+
+/* --- the beginning */
+
+static struct run *make(struct cell *cell, const struct run_message *asked) {
+  struct run *run = cell->spare ? cell->spare : calloc(1, sizeof *run);
+  if (!run) return NULL;
+  cell->spare = run == cell->spare ? run->next : cell->spare;
+  /* Not as a whole: it has room for a message and a result, which would be written to for nothing. */
+  run->id = asked->head.run;
+  run->flags = asked->head.flags;
+  run->state = run->flags & FORKED ? FORKING : run->flags & (AHEAD | CHANNEL | HOST) ? WAITING : RUNNING;
+  run->why = BY_ITSELF;
+  run->leader = 0;
+  run->leader_fd = run->input.fd = run->output.fd = run->output.rest = run->logs[0].fd = run->logs[1].fd = -1;
+  run->dead = run->left_behind = run->whole = run->goes_on = run->touched = false;
+  run->status = 0;
+  run->kill_at = run->patience = 0;
+  int64_t now = now_ms();
+  run->deadline = asked->deadline_ms && run->state != WAITING ? now + asked->deadline_ms : 0;
+  run->watch_ms = FIRST_WATCH_MS;
+  run->watch_at = now + FIRST_WATCH_MS;
+  run->looks = 0;
+  run->grace_ms = asked->grace_ms;
+  run->max_pids = asked->max_pids;
+  run->max_log = asked->max_log;
+  run->max_memory = asked->max_memory;
+  run->log_bytes = 0;
+  run->usage = (struct usage){0};
+  run->folder = -1;
+  run->name[0] = 0;
+  run->nothers = 0;
+  run->files = (struct names){0};
+  run->held.mapped = NULL;
+  run->held.nfds = 0;
+  run->input.left = 0;
+  run->output.size = 0;
+  run->output.bound = asked->max_output;
+  run->logs[0].stream = ERR;
+  run->logs[1].stream = OUT;
+  run->next = cell->runs;
+  cell->runs = run;
+  return run;
+}
+
+/* Its ends are above those that they become. */
+static int above(int fd) {
+  int copy = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 10);
+  close_fd(&fd);
+  return copy;
+}
 
 static bool make_pipe(int *ours, int *theirs, bool we_write) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC)) return false;
   *ours = ends[we_write];
-  *theirs = fcntl(ends[!we_write], F_DUPFD_CLOEXEC, 10); /* above those that it becomes */
-  close(ends[!we_write]);
-  if (*theirs < 0 || fcntl(*ours, F_SETFL, O_NONBLOCK)) {
-    close_fd(ours);
-    close_fd(theirs);
-    return false;
-  }
-  return true;
+  *theirs = above(ends[!we_write]);
+  return *theirs >= 0 && !fcntl(*ours, F_SETFL, O_NONBLOCK);
 }
 
 static void close_all(int *fds, int count) {
@@ -91,128 +131,217 @@ static void close_all(int *fds, int count) {
 }
 
 /* Our ends: input, result, and one or two logs. Theirs: what becomes descriptors 0 to 3. */
-static bool make_pipes(int theirs[4]) {
-  bool on_3 = cell.flags & RESULT_ON_3;
-  cell.logs[0] = (struct log){.fd = -1, .stream = ERR};
-  cell.logs[1] = (struct log){.fd = -1, .stream = OUT};
-  return make_pipe(&cell.input.fd, &theirs[0], true) &&
-         make_pipe(on_3 ? &cell.logs[1].fd : &cell.output.fd, &theirs[1], false) &&
-         make_pipe(&cell.logs[0].fd, &theirs[2], false) &&
-         (!on_3 || make_pipe(&cell.output.fd, &theirs[3], false));
+static int make_pipes(struct cell *cell, struct run *run, struct message *message, int theirs[4]) {
+  if (run->flags & (CHANNEL | HOST)) {
+    if (!make_pipe(&run->logs[0].fd, &theirs[2], false)) return -1;
+    theirs[1] = fcntl(theirs[2], F_DUPFD_CLOEXEC, 10);
+    if (run->flags & HOST) {
+      int ends[2];
+      theirs[0] = above(open("/dev/null", O_RDONLY | O_CLOEXEC));
+      if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends)) return -1;
+      cell->host_socket = ends[0];
+      theirs[3] = above(ends[1]);
+    } else {
+      int given = run->flags & BODY_IN_FD ? 1 : 0; /* the first one is the body */
+      for (int at = 0; at < 2 && given + at < message->nfds; at++) {
+        theirs[at * 3] = above(message->fds[given + at]);
+        message->fds[given + at] = -1;
+      }
+    }
+    return theirs[0] < 0 || theirs[1] < 0 || theirs[3] < 0 ? -1 : 4;
+  }
+  bool on_3 = run->flags & RESULT_ON_3;
+  bool made = make_pipe(&run->input.fd, &theirs[0], true) &&
+              make_pipe(on_3 ? &run->logs[1].fd : &run->output.fd, &theirs[1], false) &&
+              make_pipe(&run->logs[0].fd, &theirs[2], false) &&
+              (!on_3 || make_pipe(&run->output.fd, &theirs[3], false));
+  return made ? 3 + on_3 : -1;
 }
 
-static void close_ours(void) {
-  input_close(&cell.input);
-  message_release(&cell.input_message);
-  close_fd(&cell.output.fd);
-  for (int at = 0; at < 2; at++) close_fd(&cell.logs[at].fd);
+/* A folder of its own below the cell's. To make one takes the disk longer than to rename one that is empty again; what
+   runs beside others makes its own, since they could have put something else there. */
+static bool take_folder(struct cell *cell, struct run *run) {
+  snprintf(run->name, sizeof run->name, "%u", run->id);
+  bool made = cell->has_spare_folder && !is_forked(run) && !renameat(cell->folder, SPARE, cell->folder, run->name);
+  cell->has_spare_folder = cell->has_spare_folder && !made;
+  for (int tries = 0; !made && tries < 2; tries++) {
+    made = !mkdirat(cell->folder, run->name, 0700);
+    if (made || errno != EEXIST) break;
+    int squatter = openat(cell->folder, run->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (squatter >= 0) folder_empty(squatter, NULL);
+    close_fd(&squatter);
+    if (unlinkat(cell->folder, run->name, AT_REMOVEDIR)) unlinkat(cell->folder, run->name, 0);
+  }
+  if (!made) return false;
+  run->folder = openat(cell->folder, run->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  return run->folder >= 0 && sandbox_own(cell->sandbox, run->folder);
+}
+
+/* It is gone from its name; whatever has been put there in its place is removed as what it is. */
+static bool give_folder_back(struct cell *cell, struct run *run) {
+  if (run->folder < 0) return true;
+  struct stat ours, there;
+  bool empty = folder_empty(run->folder, NULL);
+  bool same = !fstat(run->folder, &ours) && !fstatat(cell->folder, run->name, &there, AT_SYMLINK_NOFOLLOW) &&
+              ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+  close_fd(&run->folder);
+  if (empty && same && !cell->has_spare_folder && !is_forked(run) && !renameat(cell->folder, run->name, cell->folder, SPARE))
+    cell->has_spare_folder = true;
+  else if (unlinkat(cell->folder, run->name, AT_REMOVEDIR))
+    unlinkat(cell->folder, run->name, 0);
+  return empty;
+}
+
+/* HOME and TMPDIR are the run's own folder, unless they were given. */
+static void add_folder(const struct cell *cell, const struct run *run, char **envp) {
+  static const char *const names[] = {"HOME=", "TMPDIR="};
+  static char room[2][PATH_MAX + 64];
+  size_t count = 0;
+  while (envp[count]) count++;
+  for (int at = 0; at < 2; at++) {
+    size_t length = strlen(names[at]);
+    bool given = false;
+    for (char **one = envp; *one && !given; one++) given = !strncmp(*one, names[at], length);
+    if (given) continue;
+    snprintf(room[at], sizeof room[at], "%s%s/%s", names[at], cell->path, run->name);
+    envp[count++] = room[at];
+    envp[count] = NULL;
+  }
+}
+
+static void tell_failed(struct cell *cell, uint32_t id, enum step step, int error, const char *words, size_t length) {
+  struct failed_message told = {
+      .head = {.kind = FAILED, .run = id, .body = (uint32_t)length}, .step = step, .error = (uint32_t)error};
+  message_write(cell->control, &told, sizeof told, words, length, -1);
+}
+
+void run_failed(struct cell *cell, struct run *run, enum step step, int error, const char *words, size_t length) {
+  if (cell->host == run) close_fd(&cell->host_socket);
+  give_folder_back(cell, run);
+  uint32_t id = run->id;
+  forget(cell, run);
+  tell_failed(cell, id, step, error, words, length);
+}
+
+static void tell_started(struct cell *cell, const struct run *run) {
+  if (!(run->flags & TELL)) return;
+  struct failed_message told = {.head = {.kind = STARTED, .run = run->id}, .step = (uint32_t)run->leader};
+  message_write(cell->control, &told, sizeof told, NULL, 0, -1);
 }
 
 /* What is to be read by the process stays where it is until it has been. A short one is in the room of the next message:
    what the pipe does not take at once is moved. */
-static void take_input(const char *at, size_t left) {
-  cell.input.at = at;
-  cell.input.left = left;
-  message_hand_over(&incoming, &cell.input_message);
-  input_write(&cell.input);
-  if (cell.input.left && !cell.input_message.mapped) {
-    memcpy(cell.input_message.bytes, cell.input.at, cell.input.left);
-    cell.input.at = cell.input_message.bytes;
+static void take_input(struct run *run, struct message *message, const char *at, size_t left) {
+  run->input.at = at;
+  run->input.left = left;
+  message_hand_over(message, &run->held);
+  input_write(&run->input);
+  if (run->input.left && !run->held.mapped) {
+    memcpy(run->held.bytes, run->input.at, run->input.left);
+    run->input.at = run->held.bytes;
   }
-  if (cell.input.fd < 0) message_release(&cell.input_message);
+  if (run->input.fd < 0) message_release(&run->held);
 }
 
-static void begin(void) {
-  const struct run_message asked = incoming.run;
-  uint32_t run = asked.head.run;
-  const char *body = incoming.size >= sizeof asked ? message_body(&incoming, sizeof asked) : NULL;
-  if (cell.state != IDLE || !body || !message_words(&asked, body, words, sizeof words / sizeof *words)) {
-    message_release(&incoming);
-    tell_failed(run, WIRE, cell.state != IDLE ? EBUSY : EBADMSG);
-    return;
-  }
-  cell.run = run;
-  cell.flags = asked.head.flags;
-  cell.why = BY_ITSELF;
-  cell.status = 0;
-  cell.left_behind = false;
-  cell.usage = (struct usage){0};
-  cell.log_bytes = 0;
-  cell.grace_ms = asked.grace_ms;
-  cell.max_log = asked.max_log;
-  cell.max_memory = asked.max_memory;
-  cell.max_pids = asked.max_pids;
-  cell.output.size = 0;
-  cell.output.bound = asked.max_output;
+static enum step begin(struct cell *cell, struct run *run, struct message *message, char **words, uint32_t argc) {
   int theirs[4] = {-1, -1, -1, -1};
   enum step step = PIPES;
   int error = 0;
-  pid_t pid = -1;
-  if (make_pipes(theirs)) {
-    struct launch launch = {words, words + asked.argc + 1, theirs, cell.flags & RESULT_ON_3 ? 4 : 3, cell.folder};
-    pid = start(&launch, &step, &error);
-  } else {
+  int count = make_pipes(cell, run, message, theirs);
+  char **envp = words + argc + 1;
+  if (count < 0) {
     error = errno;
+  } else if (!take_folder(cell, run)) {
+    step = FOLDER;
+    error = errno;
+  } else if (add_folder(cell, run, envp), is_forked(run)) {
+    step = host_fork(cell, run, envp, theirs, count) ? NO_STEP : IN_HOST;
+    error = errno;
+  } else {
+    struct launch launch = {words, envp, theirs, count, run->folder, cell->sandbox};
+    run->leader = start(&launch, &step, &error);
+    cell->childless = false;
+    if (run->leader > 0) step = NO_STEP;
   }
   close_all(theirs, 4);
-  if (pid < 0) {
-    close_ours();
-    message_release(&incoming);
-    if (step >= FOLDER) sweep(cell.leader, &cell.status, &cell.usage); /* the child that could not exec */
-    tell_failed(run, step, error);
+  errno = error;
+  return step;
+}
+
+void run_begin(struct cell *cell, struct message *message) {
+  static char *words[WORDS + 4];
+  const struct run_message asked = message->run;
+  const char *body = message->size >= sizeof asked ? message_body(message, sizeof asked) : NULL;
+  bool busy = asked.head.flags & FORKED ? !cell->host : cell->runs != NULL;
+  if (busy || !body || !message_words(&asked, body, words, WORDS + 2)) {
+    tell_failed(cell, message->head.run, WIRE, busy ? EBUSY : EBADMSG, NULL, 0);
     return;
   }
-  cell.leader = pid;
-  int64_t now = now_ms();
-  cell.deadline = asked.deadline_ms ? now + asked.deadline_ms : 0;
-  cell.kill_at = 0;
-  cell.watch_at = now + WATCH_MS;
-  struct failed_message told = {.head = {.kind = STARTED, .run = run}, .step = (uint32_t)pid};
-  message_write(cell.control, &told, sizeof told, NULL, 0, -1);
-  if (cell.flags & AHEAD) {
-    message_release(&incoming);
-    move_to(WAITING);
+  struct run *run = make(cell, &asked);
+  if (!run) {
+    tell_failed(cell, asked.head.run, FORK, ENOMEM, NULL, 0);
     return;
   }
-  move_to(RUNNING);
-  take_input(body + asked.words, asked.head.body - asked.words);
-}
-
-static void feed(void) {
-  const char *body = message_body(&incoming, sizeof(struct feed_message));
-  if (cell.state != WAITING || incoming.head.run != cell.run || !body) {
-    message_release(&incoming);
+  enum step step = begin(cell, run, message, words, asked.argc);
+  if (step != NO_STEP) {
+    run_failed(cell, run, step, errno, NULL, 0);
     return;
   }
-  cell.deadline = incoming.feed.deadline_ms ? now_ms() + incoming.feed.deadline_ms : 0;
-  move_to(RUNNING);
-  take_input(body, incoming.head.body);
+  if (run->flags & HOST) cell->host = run;
+  if (!is_forked(run)) tell_started(cell, run);
+  if (run->flags & (CHANNEL | HOST | AHEAD)) return;
+  take_input(run, message, body + asked.words, asked.head.body - asked.words);
 }
 
-/* --- the end of a run */
+void run_forked(struct cell *cell, struct run *run, pid_t leader, int leader_fd) {
+  run->leader = leader;
+  run->leader_fd = leader_fd;
+  run->watch_at = now_ms() + run->watch_ms;
+  tell_started(cell, run);
+  if (run->state == ENDING)
+    run_kill(run, run->why);
+  else
+    move_to(run, run->flags & AHEAD ? WAITING : RUNNING);
+}
 
-static void stop(enum why why) {
-  if (cell.state == IDLE || cell.why != BY_ITSELF) return;
-  cell.why = why;
-  cell.deadline = 0;
-  if (cell.grace_ms) {
-    if (cell.state != LEAVING)
-      kill(-cell.leader, SIGTERM);
-    else
-      signal_all(SIGTERM);
-    cell.kill_at = now_ms() + cell.grace_ms;
-  } else {
-    cell.kill_at = now_ms();
+void run_feed(struct run *run, struct message *message) {
+  const char *body = message_body(message, sizeof(struct feed_message));
+  if (run->state != WAITING || run->flags & HOST || !body) return;
+  run->flags |= message->head.flags & TELL_RESULT;
+  uint32_t ms = message->feed.deadline_ms;
+  run->deadline = ms ? now_ms() + ms : 0;
+  run->watch_ms = FIRST_WATCH_MS;
+  run->watch_at = now_ms() + FIRST_WATCH_MS;
+  move_to(run, RUNNING);
+  if (!(run->flags & CHANNEL)) take_input(run, message, body, message->head.body);
+}
+
+/* --- input and output */
+
+void run_write_input(struct run *run) {
+  input_write(&run->input);
+  if (run->input.fd < 0) message_release(&run->held);
+}
+
+static void send_log(struct cell *cell, const struct head *head, const char *data, size_t size) {
+  if (!cell->unsent.size && message_send(cell->control, head, sizeof *head, data, size, NULL, 0)) return;
+  flush_log(cell);
+  if (cell->unsent.size) { /* only at the end of a run, when there is nothing else that could be done meanwhile */
+    message_write(cell->control, &cell->unsent.head, sizeof *head, cell->unsent.body, cell->unsent.size, -1);
+    cell->unsent.size = 0;
   }
+  cell->unsent.head = *head;
+  memcpy(cell->unsent.body, data, size);
+  cell->unsent.size = size;
 }
 
-static void kill_now(enum why why) {
-  if (cell.state == IDLE) return;
-  if (cell.why == BY_ITSELF && cell.state != LEAVING) cell.why = why;
-  cell.kill_at = now_ms();
+void flush_log(struct cell *cell) {
+  if (!cell->unsent.size) return;
+  if (message_send(cell->control, &cell->unsent.head, sizeof(struct head), cell->unsent.body, cell->unsent.size, NULL, 0))
+    cell->unsent.size = 0;
 }
 
-static void read_log(struct log *log) {
+void run_read_log(struct cell *cell, struct run *run, struct log *log) {
   static char chunk[INLINE];
   ssize_t size = read(log->fd, chunk, sizeof chunk);
   if (size < 0) return;
@@ -220,176 +349,423 @@ static void read_log(struct log *log) {
     close_fd(&log->fd);
     return;
   }
-  uint64_t before = cell.log_bytes;
-  cell.log_bytes += (uint64_t)size;
+  uint64_t before = run->log_bytes;
+  run->log_bytes += (uint64_t)size;
   size_t told = (size_t)size;
-  if (cell.max_log && before >= cell.max_log) return;
-  if (cell.max_log && cell.log_bytes > cell.max_log) told = (size_t)(cell.max_log - before);
-  struct head head = {.kind = LOG, .run = cell.run, .flags = log->stream, .body = (uint32_t)told};
-  message_write(cell.control, &head, sizeof head, chunk, told, -1);
+  if (run->max_log && before > run->max_log) return;
+  /* One byte more than the bound, so that the gateway sees that there is more. */
+  if (run->max_log && run->log_bytes > run->max_log) told = (size_t)(run->max_log + 1 - before);
+  struct head head = {.kind = LOG, .run = run->id, .flags = log->stream, .body = (uint32_t)told};
+  send_log(cell, &head, chunk, told);
 }
 
-static void read_output(void) {
-  if (!output_read(&cell.output)) {
-    close_fd(&cell.output.fd);
-    kill_now(OUTPUT);
+static void seal(int fd) { fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL); }
+
+static void tell_result(struct cell *cell, const struct run *run, bool nothing) {
+  struct head head = {.kind = RESULT, .run = run->id, .body = nothing ? 0 : (uint32_t)run->output.size};
+  if (!nothing && run->output.rest >= 0) {
+    seal(run->output.rest); /* it is closed: nothing follows */
+    head.flags = BODY_IN_FD;
+    message_write(cell->control, &head, sizeof head, NULL, 0, run->output.rest);
+  } else {
+    message_write(cell->control, &head, sizeof head, run->output.first, head.body, -1);
   }
+}
+
+void run_read_output(struct cell *cell, struct run *run) {
+  uint64_t before = run->output.size;
+  if (!output_read(&run->output)) {
+    close_fd(&run->output.fd);
+    run_kill(run, OUTPUT);
+    return;
+  }
+  bool closed = run->output.fd < 0, more = run->output.size > before;
+  if (closed && run->why == BY_ITSELF) run->whole = true;
+  if (run->state == WAITING && more && !run->touched) {
+    run->touched = true;
+    tell_result(cell, run, true);
+  }
+  if (!(run->flags & TELL_RESULT) || run->goes_on || run->why != BY_ITSELF) return;
+  bool ends = run->output.rest < 0 && more && run->output.first[run->output.size - 1] == '\n';
+  if (closed || ends) tell_result(cell, run, false);
 }
 
 /* What is in the pipes now is all there will be: every writer is dead. */
-static void read_rest(void) {
-  while (cell.output.fd >= 0 && cell.why != OUTPUT) {
-    uint64_t before = cell.output.size;
-    read_output();
-    if (cell.output.fd >= 0 && cell.output.size == before) break;
+static void read_rest(struct cell *cell, struct run *run) {
+  while (run->output.fd >= 0 && run->why != OUTPUT) {
+    uint64_t before = run->output.size;
+    run_read_output(cell, run);
+    if (run->output.fd >= 0 && run->output.size == before) break;
   }
   for (int at = 0; at < 2; at++)
-    while (cell.logs[at].fd >= 0) {
-      uint64_t before = cell.log_bytes;
-      read_log(&cell.logs[at]);
-      if (cell.logs[at].fd >= 0 && cell.log_bytes == before) break;
+    while (run->logs[at].fd >= 0) {
+      uint64_t before = run->log_bytes;
+      run_read_log(cell, run, &run->logs[at]);
+      if (run->logs[at].fd >= 0 && run->log_bytes == before) break;
     }
+}
+
+/* --- the end */
+
+static void signal_group(const struct run *run, int number) {
+  if (!run->leader || run->dead) return;
+  if (kill(-run->leader, number)) kill(run->leader, number); /* it may not lead a group yet */
+}
+
+void run_stop(struct run *run, enum why why) {
+  if (run->state == OVER || run->why != BY_ITSELF) return;
+  run->why = why;
+  run->deadline = 0;
+  if (run->grace_ms && run->state != FORKING) {
+    signal_group(run, SIGTERM);
+    for (size_t at = 0; run->dead && at < run->nothers; at++) kill(run->others[at], SIGTERM);
+    if (run->dead && !is_forked(run)) signal_all(SIGTERM);
+  }
+  run->kill_at = now_ms() + run->grace_ms;
+}
+
+void run_kill(struct run *run, enum why why) {
+  if (run->state == OVER) return;
+  if (run->why == BY_ITSELF && run->state != LEAVING) run->why = why;
+  run->kill_at = now_ms();
+}
+
+void run_go_on(struct run *run) {
+  run->goes_on = true;
+  if (run->state == LEAVING && run->why == BY_ITSELF) run->kill_at = 0;
 }
 
 static uint64_t microseconds(const struct timeval *time) { return (uint64_t)time->tv_sec * 1000000 + (uint64_t)time->tv_usec; }
 
-static void tell_ended(void) {
+static void tell_ended(struct cell *cell, struct run *run) {
   struct ended_message told = {
-      .head = {.kind = ENDED, .run = cell.run},
-      .pid = (uint32_t)cell.leader,
-      .status = (uint32_t)cell.status,
-      .why = cell.why,
-      .spoiled = cell.spoiled,
-      .left_behind = cell.left_behind,
-      .user_us = microseconds(&cell.usage.user),
-      .system_us = microseconds(&cell.usage.system),
-      .peak_rss = cell.usage.peak,
-      .log_bytes = cell.log_bytes,
+      .head = {.kind = ENDED, .run = run->id, .body = (uint32_t)run->output.size},
+      .pid = (uint32_t)run->leader,
+      .status = (uint32_t)run->status,
+      .why = run->why,
+      .spoiled = cell->spoiled,
+      .left_behind = run->left_behind,
+      .whole = run->whole,
+      .user_us = microseconds(&run->usage.user),
+      .system_us = microseconds(&run->usage.system),
+      .peak_rss = run->usage.peak,
+      .log_bytes = run->log_bytes,
   };
-  told.head.body = (uint32_t)cell.output.size;
-  if (cell.output.rest >= 0) {
+  if (cell->unsent.size)
+    message_write(cell->control, &cell->unsent.head, sizeof(struct head), cell->unsent.body, cell->unsent.size, -1);
+  cell->unsent.size = 0;
+  if (run->output.rest >= 0) {
     told.head.flags = BODY_IN_FD;
-    fcntl(cell.output.rest, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL);
-    message_write(cell.control, &told, sizeof told, NULL, 0, cell.output.rest);
-    close_fd(&cell.output.rest);
+    seal(run->output.rest);
+    message_write(cell->control, &told, sizeof told, NULL, 0, run->output.rest);
   } else {
-    message_write(cell.control, &told, sizeof told, cell.output.first, cell.output.size, -1);
+    message_write(cell->control, &told, sizeof told, run->output.first, run->output.size, -1);
   }
 }
 
-static void finish(void) {
-  if (!sweep(cell.leader, &cell.status, &cell.usage)) cell.spoiled = true;
-  read_rest();
-  close_ours();
-  if (!folder_empty(cell.folder)) cell.spoiled = true;
-  move_to(IDLE);
-  tell_ended();
+static bool others_at_work(const struct cell *cell, const struct run *run) {
+  for (const struct run *other = cell->runs; other; other = other->next)
+    if (other != run && other->state != OVER && !(other->flags & HOST) && other->state != WAITING) return true;
+  return false;
 }
 
-static void look_at_children(void) {
-  bool living;
-  bool ended = reap(cell.state == IDLE || cell.state == LEAVING ? -1 : cell.leader, &cell.status, &cell.usage, &living);
-  if (cell.state == IDLE) return;
-  if (ended) {
-    cell.left_behind = living && cell.why == BY_ITSELF;
-    move_to(LEAVING);
-    input_close(&cell.input);
-    if (!living || cell.why != BY_ITSELF)
-      cell.kill_at = now_ms();
-    else if (!cell.kill_at)
-      cell.kill_at = now_ms() + LAST_WORDS_MS;
-  } else if (cell.state == LEAVING && !living) {
-    cell.kill_at = now_ms();
-  }
-}
-
-static void watch(void) {
-  uint32_t processes;
-  uint64_t size = weigh(&processes);
-  if (size > cell.usage.peak) cell.usage.peak = size;
-  cell.watch_at = now_ms() + WATCH_MS;
-  if ((cell.max_memory && size > cell.max_memory) || (cell.max_pids && processes > cell.max_pids)) kill_now(MEMORY);
-}
-
-/* --- the loop */
-
-static int pause_ms(void) {
-  if (cell.state == IDLE) return -1;
-  int64_t next = cell.state == WAITING ? INT64_MAX : cell.watch_at;
-  if (cell.deadline && cell.deadline < next) next = cell.deadline;
-  if (cell.kill_at && cell.kill_at < next) next = cell.kill_at;
-  if (next == INT64_MAX) return -1;
-  int64_t left = next - now_ms();
-  return left < 0 ? 0 : left > 60000 ? 60000 : (int)left;
-}
-
-static void mind_the_time(void) {
-  if (cell.state == IDLE) return;
-  int64_t now = now_ms();
-  if (cell.deadline && now >= cell.deadline) stop(DEADLINE);
-  if (cell.kill_at && now_ms() >= cell.kill_at) {
-    finish();
-    return;
-  }
-  if (cell.state != WAITING && now >= cell.watch_at && cell.max_memory + cell.max_pids) watch();
-  if (cell.watch_at <= now) cell.watch_at = now + WATCH_MS;
-}
-
-/* False when the gateway is gone. */
-static bool hear(void) {
-  int read = message_read(cell.control, &incoming);
-  if (read == 0) return false;
-  if (read < 0) return true;
-  bool ours = incoming.head.run == cell.run;
-  switch ((enum kind)incoming.head.kind) {
-    case RUN: begin(); break;
-    case FEED: feed(); break;
-    case STOP: if (ours) stop(STOPPED); break;
-    case KILL: if (ours) kill_now(KILLED); break;
-    default: break; /* what a later gateway may say */
-  }
-  message_release(&incoming);
+static bool is_alone(const struct cell *cell, const struct run *run) {
+  for (const struct run *other = cell->runs; other; other = other->next)
+    if (other != run && other->state != OVER) return false;
   return true;
 }
 
-int serve(int control, int folder, int isolated) {
-  cell = (struct cell){.control = control, .folder = folder, .isolated = isolated, .input = {.fd = -1}};
-  cell.output.fd = cell.output.rest = cell.logs[0].fd = cell.logs[1].fd = cell.input_message.fd = -1;
-  sigset_t children;
-  sigemptyset(&children);
-  sigaddset(&children, SIGCHLD);
-  sigprocmask(SIG_SETMASK, &children, NULL);
-  cell.signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
-  if (cell.signals < 0) return 71;
-  for (;;) {
-    struct pollfd fds[] = {
-        {.fd = cell.control, .events = POLLIN},
-        {.fd = cell.signals, .events = POLLIN},
-        {.fd = cell.state == RUNNING ? cell.input.fd : -1, .events = POLLOUT},
-        {.fd = cell.output.fd, .events = POLLIN},
-        {.fd = cell.logs[0].fd, .events = POLLIN},
-        {.fd = cell.logs[1].fd, .events = POLLIN},
-    };
-    if (poll(fds, sizeof fds / sizeof *fds, pause_ms()) < 0 && errno != EINTR) return 71;
-    if (fds[0].revents && !hear()) break;
-    if (fds[2].revents && cell.input.fd == fds[2].fd) {
-      input_write(&cell.input);
-      if (cell.input.fd < 0) message_release(&cell.input_message);
-    }
-    if (fds[3].revents && cell.output.fd == fds[3].fd) read_output();
-    for (int at = 0; at < 2; at++)
-      if (fds[4 + at].revents && cell.logs[at].fd == fds[4 + at].fd) read_log(&cell.logs[at]);
-    if (fds[1].revents) {
-      struct signalfd_siginfo seen[8];
-      while (read(cell.signals, seen, sizeof seen) == (ssize_t)sizeof seen) {
-      }
-      look_at_children();
-    }
-    mind_the_time();
+static void finish(struct cell *cell, struct run *run) {
+  read_rest(cell, run);
+  close_ours(run);
+  bool clean = give_folder_back(cell, run);
+  if (is_alone(cell, run)) clean = folder_empty(cell->folder, &spare) && clean;
+  if (!clean) cell->spoiled = true;
+  /* What runs beside each other shares these: they are emptied when none of them is at work. */
+  if (!others_at_work(cell, run) && !sandbox_empty(cell->sandbox)) cell->spoiled = true;
+  tell_ended(cell, run);
+  forget(cell, run);
+}
+
+static bool is_known(const struct cell *cell, pid_t pid, const struct run **whose) {
+  for (struct run *run = cell->runs; run; run = run->next) {
+    *whose = run;
+    if (run->state == OVER) continue;
+    if (run->leader == pid && !run->dead) return true;
+    for (size_t at = 0; at < run->nothers; at++)
+      if (run->others[at] == pid) return true;
   }
-  if (cell.state != IDLE) {
-    sweep(cell.leader, &cell.status, &cell.usage);
-    folder_empty(cell.folder);
+  *whose = NULL;
+  return false;
+}
+
+/* Whose is what has become our child? A run that is not the one in question can only have left it if it leads its
+   session, or is the only one that could. */
+static bool left_by(const struct cell *cell, const struct run *run, pid_t pid) {
+  const struct run *whose;
+  if (is_known(cell, pid, &whose)) return whose == run;
+  pid_t session = getsid(pid);
+  for (const struct run *other = cell->runs; other; other = other->next)
+    if (other != run && other->leader == session && is_forked(other)) return false;
+  return true;
+}
+
+/* What a forked leader has left behind has become ours: how many there are. */
+static size_t claim(struct cell *cell, struct run *run) {
+  static pid_t pids[1024];
+  size_t count = children(pids, sizeof pids / sizeof *pids);
+  run->nothers = 0;
+  for (size_t at = 0; at < count && run->nothers < OTHERS; at++)
+    if ((!cell->host || pids[at] != cell->host->leader) && left_by(cell, run, pids[at])) run->others[run->nothers++] = pids[at];
+  return run->nothers;
+}
+
+/* SIGKILL to all that a run has left, and reap: false when something is left still. */
+static bool sweep_forked(struct cell *cell, struct run *run) {
+  for (int round = 0; round < 200; round++) {
+    reap(cell);
+    if (!claim(cell, run)) return true;
+    for (size_t at = 0; at < run->nothers; at++) kill(run->others[at], SIGKILL);
   }
-  return 0;
+  return false;
+}
+
+/* SIGKILL to all, and reap: false when something will not die. */
+static bool sweep(struct cell *cell) {
+  const struct timespec moment = {.tv_nsec = 200000};
+  int64_t until = now_ms() + SWEEP_MS;
+  while (!cell->childless) {
+    signal_all(SIGKILL);
+    while (reap(cell)) {
+    }
+    if (cell->childless) return true;
+    if (now_ms() > until) return false;
+    nanosleep(&moment, NULL);
+  }
+  return true;
+}
+
+void run_end_all(struct cell *cell) {
+  cell->childless = false;
+  sweep(cell);
+}
+
+/* A host that has died, or has to, leaves what it forked: that goes on. */
+static bool sweep_host(struct cell *cell, struct run *host) {
+  for (int round = 0; round < 200; round++) {
+    reap(cell);
+    static pid_t pids[1024];
+    size_t count = children(pids, sizeof pids / sizeof *pids), left = 0;
+    for (size_t at = 0; at < count; at++) {
+      const struct run *whose;
+      if (is_known(cell, pids[at], &whose) && whose != host) continue;
+      kill(pids[at], SIGKILL);
+      left++;
+    }
+    if (!left) return true;
+  }
+  return false;
+}
+
+static void end_forked(struct cell *cell, struct run *run) {
+  int64_t now = now_ms();
+  if (run->state != ENDING) {
+    move_to(run, ENDING);
+    run->deadline = 0;
+    run->patience = now + STUCK_MS;
+  }
+  if (!run->dead) {
+    signal_group(run, SIGKILL);
+    run->kill_at = run->patience;
+    if (now < run->patience) return;
+    run->patience = run->kill_at = now + STUCK_MS;
+    if (cell->host) kill(cell->host->leader, SIGKILL); /* then we are the one who reaps */
+    return;
+  }
+  if (sweep_forked(cell, run)) {
+    finish(cell, run);
+  } else if (now > run->patience) {
+    cell->spoiled = true;
+    finish(cell, run);
+  } else {
+    run->kill_at = now + 1;
+  }
+}
+
+/* The time for it has come: nothing of it is to live on. */
+static void end(struct cell *cell, struct run *run) {
+  if (is_forked(run)) {
+    end_forked(cell, run);
+    return;
+  }
+  if (run->flags & HOST && !is_alone(cell, run)) {
+    if (!run->dead) {
+      signal_group(run, SIGKILL);
+      run->kill_at = 0;
+      return;
+    }
+    if (!sweep_host(cell, run)) cell->spoiled = true;
+  } else if (!cell->childless && !sweep(cell)) {
+    cell->spoiled = true;
+  }
+  if (run->flags & HOST) host_died(cell);
+  finish(cell, run);
+}
+
+void run_leader_died(struct cell *cell, struct run *run, int status) {
+  run->dead = true;
+  run->status = status;
+  close_fd(&run->leader_fd);
+  if (run->state == ENDING || run->state == FORKING) {
+    run->kill_at = now_ms();
+    return;
+  }
+  bool living = is_forked(run) ? claim(cell, run) > 0 : !cell->childless;
+  run->left_behind = living && run->why == BY_ITSELF;
+  move_to(run, LEAVING);
+  input_close(&run->input);
+  if (!living || run->why != BY_ITSELF || run->flags & (HOST | CHANNEL))
+    run->kill_at = now_ms();
+  else if (!run->goes_on && !run->kill_at)
+    run->kill_at = now_ms() + LAST_WORDS_MS;
+}
+
+/* What a leader has left may have ended by itself. */
+static void look_after(struct cell *cell, struct run *run) {
+  if (run->state != LEAVING) return;
+  if (is_forked(run) ? !claim(cell, run) : cell->childless) run->kill_at = now_ms();
+}
+
+bool reap(struct cell *cell) {
+  int count = 0;
+  for (; count < REAPED_AT_ONCE; count++) {
+    struct rusage spent;
+    int status;
+    pid_t pid = wait4(-1, &status, WNOHANG, &spent);
+    if (pid < 0 && errno == EINTR) continue;
+    cell->childless = pid < 0;
+    if (pid <= 0) break;
+    const struct run *whose = NULL;
+    is_known(cell, pid, &whose);
+    struct run *run = whose ? (struct run *)whose : cell->host ? cell->host : cell->runs;
+    if (!run || run->state == OVER) continue;
+    usage_add(&run->usage, &spent);
+    if (run->leader == pid && !run->dead) {
+      cell->childless = waitid(P_ALL, 0, &(siginfo_t){0}, WEXITED | WNOHANG | WNOWAIT) < 0;
+      run_leader_died(cell, run, status);
+    }
+  }
+  for (struct run *run = cell->runs; run; run = run->next) look_after(cell, run);
+  return count == REAPED_AT_ONCE;
+}
+
+/* --- a process that stays */
+
+static void tell_measured(struct cell *cell, struct run *run, bool rested, bool clean) {
+  struct measured_message told = {.head = {.kind = MEASURED, .run = run->id, .flags = rested}, .clean = clean};
+  struct spent spent = measure(run->leader);
+  told.user_us = spent.user_us + microseconds(&run->usage.user);
+  told.system_us = spent.system_us + microseconds(&run->usage.system);
+  told.size = spent.size;
+  told.peak = spent.peak > run->usage.peak ? spent.peak : run->usage.peak;
+  told.processes = spent.processes;
+  message_write(cell->control, &told, sizeof told, NULL, 0, -1);
+}
+
+void run_measure(struct cell *cell, struct run *run) {
+  if (run->leader && !run->dead) tell_measured(cell, run, false, true);
+}
+
+static void rest(struct cell *cell, struct run *run) {
+  reap(cell);
+  if (run->state != RESTING) return; /* it was about to end */
+  pid_t keep[OTHERS + 1];
+  memcpy(keep, run->others, sizeof *keep * run->nothers);
+  keep[run->nothers] = run->leader;
+  if (kill_below(getpid(), keep, run->nothers + 1)) {
+    run->watch_at = now_ms() + 1;
+    return;
+  }
+  bool clean = folder_empty(run->folder, &run->files) && sandbox_empty(cell->sandbox);
+  run->watch_ms = IDLE_WATCH_MS;
+  run->watch_at = now_ms() + IDLE_WATCH_MS;
+  move_to(run, WAITING);
+  tell_measured(cell, run, true, clean);
+}
+
+void run_rest(struct cell *cell, struct run *run, bool keep) {
+  if (!(run->flags & CHANNEL) || run->dead || run->why != BY_ITSELF || run->state > RESTING) return;
+  if (keep) {
+    run->nothers = 0; /* the leader is no other */
+    pid_t pids[OTHERS + 1];
+    size_t count = list_below(getpid(), pids, OTHERS + 1);
+    for (size_t at = 0; at < count && run->nothers < OTHERS; at++)
+      if (pids[at] != run->leader) run->others[run->nothers++] = pids[at];
+    bool clean = folder_names(run->folder, &run->files);
+    tell_measured(cell, run, true, clean);
+    return;
+  }
+  run->deadline = 0;
+  if (run->state != RESTING) move_to(run, RESTING);
+  rest(cell, run);
+}
+
+/* --- time */
+
+/* What it takes: what a host has forked is weighed for itself. */
+static uint64_t weight(const struct cell *cell, const struct run *run, uint32_t *processes) {
+  uint64_t held = run->flags & HOST ? 0 : sandbox_weight(cell->sandbox);
+  uint64_t bound = !run->max_memory ? 0 : run->max_memory > held ? run->max_memory - held : 1;
+  if (run->flags & HOST) return run->dead ? 0 : measure(run->leader).size;
+  if (!is_forked(run)) return held + weigh(cell->sandbox, 0, bound, processes);
+  uint64_t size = held + (run->dead ? 0 : weigh(cell->sandbox, run->leader, bound, processes));
+  for (size_t at = 0; at < run->nothers; at++) {
+    uint32_t more = 0;
+    size += weigh(cell->sandbox, run->others[at], bound, &more);
+    *processes += more;
+  }
+  return size;
+}
+
+static void watch(struct cell *cell, struct run *run) {
+  uint32_t processes = 0;
+  uint64_t size = weight(cell, run, &processes);
+  bool grew = size > run->usage.peak + (run->usage.peak >> 2);
+  if (size > run->usage.peak) run->usage.peak = size;
+  run->watch_ms = grew && run->max_memory && size > run->max_memory / 8 ? FIRST_WATCH_MS : run->watch_ms * 2;
+  int64_t most = run->state == WAITING ? IDLE_WATCH_MS : WATCH_MS;
+  if (run->watch_ms > most) run->watch_ms = most;
+  if (run->max_memory && size > run->max_memory)
+    run_kill(run, MEMORY);
+  else if (run->max_pids && processes > run->max_pids)
+    run_kill(run, PROCESSES);
+  else if (run->looks++ % DISK_EVERY == DISK_EVERY - 1 && sandbox_disk_full(cell->sandbox, run->folder))
+    run_kill(run, DISK);
+}
+
+int64_t run_next(const struct run *run) {
+  int64_t next = run->state == FORKING || run->state == ENDING ? 0 : run->watch_at;
+  if (run->deadline && (!next || run->deadline < next)) next = run->deadline;
+  if (run->kill_at && (!next || run->kill_at < next)) next = run->kill_at;
+  if (run->patience && run->state != ENDING && (!next || run->patience < next)) next = run->patience;
+  return next;
+}
+
+void run_mind_the_time(struct cell *cell, struct run *run) {
+  if (run->state == OVER) return;
+  int64_t now = now_ms();
+  if (run->deadline && now >= run->deadline) run_stop(run, DEADLINE);
+  if (run->state != FORKING && run->state != ENDING && !run->kill_at && now >= run->watch_at) {
+    if (run->state == RESTING) {
+      rest(cell, run);
+    } else {
+      watch(cell, run);
+      run->watch_at = now_ms() + run->watch_ms;
+    }
+  }
+  if (run->patience && run->state != ENDING && now >= run->patience) {
+    run->patience = now + STUCK_MS;
+    if (cell->host) kill(cell->host->leader, SIGKILL); /* it does not say how one has ended: then we are the one who reaps */
+  }
+  if (run->kill_at && now_ms() >= run->kill_at) end(cell, run);
 }

@@ -45,6 +45,7 @@ static int child(void *argument) {
     if (dup2(launch->fds[at], at) < 0) return refuse(birth, DESCRIPTORS);
   struct rlimit no_core = {0, 0};
   setrlimit(RLIMIT_CORE, &no_core);
+  if ((errno = sandbox_confine(launch->sandbox))) return refuse(birth, SANDBOX);
   execve(launch->argv[0], launch->argv, launch->envp);
   return refuse(birth, EXEC);
 }

@@ -1,17 +1,18 @@
-/* The end of processes: all that a run has started, however it was detached, is our child sooner or later. As PID 1 of a
-   namespace we can name all of them at once; as a subreaper we name our children until there are none. */
+/* The end of processes: all that a run has started, however it was detached, is below us. As PID 1 of a namespace we can
+   name all of them at once; as a subreaper we name our children until there are none. */
 #define _GNU_SOURCE
 #include "cell.h"
 
-#include <errno.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/time.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+enum { DEPTH = 64, PATH = 96, AT_ONCE = 16 << 10 };
 
 void usage_add(struct usage *usage, const struct rusage *spent) {
   timeradd(&usage->user, &spent->ru_utime, &usage->user);
@@ -20,67 +21,99 @@ void usage_add(struct usage *usage, const struct rusage *spent) {
   if (peak > usage->peak) usage->peak = peak;
 }
 
-/* Reap one: 1, 0 when all that is left lives, -1 when nothing is left. */
-static int reap_one(pid_t leader, int *status, struct usage *usage, bool *ended) {
-  struct rusage spent;
-  int how;
-  pid_t pid;
-  while ((pid = wait4(-1, &how, WNOHANG, &spent)) < 0 && errno == EINTR) {
-  }
-  if (pid <= 0) return pid < 0 ? -1 : 0;
-  usage_add(usage, &spent);
-  if (pid == leader) {
-    *status = how;
-    *ended = true;
-  }
-  return 1;
-}
-
-bool reap(pid_t leader, int *status, struct usage *usage, bool *living) {
-  bool ended = false;
-  int more = 1;
-  for (int count = 0; count < REAPED_AT_ONCE && more > 0; count++) more = reap_one(leader, status, usage, &ended);
-  *living = more >= 0;
-  return ended;
-}
-
-/* Signal each child of ours once. */
-static void signal_children(int number) {
-  char path[64], text[64 << 10];
-  snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+/* The numbers in a file of /proc. */
+static size_t read_pids(const char *path, pid_t *pids, size_t room) {
+  static char text[AT_ONCE];
   int file = open(path, O_RDONLY | O_CLOEXEC);
-  if (file < 0) return;
+  if (file < 0) return 0;
   ssize_t size = read(file, text, sizeof text - 1);
   close(file);
-  if (size <= 0) return;
-  text[size] = 0;
+  if (size <= 0) return 0;
   if (size == (ssize_t)sizeof text - 1) /* the last number may be cut in two: it is there again at the next look */
-    while (size > 0 && text[size - 1] != ' ') text[--size] = 0;
-  for (char *at = text, *end; *at; at = end) {
+    while (size > 0 && text[size - 1] != ' ') size--;
+  text[size] = 0;
+  size_t count = 0;
+  for (char *at = text, *end; *at && count < room; at = end) {
     long pid = strtol(at, &end, 10);
     if (end == at) break;
-    if (pid > 1) kill((pid_t)pid, number); /* it is our child and not reaped yet: nobody else has its number */
+    if (pid > 1) pids[count++] = (pid_t)pid;
   }
+  return count;
+}
+
+size_t children(pid_t *pids, size_t room) {
+  char path[PATH];
+  snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+  return read_pids(path, pids, room);
 }
 
 void signal_all(int number) {
-  if (getpid() == 1)
+  static pid_t pids[AT_ONCE / 2];
+  if (getpid() == 1) {
     kill(-1, number);
-  else
-    signal_children(number);
+    return;
+  }
+  size_t count = children(pids, sizeof pids / sizeof *pids);
+  for (size_t at = 0; at < count; at++)
+    kill(pids[at], number); /* it is our child and not reaped yet: nobody else has its number */
 }
 
-bool sweep(pid_t leader, int *status, struct usage *usage) {
-  const struct timespec moment = {.tv_nsec = 500000};
-  int64_t until = now_ms() + SWEEP_MS;
-  bool ended = false;
-  for (;;) {
-    signal_all(SIGKILL);
-    int more;
-    while ((more = reap_one(leader, status, usage, &ended)) > 0) {
+static bool is_zombie(pid_t pid) {
+  char path[PATH], text[256];
+  snprintf(path, sizeof path, "/proc/%d/stat", pid);
+  int file = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
+  close_fd(&file);
+  if (size <= 0) return true;
+  text[size] = 0;
+  const char *name_end = strrchr(text, ')');
+  return name_end && name_end[1] && (name_end[2] == 'Z' || name_end[2] == 'X');
+}
+
+static bool among(pid_t pid, const pid_t *pids, size_t count) {
+  for (size_t at = 0; at < count; at++)
+    if (pids[at] == pid) return true;
+  return false;
+}
+
+struct walk {
+  const pid_t *keep;
+  size_t nkeep, found, room;
+  pid_t *pids; /* what is found, if it is only to be listed */
+};
+
+static void visit(struct walk *walk, pid_t root, int depth) {
+  char path[PATH];
+  snprintf(path, sizeof path, "/proc/%d/task", root);
+  DIR *tasks = depth < DEPTH ? opendir(path) : NULL;
+  if (!tasks) return;
+  for (struct dirent *task; (task = readdir(tasks));) {
+    if (task->d_name[0] == '.') continue;
+    char file[PATH + 32];
+    pid_t pids[256];
+    snprintf(file, sizeof file, "/proc/%d/task/%.20s/children", root, task->d_name);
+    size_t count = read_pids(file, pids, sizeof pids / sizeof *pids);
+    for (size_t at = 0; at < count; at++) {
+      visit(walk, pids[at], depth + 1);
+      if (among(pids[at], walk->keep, walk->nkeep) || is_zombie(pids[at])) continue;
+      if (!walk->pids)
+        kill(pids[at], SIGKILL);
+      else if (walk->found < walk->room)
+        walk->pids[walk->found] = pids[at];
+      walk->found++;
     }
-    if (more < 0) return true;
-    if (now_ms() > until) return false;
-    nanosleep(&moment, NULL);
   }
+  closedir(tasks);
+}
+
+size_t kill_below(pid_t root, const pid_t *keep, size_t nkeep) {
+  struct walk walk = {.keep = keep, .nkeep = nkeep};
+  visit(&walk, root, 0);
+  return walk.found;
+}
+
+size_t list_below(pid_t root, pid_t *pids, size_t room) {
+  struct walk walk = {.pids = pids, .room = room};
+  visit(&walk, root, 0);
+  return walk.found < room ? walk.found : room;
 }

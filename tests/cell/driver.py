@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-RUN, FEED, STOP, KILL, STARTED, FAILED, LOG, ENDED = range(1, 9)
-RESULT_ON_3, AHEAD, BODY_IN_FD = 1, 2, 4
+(RUN, FEED, STOP, KILL, STARTED, FAILED, LOG, ENDED, READY, RESULT, GO_ON, REST, MEASURE, MEASURED, TOLD) = range(1, 16)
+RESULT_ON_3, AHEAD, BODY_IN_FD, TELL, TELL_RESULT, CHANNEL, HOST, FORKED, KEEP, IN_TIME = (1 << at for at in range(10))
 OUT, ERR = 1, 2
-WHY = ("by itself", "deadline", "stopped", "killed", "output", "memory")
-STEPS = ("none", "pipes", "fork", "folder", "descriptors", "exec", "wire")
+WHY = ("by itself", "deadline", "stopped", "killed", "output", "memory", "processes", "disk")
+STEPS = ("none", "pipes", "fork", "folder", "descriptors", "exec", "wire", "sandbox", "in host")
 HEAD = struct.Struct("=IIII")
 RUN_REST = struct.Struct("=IIIIIIQQQ")
 ENDED_REST = struct.Struct("=IIIIIIQQQQ")
@@ -68,6 +68,9 @@ class Cell:
         )  # fmt: skip
         theirs.close()
         self._runs = 0
+        kind, _, _, _, rest, _ = self.message()
+        assert kind == READY
+        self.got: int = struct.unpack_from("=II", rest)[0]
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +93,7 @@ class Cell:
         fields = (
             len(argv), len(env), len(words), round(deadline * 1000), round(grace * 1000), pids, output, log, memory,
         )  # fmt: skip
-        self._post(RUN, self._runs, flags, RUN_REST.pack(*fields), body)
+        self._post(RUN, self._runs, flags | TELL, RUN_REST.pack(*fields), body)
         return self._runs
 
     def feed(self, run: int, payload: bytes, deadline: float = 0) -> None:

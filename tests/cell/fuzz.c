@@ -135,8 +135,9 @@ static void handle(void) {
   char *mapped = (char *)message.mapped;
   if (message.head.run & 1) { /* as an input that is kept until it was read */
     message_hand_over(&message, &keeper);
-    MUST(message.fd < 0 && !message.mapped);
+    MUST(!message.mapped && !keeper.nfds);
     message_release(&keeper);
+    message_release(&message);
   } else {
     message_release(&message);
   }
@@ -158,13 +159,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     theirs = ends[1];
     int room = LONGEST * 2;
     MUST(!setsockopt(ours, SOL_SOCKET, SO_SNDBUF, &room, sizeof room));
-    keeper.fd = -1;
+    keeper.nfds = 0;
   }
   if (size < BEFORE) return 0;
   uint64_t before = descriptors();
   struct sent sent = send_input(data, smaller(size, LONGEST));
   int read = message_read(theirs, &message);
-  MUST(read == 1 || message.fd < 0);
+  MUST(read == 1 || !message.nfds);
   if (read == 1) {
     MUST(message.size >= sizeof message.head && message.size == sent.size && sent.rights <= TAKEN);
     MUST(!memcmp(message.bytes, sent.data, sent.size));
