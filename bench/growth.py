@@ -15,7 +15,7 @@ from bench.harness import Case, Figures, Plan, contest, eventually, key, settle,
 from bench.report import milliseconds
 from bench.servers import Server, Site, compiled, events, gateway
 from gateway.registry.registry import POLL
-from gateway.warden import procfs
+from tests import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.warden import procfs
+from tests import procfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

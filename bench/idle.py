@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.harness import Figures, Plan, settle, use_of
 from bench.servers import Site, compiled, gateway
-from gateway.warden import procfs
+from tests import procfs
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gateway.warden import procfs
+from tests import procfs
 from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gateway.warden import procfs
+from tests import procfs
 from tests.jobs.postgres import Postgres
 from tests.jobs.torture import Receiver
 from tests.support import Site, eventually, reaped

@@ -9,6 +9,7 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING
 
+from gateway.cells.stock import Cells
 from gateway.errors import ConfigError
 from gateway.events import ConnectorWarning, RegistryLoaded
 from gateway.invoke import Invoker
@@ -25,7 +26,6 @@ from gateway.registry.registry import Registry
 from gateway.slots import SharedSlots
 from gateway.suggestions import Suggestions
 from gateway.supervisor import Supervisor
-from gateway.warden.client import Warden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Gateway:
-    """The parts, put together. Cheap to make; `open` starts the warden and loads the registry."""
+    """The parts, put together. Cheap to make; `open` loads the registry."""
 
     def __init__(self, settings: Settings, bus: Bus, team: Team | None = None) -> None:
         """`team` is set in a worker of several.
@@ -54,9 +54,9 @@ class Gateway:
         self._shared = (
             SharedSlots(team.short_folder, team.worker, team.workers, settings.max_processes) if team else None
         )
-        self.warden = Warden(self.run_folder, cgroup=settings.cgroup)
+        self.cells = Cells(self.run_folder, cgroup=settings.cgroup)
         self.supervisor = Supervisor(settings.max_processes, bus, self._shared)
-        self.pools = Pools(self.warden, bus, self.supervisor)
+        self.pools = Pools(self.cells, bus, self.supervisor)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
         self.registry = Registry(settings, self.describer, bus)
         self._jobs, self._callbacks = read_sections(settings)
@@ -86,7 +86,7 @@ class Gateway:
             if self._shared is not None:
                 self._shared.open(self.supervisor.grant, self.pools.on_asked)
                 self.supervisor.settle = self.pools.tell
-            self.warden.open()
+            self.cells.open()
             if registry:
                 await self.registry.open(watch=watch)
             if watch:
@@ -107,7 +107,7 @@ class Gateway:
             self.threads_left = not await self.desk.jobs.stop()
         await self.registry.close()
         await self.pools.close()
-        await self.warden.close()
+        await self.cells.close()
         shutil.rmtree(self.run_folder, ignore_errors=True)
         if self._shared is not None:
             self._shared.close()
@@ -173,7 +173,7 @@ class Gateway:
 
 
 def claim(folder: Path) -> int:
-    """Make this gateway's folder, lock it, and remove those whose gateway and warden are gone (a power cut)."""
+    """Make this gateway's folder, lock it, and remove those whose gateway and cells are gone (a power cut)."""
     parent = folder.parent
     parent.mkdir(parents=True, exist_ok=True)
     turn = os.open(parent, os.O_RDONLY)

@@ -321,7 +321,7 @@ class Invoker:
     @staticmethod
     def _judge(circuit: Circuit, completed: Completed) -> bool:
         """Tell the circuit what the end of a run says about the connector, if it says anything."""
-        if completed.stop is not None or completed.out_of_memory or completed.warden_died:
+        if completed.stop is not None or completed.out_of_memory or completed.over or completed.cell_died:
             return False
         if completed.signal is not None:
             circuit.failed(f"died of {completed.signal}")
@@ -459,7 +459,9 @@ def _problem(completed: Completed, title: str, timeout: float) -> GatewayError |
         return ConnectorOutputTooLarge(f"{title} wrote a result of more than {Size(bounds.output)} (max_output)")
     if completed.out_of_memory:
         return ConnectorOutOfMemory(f"{title} used more than {Size(bounds.memory)} of memory (max_memory)")
-    if completed.warden_died:
+    if completed.over is not None:
+        return ConnectorCrashed(f"{title} had more than its {completed.over} allows, and was stopped")
+    if completed.cell_died:
         return ConnectorCrashed(f"{title} was killed together with the process that watches over it")
     if completed.signal is not None:
         return ConnectorCrashed(f"{title} died of {completed.signal}")

@@ -13,7 +13,7 @@ import select
 import shutil
 import signal
 import socket
-import subprocess  # noqa: TID251 - workers are gateways, not connectors: no warden can be their parent
+import subprocess  # noqa: TID251 - workers are gateways, not connectors: no cell can be their parent
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -246,7 +246,7 @@ class _Worker:
                 self.kill(f"gave no sign of life for {BEAT * MISSED:g} s and was killed")
 
     def kill(self, problem: str) -> None:
-        """End it at once. Its warden kills what it ran."""
+        """End it at once. Its cells kill what it ran."""
         if self._process.returncode is None:
             self.problem = problem
             self.signal(signal.SIGKILL)

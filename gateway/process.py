@@ -10,26 +10,29 @@ import contextlib
 import enum
 import os
 import signal
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from gateway.cells.cell import Ended, Limits, Listener, Words
+from gateway.cells.wire import Flag, Why
 from gateway.redact import Redactor
-from gateway.warden.client import Failed, Gone, Leftover
 
 if TYPE_CHECKING:
-    from gateway.warden.client import Event, Handle, Warden
+    from gateway.cells.cell import Cell
 
-CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop, so that deadlines fire under any flood
+    OnLine = Callable[[str, str], None]
+    """Takes a line of log: the stream's name and the text."""
+
+CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop
 LINE = 8192  # bytes; a longer log line is cut into pieces
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
 RUN_NAME = "{run}"  # stands for the run's own name in a command line
-_PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")
-LISTEN = 0.005  # seconds; whatever is over by then is read once, at its end: a pipe holds 64 KiB
-DRAIN = 0.25  # seconds that whatever outlives the leader has to write its last words
+_PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process has of its own
+DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words
+OVER = {Why.PROCESSES: "max_pids", Why.DISK: "max_disk"}
 
 
 Answered = Callable[[bytearray], bool]
@@ -62,7 +65,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start a process. `argv[0]` is an absolute path; `env` lacks only what the folder decides."""
+    """How to start a process. `argv[0]` is an absolute path; `env` lacks what the private folder decides, HOME and TMPDIR, unless it is declared."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
@@ -100,7 +103,9 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None
     stop: Stop | None
     out_of_memory: bool
-    warden_died: bool
+    over: str | None
+    """The setting that says how much of something it might have, and it had more."""
+    cell_died: bool
     cpu_user: float
     cpu_system: float
     peak_rss: int
@@ -166,138 +171,124 @@ class LogPipe:
             self._on_line(line[start : start + LINE].decode(errors="replace").rstrip("\r"))
 
 
-class _Lines:
-    """Where the lines of a child go; apart from the child, which would otherwise keep itself and its request alive."""
+class Lines:
+    """What a child writes beside its result, cut into lines."""
 
-    def __init__(self, on_line: Callable[[str, str], None]) -> None:
+    def __init__(self, bound: int, on_line: OnLine) -> None:
         self.on_line = on_line
+        self._bound = bound
+        self._pipes: dict[int, LogPipe] = {}
 
-    def stderr(self, line: str) -> None:
-        self.on_line("stderr", line)
+    def feed(self, stream: int, data: bytes) -> None:
+        """Take what came of stdout (1) or stderr (2)."""
+        pipe = self._pipes.get(stream)
+        if pipe is None:
+            name = "stdout" if stream == 1 else "stderr"
+            pipe = self._pipes[stream] = LogPipe(self._bound, lambda line: self.on_line(name, line))
+        pipe.feed(data)
 
-    def stdout(self, line: str) -> None:
-        self.on_line("stdout", line)
+    def finish(self) -> None:
+        """Give out last lines that had no newline."""
+        for pipe in self._pipes.values():
+            pipe.finish()
+
+    def tail(self) -> str:
+        """Return the last few kilobytes of stderr."""
+        pipe = self._pipes.get(2)
+        return pipe.tail() if pipe is not None else ""
+
+    @property
+    def total(self) -> int:
+        """How many bytes there were."""
+        return sum(pipe.total for pipe in self._pipes.values())
 
 
-class Child:
-    """A process that was asked for, from its pipes to its end."""
+class Child(Listener):
+    """A process that was asked for, in its cell, until all of it is gone."""
 
-    def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None]) -> None:
+    def __init__(self, cell: Cell, launch: Launch, on_line: OnLine, release: Callable[[], None]) -> None:
+        """`release` is called once, when it needs its cell no more."""
         self.launch = launch
-        self.folder = folder
-        self._left_behind = False
-        self._name = f"gateway-{'-'.join(folder.split('/')[-2:])}"
-        self._warden = warden
+        self._cell = cell
+        self._release = release
         self._loop = asyncio.get_running_loop()
-        self._handle: Handle | None = None
-        self._gone: asyncio.Future[Gone] = self._loop.create_future()
-        self._eof = asyncio.Event()
+        self._run = 0
+        self._gone: asyncio.Future[Ended] = self._loop.create_future()
         self._stop: Stop | None = None
         self._answered: Answered | None = None
-        self._goes_on = False
-        self._whole = False
-        self._stdin = -1
-        self._unwritten: deque[memoryview] = deque()
-        self._open: dict[int, Callable[[bytes], None]] = {}
-        self._listening = False
-        self._result = bytearray()
-        self._lines = _Lines(on_line)
-        self._log = LogPipe(launch.bounds.log, self._lines.stderr)
-        self._noise = LogPipe(launch.bounds.log, self._lines.stdout)
-        self._timers: list[asyncio.TimerHandle] = []
+        self._started: asyncio.Future[None] | None = None
+        self._touched = False
+        self._lines = Lines(launch.bounds.log, on_line)
+        self._name = ""
 
-    @classmethod
-    def start(
-        cls, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str, str], None], *, ahead: bool = False
-    ) -> Child:
-        """Make the pipes, and have the process started; `folder` is fresh, and the child's to drop.
+    def begin(self) -> None:
+        """Have it started ahead of its request.
 
         Raises:
-            StartFailed: no descriptors, no disk, or arguments too large. (What exec itself refuses comes from `run`.)
+            StartFailed: there is no memory, or there are no descriptors.
         """
-        child = cls(warden, launch, folder, on_line)
-        with child.prepared() as fds:
-            handle = warden.spawn(
-                child,
-                argv=[child._name if word == RUN_NAME else word for word in launch.argv],
-                env=private_env(launch.env, folder),
-                cwd=folder,
-                memory=launch.bounds.memory,
-                fds=fds,
-                busy=not ahead,
-            )
-        child.attach(handle)
-        return child
+        self._begin(words_of(self._cell, self.launch), Flag.AHEAD)
 
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[list[int]]:
-        """Make the pipes; give the child's ends of these, which are closed afterwards.
+    async def fork(self, *, in_time: bool) -> None:
+        """Have it forked by the host in its cell, ahead of its request. To be shielded from cancellation.
+
+        Args:
+            in_time: its request comes later, so that it can prepare itself.
 
         Raises:
-            StartFailed: an OSError happened here or in the block.
+            StartFailed: the host is gone, or cannot fork.
         """
-        theirs: list[int] = []
+        started = self._started = self._loop.create_future()
+        own = [(name, value) for name, value in self.launch.env.items() if name in _PRIVATE]
         try:
-            self._make_pipes(theirs)
-            yield theirs
+            words = Words.of(["forked"], own)
         except OSError as problem:
-            self._close()
-            self._warden.folders.drop(self.folder)
-            raise StartFailed(str(problem)) from problem
-        finally:
-            for fd in theirs:
-                os.close(fd)
-
-    def attach(self, handle: Handle) -> None:
-        """Learn how the process is signalled. What was to be stopped before that is killed."""
-        self._handle = handle
-        if self._stop is not None:
-            handle.kill()
-
-    def private_env(self) -> dict[str, str]:
-        """Return the environment that this run has beyond what its host was started with."""
-        env = private_env(self.launch.env, self.folder)
-        return {name: value for name, value in env.items() if name in _PRIVATE}
-
-    async def never_started(self) -> None:
-        """Clear up after a process that there never was."""
-        if not self._gone.done():
-            self._gone.cancel()
-        self._close()
-        self._warden.folders.drop(self.folder)
-
-    def hand_over(self, on_line: Callable[[str, str], None]) -> None:
-        """Send the log to somebody else from now on: a process that was started ahead has found its request."""
-        self._lines.on_line = on_line
-        if self._handle is not None:
-            self._handle.busy(True)
+            raise self._never(problem) from problem
+        self._begin(words, Flag.AHEAD | Flag.FORKED | Flag.TELL | (Flag.IN_TIME if in_time else 0))
+        await started
+        if self._gone.done():
+            self._gone.result()
 
     @property
     def untouched(self) -> bool:
         """Whether it lives and has written no result: a process that was started ahead must wait for its request."""
-        return not self._gone.done() and not self._result
+        return not self._gone.done() and not self._touched
 
     @property
-    def gone(self) -> asyncio.Future[Gone]:
+    def gone(self) -> asyncio.Future[Ended]:
         """Done when all of it is dead and reaped."""
         return self._gone
+
+    def hand_over(self, on_line: OnLine) -> None:
+        """Send the log to somebody else from now on: a process that was started ahead has found its request."""
+        self._lines.on_line = on_line
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         """Feed the request, collect the result, and wait until all of it is dead.
 
         Args:
             payload: what the child reads on stdin, until EOF.
-            deadline: a moment of the loop's clock.
+            deadline: a moment of the loop's clock. Its cell holds it.
             answered: asked whether what there is of the result is all of it, whenever it may be. From then on what the
                 child has started may live on, its leader or what that left behind, and end by itself.
 
         Raises:
-            StartFailed: exec refused.
+            StartFailed: it could not be started.
             asyncio.CancelledError: after the whole tree was killed.
         """
-        self._timers.append(self._loop.call_at(deadline, self.stop, Stop.DEADLINE))
         self._answered = answered
-        self._feed(payload)
+        seconds = max(0.001, deadline - self._loop.time())
+        flags = Flag.TELL_RESULT if answered is not None else 0
+        try:
+            if self._run:
+                self._feed(payload, seconds, flags)
+            elif self._stop is None:
+                self._begin(words_of(self._cell, self.launch), flags, payload, seconds)
+            else:
+                self._gone.set_result(Ended(0, signal.SIGKILL, Why.KILLED))
+        except BaseException:
+            self._let_go()
+            raise
         del payload  # it may be large, and is not needed once it is written
         try:
             await asyncio.shield(self._gone)
@@ -306,168 +297,96 @@ class Child:
             await uncancelled(self._gone)
             raise
         finally:
-            await self._end()
+            self._lines.finish()
+            await self._clean_up()
+            self._let_go()
         return self._completed()
 
     async def discard(self) -> None:
         """Kill it without a request, and wait for its end."""
-        self.stop(Stop.CANCELLED, grace=0)
-        await uncancelled(self._gone)
-        await self._end()
+        if self._run:
+            self.stop(Stop.CANCELLED, grace=0)
+            await uncancelled(self._gone)
+            self._lines.finish()
+        else:
+            self._gone.cancel()
+        self._let_go()
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """Ask the whole group to end, and kill the whole tree after `grace` seconds. The first reason counts."""
         if self._gone.done():
             return
         self._stop = self._stop or why
-        if self._handle is None:
+        if not self._run:
             return
         if grace > 0:
-            self._handle.signal(signal.SIGTERM)
-            self._timers.append(self._loop.call_later(grace, self._handle.kill))
+            self._cell.stop(self._run, grace=grace)
         else:
-            self._handle.kill()
+            self._cell.kill(self._run)
 
-    def on_warden(self, event: Event) -> None:
-        """Take what the warden says of this run."""
-        if isinstance(event, Leftover):
-            self._left_behind = self._stop is None
-            self._read_on()
-            if self._is_answered():
-                return
-            self._timers.append(self._loop.call_later(DRAIN, self._kill))
-            self._leftover = self._loop.create_task(self._kill_at_eof())
-        elif self._gone.done():
-            return
-        elif isinstance(event, Failed):
-            self._gone.set_exception(StartFailed(event.message))
+    # --- what the cell says
+
+    def on_started(self, pid: int) -> None:  # noqa: ARG002
+        """Learn that the host has forked it."""
+        self._hear_started()
+
+    def on_log(self, stream: int, data: bytes) -> None:
+        """Take a piece of log."""
+        self._lines.feed(stream, data)
+
+    def on_result(self, result: bytearray) -> None:
+        """Ask whether that is all of the result."""
+        self._touched = True
+        if self._answered is not None and self._stop is None and result and self._answered(result):
+            self._cell.go_on(self._run)
+
+    def on_failed(self, message: str) -> None:
+        """Learn that there never was a process."""
+        if not self._gone.done():
+            self._gone.set_exception(StartFailed(message))
             self._gone.exception()  # looked at, also where nobody waits for it
-        elif isinstance(event, Gone):
-            self._gone.set_result(event)
+        self._hear_started()
 
-    # --- private: pipes
+    def on_ended(self, ended: Ended) -> None:
+        """Learn that nothing of it is left."""
+        if not self._gone.done():
+            self._gone.set_result(ended)
+        self._hear_started()
 
-    def _make_pipes(self, theirs: list[int]) -> None:
-        theirs_stdin, self._stdin = os.pipe()
-        theirs.append(theirs_stdin)
-        os.set_blocking(self._stdin, False)
-        takers = [self._take_result, self._log.feed]
+    # --- private
+
+    def _hear_started(self) -> None:
+        if self._started is not None and not self._started.done():
+            self._started.set_result(None)
+
+    def _begin(self, words: Words, flags: int, payload: Payload = b"", seconds: float = 0.0) -> None:
         if self.launch.result_on_fd3:
-            takers = [self._noise.feed, self._log.feed, self._take_result]
-        for take in takers:
-            ours, end = os.pipe()
-            theirs.append(end)
-            os.set_blocking(ours, False)
-            self._open[ours] = take
-        self._timers.append(self._loop.call_later(LISTEN, self._listen))
-
-    def _listen(self) -> None:
-        self._listening = True
-        for fd in self._open:
-            self._loop.add_reader(fd, self._on_readable, fd)
-
-    def _feed(self, payload: Payload) -> None:
-        self._unwritten.extend(memoryview(piece) for piece in pieces(payload))
-        self._on_writable()
-        if self._stdin >= 0:
-            self._loop.add_writer(self._stdin, self._on_writable)
-
-    def _on_writable(self) -> None:
+            flags |= Flag.RESULT_ON_3
+        if self.launch.cleanup:
+            self._name = self._cell.name_of_next()
         try:
-            while self._unwritten:
-                piece = self._unwritten[0]
-                written = os.write(self._stdin, piece)
-                if written < len(piece):
-                    self._unwritten[0] = piece[written:]
-                else:
-                    self._unwritten.popleft()
-        except BlockingIOError:
+            self._run = self._cell.begin(
+                self, words, limits(self.launch), flags=flags, payload=pieces(payload), seconds=seconds
+            )
+        except OSError as problem:
+            raise self._never(problem) from problem
+
+    def _never(self, problem: OSError) -> StartFailed:
+        self._gone.cancel()
+        return StartFailed(str(problem))
+
+    def _feed(self, payload: Payload, seconds: float, flags: int) -> None:
+        if self._gone.done():
             return
-        except BrokenPipeError:
-            pass  # not reading the request is no error
-        self._close_stdin()
-
-    def _close_stdin(self) -> None:
-        self._unwritten.clear()
-        if self._stdin >= 0:
-            self._loop.remove_writer(self._stdin)
-            os.close(self._stdin)
-            self._stdin = -1
-
-    def _on_readable(self, fd: int) -> bool:
         try:
-            data = os.read(fd, CHUNK)
-        except BlockingIOError:
-            return False
-        if data:
-            self._open[fd](data)
-            return True
-        self._close_reader(fd)
-        return False
+            self._cell.feed(self._run, pieces(payload), seconds=seconds, grace=GRACE, flags=flags)
+        except OSError as problem:
+            self.stop(Stop.CANCELLED, grace=0)
+            raise StartFailed(str(problem)) from problem
 
-    def _take_result(self, data: bytes) -> None:
-        bound = self.launch.bounds.output
-        if len(self._result) > bound:
-            return
-        self._result += data
-        if len(self._result) > bound:
-            self._stop = self._stop or Stop.OUTPUT
-            self._kill()
-        elif data.endswith(b"\n") and len(self._result) <= CHUNK:  # whoever writes more closes it to be understood
-            self._is_answered()
-
-    def _is_answered(self) -> bool:
-        """Tell whether the result is there and the rest goes on without it."""
-        if self._answered is None or self._stop is not None:
-            return False
-        self._goes_on = self._goes_on or self._answered(self._result)
-        return self._goes_on
-
-    def _close_reader(self, fd: int) -> None:
-        if self._listening:
-            self._loop.remove_reader(fd)
-        os.close(fd)
-        if self._open.pop(fd) == self._take_result and not self._gone.done():
-            self._whole = self._stop is None
-            self._is_answered()
-        if not self._open:
-            self._eof.set()
-
-    # --- private: the end
-
-    async def _end(self) -> None:
-        # Every writer is dead, so what is in the pipes is all there will be.
-        self._finish_reading()
-        self._close()
-        self._warden.folders.drop(self.folder)
-        await self._clean_up()
-
-    def _read_on(self) -> None:
-        for fd in list(self._open):
-            while fd in self._open and self._on_readable(fd):
-                pass
-
-    async def _kill_at_eof(self) -> None:
-        await self._eof.wait()
-        self._kill()
-
-    def _kill(self) -> None:
-        if self._handle is not None and not self._gone.done():
-            self._handle.kill()
-
-    def _finish_reading(self) -> None:
-        self._read_on()
-        self._log.finish()
-        self._noise.finish()
-
-    def _close(self) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers.clear()
-        self._close_stdin()
-        for fd in list(self._open):
-            self._close_reader(fd)
-        self._eof.set()
+    def _let_go(self) -> None:
+        release, self._release = self._release, _nothing
+        release()
 
     async def _clean_up(self) -> None:
         launch = self.launch
@@ -476,29 +395,75 @@ class Child:
         argv = tuple(self._name if word == RUN_NAME else word for word in launch.cleanup)
         cleanup = msgspec.structs.replace(launch, argv=argv, cleanup=())
         with contextlib.suppress(StartFailed, OSError):
-            child = Child.start(self._warden, cleanup, self._warden.folders.take(), self._lines.on_line)
+            child = Child(self._cell, cleanup, self._lines.on_line, _nothing)
             await asyncio.shield(child.run(b"", deadline=self._loop.time() + CLEANUP))
 
     def _completed(self) -> Completed:
-        gone = self._gone.result()
-        number = os.WTERMSIG(gone.status) if os.WIFSIGNALED(gone.status) else None
-        return Completed(
-            pid=gone.pid,
-            bounds=self.launch.bounds,
-            status=None if number else os.WEXITSTATUS(gone.status),
-            signal=signal_name(number) if number else None,
-            stop=self._stop,
-            out_of_memory=gone.out_of_memory,
-            warden_died=gone.warden_died,
-            cpu_user=gone.utime,
-            cpu_system=gone.stime,
-            peak_rss=gone.peak_rss,
-            result=self._result,
-            log_tail=self._log.tail(),
-            log_bytes=self._log.total + self._noise.total,
-            whole=self._whole,
-            left_behind=self._left_behind,
-        )
+        ended = self._gone.result()
+        log = (self._lines.tail(), self._lines.total)
+        return completed(ended, self.launch, stop=why_stopped(ended, self._stop), log=log)
+
+
+def words_of(cell: Cell, launch: Launch) -> Words:
+    """Return a launch's command line and environment, as the wire has them.
+
+    Raises:
+        StartFailed: a word has a NUL in it.
+    """
+    if cell.memo is not None and cell.memo[0] is launch:
+        return cell.memo[1]
+    argv = [cell.name_of_next() if word == RUN_NAME else word for word in launch.argv]
+    try:
+        words = Words.of(argv, launch.env.items())
+    except OSError as problem:
+        raise StartFailed(str(problem)) from problem
+    if RUN_NAME not in launch.argv:
+        cell.memo = launch, words
+    return words
+
+
+def _nothing() -> None:
+    """Have nothing to release."""
+
+
+def limits(launch: Launch) -> Limits:
+    """Return what a run of a launch may use, as a cell has it."""
+    bounds = launch.bounds
+    return Limits(GRACE, bounds.output, bounds.log, bounds.memory)
+
+
+def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
+    """Return why a run was stopped, None when it ended by itself: also when that came before the word to stop."""
+    if ended.why == Why.DEADLINE:
+        return stop or Stop.DEADLINE
+    if ended.why == Why.OUTPUT:
+        return Stop.OUTPUT
+    return stop if ended.why in (Why.STOPPED, Why.KILLED, Why.CELL_DIED) else None
+
+
+def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
+    """Return what a run came to; `log` is its last words and how many bytes there were."""
+    number = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else None
+    memory = launch.bounds.memory
+    return Completed(
+        pid=ended.pid,
+        bounds=launch.bounds,
+        status=None if number else os.WEXITSTATUS(ended.status),
+        signal=signal_name(number) if number else None,
+        stop=stop,
+        # One that the system refused memory has said so in its own words, and failed.
+        out_of_memory=ended.why == Why.MEMORY or (ended.status != 0 and 0 < memory < ended.peak_rss),
+        over=OVER.get(ended.why),
+        cell_died=ended.why == Why.CELL_DIED,
+        cpu_user=ended.cpu_user,
+        cpu_system=ended.cpu_system,
+        peak_rss=ended.peak_rss,
+        result=ended.result,
+        log_tail=log[0],
+        log_bytes=max(log[1], ended.log_bytes),
+        whole=ended.whole,
+        left_behind=ended.left_behind,
+    )
 
 
 def pieces(payload: Payload) -> tuple[bytes | bytearray | memoryview, ...]:
@@ -514,17 +479,7 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def private_env(env: Mapping[str, str], folder: str) -> dict[str, str]:
-    """Return the environment of a process that works in a private folder; what the operator declared stands."""
-    return {**env, "HOME": folder, "TMPDIR": folder, **_given(env)}
-
-
-def _given(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what the operator declared of the names that the folder decides."""
-    return {name: env[name] for name in _PRIVATE if name in env}
-
-
-async def uncancelled(future: asyncio.Future[Gone]) -> None:
+async def uncancelled(future: asyncio.Future[Ended]) -> None:
     """Wait for a future whatever is cancelled meanwhile; its exception is its owner's business."""
     while not future.done():
         with contextlib.suppress(asyncio.CancelledError):

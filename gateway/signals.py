@@ -1,6 +1,6 @@
 """The signals that `gateway serve` takes. Until somebody does, they wait: what came too early is not lost, nor deadly.
 
-What is held back stays so in every process that is started meanwhile: workers begin like that, wardens must not.
+What is held back stays so in every process that is started meanwhile: workers begin like that, cells must not.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.warden import procfs
+from gateway.cells import orphans
 
-SWEPT = 15.0  # seconds that a dead worker's warden may take to kill what it ran
+SWEPT = 15.0  # seconds that a dead worker's cells may take to kill what it ran
 MASTER = 0  # the descriptor that leads from a worker to its master
 BEAT = 3.0  # seconds between two signs of life
 SIGN = b"\0"
@@ -37,11 +37,13 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
         return self._run_folder(self.worker, self.generation)
 
     async def ended(self, worker: int, generation: int) -> None:
-        """Wait until a dead worker's warden has killed everything that it ran and removed its folder."""
+        """Wait until a dead worker's cells have killed everything that it ran, and remove its folder."""
         deadline = time.monotonic() + SWEPT
         folder = self._run_folder(worker, generation)
-        while os.path.exists(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - a folder has no event
+        while _holds_something(folder) and time.monotonic() < deadline:  # noqa: ASYNC110 - a folder has no event
             await asyncio.sleep(0.02)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
     @property
     def metrics(self) -> Path:
@@ -91,7 +93,7 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
 
 def follow() -> None:
     """Die when the master does, whatever this worker is doing then: nobody would replace it or pass a signal on."""
-    procfs.die_with_parent()
+    orphans.die_with_parent()
     line = select.poll()
     line.register(MASTER, select.POLLIN)
     if line.poll(0):  # the master says nothing: it is gone already
@@ -119,3 +121,11 @@ def log_lock(folder: Path) -> Path:
 def metrics_folder(folder: Path) -> Path:
     """Return where a team's metrics are."""
     return Path(os.path.join(folder, "metrics"))
+
+
+def _holds_something(folder: Path) -> bool:
+    """Tell whether a cell has its private folder there still."""
+    try:
+        return bool(os.listdir(folder))
+    except FileNotFoundError:
+        return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.warden import procfs
+from tests import procfs
 from tests.support import Site, reaped
 
 if TYPE_CHECKING:

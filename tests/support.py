@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 
-from gateway.warden import procfs
+from tests import procfs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -135,16 +135,20 @@ class Server:
         return self._log.read_text()
 
     def processes(self) -> set[int]:
-        """Return the gateway's living descendants (the warden among them)."""
+        """Return the gateway's living descendants (its cells among them)."""
         table = procfs.scan()
         return procfs.descendants({self.pid}, table) - {self.pid}
 
     def connectors(self) -> set[int]:
         """Return every living process (zombies included) that some call of this gateway has started."""
-        wardens = {pid for pid in self.processes() if b"gateway/warden" in cmdline(pid)}
+        cells = self.cells()
         table = procfs.scan()
         traced = {pid for pid in table if procfs.mentions(pid, str(self.site.state))}
-        return (procfs.descendants(wardens, table) | traced) - wardens - {self.pid}
+        return (procfs.descendants(cells, table) | traced) - cells - {self.pid}
+
+    def cells(self) -> set[int]:
+        """Return the processes of its cells, two each where they have namespaces."""
+        return {pid for pid in self.processes() if is_cell(pid)}
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
@@ -219,6 +223,11 @@ def cli(site: Site, *arguments: str, env: dict[str, str] | None = None) -> subpr
         capture_output=True, text=True, cwd=site.folder, timeout=60, stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **(env or {})},
     )  # fmt: skip
+
+
+def is_cell(pid: int) -> bool:
+    """Tell whether a process is a cell. What a cell has just forked is one until its exec."""
+    return b"cell/cell\0--control" in cmdline(pid)
 
 
 def cmdline(pid: int) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.warden import procfs
+from tests import procfs
 from tests.jobs.support import Backend, caller
 from tests.support import Answer, Server, Site, eventually, gone, served
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway.warden.cgroup import Groups
+from gateway.cells.groups import Groups
 from tests.installing import installed
 from tests.one_gateway import nothing_is_left, nothing_is_left_of_the_file  # noqa: F401
 from tests.support import PATIENCE, Answer, Server, Site, eventually, gone, served
@@ -488,7 +488,7 @@ async def _only_the_kept(gateway: Server) -> bool:
     return len(gateway.connectors()) == kept == len(folders)
 
 
-# --- the end of the gateway, and of its warden
+# --- the end of the gateway, and of its cells
 
 RESIDENT = [name for name in NAMES if name.split("-")[0] in {"python", "exec"} and not name.endswith("spawn")]
 
@@ -517,16 +517,14 @@ async def test_killing_the_gateway_ends_what_is_kept_and_what_runs(small: Site) 
     assert not list((small.state / "run").iterdir())
 
 
-async def test_killing_the_warden_fails_what_runs_and_everything_works_again(small: Site) -> None:
+async def test_killing_the_cells_fails_what_runs_and_everything_works_again(small: Site) -> None:
     async with served(small) as gateway:
         await eventually(lambda: _only_the_kept(gateway))
         for round_ in ("first", "second"):
             calls = [await growing(gateway, connector, f"{round_}-{connector}") for connector in RESIDENT]
             old = gateway.connectors()
-            (warden,) = [
-                pid for pid in gateway.processes() if b"gateway/warden" in Path(f"/proc/{pid}/cmdline").read_bytes()
-            ]
-            os.kill(warden, signal.SIGKILL)
+            for cell in gateway.cells():
+                os.kill(cell, signal.SIGKILL)
             for answer in await asyncio.gather(*calls):
                 assert (answer.status, answer.code) == (502, "connector_crashed")
             await gone(old)
@@ -536,14 +534,12 @@ async def test_killing_the_warden_fails_what_runs_and_everything_works_again(sma
         assert not gateway.events("connector_warning")
 
 
-async def test_killing_the_warden_while_nothing_runs_costs_no_call(small: Site) -> None:
+async def test_killing_the_cells_while_nothing_runs_costs_no_call(small: Site) -> None:
     async with served(small) as gateway:
         await eventually(lambda: _only_the_kept(gateway))
         old = gateway.connectors()
-        (warden,) = [
-            pid for pid in gateway.processes() if b"gateway/warden" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        os.kill(warden, signal.SIGKILL)
+        for cell in gateway.cells():
+            os.kill(cell, signal.SIGKILL)
         await gone(old)
         answers = await asyncio.gather(*(gateway.do(f"{name}/Facts") for name in RESIDENT))
         assert [answer.status for answer in answers] == [200] * len(RESIDENT)

@@ -23,7 +23,7 @@ from gateway.registry import registry as registry_module
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
 from gateway.registry.snapshot import State
-from gateway.warden.client import Warden
+from gateway.cells.stock import Cells
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
@@ -419,17 +419,17 @@ async def opened(site: Site, *, timeout: float = 10.0) -> AsyncIterator[tuple[Re
     settings, _ = read_settings(site.file, environ=os.environ)
     run = site.state / "run" / "test"
     run.mkdir(parents=True, exist_ok=True)
-    warden = Warden(run)
+    cells = Cells(run)
     events: list[Event] = []
     bus = Bus()
     bus.listen(events.append)
-    registry = Registry(settings, Describer(SpawnPool(warden), site.state / "describe", timeout=timeout), bus)
+    registry = Registry(settings, Describer(SpawnPool(cells), site.state / "describe", timeout=timeout), bus)
     try:
         await registry.open(watch=False)
         yield registry, events
     finally:
         await registry.close()
-        await warden.close()
+        await cells.close()
 
 
 async def test_a_description_that_does_not_come_is_given_up_with_all_its_processes(site: Site) -> None:
@@ -764,8 +764,8 @@ async def test_after_sighup_the_files_are_not_read_all_the_time(site: Site, monk
     monkeypatch.setattr(registry_module, "fingerprint", lambda settings: looks.append(1) or look(settings))
     monkeypatch.setattr(registry_module, "read_sources", lambda settings: reads.append(1) or read(settings))
     settings, _ = read_settings(site.file)
-    warden = Warden(site.state)
-    registry = Registry(settings, Describer(SpawnPool(warden), site.state), Bus())
+    cells = Cells(site.state)
+    registry = Registry(settings, Describer(SpawnPool(cells), site.state), Bus())
     await registry.open()
     await registry.reload(retry=True)
     looks.clear()

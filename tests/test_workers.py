@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from gateway.warden import procfs
+from tests import procfs
 from tests.support import PATIENCE, Server, Site, cli, eventually, gone, served
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pytest
 
 from gateway.jobs.port import JobConflict
 from gateway.jobs.remote import PREFIX, Failure
-from gateway.warden import procfs
+from tests import procfs
 from tests.jobs.support import Backend, caller
 from tests.support import Answer, Server, Site, eventually, gone, served
 

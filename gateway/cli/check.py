@@ -47,10 +47,8 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
             told = {"ok": not bad, "callbacks": notice, "memory": memory, "connectors": findings}
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2))
             return 1 if bad else 0
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(gateway.warden.ready.wait(), 5)
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
-        containment = "control groups" if gateway.warden.cgroup else "process sweep (no writable cgroup v2 tree here)"
+        containment = "control groups" if gateway.cells.cgroup else "process sweep (no writable cgroup v2 tree here)"
         out.print(f"containment   {containment}; memory is watched")
         out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
         for one in findings:

@@ -7,14 +7,13 @@ import functools
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.process import Child, StartFailed
+from gateway.process import StartFailed
 
 if TYPE_CHECKING:
+    from gateway.cells.cell import Ended
     from gateway.pool.base import OnLine, Room
     from gateway.pool.host import Host
-    from gateway.pool.spawn import SpawnPool
-    from gateway.process import Launch
-    from gateway.warden.client import Gone
+    from gateway.process import Child, Launch
 
 
 class Waiting:
@@ -37,11 +36,10 @@ class Waiting:
 
 
 class Forked:
-    """The children of one connector's host that wait: each is adopted, in its folder, and blocked on stdin."""
+    """The children of one connector's host that wait: each in its folder, and blocked on stdin."""
 
-    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room) -> None:
+    def __init__(self, launch: Launch, room: Room) -> None:
         self._launch = launch
-        self._spawn = spawn
         self._room = room
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Forked] = deque()
@@ -65,7 +63,7 @@ class Forked:
             one = self._waiting.popleft()
             if one.child.untouched:
                 one.hand_over(on_line)
-                one.host.hand_over(one.key)
+                one.host.hand_over(one.child)
                 return one.child
             self._end(one)
         return None
@@ -107,8 +105,7 @@ class Forked:
     async def _fork(self, host: Host) -> None:
         try:
             one = _Forked(host)
-            one.child = Child(self._spawn.warden, self._launch, self._spawn.folder(), one.on_line)
-            one.key = await host.fork(one.child, ahead=True)
+            one.child = await host.fork(self._launch, one.on_line, ahead=True)
         except StartFailed:
             self._held = self._held or self._host is host  # that another host died says nothing of this one
             self._arrived()
@@ -127,7 +124,7 @@ class Forked:
         self._coming -= 1
         return True
 
-    def _on_gone(self, one: _Forked, _gone: asyncio.Future[Gone]) -> None:
+    def _on_gone(self, one: _Forked, _gone: asyncio.Future[Ended]) -> None:
         if one in self._waiting:
             self._held = True
             self._waiting.remove(one)
@@ -140,8 +137,6 @@ class Forked:
 
 
 class _Forked(Waiting):
-    key: int
-
     def __init__(self, host: Host) -> None:
         super().__init__()
         self.host = host

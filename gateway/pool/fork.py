@@ -1,6 +1,6 @@
 """A host a connector: it imports once, then forks for each request. A process per request stays.
 
-Once there are requests, the next one's process is forked and adopted before it comes.
+Once there are requests, the next one's process is forked before it comes.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
+from gateway.cells.wire import Why
 from gateway.pool.ahead import Forked
 from gateway.pool.host import BootFailed, Host, UnfitError
-from gateway.process import GRACE, Child, Completed, Launch, StartFailed, Stop
+from gateway.process import GRACE, Completed, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
+    from gateway.cells.cell import Ended
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
     from gateway.pool.standby import Standby
-    from gateway.process import Answered, Mode, Payload
-    from gateway.warden.client import Gone
+    from gateway.process import Answered, Child, Mode, Payload
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
 LINGER = 1.0  # seconds without a child until a host gives way: it is not to be lost between two calls of many
@@ -44,7 +45,7 @@ class ForkHost:
         self._ending: dict[Host, asyncio.Task[None]] = {}
         self._unfit = False
         self._strikes = 0
-        self._ahead = Forked(launch, spawn, room)
+        self._ahead = Forked(launch, room)
         self._coming = 0
         self._counted = 0
         """How many hosts take a place of their own."""
@@ -108,8 +109,10 @@ class ForkHost:
         elif self._host is None or not self._host.alive:
             if not self._held:
                 self.warm()
-        elif self._host.is_ready and self._next is None and self._host.resident.worn():
-            self._renew(self._host)
+        elif self._host.is_ready:
+            self._host.resident.look()
+            if self._next is None and self._host.resident.worn():
+                self._renew(self._host)
         self._fork_ahead()
 
     def shed(self) -> bool:
@@ -228,7 +231,7 @@ class ForkHost:
         self._held = True
         if isinstance(problem, UnfitError):
             self._give_up(f"it has {problem}")
-        elif not _warden_died(host):
+        elif not _cell_died(host):
             self._strikes += 1
             if self._strikes == STRIKES:
                 self._give_up(f"its host fails: {problem}")
@@ -255,7 +258,7 @@ class ForkHost:
                 host.retire()
         self._count()
 
-    def _forget(self, host: Host, _gone: asyncio.Future[Gone]) -> None:
+    def _forget(self, host: Host, _gone: asyncio.Future[Ended]) -> None:
         self._old.discard(host)
         self._count()
 
@@ -267,17 +270,14 @@ class ForkHost:
         self.notices.warn(f"cannot be forked safely, so its processes are started ahead instead (standby): {reason}")
 
     async def _forked(self, host: Host, launch: Launch, on_line: OnLine) -> Child:
-        child = Child(self._spawn.warden, launch, self._spawn.folder(), on_line)
-        forking = self._loop.create_task(host.fork(child))
+        forking = self._loop.create_task(host.fork(launch, on_line))
         try:
-            await asyncio.shield(forking)
+            return await asyncio.shield(forking)
         except asyncio.CancelledError:
-            child.stop(Stop.CANCELLED, grace=0)
             await _done(forking)
             if forking.exception() is None:
-                await child.discard()
+                await forking.result().discard()
             raise
-        return child
 
 
 class _Forking:
@@ -343,7 +343,8 @@ class _Forking:
             signal=None,
             stop=self._stop,
             out_of_memory=False,
-            warden_died=False,
+            over=None,
+            cell_died=False,
             cpu_user=0.0,
             cpu_system=0.0,
             peak_rss=0,
@@ -358,7 +359,7 @@ async def _cleared(host: Host) -> None:
         await host.resident.ended()
 
 
-async def _done(task: asyncio.Task[int] | asyncio.Task[Worker]) -> None:
+async def _done(task: asyncio.Task[Child] | asyncio.Task[Worker]) -> None:
     """Wait for a task's end whatever is cancelled meanwhile; its exception is its owner's business."""
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
@@ -372,6 +373,6 @@ async def _cancelled(worker: Worker) -> None:
         await worker.run(b"", deadline=asyncio.get_running_loop().time())
 
 
-def _warden_died(host: Host) -> bool:
+def _cell_died(host: Host) -> bool:
     gone = host.resident.gone
-    return gone.done() and gone.exception() is None and gone.result().warden_died
+    return gone.done() and gone.exception() is None and gone.result().why == Why.CELL_DIED

@@ -11,6 +11,7 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
+from gateway.cells.wire import Flag
 from gateway.process import CHUNK, DRAIN, StartFailed, pieces
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ class Lines:
         """It was killed, since nothing that it could still say would be an answer."""
         self._loop = asyncio.get_running_loop()
         self._boot: asyncio.Task[None] | None = None
-        self._own: frozenset[str] = frozenset()
-        """The files that it had in its folder when it had started up."""
         self._ready = False
         """It has started up, and got its first request."""
         self._asked = False
@@ -65,10 +64,10 @@ class Lines:
             theirs.append(theirs_out)
             os.set_blocking(self._stdin, False)
             os.set_blocking(self._results, False)
-            resident.start(theirs_in, theirs_out, host=False)
+            resident.start(Flag.CHANNEL, (theirs_in, theirs_out))
         except (OSError, StartFailed):
             self._close()
-            resident.drop_folder()
+            resident.release()
             raise
         finally:
             for fd in theirs:
@@ -105,7 +104,7 @@ class Lines:
 
     async def tidy(self) -> bool:
         """Take away what the latest request has left, processes and then files; tell whether it could be done."""
-        return await self.resident.rest() and self.resident.clear_folder(self._own)
+        return await self.resident.rest()
 
     async def end(self) -> None:
         """Kill it, and wait until nothing of it is left."""
@@ -138,7 +137,6 @@ class Lines:
 
     async def _take_stock(self) -> None:
         if await self.resident.rest(keep=True):
-            self._own = self.resident.files()
             self._ready = True
             self._send()
 

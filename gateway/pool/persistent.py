@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from typing import TYPE_CHECKING
 
+from gateway.cells.cell import Ended
+from gateway.cells.wire import Why
 from gateway.pool.lines import Lines
 from gateway.pool.resident import Resident
-from gateway.process import GRACE, Completed, StartFailed, Stop, signal_name
+from gateway.process import GRACE, Completed, StartFailed, Stop, completed, why_stopped
 from gateway.protocol import LARGE, is_document
-from gateway.warden import procfs
 
 if TYPE_CHECKING:
     from gateway.pool.base import OnLine, Room, Worker
@@ -88,6 +87,7 @@ class Persistent:
         """Recycle the worn, and shrink after idleness."""
         idle = now - self.used > self.launch.keep.warm_idle
         for process in list(self._free):
+            process.resident.look()
             if not process.resident.uses and process.resident.heavy():
                 self.notices.heavy()
             if not process.quiet():
@@ -134,7 +134,7 @@ class Persistent:
 
     def _start(self) -> Lines:
         try:
-            return Lines(Resident(self._spawn.warden, self.launch, self._spawn.folder(), self.notices.line))
+            return Lines(Resident(self._spawn, self.launch, self.notices.line))
         except OSError as problem:
             raise StartFailed(str(problem)) from problem
 
@@ -159,9 +159,7 @@ class _Session:
         self._pool = pool
         self._on_line = on_line
         self._new = new
-        self._loop = asyncio.get_running_loop()
         self._stop: Stop | None = None
-        self._timers: list[asyncio.TimerHandle] = []
         self._take(process)
 
     def _take(self, process: Lines) -> None:
@@ -169,44 +167,39 @@ class _Session:
         self._resident = process.resident
         self._resident.uses += 1
         self._resident.fresh_log(self._on_line)
-        self._resident.busy(True)
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:  # noqa: ARG002 - nothing goes on in it
-        until = self._loop.call_at(deadline, self.stop, Stop.DEADLINE)
-        self._timers.append(until)
-        before = procfs.cpu(self._resident.pid)
+        before = self._resident.cpu
         fit = False
         try:
             asked = self._process.ask(payload)
+            self._resident.begin_request(deadline)
             del payload  # it may be large, and is not needed once it is written
             answer = await _settled(asked)
             unread, self._process.unread = self._process.unread, None
             if answer is None and unread is not None and not self._new and self._stop is None:
                 # It was about to end when it was chosen. One that dies while it starts up would only do so again.
                 self._exchange()
-                before = procfs.Cpu(0.0, 0.0)
+                before = self._resident.cpu
                 asked = self._process.ask(unread)
+                self._resident.begin_request(deadline)
                 del unread
                 answer = await _settled(asked)
-            after, peak = procfs.cpu(self._resident.pid), procfs.peak(self._resident.pid)
             if answer is None or self._stop is not None:
                 return await self._broken_off(before)
-            until.cancel()
             # After what is no answer the answer may still come: it would be the next request's.
             fit = await _is_document(answer) and await self._process.tidy() and self._stop is None
             if not fit:
                 await self._process.end()
-            used = procfs.Cpu(after.user - before.user, after.system - before.system)
-            log = self._resident.log_tail()
-            return self._completed(result=answer, log=log, status=0, cpu=used, peak=peak)
+                if why_stopped(self._resident.gone.result(), None) is not None:
+                    return await self._broken_off(before)
+            return self._answered(answer, before)
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
             with contextlib.suppress(StartFailed):
                 await self._resident.ended()
             raise
         finally:
-            for timer in self._timers:
-                timer.cancel()
             self._pool.give_back(self._process, fit=fit)
 
     def _exchange(self) -> None:
@@ -224,56 +217,36 @@ class _Session:
         if self._resident.gone.done():
             return
         self._stop = self._stop or why
-        if grace > 0:
-            self._resident.signal(signal.SIGTERM)
-            self._timers.append(self._loop.call_later(grace, self._resident.kill))
-        else:
-            self._resident.kill()
+        self._resident.stop(grace)
 
-    async def _broken_off(self, before: procfs.Cpu) -> Completed:
+    async def _broken_off(self, before: tuple[float, float]) -> Completed:
         """Tell how the process ended: by itself, or since an answer after the deadline is too late to trust it."""
         self._resident.kill()
-        gone = await self._resident.ended()
+        ended = await self._resident.ended()
         process = self._process
-        return self._completed(
-            log=self._resident.log_tail(),
-            result=process.said if self._stop is None and not process.overflow else None,
-            status=0 if process.cut_off and self._stop is None else gone.status,
-            cpu=procfs.Cpu(gone.utime - before.user, gone.stime - before.system),
-            peak=gone.peak_rss,
-            stop=Stop.OUTPUT if process.overflow else self._stop,
-            out_of_memory=gone.out_of_memory,
-            warden_died=gone.warden_died,
+        stop = Stop.OUTPUT if process.overflow else self._stop
+        if stop is None and not process.cut_off:
+            stop = why_stopped(ended, None)
+        ended = ended._replace(  # noqa: SLF001 - a NamedTuple's own
+            status=0 if process.cut_off and stop is None else ended.status,
+            result=process.said if stop is None else bytearray(),
+            cpu_user=max(0.0, ended.cpu_user - before[0]),
+            cpu_system=max(0.0, ended.cpu_system - before[1]),
         )
+        return completed(ended, self._resident.launch, stop=stop, log=self._resident.log_tail())
 
-    def _completed(
-        self,
-        *,
-        log: tuple[str, int],
-        status: int,
-        cpu: procfs.Cpu,
-        peak: int,
-        result: bytearray | None = None,
-        stop: Stop | None = None,
-        out_of_memory: bool = False,
-        warden_died: bool = False,
-    ) -> Completed:
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        return Completed(
-            pid=self._resident.pid,
-            bounds=self._resident.launch.bounds,
-            status=None if number else os.WEXITSTATUS(status),
-            signal=signal_name(number) if number else None,
-            stop=stop,
-            out_of_memory=out_of_memory,
-            warden_died=warden_died,
-            cpu_user=max(0.0, cpu.user),
-            cpu_system=max(0.0, cpu.system),
-            peak_rss=peak,
-            result=result if result is not None else bytearray(),
-            log_tail=log[0],
-            log_bytes=log[1],
+    def _answered(self, answer: bytearray, before: tuple[float, float]) -> Completed:
+        resident = self._resident
+        ended = Ended(
+            resident.pid,
+            0,
+            Why.BY_ITSELF,
+            cpu_user=max(0.0, resident.cpu[0] - before[0]),
+            cpu_system=max(0.0, resident.cpu[1] - before[1]),
+            peak_rss=resident.peak,
+            result=answer,
         )
+        return completed(ended, resident.launch, stop=None, log=resident.log_tail())
 
 
 async def _settled(answer: asyncio.Future[bytearray]) -> bytearray | None:

@@ -14,10 +14,10 @@ from gateway.pool.standby import Standby
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
+    from gateway.cells.stock import Cells
     from gateway.events import Bus
     from gateway.pool.base import Cap, Kept, OnLine, Room, Worker
     from gateway.process import Launch, Mode
-    from gateway.warden.client import Warden
 
 BEAT = 1.0  # seconds between two looks at what is kept
 PATIENCE = 2.0  # seconds that a process of a connector has to go before there is another in its place
@@ -27,8 +27,8 @@ LOOK = 0.01  # seconds between two looks whether it has gone
 class Pools:
     """Routes a launch to its connector's processes, and keeps those up to date with the registry."""
 
-    def __init__(self, warden: Warden, bus: Bus, cap: Cap) -> None:
-        self.spawn = SpawnPool(warden)
+    def __init__(self, cells: Cells, bus: Bus, cap: Cap) -> None:
+        self.spawn = SpawnPool(cells)
         self._bus = bus
         self._cap = cap
         self._hosts = 0

@@ -3,93 +3,83 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from typing import TYPE_CHECKING
 
-from gateway.process import CHUNK, GRACE, LogPipe, StartFailed, private_env, uncancelled
-from gateway.warden import procfs
-from gateway.warden.client import Failed, Gone, Leftover, Rested, Started
+from gateway.cells.cell import Ended, Limits, Listener, Words
+from gateway.cells.wire import Flag
+from gateway.process import GRACE, LogPipe, StartFailed, uncancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from gateway.cells.cell import Measured
     from gateway.pool.base import OnLine
+    from gateway.pool.spawn import SpawnPool
     from gateway.process import Launch
-    from gateway.warden.client import Event, Handle, Warden
 
 
-DRAIN = 16  # reads at most of what is in the pipe now: one that floods its log keeps nobody
+class Resident(Listener):
+    """A process that serves more than one request, in a cell of its own."""
 
-
-class Resident:
-    """A process that serves more than one request."""
-
-    def __init__(self, warden: Warden, launch: Launch, folder: str, on_line: Callable[[str], None]) -> None:
-        """`on_line` takes what it logs before its first request."""
-        self.launch = launch
-        self.folder = folder
-        self.uses = 0
-        self.pid = 0
-        self._warden = warden
-        self._loop = asyncio.get_running_loop()
-        self.gone: asyncio.Future[Gone] = self._loop.create_future()
-        self._born = self._loop.time()
-        self._handle: Handle | None = None
-        self._heavy: bool | None = None
-        self._rested: asyncio.Future[bool] | None = None
-        self._log_fd = -1
-        self._log = LogPipe(launch.bounds.log, on_line)
-
-    def start(self, stdin: int, channel: int, *, host: bool) -> None:
-        """Have it started with these ends for stdin and descriptor 3; stdout and stderr are log.
+    def __init__(self, spawn: SpawnPool, launch: Launch, on_line: Callable[[str], None]) -> None:
+        """`on_line` takes what it logs before its first request.
 
         Raises:
-            StartFailed: no descriptors or no disk.
+            StartFailed: there is no cell to be had.
         """
-        theirs = -1
-        try:
-            self._log_fd, theirs = os.pipe()
-            os.set_blocking(self._log_fd, False)
-            self._loop.add_reader(self._log_fd, self._on_log)
-            self._handle = self._warden.spawn(
-                self,
-                argv=self.launch.resident,
-                env=private_env(self.launch.env, self.folder),
-                cwd=self.folder,
-                memory=self.launch.bounds.memory,
-                fds=(stdin, theirs, theirs, channel),
-                host=host,
-                busy=False,
-                tell=True,
-            )
-        except OSError as problem:
-            self._close_log()
-            self.drop_folder()
-            raise StartFailed(str(problem)) from problem
-        finally:
-            if theirs >= 0:
-                os.close(theirs)
+        self.launch = launch
+        self.uses = 0
+        self.cpu = (0.0, 0.0)
+        """Seconds of user and system that it has taken, at the latest look."""
+        self.peak = 0
+        self.pid = 0
+        self.on_words: Callable[[bytes], None] | None = None
+        self.cell = spawn.cell(launch)
+        self._spawn = spawn
+        self._loop = asyncio.get_running_loop()
+        self.gone: asyncio.Future[Ended] = self._loop.create_future()
+        self._run = 0
+        self._born = self._loop.time()
+        self._resident = 0
+        self._heavy: bool | None = None
+        self._rested: asyncio.Future[bool] | None = None
+        self._log = LogPipe(launch.bounds.log, on_line)
+        self._released = False
 
-    def drop_folder(self) -> None:
-        """Give the folder up."""
-        self._warden.folders.drop(self.folder)
+    def start(self, flags: Flag, fds: Sequence[int] = ()) -> None:
+        """Have it started: a HOST, or with its stdin and descriptor 3 at `fds` (CHANNEL). stdout and stderr are log.
+
+        Raises:
+            StartFailed: there are no descriptors.
+        """
+        launch = self.launch
+        try:
+            words = Words.of(launch.resident, launch.env.items())
+            bounds = Limits(GRACE, 0, 0, launch.bounds.memory)
+            self._run = self.cell.begin(self, words, bounds, flags=flags | Flag.TELL, fds=fds)
+        except OSError as problem:
+            self.release()
+            raise StartFailed(str(problem)) from problem
+
+    def release(self) -> None:
+        """Give its cell back, once nothing is in it."""
+        if not self._released and not self.cell.busy:
+            self._released = True
+            self._spawn.give_back(self.cell, self.launch)
 
     def fresh_log(self, on_line: OnLine) -> None:
         """Bound the log anew, for the next request, and send it there; what is there already is the one's before."""
-        self._drain_log()
         self._log.finish()
         self._log = LogPipe(self.launch.bounds.log, lambda line: on_line("stderr", line))
 
     def log_tail(self) -> tuple[str, int]:
         """Return the last words of the present request's log, and its bytes."""
-        self._drain_log()
         return self._log.tail(), self._log.total
 
     def heavy(self) -> bool:
         """Tell whether it was over `recycle_rss` at the first look: its successor will be too, so it does not count."""
-        if self._heavy is None and self.pid:
-            self._heavy = procfs.memory(self.pid).resident > self.launch.keep.rss
+        if self._heavy is None:
+            self.look()
         return bool(self._heavy)
 
     def worn(self) -> str | None:
@@ -99,24 +89,29 @@ class Resident:
             return f"{self.uses} uses"
         if self._loop.time() - self._born > keep.age:
             return "age"
-        if self.pid and not self._heavy and procfs.memory(self.pid).resident > keep.rss:
+        if not self._heavy and self._resident > keep.rss:
             return "resident memory"
         return None
 
-    def busy(self, busy: bool) -> None:  # noqa: FBT001
-        """Say that it has a request, or has none."""
-        if self._handle is not None and not self.gone.done():
-            self._handle.busy(busy)
+    def look(self) -> None:
+        """Have the next look at it soon."""
+        if not self.gone.done():
+            self.cell.measure(self._run)
+
+    def begin_request(self, deadline: float) -> None:
+        """Have the cell hold a deadline, a moment of the loop's clock, until it comes to rest."""
+        if not self.gone.done():
+            self.cell.feed(self._run, (), seconds=max(0.001, deadline - self._loop.time()), grace=GRACE)
 
     async def rest(self, *, keep: bool = False) -> bool:
-        """Have all killed that lives beside it, but for what was there at the call with `keep`.
+        """Have all taken away that lives beside it, or lies in its folder, but for what was there at the call with `keep`.
 
         Returns whether it could be done; where it could not, the process is dead, or dies.
         """
-        if self._handle is None or self.gone.done():
+        if self.gone.done():
             return False
         self._rested = self._loop.create_future()
-        self._handle.rest(keep=keep)
+        self.cell.rest(self._run, keep=keep)
         patience = None if keep else self._loop.call_later(GRACE, self.kill)
         try:
             return await self._rested
@@ -124,80 +119,68 @@ class Resident:
             if patience is not None:
                 patience.cancel()
 
-    def files(self) -> frozenset[str]:
-        """Return the names in its folder."""
-        with contextlib.suppress(OSError):
-            return frozenset(os.listdir(self.folder))
-        return frozenset()
-
-    def clear_folder(self, keep: frozenset[str]) -> bool:
-        """Remove all other names from its folder; tell whether it could be done."""
-        return self._warden.folders.clear(self.folder, keep)
-
-    def signal(self, number: int) -> None:
-        """Send a signal to its group."""
-        if self._handle is not None and not self.gone.done():
-            self._handle.signal(number)
+    def stop(self, grace: float) -> None:
+        """SIGTERM to its group, and SIGKILL to all of it after the grace."""
+        if self.gone.done():
+            return
+        if grace > 0:
+            self.cell.stop(self._run, grace=grace)
+        else:
+            self.cell.kill(self._run)
 
     def kill(self) -> None:
         """SIGKILL to it and everything it started."""
-        if self._handle is not None and not self.gone.done():
-            self._handle.kill()
+        self.stop(0)
 
-    async def ended(self) -> Gone:
-        """Wait for the end whatever is cancelled meanwhile, and clear up.
+    async def ended(self) -> Ended:
+        """Wait for the end whatever is cancelled meanwhile.
 
         Raises:
             StartFailed: there never was a process.
         """
         await uncancelled(self.gone)
-        self.drop_folder()
+        self.release()
         return self.gone.result()
 
-    def on_warden(self, event: Event) -> None:
-        """Take what the warden says of it."""
-        if isinstance(event, Started):
-            self.pid = event.pid
-            return
-        if isinstance(event, Leftover):
-            self.kill()
-            return
-        if isinstance(event, Rested):
-            self._set_rested(True)
-            return
-        self._set_rested(False)
-        self._drain_log()
-        self._close_log()
-        if self.gone.done():
-            return
-        if isinstance(event, Failed):
-            self.gone.set_exception(StartFailed(event.message))
+    # --- what the cell says
+
+    def on_started(self, pid: int) -> None:
+        """Learn its process id, as it is in its cell."""
+        self.pid = pid
+
+    def on_log(self, _stream: int, data: bytes) -> None:
+        """Take a piece of log."""
+        self._log.feed(data)
+
+    def on_told(self, words: bytes) -> None:
+        """Take what a host has to say."""
+        if self.on_words is not None:
+            self.on_words(words)
+
+    def on_measured(self, measured: Measured) -> None:
+        """Learn what it takes, and whether it has come to rest."""
+        self.cpu = (measured.cpu_user, measured.cpu_system)
+        self.peak = measured.peak
+        self._resident = measured.resident
+        if self._heavy is None:
+            self._heavy = measured.resident > self.launch.keep.rss
+        if measured.rested:
+            self._set_rested(measured.clean)
+
+    def on_failed(self, message: str) -> None:
+        """Learn that there never was a process."""
+        if not self.gone.done():
+            self.gone.set_exception(StartFailed(message))
             self.gone.exception()  # looked at, also where nobody waits for it
-        elif isinstance(event, Gone):
-            self.gone.set_result(event)
+        self._set_rested(False)
+
+    def on_ended(self, ended: Ended) -> None:
+        """Learn that nothing of it is left."""
+        self._log.finish()
+        if not self.gone.done():
+            self.gone.set_result(ended)
+        self._set_rested(False)
 
     def _set_rested(self, rested: bool) -> None:  # noqa: FBT001
         if self._rested is not None and not self._rested.done():
             self._rested.set_result(rested)
-
-    def _on_log(self) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            data = os.read(self._log_fd, CHUNK)
-            if data:
-                self._log.feed(data)
-                return True
-            self._close_log()
-        return False
-
-    def _drain_log(self) -> None:
-        for _ in range(DRAIN):
-            if self._log_fd < 0 or not self._on_log():
-                return
-
-    def _close_log(self) -> None:
-        if self._log_fd < 0:
-            return
-        self._loop.remove_reader(self._log_fd)
-        os.close(self._log_fd)
-        self._log_fd = -1
-        self._log.finish()

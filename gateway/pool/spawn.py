@@ -7,35 +7,48 @@ from typing import TYPE_CHECKING
 from gateway.process import Child, StartFailed
 
 if TYPE_CHECKING:
+    from gateway.cells.cell import Cell
+    from gateway.cells.stock import Cells
     from gateway.pool.base import OnLine
     from gateway.process import Launch
-    from gateway.warden.client import Warden
 
 
 class SpawnPool:
     """Starts the executable when it is asked."""
 
-    def __init__(self, warden: Warden) -> None:
-        self.warden = warden
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
 
-    def folder(self) -> str:
-        """Return the path of a private folder that nobody has had yet.
+    def cell(self, launch: Launch) -> Cell:
+        """Return a cell for a launch's process.
 
         Raises:
             StartFailed: there is none to be had.
         """
         try:
-            return self.warden.folders.take()
+            return self._cells.take(launch.key, memory=launch.bounds.memory)
         except OSError as problem:
-            raise StartFailed(f"no private folder: {problem}") from problem
+            raise StartFailed(f"no cell: {problem}") from problem
+
+    def give_back(self, cell: Cell, launch: Launch) -> None:
+        """Keep a cell for the connector's next process."""
+        self._cells.give_back(cell, keep=launch.keep.concurrency + launch.keep.warm)
 
     def start(self, launch: Launch, on_line: OnLine, *, ahead: bool = False) -> Child:
-        """Start a process in a folder of its own; `ahead` of its request.
+        """Return a process in a cell of its own, which is started with its request, or `ahead` of it.
 
         Raises:
             StartFailed: there is none to be had.
         """
-        return Child.start(self.warden, launch, self.folder(), on_line, ahead=ahead)
+        cell = self.cell(launch)
+        child = Child(cell, launch, on_line, lambda: self.give_back(cell, launch))
+        if ahead:
+            try:
+                child.begin()
+            except StartFailed:
+                self.give_back(cell, launch)
+                raise
+        return child
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Child:
         """Start a process."""

@@ -11,15 +11,16 @@ import functools
 from collections import deque
 from typing import TYPE_CHECKING
 
+from gateway.cells.wire import Why
 from gateway.pool.ahead import Waiting
 from gateway.process import GRACE, Child, Launch, StartFailed, Stop
 
 if TYPE_CHECKING:
+    from gateway.cells.cell import Ended
     from gateway.pool.base import OnLine, Room, Worker
     from gateway.pool.notices import Notices
     from gateway.pool.spawn import SpawnPool
     from gateway.process import Answered, Completed, Mode, Payload
-    from gateway.warden.client import Gone
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
 STRIKES = 2  # processes in a row that did not wait
@@ -110,7 +111,7 @@ class Standby:
         else:
             self._loop.call_soon(self.warm)  # after the answer
 
-    def _on_gone(self, waiting: Waiting, _gone: asyncio.Future[Gone]) -> None:
+    def _on_gone(self, waiting: Waiting, _gone: asyncio.Future[Ended]) -> None:
         if waiting in self._waiting:
             self._waiting.remove(waiting)
             self._dismiss(waiting)
@@ -121,7 +122,7 @@ class Standby:
         gone = waiting.child.gone
         if gone.done() and gone.exception() is not None:
             self._held = True  # it cannot be started, which the next request will tell
-        elif not gone.done() or not gone.result().warden_died:
+        elif not gone.done() or gone.result().why != Why.CELL_DIED:
             self._strikes += 1
             if self._strikes == STRIKES:
                 self._warn()

@@ -1,9 +1,10 @@
 """A host that imports the connector once and forks for each request.
 
-Descriptor 3 is a SOCK_SEQPACKET socket, one JSON object a message: requests `{"id", "cwd", "env", "ahead"}` with the
-child's stdin, stdout and stderr attached come in; `ready` (with what went wrong until then) or `unfit`, `forked` or
-`failed`, and `exited` go out (see `gateway/pool/host.py`). The child does what a host does that was started for this
-one request.
+Descriptor 3 is a SOCK_SEQPACKET socket to the cell that this runs in (`runners/cell/host.c`), a packet a message: four
+numbers of 32 bits, which are kind, run, a value and the bytes of the body, and the body. Requests come in with the
+child's stdin, stdout and stderr attached; `forked` or `failed`, and `exited` go out. Before them goes what the gateway
+is to know, as JSON: `ready` (with what went wrong until then) or `unfit`. The child does what a host does that was
+started for this one request.
 
 What a child writes to for the first time is copied for it, page by page, and that is most of what a fork costs. So the
 host does what a child will do, the connector's own code excepted, until the interpreter has nothing left to remember
@@ -21,13 +22,14 @@ import select
 import signal
 import socket
 import stat
+import struct
 import sys
 from _signal import (  # those of `signal` are members of an Enum, and looking them up costs a child fifty pages
     SIG_DFL,
     SIGCHLD,
 )
 from _signal import signal as set_handler
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from . import channel, errors, handler, pages, rehearsal, warming
 
@@ -36,13 +38,16 @@ if TYPE_CHECKING:
     from .targets import Target
 
 CONTROL = 3
-MESSAGE = 1 << 16  # bytes
+FORKED, FAILED, EXITED, SAYS = 1, 2, 3, 4
+HEAD = struct.Struct("=IIiI")
+SPENT = struct.Struct("=QQQ")
+IN_TIME = 1  # of a request's value: its input comes later
+MESSAGE = 1 << 17  # bytes
 STREAMS = 3
 PROBLEMS, WORDS, REASON = 10, 300, 2000  # how many are told, and characters: a message holds them all
 DATABASE = b"SQLite format 3\0"  # how a file of SQLite's begins
 TRACEPARENT = "TRACEPARENT"
 
-_DECODER = json.JSONDecoder()
 
 
 def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
@@ -57,7 +62,7 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
         channel.flush()
         reason = unfit(control.fileno())
         if reason:
-            _tell(control, json.dumps({"ev": "unfit", "reason": _short(reason, REASON)}))
+            _say(control, {"ev": "unfit", "reason": _short(reason, REASON)})
             return
         gc.collect()
         host = _Host(control, target, one)
@@ -167,7 +172,7 @@ class _Host:
 
     def run(self, problems: List[Dict[str, str]]) -> None:
         """Serve; `problems` is what did not work ahead of it."""
-        _tell(self._control, json.dumps({"ev": "ready", "problems": problems}))
+        _say(self._control, {"ev": "ready", "problems": problems})
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -181,29 +186,29 @@ class _Host:
             self._reap()
 
     def _receive(self) -> bool:
-        message, streams = _received(self._control)
-        if message is None:
+        request, streams = _received(self._control)
+        if request is None:
             return False
         channel.flush()  # a child would write it again, into its own request's log
         scout = self._scouts.wanted and not self._scout
         try:
             pid = os.fork()
         except OSError as problem:
-            _tell(self._control, json.dumps({"ev": "failed", "id": message["id"], "message": str(problem)}))
+            _tell(self._control, FAILED, request.run, 0, str(problem).encode())
             return True
         finally:
             if "pid" not in locals() or pid != 0:
                 for stream in streams:
                     os.close(stream)
         if pid == 0:
-            self._become(message, streams, scout=scout)
+            self._become(request, streams, scout=scout)
         if scout:
-            self._scout = message["id"]
-        self._children[pid] = message["id"]
-        _tell(self._control, f'{{"ev":"forked","id":{message["id"]},"pid":{pid}}}')
+            self._scout = request.run
+        self._children[pid] = request.run
+        _tell(self._control, FORKED, request.run, pid)
         return True
 
-    def _become(self, message: Dict[str, Any], streams: List[int], *, scout: bool) -> None:
+    def _become(self, request: _Request, streams: List[int], *, scout: bool) -> None:
         """Be the request's own process; never returns."""
         status = 70
         try:
@@ -212,9 +217,9 @@ class _Host:
             set_handler(SIGCHLD, SIG_DFL)
             for descriptor in self._own:
                 os.close(descriptor)
-            take_place(streams, message["cwd"], message["env"])
+            take_place(streams, request.folder, request.env)
             warming.in_child()
-            if message["ahead"]:
+            if request.in_time:
                 self._copier.copy(self._scouts.written)
             status = self._one(self._target, self._known)
         except SystemExit as leaving:
@@ -240,24 +245,39 @@ class _Host:
                 self._scouts.learn()
                 self._scout = 0
             if key is not None:
-                times = f'"utime":{usage.ru_utime:.6f},"stime":{usage.ru_stime:.6f}'
-                rest = f'"status":{status},{times},"maxrss":{usage.ru_maxrss * 1024}'
-                _tell(self._control, f'{{"ev":"exited","id":{key},{rest}}}')
+                times = int(usage.ru_utime * 1e6), int(usage.ru_stime * 1e6)
+                _tell(self._control, EXITED, key, status, SPENT.pack(*times, usage.ru_maxrss * 1024))
 
 
 def _ignored(_signal: int, _frame: Any) -> None:
     """Have the wakeup descriptor told, and nothing else."""
 
 
-def _received(control: socket.socket) -> Tuple[Optional[Dict[str, Any]], List[int]]:
+class _Request(NamedTuple):
+    run: int
+    in_time: bool
+    folder: str
+    env: Dict[str, str]
+
+
+def _received(control: socket.socket) -> Tuple[Optional[_Request], List[int]]:
     descriptors = array.array("i")
     data, ancillary, _, _ = control.recvmsg(MESSAGE, socket.CMSG_LEN(STREAMS * descriptors.itemsize))
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
-    return (_DECODER.raw_decode(data.decode())[0] if data else None), list(descriptors)
+    if not data:
+        return None, []
+    _, run, value, size = HEAD.unpack_from(data)
+    folder, *settings = os.fsdecode(data[HEAD.size : HEAD.size + size - 1]).split("\0")
+    env = dict([setting.split("=", 1) for setting in settings])
+    return _Request(run, bool(value & IN_TIME), folder, env), list(descriptors)
 
 
-def _tell(control: socket.socket, message: str) -> None:
+def _say(control: socket.socket, words: Dict[str, Any]) -> None:
+    _tell(control, SAYS, 0, 0, json.dumps(words).encode())
+
+
+def _tell(control: socket.socket, kind: int, run: int, value: int, body: bytes = b"") -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next receive ends the loop
-        control.send(message.encode())
+        control.send(HEAD.pack(kind, run, value, len(body)) + body)

@@ -1,0 +1,439 @@
+"""One cell: the native process that runs what a connector is, one run after another, and this end of its socket."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import errno
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.cells import wire
+from gateway.cells.wire import Flag, Kind, Why
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gateway.cells.groups import Group
+
+AT_ONCE = 16  # messages that are read before others have the loop
+OVERDUE = 15.0  # seconds after the end that a run should have come to: then something is wrong with its cell
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+STOPPED = 9  # a wait status: SIGKILL
+
+_buffer = bytearray(wire.MESSAGE)
+_view = memoryview(_buffer)
+_ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(wire.DESCRIPTORS * array.array("i").itemsize)
+
+Piece = bytes | bytearray | memoryview
+
+
+class Ended(NamedTuple):
+    """All of a run is dead and reaped. `status` is a wait status, times in seconds, sizes in bytes."""
+
+    pid: int
+    status: int
+    why: Why
+    left_behind: bool = False
+    whole: bool = False
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    peak_rss: int = 0
+    log_bytes: int = 0
+    result: bytearray = bytearray()
+
+
+class Measured(NamedTuple):
+    """What a process has taken so far: seconds, and resident bytes now and at most."""
+
+    rested: bool
+    """It has come to rest: nothing lives beside it but what may."""
+    clean: bool
+    """Its folder holds nothing but what may stay."""
+    cpu_user: float
+    cpu_system: float
+    resident: int
+    peak: int
+
+
+class Listener:
+    """Who hears of one run. Raises nothing."""
+
+    def on_started(self, pid: int) -> None:
+        """Hear that the process was started; `pid` as it is in its cell."""
+
+    def on_failed(self, message: str) -> None:
+        """Hear that it could not be."""
+
+    def on_log(self, stream: int, data: bytes) -> None:
+        """Take what was written to stdout (1) or stderr (2)."""
+
+    def on_result(self, result: bytearray) -> None:
+        """Take what there is of the result; nothing when something came before there was a request."""
+
+    def on_measured(self, measured: Measured) -> None:
+        """Hear what it takes."""
+
+    def on_told(self, words: bytes) -> None:
+        """Take a host's own words."""
+
+    def on_ended(self, ended: Ended) -> None:
+        """Hear that all of it is over."""
+
+
+class Words(NamedTuple):
+    """A command line and an environment, as the wire has them."""
+
+    argc: int
+    envc: int
+    data: bytes
+
+    @classmethod
+    def of(cls, argv: Sequence[str], env: Iterable[tuple[str, str]]) -> Words:
+        """Put them together.
+
+        Raises:
+            OSError: one has a NUL in it.
+        """
+        words = [*argv, *(f"{name}={value}" for name, value in env)]
+        data = os.fsencode("\0".join(words)) + b"\0"
+        if data.count(0) != len(words):
+            raise OSError(errno.EINVAL, "an argument or a variable has a NUL in it")
+        return cls(len(argv), len(words) - len(argv), data)
+
+
+class Limits(NamedTuple):
+    """What one run may use: seconds of grace between SIGTERM and SIGKILL, bytes (0: unbounded), processes."""
+
+    grace: float
+    output: int
+    log: int
+    memory: int
+    processes: int = 0
+
+
+class Cell:
+    """A cell's process, and the runs in it."""
+
+    def __init__(self, argv: Sequence[str], folder: str, key: str, group: Group | None) -> None:
+        """Start it.
+
+        Raises:
+            OSError: there are no descriptors, or no processes, to be had.
+        """
+        self.folder = folder
+        self.key = key
+        self.fit = True
+        """It can be used again."""
+        self.closed = False
+        """It was told to go."""
+        self.got: int | None = None
+        """The steps of the sandbox that it has, once it has said so."""
+        self.idle_since = 0.0
+        self.memo: tuple[object, Words] | None = None
+        """The words of the latest run, and what they are those of."""
+        self.group = group
+        self.on_ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.on_death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._listeners: dict[int, Listener] = {}
+        self._due: dict[int, float] = {}
+        self._last_run = 0
+        self._unsent: deque[tuple[bytes, list[int]]] = deque()
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.setblocking(False)
+            self.process = subprocess.Popen(
+                [argv[0], "--control", str(theirs.fileno()), "--folder", folder, *argv[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a ^C in the terminal is for the gateway, which then drains
+                env={},
+            )
+        except BaseException:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        if group is not None:
+            group.add(self.process.pid)
+        self._loop.add_reader(self._socket, self._on_readable)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was not heard to have ended."""
+        return self._socket.fileno() >= 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a run in it."""
+        return bool(self._listeners)
+
+    def name_of_next(self) -> str:
+        """Return a name for the run that begins next, which no other run of this machine has."""
+        instance, _, number = self.folder.rpartition("/")
+        return f"gateway-{os.path.basename(instance)}-{number}-{self._last_run + 1}"
+
+    def begin(
+        self,
+        listener: Listener,
+        words: Words,
+        limits: Limits,
+        *,
+        flags: int = 0,
+        payload: Iterable[Piece] = (),
+        seconds: float = 0.0,
+        fds: Sequence[int] = (),
+    ) -> int:
+        """Have a process started; return what the run is known by. `seconds` is its time, 0 for no end.
+
+        Raises:
+            OSError: there is no memory or there are no descriptors for its request.
+        """
+        self._last_run += 1
+        run = self._last_run
+        pieces = [words.data, *payload]
+        size = sum(map(len, pieces))
+        fields = (
+            *(words.argc, words.envc, len(words.data), _ms(seconds), _ms(limits.grace), limits.processes),
+            *(limits.output, limits.log, limits.memory),
+        )
+        self._post(Kind.RUN, run, flags, size, wire.RUN, fields, pieces, fds)
+        self._listeners[run] = listener
+        if seconds:
+            self._due[run] = self._loop.time() + seconds + limits.grace + OVERDUE
+        return run
+
+    def feed(self, run: int, payload: Iterable[Piece], *, seconds: float, grace: float, flags: int = 0) -> None:
+        """Give a process that was started ahead its request, and the time for it.
+
+        Raises:
+            OSError: there is no memory or there are no descriptors for it.
+        """
+        pieces = list(payload)
+        self._post(Kind.FEED, run, flags, sum(map(len, pieces)), wire.FEED, (_ms(seconds), 0), pieces, ())
+        self._due[run] = self._loop.time() + seconds + grace + OVERDUE
+
+    def stop(self, run: int, *, grace: float) -> None:
+        """SIGTERM to the run's group, and SIGKILL to all of it after the grace that it was begun with."""
+        self._tell(Kind.STOP, run)
+        self._due[run] = self._loop.time() + grace + OVERDUE
+
+    def kill(self, run: int) -> None:
+        """SIGKILL to all of a run."""
+        self._tell(Kind.KILL, run)
+        self._due[run] = self._loop.time() + OVERDUE
+
+    def go_on(self, run: int) -> None:
+        """Let what outlives the leader live until the deadline: its result was the answer."""
+        self._tell(Kind.GO_ON, run)
+
+    def rest(self, run: int, *, keep: bool) -> None:
+        """Have what lives beside the leader killed, and the folder emptied; or have what is there noted, to stay."""
+        self._due.pop(run, None)
+        self._tell(Kind.REST, run, Flag.KEEP if keep else 0)
+
+    def measure(self, run: int) -> None:
+        """Ask what a process takes."""
+        self._tell(Kind.MEASURE, run)
+
+    def overdue(self, now: float) -> bool:
+        """Tell whether it has not ended a run long after it should have."""
+        return any(now > due for due in self._due.values())
+
+    def close(self) -> None:
+        """Have everything in it killed, and let it end."""
+        self.fit = False
+        self.closed = True
+        self._disconnect()
+
+    def destroy(self) -> None:
+        """Kill the cell itself: nothing else helps. Its runs hear that it died."""
+        self.fit = False
+        if self.group is not None:
+            self.group.kill()
+        self.process.kill()
+
+    # --- private: out
+
+    def _post(
+        self,
+        kind: Kind,
+        run: int,
+        flags: int,
+        size: int,
+        fixed: struct.Struct,
+        fields: tuple[int, ...],
+        pieces: Sequence[Piece],
+        fds: Sequence[int],
+    ) -> None:
+        if size <= wire.INLINE:
+            self._send(b"".join((fixed.pack(kind, run, flags, size, *fields), *pieces)), fds)
+            return
+        body = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            _write_all(body, pieces)
+            fcntl.fcntl(body, fcntl.F_ADD_SEALS, SEALS)
+            self._send(fixed.pack(kind, run, flags | Flag.BODY_IN_FD, size, *fields), (body, *fds))
+        finally:
+            os.close(body)
+
+    def _tell(self, kind: Kind, run: int, flags: int = 0) -> None:
+        if run in self._listeners:
+            self._send(wire.HEAD.pack(kind, run, flags, 0), ())
+
+    def _send(self, data: bytes, fds: Sequence[int]) -> None:
+        if not self._unsent:
+            try:
+                self._send_now(data, fds)
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the reader learns it too, and tells everybody
+            else:
+                return
+        if self.alive:
+            self._unsent.append((data, [os.dup(fd) for fd in fds]))
+            self._loop.add_writer(self._socket, self._on_writable)
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> None:
+        if not self.alive:
+            return
+        if fds:
+            socket.send_fds(self._socket, [data], list(fds))
+        else:
+            self._socket.send(data)
+
+    def _on_writable(self) -> None:
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                self._send_now(data, fds)
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            self._unsent.popleft()
+            _close_all(fds)
+        if self.alive:
+            self._loop.remove_writer(self._socket)
+
+    # --- private: in
+
+    def _on_readable(self) -> None:
+        for _ in range(AT_ONCE):
+            if not self.alive:
+                return
+            try:
+                size, ancillary, _, _ = self._socket.recvmsg_into([_buffer], _ROOM_FOR_DESCRIPTORS)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                size, ancillary = 0, []
+            fds = [fd for _, _, raw in ancillary for fd in array.array("i", raw)] if ancillary else []
+            if not size:
+                self._died()
+                return
+            try:
+                self._hear(size, fds)
+            finally:
+                _close_all(fds)
+
+    def _hear(self, size: int, fds: list[int]) -> None:
+        kind, run, flags, body = wire.HEAD.unpack_from(_buffer)
+        listener = self._listeners.get(run)
+        at = wire.HEAD.size
+        if kind == Kind.READY:
+            self.got = wire.READY.unpack_from(_buffer, at)[0]
+            if not self.on_ready.done():
+                self.on_ready.set_result(self.got)
+        elif listener is None:
+            return
+        elif kind == Kind.ENDED:
+            facts = wire.ENDED.unpack_from(_buffer, at)
+            result = _body(at + wire.ENDED.size, size, flags, body, fds)
+            self._over(run)
+            self.fit = self.fit and not facts[3]
+            listener.on_ended(_ended(facts, result))
+        elif kind == Kind.LOG:
+            listener.on_log(flags, bytes(_view[at:size]))
+        elif kind == Kind.STARTED:
+            listener.on_started(wire.FAILED.unpack_from(_buffer, at)[0])
+        elif kind == Kind.FAILED:
+            step, error = wire.FAILED.unpack_from(_buffer, at)
+            words = bytes(_view[at + wire.FAILED.size : size]).decode(errors="replace")
+            self._over(run)
+            listener.on_failed(wire.why_not_started(step, error, words))
+        elif kind == Kind.RESULT:
+            listener.on_result(_body(at, size, flags, body, fds))
+        elif kind == Kind.MEASURED:
+            clean, _, user, system, resident, peak = wire.MEASURED.unpack_from(_buffer, at)
+            listener.on_measured(Measured(bool(flags), bool(clean), user / 1e6, system / 1e6, resident, peak))
+        elif kind == Kind.TOLD:
+            listener.on_told(bytes(_view[at:size]))
+
+    def _over(self, run: int) -> None:
+        del self._listeners[run]
+        self._due.pop(run, None)
+
+    def _died(self) -> None:
+        self.fit = False
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        if not self.alive:
+            return
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        for _, fds in self._unsent:
+            _close_all(fds)
+        self._unsent.clear()
+        self._due.clear()
+        listeners, self._listeners = self._listeners, {}
+        if not self.on_ready.done():
+            self.on_ready.cancel()
+        self.on_death.set_result(None)
+        for listener in listeners.values():
+            listener.on_ended(Ended(0, STOPPED, Why.CELL_DIED))
+
+
+def _ms(seconds: float) -> int:
+    """Return milliseconds as the wire has them: at least one where there is a time at all."""
+    return min(max(1, round(seconds * 1000)), (1 << 32) - 1) if seconds else 0
+
+
+def _body(at: int, size: int, flags: int, length: int, fds: list[int]) -> bytearray:
+    if not flags & Flag.BODY_IN_FD:
+        return bytearray(_view[at:size])
+    body = bytearray(length)
+    left = memoryview(body)
+    offset = 0
+    while left and (read := os.preadv(fds[0], [left], offset)):
+        left, offset = left[read:], offset + read
+    return body
+
+
+def _ended(facts: tuple[int, ...], result: bytearray) -> Ended:
+    pid, status, why, _, left_behind, whole, user, system, peak, log_bytes = facts
+    return Ended(
+        pid, status, Why(why), bool(left_behind), bool(whole), user / 1e6, system / 1e6, peak, log_bytes, result
+    )
+
+
+def _write_all(fd: int, pieces: Sequence[Piece]) -> None:
+    for piece in pieces:
+        left = memoryview(piece)
+        while left:
+            left = left[os.write(fd, left) :]
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

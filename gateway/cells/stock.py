@@ -1,0 +1,169 @@
+"""The cells of a gateway: made when a connector needs one, used by it again and again, and by nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from gateway.cells import orphans, program
+from gateway.cells.cell import Cell
+from gateway.cells.groups import Groups
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BEAT = 1.0  # seconds between two looks
+IDLE = 60.0  # seconds without a run after which a cell goes
+IDLE_MOST = 128  # cells without a run at most; the one that has been so for longest goes first
+MODE = 0o700
+
+
+class Cells:
+    """All cells of one gateway, those that are in use and those that wait for their connector's next run."""
+
+    def __init__(self, folder: Path, *, cgroup: bool = True) -> None:
+        """`folder` exists when the first cell is made: the private folders are below it."""
+        self.folder = folder
+        self.cgroup = False
+        """Each cell has a control group of its own."""
+        self._want_cgroup = cgroup
+        self._groups: Groups | None = None
+        self._opened = False
+        self._last = 0
+        self._idle: dict[str, list[Cell]] = {}
+        self._living: set[Cell] = set()
+        self._leaving: set[Cell] = set()
+        """Closed, and maybe not reaped yet."""
+        self._strangers: set[int] = set()
+        """Children of this process that are no cells: not ours to kill."""
+        self._beat: asyncio.TimerHandle | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of all cells."""
+        return [cell.process.pid for cell in (*self._living, *self._leaving)]
+
+    def open(self) -> None:
+        """Begin. Called by the first `take` where nobody did before."""
+        self._opened = True
+        orphans.become_subreaper()
+        if self._want_cgroup:
+            self._groups = Groups.open(self.folder.name)
+        self.cgroup = self._groups is not None
+        self._tick()
+
+    def take(self, key: str, options: Sequence[str] = (), *, memory: int = 0, processes: int = 0) -> Cell:
+        """Return a cell without a run: one that `key` has used already, or a new one with these options.
+
+        Raises:
+            OSError: there is none to be had.
+        """
+        idle = self._idle.get(key)
+        while idle:
+            cell = idle.pop()
+            if cell.alive:
+                return cell
+        return self._make(key, options, memory, processes)
+
+    def give_back(self, cell: Cell, *, keep: int) -> None:
+        """Keep a cell for its connector's next run: of each connector, at most so many wait."""
+        idle = self._idle.setdefault(cell.key, [])
+        if not cell.fit or not cell.alive or not cell.key or len(idle) >= keep:
+            self._let_go(cell)
+            return
+        cell.idle_since = asyncio.get_running_loop().time()
+        idle.append(cell)
+
+    def forget(self, key: str) -> None:
+        """Let those cells go that wait for a connector which is no more."""
+        for cell in self._idle.pop(key, ()):
+            self._let_go(cell)
+
+    async def close(self) -> None:
+        """Have everything killed, and wait for the end of it."""
+        if self._beat is not None:
+            self._beat.cancel()
+        self._idle.clear()
+        for cell in list(self._living):
+            self._let_go(cell)
+        if self._leaving:
+            await asyncio.to_thread(self._wait)
+        if self._groups is not None:
+            self._groups.close()
+            self._groups = None
+        self._opened = False
+
+    # --- private
+
+    def _make(self, key: str, options: Sequence[str], memory: int, processes: int) -> Cell:
+        if not self._opened:
+            self.open()
+        self._last += 1
+        folder = f"{self.folder}/{self._last}"
+        os.mkdir(folder, MODE)
+        group = self._groups.make(memory=memory, processes=processes) if self._groups is not None else None
+        try:
+            cell = Cell((program.path(), *options), folder, key, group)
+        except BaseException:
+            os.rmdir(folder)
+            if group is not None:
+                group.remove()
+            raise
+        self._living.add(cell)
+        cell.on_death.add_done_callback(lambda _: self._on_death(cell))
+        return cell
+
+    def _let_go(self, cell: Cell) -> None:
+        if cell.alive:
+            cell.close()
+
+    def _on_death(self, cell: Cell) -> None:
+        self._living.discard(cell)
+        self._leaving.add(cell)
+        waiting = self._idle.get(cell.key, [])
+        if cell in waiting:
+            waiting.remove(cell)
+        self._reap()
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._beat = loop.call_later(BEAT, self._tick)
+        now = loop.time()
+        for cell in [cell for cell in self._living if cell.busy and cell.overdue(now)]:
+            cell.destroy()
+        waiting = sorted((cell for idle in self._idle.values() for cell in idle), key=lambda cell: cell.idle_since)
+        surplus = len(waiting) - IDLE_MOST
+        for number, cell in enumerate(waiting):
+            if number < surplus or now - cell.idle_since > IDLE:
+                self._let_go(cell)
+        self._idle = {key: idle for key, idle in self._idle.items() if idle}
+        self._reap()
+
+    def _reap(self) -> None:
+        dead = [cell for cell in self._leaving if cell.process.poll() is not None]
+        for cell in dead:
+            self._leaving.discard(cell)
+            self._clear_up(cell)
+        if not all(cell.closed for cell in dead):
+            orphans.sweep({*self.pids, *self._strangers})
+        self._strangers = orphans.children() - set(self.pids)
+
+    def _wait(self) -> None:
+        for cell in list(self._leaving):
+            cell.process.wait()
+            self._leaving.discard(cell)
+            self._clear_up(cell)
+
+    def _clear_up(self, cell: Cell) -> None:
+        if cell.group is not None:
+            cell.group.kill()
+            cell.group.remove()
+        with contextlib.suppress(FileNotFoundError):  # as a rule it has removed it itself
+            try:
+                os.rmdir(cell.folder)
+            except OSError:
+                shutil.rmtree(cell.folder, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""The wire of a cell: one message a packet. See `runners/cell/cell.h`, whose structures these are."""
+
+from __future__ import annotations
+
+import enum
+import os
+from struct import Struct
+
+INLINE = 64 << 10  # bytes of a body that travel in their message; larger ones come as a memfd
+MESSAGE = 128 << 10  # bytes of the longest message
+DESCRIPTORS = 4  # that come with one message, at most
+
+HEAD = Struct("=IIII")  # kind, run, flags, bytes of the body
+RUN = Struct("=IIIIIIIIIIQQQ")  # head, arguments, variables, bytes of both, milliseconds of time and grace, processes, bytes
+FEED = Struct("=IIIIII")
+READY = Struct("=II")
+FAILED = Struct("=II")
+ENDED = Struct("=IIIIIIQQQQ")
+MEASURED = Struct("=IIQQQQ")
+
+
+class Kind(enum.IntEnum):
+    """What a message is."""
+
+    RUN = 1
+    FEED = 2
+    STOP = 3
+    KILL = 4
+    STARTED = 5
+    FAILED = 6
+    LOG = 7
+    ENDED = 8
+    READY = 9
+    RESULT = 10
+    GO_ON = 11
+    REST = 12
+    MEASURE = 13
+    MEASURED = 14
+    TOLD = 15
+
+
+class Flag(enum.IntFlag):
+    """How a run is to be, or what comes with a message."""
+
+    RESULT_ON_3 = 1 << 0
+    AHEAD = 1 << 1
+    BODY_IN_FD = 1 << 2
+    TELL = 1 << 3
+    TELL_RESULT = 1 << 4
+    CHANNEL = 1 << 5
+    HOST = 1 << 6
+    FORKED = 1 << 7
+    KEEP = 1 << 8
+    IN_TIME = 1 << 9
+
+
+class Why(enum.IntEnum):
+    """What has ended a run."""
+
+    BY_ITSELF = 0
+    DEADLINE = 1
+    STOPPED = 2
+    KILLED = 3
+    OUTPUT = 4
+    MEMORY = 5
+    PROCESSES = 6
+    DISK = 7
+    CELL_DIED = 99  # said by nobody: it is this side's own
+
+
+_STEPS = ("", "no pipes", "no process", "no private folder", "no descriptors", "", "the request", "its sandbox", "")
+
+
+def why_not_started(step: int, error: int, words: str) -> str:
+    """Say why a process could not be started: what was being done, and the system's words, or the host's."""
+    doing = _STEPS[step] if step < len(_STEPS) else ""
+    told = words or (f"[Errno {error}] {os.strerror(error)}" if error else "")
+    return ": ".join(word for word in (doing, told) if word)
