@@ -18,6 +18,7 @@ from gateway import origins
 from gateway.application import Application
 from gateway.document import Keys, Node, load
 from gateway.errors import ConfigError
+from gateway.sandbox import STANDARD, Level
 from gateway.typeahead import Typeahead
 from gateway.units import Duration, Size
 
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "connectors.yaml"
 JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
+LAST_UID = (1 << 32) - 2  # the one behind it means nobody at all
 NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Named = Annotated[str, msgspec.Meta(min_length=1)]
+User = Annotated[int, msgspec.Meta(ge=0)] | Named
 
 
 class OAuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +84,10 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Processes that serve the port together; auto is one a processor."""
     cgroup: bool = True
     """Put each run into a control group where that is possible."""
+    sandbox_uids: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)] = msgspec.field(
+        default_factory=lambda: [1 << 30, 1 << 28]
+    )
+    """The first of the users, and how many, that strict connectors run as where the gateway is root."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,6 +123,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Age at which it is."""
     recycle_rss: Size = Size(512 << 20)
     """Resident bytes at which it is."""
+    sandbox: Level = Level(STANDARD)
+    """How much it is kept from."""
+    network: Literal["host", "none"] | None = None
+    """None: the level's own, which is `host` but for strict."""
+    read: list[Named] = []
+    """Paths that it may read although its level would not let it."""
+    write: list[Named] = []
+    """Paths that it may write although its level would not let it."""
+    max_pids: Positive = 512
+    """Processes and threads of one run."""
+    max_disk: Size = Size(1 << 30)
+    """Bytes in a run's private folder, and of the largest file."""
+    user: User | None = None
+    """Whom it runs as, where the gateway is root. None: the gateway, or with strict a user of its own."""
 
 
 class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,6 +240,13 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     recycle_uses: Positive | None = None
     recycle_age: Duration | None = None
     recycle_rss: Size | None = None
+    sandbox: Level | None = None
+    network: Literal["host", "none"] | None = None
+    read: list[Named] | None = None
+    write: list[Named] | None = None
+    max_pids: Positive | None = None
+    max_disk: Size | None = None
+    user: User | None = None
 
     def limits(self, defaults: Limits) -> Limits:
         """Return the effective limits."""
@@ -254,6 +283,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     callbacks: Node
     workers: int
     cgroup: bool
+    sandbox_uids: tuple[int, int]
+    """The first user of a range, and how many there are."""
     path: str
     """The PATH that connectors get."""
     environ: dict[str, str]
@@ -342,6 +373,7 @@ def read_settings(
         callbacks=_below(gateway, "callbacks"),
         workers=workers or (os.cpu_count() or 1 if section.workers == "auto" else section.workers),
         cgroup=section.cgroup,
+        sandbox_uids=_uids(section, document),
         path=environ.get("PATH") or os.defpath,
         environ=dict(environ),
     )
@@ -391,6 +423,13 @@ def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: Node) -
             raise document.error(str(problem), ("gateway", *keys)) from problem
     if oauth.key is not None and not oauth.key.strip():
         raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
+
+
+def _uids(section: GatewaySection, document: Node) -> tuple[int, int]:
+    first, count = section.sandbox_uids
+    if first + count > LAST_UID + 1:
+        raise document.error(f"goes beyond the last user there can be, {LAST_UID}", ("gateway", "sandbox_uids"))
+    return first, count
 
 
 def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:

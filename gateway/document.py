@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from gateway.errors import ConfigError
+from gateway.sandbox import Level
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ def _note(node: yaml.Node, keys: Keys, marks: dict[Keys, Mark], path: Path) -> N
                     raise _key_error(mark, below, f"said twice (first on line {marks[below].line})")
             marks[below] = mark
             _note(value, below, marks, path)
+    elif keys[-1:] == ("user",) and node.tag == "tag:yaml.org,2002:int" and ":" in node.value:
+        raise _key_error(marks[keys], keys, f'to YAML this is a number in base 60: write "{node.value}" in quotes')
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _note(value, (*keys, index), marks, path)
@@ -155,7 +158,12 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _hook(kind: type, value: object) -> object:
-    parse: Callable[[object], object] | None = {Duration: Duration.parse, Size: Size.parse}.get(kind)
+    parsers: dict[type, Callable[[object], object]] = {
+        Duration: Duration.parse,
+        Size: Size.parse,
+        Level: Level.parse,
+    }
+    parse = parsers.get(kind)
     if parse is None:
         raise NotImplementedError(f"no rule for {kind}")
     return parse(value)

@@ -18,6 +18,7 @@ import msgspec
 from gateway.cells.cell import Ended, Limits, Listener, Words
 from gateway.cells.wire import Flag, Why
 from gateway.redact import Redactor
+from gateway.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from gateway.cells.cell import Cell
@@ -83,6 +84,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     keep: Keep = Keep()
     redact: Redactor = Redactor()
     """Takes secrets out of what its processes say without a request."""
+    sandbox: Sandbox = Sandbox()
+    """What its cell is asked for."""
 
 
 class Stop(enum.Enum):

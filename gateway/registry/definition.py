@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,7 @@ from gateway.protocol import Validate
 from gateway.redact import Redactor, telling_values
 from gateway.registry import auths, signatures, typeaheads
 from gateway.registry.auths import Auth
+from gateway.registry.confinement import confine
 from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 from gateway.typeahead import Typeahead
@@ -179,14 +181,19 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
         signed = auths.declared(entry.node.child("auths")) if common.auths else {}
         overrides = _overrides(entry.node, common)
+        sandbox, warned = confine(entry, common, limits, line, settings)
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     config = msgspec.json.encode(common.config)
-    key = _identity(entry, files, line.argv, env, config)
+    kept = msgspec.structs.replace(sandbox, guard=())
+    key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
     telling = (*telling_values(common.config), *telling_values(common.env), *auths.secrets(signed))
     redact = Redactor([*telling, settings.api_key or ""])
-    notices = () if commands is None else auths.notices(signed)  # else the connector may tell what is missing
+    # Of a connector that describes itself: it may tell what is missing.
+    notices = () if commands is None else auths.notices(signed)
+    if line.notice:
+        warned = (line.notice, *warned)
     return Connector(
         name=entry.name,
         description=common.description,
@@ -211,6 +218,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
                 concurrency=limits.concurrency,
             ),
             redact=redact,
+            sandbox=sandbox,
         ),
         config=msgspec.Raw(config),
         limits=limits,
@@ -221,7 +229,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         auths=signed,
         overrides=overrides,
         validate=common.validate,
-        notices=(*((line.notice,) if line.notice else ()), *notices, *overlooked(entry.name, commands or ()).values()),
+        notices=(*warned, *notices, *overlooked(entry.name, commands or ()).values()),
         cluster_concurrency=common.cluster_concurrency,
     )
 
@@ -236,17 +244,24 @@ def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:
 
 
 def _split(node: Node) -> tuple[ConnectorEntry, Node]:
-    known = {field.encode_name for field in msgspec.structs.fields(ConnectorEntry)}
+    said = node.data.get("runtime")
+    runtime = RUNTIMES.get(said) if isinstance(said, str) else None
+    known = _keys(ConnectorEntry)
+    if runtime is not None:  # `network` of a container is its engine's
+        known = known - _keys(runtime.options)
     common = {key: value for key, value in node.data.items() if key in known}
     own = {key: value for key, value in node.data.items() if key not in known}
     entry = type(node)(common, node.keys, node.marks).decode(ConnectorEntry)
     return entry, type(node)(own, node.keys, node.marks)
 
 
+@functools.cache
+def _keys(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
+
+
 def _refuse_others_keys(options: Node, runtime: str, *, said: bool) -> None:
-    keys = {
-        name: {field.encode_name for field in msgspec.structs.fields(one.options)} for name, one in RUNTIMES.items()
-    }
+    keys = {name: _keys(one.options) for name, one in RUNTIMES.items()}
     for key in options.data:
         owners = [name for name, its in keys.items() if key in its]
         if not owners or runtime in owners:
@@ -334,8 +349,5 @@ def _command_told(
     )
 
 
-def _identity(
-    entry: Entry, files: tuple[tuple[object, ...], ...], argv: tuple[str, ...], env: dict[str, str], config: bytes
-) -> str:
-    facts = repr((argv, sorted(env.items()), config, files, entry.node.data))
-    return hashlib.sha256(facts.encode()).hexdigest()
+def _identity(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

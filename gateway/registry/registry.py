@@ -11,9 +11,11 @@ import msgspec
 
 from gateway.errors import ConfigError, Quarantine
 from gateway.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
+from gateway.registry.confinement import own_user
 from gateway.registry.definition import Connector, define, overlooked
 from gateway.registry.snapshot import Snapshot, State, Status
 from gateway.registry.sources import Entry, Sources, fingerprint, identity, read_sources
+from gateway.sandbox import STRICT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,9 +107,12 @@ class Registry:
 
     def _understand(self, sources: Sources) -> dict[str, Status]:
         statuses = {}
+        users: dict[int, str] = {}
         for entry in sources.entries:
             try:
                 connector = define(entry, sources.defaults, self._settings)
+                if connector is not None:
+                    self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
                 reason = str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
                 statuses[entry.name] = Status(name=entry.name, state=State.QUARANTINED, reason=reason)
@@ -115,6 +120,21 @@ class Registry:
             if connector is not None:
                 statuses[entry.name] = self._with_description(connector)
         return statuses
+
+    def _claim_user(self, connector: Connector, users: dict[int, str]) -> None:
+        """Take for a connector the user that is its own, which is made from its name.
+
+        Raises:
+            Quarantine: another name came to the same one.
+        """
+        sandbox, number = connector.launch.sandbox, own_user(connector.name, *self._settings.sandbox_uids)
+        if sandbox.level == STRICT and sandbox.user == (number, number):
+            other = users.setdefault(number, connector.name)
+            if other != connector.name:
+                raise Quarantine(
+                    f"its own user would be {number}, and so is that of {other}: give one of them another with `user:`,"
+                    " or all of them more to choose from in gateway.sandbox_uids"
+                )
 
     def _with_description(self, connector: Connector) -> Status:
         name = connector.name
@@ -271,7 +291,8 @@ def _still(old: Status, connector: Connector) -> Status | None:
         return msgspec.structs.replace(old, successor=connector)
     if old.state is not State.READY:
         return msgspec.structs.replace(old, connector=connector)
-    return old if newest.limits == connector.limits else None
+    same = newest.limits == connector.limits and newest.launch.sandbox == connector.launch.sandbox
+    return old if same else None
 
 
 def _facts(statuses: Mapping[str, Status]) -> tuple[tuple[object, ...], ...]:

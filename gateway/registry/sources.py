@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,16 @@ import msgspec
 from gateway.config import NAME, Limits, Settings, read_document, section_of
 from gateway.document import Node, load
 from gateway.errors import ConfigError
+from gateway.registry.ground import ground_of, located, units
+from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER_FILES = 2000  # files of a drop-in's folder whose change is noticed
+OURS = (Path(__file__).parent.parent, RUNNERS, *((Path(sys.prefix),) if sys.prefix != sys.base_prefix else ()))
+"""The gateway's own code: connectors run some of it."""
 
 Fingerprint = tuple[tuple[object, ...], ...]
 
@@ -30,6 +35,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     problem: str | None = None
     files: tuple[Path, ...] = ()
     """What belongs to it besides what its command line names: a drop-in's own files."""
+    beside: tuple[Path, ...] = ()
+    """What lies beside a drop-in and is none: what several of them share."""
+    others: frozenset[str] = frozenset()
+    """The code of whatever connectors.yaml names, and the gateway's own: no connector's to write."""
 
 
 class Sources(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,11 +57,34 @@ def read_sources(settings: Settings) -> Sources:
     document = read_document(settings.file)
     defaults = section_of(document, "defaults").decode(Limits)
     listed = dict(section_of(document, "connectors").items())
-    entries = {entry.name: entry for entry in _drop_ins(settings)}
+    shared: list[Path] = []
+    found = list(_drop_ins(settings, shared))
+    entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
     for name, node in listed.items():
         entries[name] = _overlaid(name, node, entries.get(name), settings)
-    chosen = [entry for name, entry in entries.items() if settings.enable == "all" or name in listed]
+    ground = ground_of(settings.file.parent, settings)
+    code = [*OURS, *(file for node in listed.values() for file in _code(node, settings.file.parent))]
+    others = frozenset(str(unit) for file in code for place in located(file) for unit in units(place, ground))
+    chosen = [
+        msgspec.structs.replace(entry, others=others)
+        for name, entry in entries.items()
+        if settings.enable == "all" or name in listed
+    ]
     return Sources(entries=tuple(sorted(chosen, key=lambda entry: entry.name)), defaults=defaults)
+
+
+def _code(node: Node, folder: Path) -> Iterator[Path]:
+    """Yield the files and folders that an entry names as its code, before anything else of it is understood."""
+    data = node.data if isinstance(node.data, dict) else {}
+    run = data.get("run")
+    first = run[:1] if isinstance(run, list) else []
+    texts = [*first, *(data.get(key) for key in ("module", "jar", "venv"))]
+    for key in ("classpath", "sources", "requirements"):
+        several = data.get(key)
+        texts += several if isinstance(several, list) else []
+    for text in texts:
+        if isinstance(text, str) and "/" in text and "\0" not in text:
+            yield Path(os.path.normpath(folder / text))
 
 
 def fingerprint(settings: Settings) -> Fingerprint:
@@ -94,7 +126,8 @@ def _overlaid(name: str, node: Node, drop_in: Entry | None, settings: Settings) 
     return msgspec.structs.replace(drop_in, node=drop_in.node.overlaid(node))
 
 
-def _drop_ins(settings: Settings) -> Iterator[Entry]:
+def _drop_ins(settings: Settings, shared: list[Path]) -> Iterator[Entry]:
+    """Yield the drop-ins; what lies there and is none is put into `shared`."""
     claimed: dict[str, Path] = {}
     for path in _folder_entries(settings):
         if os.path.isdir(path):
@@ -102,6 +135,7 @@ def _drop_ins(settings: Settings) -> Iterator[Entry]:
         else:
             entry = _from_file(path)
         if entry is None:
+            shared.append(path)
             continue
         if entry.name in claimed:
             problem = f"{path}: {claimed[entry.name].name} claims the name {entry.name} too: rename one of them"

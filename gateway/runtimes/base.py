@@ -59,6 +59,10 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[Path, ...] = ()
     result_on_fd3: bool = False
     """The runtime's own host writes its result there, whatever the entry says."""
+    code: tuple[Path, ...] = ()
+    """Its own files and folders: what it may read, and not write."""
+    needs: tuple[Path, ...] = ()
+    """What it cannot do without besides: libraries, interpreters other than `argv[0]` and what its #! line names."""
     resident: dict[str, tuple[str, ...]] = {}
     """The command lines of a process that serves more than one request, by mode (fork, persistent)."""
     env: dict[str, str] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -10,9 +12,44 @@ from gateway.errors import Quarantine
 from gateway.runtimes.base import CommandLine, Place, find_program, missing_interpreter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from gateway.process import Mode
+
+_CODE = {
+    *(
+        ".awk",
+        ".bash",
+        ".cjs",
+        ".clj",
+        ".exs",
+        ".groovy",
+        ".jar",
+        ".jl",
+        ".js",
+        ".ksh",
+        ".lua",
+        ".mjs",
+        ".php",
+        ".phar",
+    ),
+    *(
+        ".php",
+        ".pl",
+        ".pm",
+        ".ps1",
+        ".py",
+        ".pyc",
+        ".pyz",
+        ".r",
+        ".R",
+        ".rb",
+        ".sed",
+        ".sh",
+        ".tcl",
+        ".ts",
+        ".war",
+        ".wasm",
+    ),
+}
 
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,7 +83,26 @@ class Exec:
         if interpreter is not None:
             raise Quarantine(f"{interpreter} not found: the #! line of {files[0].name} needs it")
         line = tuple(argv)
-        return CommandLine(argv=line, resident={"persistent": line}, files=tuple(files))
+        own = files[:1] if "/" in options.run[0] else []
+        code = (*own, *(file for file in files[len(own) :] if _is_code(file)))
+        return CommandLine(
+            argv=line,
+            resident={"persistent": line},
+            files=tuple(files),
+            code=code,
+            needs=tuple(Path(word) for word in argv[1:] if word.startswith("/") and os.path.exists(word)),
+        )
 
     def build(self, _options: ExecOptions, _place: Place) -> None:
         """Nothing has to be built."""
+
+
+def _is_code(file: Path) -> bool:
+    """Tell whether a file that an argument names is part of the program, rather than what the program works on."""
+    if file.suffix in _CODE:
+        return True
+    try:
+        with file.open("rb") as stream:
+            return stream.read(2) == b"#!"
+    except OSError:
+        return False

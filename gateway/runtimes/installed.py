@@ -37,14 +37,22 @@ def traces(venv: Path, package: str | None) -> list[Path]:
     An installation changes the folder of packages. Files are looked at one by one where they are the package's own, or
     are imported from where somebody edits them.
     """
-    packages = sorted({folder.resolve() for folder in venv.glob("lib*/*/site-packages")})
-    added = [folder for each in packages for folder in _added(each)]
+    packages, elsewhere = _packages(venv), added(venv)
     paths = sorted(path for each in packages for path in each.glob("*.pth"))
     code = itertools.chain(
-        *(_package(folder.joinpath(*package.split("."))) for folder in (*packages, *added) if package),
-        *(sources(folder, ".py") for folder in added),
+        *(_package(folder.joinpath(*package.split("."))) for folder in (*packages, *elsewhere) if package),
+        *(sources(folder, ".py") for folder in elsewhere),
     )
     return [venv / "pyvenv.cfg", *packages, *paths, *list(dict.fromkeys(code))[:SOURCES]]
+
+
+def added(venv: Path) -> list[Path]:
+    """Return the folders outside of an environment that its interpreter imports from."""
+    return [folder for each in _packages(venv) for folder in _added(each)]
+
+
+def _packages(venv: Path) -> list[Path]:
+    return sorted({folder.resolve() for folder in venv.glob("lib*/*/site-packages")})
 
 
 def _package(path: Path) -> Iterator[Path]:

@@ -76,16 +76,19 @@ class Java:
         self._check(options, place)
         if options.jar is not None:
             jar = must_exist(place.resolve(options.jar, "jar"), "jar")
-            return CommandLine(argv=(str(java), *FLAGS, *options.jvm, "-jar", str(jar)), files=(java, jar))
+            line = (str(java), *FLAGS, *options.jvm, "-jar", str(jar))
+            return CommandLine(argv=line, files=(java, jar), code=(jar,))
         folder, notice = built(place, self._build(options, place))
         archive = folder / "connector.jsa"
         shared = (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
-        classpath = _classpath(folder, _paths(options.classpath, "classpath", place))
+        more = _paths(options.classpath, "classpath", place)
+        classpath = _classpath(folder, more)
         host = (str(java), *FLAGS, *shared, *options.jvm, "-cp", classpath, "connector.Host")
         return CommandLine(
             argv=(*host, "--fd3", str(options.class_)),
             resident={"persistent": (*host, "--lines", str(options.class_))},
             files=(java, place.builds / "current" / "connector-host.jar"),
+            code=(place.builds, *more),
             result_on_fd3=True,
             notice=notice,
         )

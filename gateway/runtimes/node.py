@@ -63,6 +63,8 @@ class Node:
             argv=(*host, "--fd3", str(target)),
             resident={"persistent": (*host, "--lines", str(target))},
             files=tuple(files),
+            code=(module, place.builds),
+            needs=(HOST.parent, *(folder for above in module.parents if (folder := above / "node_modules").is_dir())),
             result_on_fd3=True,
             notice=notice,
         )

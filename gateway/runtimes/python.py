@@ -26,7 +26,7 @@ from gateway.runtimes.base import (
     sources,
     tree_facts,
 )
-from gateway.runtimes.installed import traces
+from gateway.runtimes.installed import added, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,6 +65,7 @@ class Python:
         self._check(options, place)
         build = self.build(options, place)
         files: list[Path] = [HOST]
+        code: list[Path] = []
         venv = notice = None
         flags = ["-I", "-B"]
         if options.venv is not None:
@@ -82,17 +83,21 @@ class Python:
             flags.append("-S")  # no libraries were asked for, so none of the machine's are lent
         if options.module is not None:
             module = must_exist(place.resolve(options.module, "module"), "module")
+            code.append(module)
             files += [module, *sources(module.parent, ".py", left_out=place.state_dir)]
             target = ("--module", str(module))
         else:
             target = ("--package", options.package or f"connector_{place.name}")
         if venv is not None:
+            code.append(place.builds if options.venv is None else venv)
             files += traces(venv, package=None if options.module is not None else target[1])
         line = (str(python), *flags, str(HOST))
         return CommandLine(
             argv=(*line, *target),
             resident={"fork": (*line, "--fork", *target), "persistent": (*line, "--lines", *target)},
             files=(python, *files),
+            code=tuple(code),
+            needs=(HOST.parent, *(added(venv) if venv is not None else ())),
             notice=notice,
         )
 

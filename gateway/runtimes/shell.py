@@ -35,6 +35,8 @@ class Shell:
         return CommandLine(
             argv=(sys.executable, "-I", "-S", "-B", str(HOST), "--fd3", str(script)),
             files=(bash, script, HOST),
+            code=(script,),
+            needs=(bash, HOST.parent),
             result_on_fd3=True,
         )
 

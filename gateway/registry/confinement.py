@@ -1,0 +1,217 @@
+"""What one connector's sandbox is, worked out from its keys and from what its runtime names."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import hashlib
+import os
+import pwd
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.config import LAST_UID
+from gateway.registry.ground import Wishes, above, ground_of, layers, located, real, units
+from gateway.registry.installations import needed
+from gateway.sandbox import OFF, STRICT, TEMPORARY, Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gateway.config import ConnectorEntry, Limits, Settings
+    from gateway.errors import ConfigError
+    from gateway.registry.sources import Entry
+    from gateway.runtimes import CommandLine
+
+CONTAINER = "container"
+CONTAINER_NOTICE = "its engine is its sandbox: nothing more is put around the engine's own process"
+
+
+def confine(
+    entry: Entry, common: ConnectorEntry, limits: Limits, line: CommandLine, settings: Settings
+) -> tuple[Sandbox, tuple[str, ...]]:
+    """Return the sandbox, and what an operator should know of it.
+
+    Raises:
+        ConfigError: a key makes no sense with the others, or on this machine.
+    """
+    level = str(limits.sandbox)
+    user = _user(entry, common, limits, settings)
+    bare = Sandbox(max_pids=limits.max_pids, max_disk=int(limits.max_disk))
+    if common.runtime == CONTAINER:
+        return bare, _of_container(entry, common, level, user)
+    network = limits.network or ("none" if level == STRICT else "host")
+    if level == OFF:
+        if network == "none":
+            raise _error(entry, "network", common.network, "none takes a sandbox: say standard or strict")
+        return msgspec.structs.replace(bare, user=user), ()
+    wishes = _wishes(entry, common, limits, line, settings, user=user)
+    found = layers(ground_of(entry.folder, settings, strict=level == STRICT), wishes)
+    sandbox = msgspec.structs.replace(
+        bare, level=level, network=network, user=user, private_tmp=wishes.private, **found._asdict()
+    )
+    return sandbox, ()
+
+
+def own_user(name: str, first: int, count: int) -> int:
+    """Return the user that a connector of this name has for itself, of so many from the first on."""
+    return first + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % count
+
+
+def _wishes(
+    entry: Entry,
+    common: ConnectorEntry,
+    limits: Limits,
+    line: CommandLine,
+    settings: Settings,
+    *,
+    user: tuple[int, int] | None,
+) -> Wishes:
+    read, write = (list(_named(entry, common, limits, settings, key)) for key in ("read", "write"))
+    ground = ground_of(entry.folder, settings, strict=limits.sandbox == STRICT)
+    code = {unit for path in line.code for place in located(path) for unit in units(place, ground)}
+    code |= {place for path in (ground.own, *entry.beside) if path is not None for place in located(path)}
+    programs = [Path(line.argv[0]), *line.needs, *_of_env(Path(line.argv[0]), settings.path)]
+    needs = {path for program in programs for path in needed(program)}
+    hide = ground.hidden
+    if user is not None:
+        _must_read(entry, common, user, {*code, real(Path(line.argv[0]))})
+        hide = hide | _closed({*code, *needs, *read, *write, settings.state_dir / "run"}, user)
+    private = not any(above(path, Path(temporary)) for path in write for temporary in TEMPORARY)
+    return Wishes(hide=hide, code=code, needs=needs, others=entry.others, read=read, write=write, private=private)
+
+
+def _of_env(script: Path, search: str) -> Iterator[Path]:
+    """Yield the interpreter that a script's #! line has `env` look up."""
+    with contextlib.suppress(OSError), script.open("rb") as file:
+        words = file.readline(256).decode(errors="replace").split()
+        if words and words[0].startswith("#!") and words[0].endswith("/env"):
+            names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+            found = shutil.which(names[0], path=search) if names else None
+            if found is not None:
+                yield Path(os.path.abspath(found))
+
+
+# --- what the keys say
+
+
+def _error(entry: Entry, key: str, own: object, problem: str) -> ConfigError:
+    """Make the error that names the key: the connector's own, or that of `defaults`."""
+    if own is not None:
+        return entry.node.error(problem, (key,))
+    return entry.node.error(f"defaults.{key}: {problem}")
+
+
+def _of_container(entry: Entry, common: ConnectorEntry, level: str, user: tuple[int, int] | None) -> tuple[str, ...]:
+    if level == STRICT:
+        raise _error(entry, "sandbox", common.sandbox, "no engine of containers works in strict: say sandbox: off")
+    if user is not None:
+        raise _error(
+            entry, "user", common.user, "it would be the engine's: for the container say options: [--user, ...]"
+        )
+    return (CONTAINER_NOTICE,) if level != OFF else ()
+
+
+def _named(entry: Entry, common: ConnectorEntry, limits: Limits, settings: Settings, key: str) -> Iterator[Path]:
+    """Yield the paths of `read` or `write`, each as the file that says it means it."""
+    own = getattr(common, key)
+    for index, text in enumerate(getattr(limits, key)):
+        mark = entry.node.mark((key, index)) if own is not None else None
+        folder = settings.file.parent if own is None else mark.path.parent if mark else entry.folder
+        path = real(folder / text)
+        if not path.exists():
+            raise _error(entry, key, own, f"{path} does not exist")
+        yield path
+
+
+# --- users
+
+
+def _user(entry: Entry, common: ConnectorEntry, limits: Limits, settings: Settings) -> tuple[int, int] | None:
+    if limits.user is None:
+        if limits.sandbox != STRICT or os.geteuid() != 0 or common.runtime == CONTAINER:
+            return None
+        number = own_user(entry.name, *settings.sandbox_uids)
+        return number, number
+    try:
+        found = _resolved(str(limits.user))
+    except ValueError as problem:
+        raise _error(entry, "user", common.user, str(problem)) from problem
+    if found == (os.geteuid(), os.getegid()):
+        return None
+    if os.geteuid() != 0:
+        raise _error(entry, "user", common.user, "only a gateway that runs as root can start it as another user")
+    return found
+
+
+def _resolved(text: str) -> tuple[int, int]:
+    """Read `name` or `uid`, or either with `:gid`.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    name, colon, group = text.partition(":")
+    known = _known(name)
+    if known is None and not _is_number(name):
+        raise ValueError(f"this machine has no user {name!r}")
+    uid = known.pw_uid if known else int(name)
+    gid = known.pw_gid if known else uid
+    if colon:
+        gid = _group(group)
+    if max(uid, gid) > LAST_UID:
+        raise ValueError(f"{text!r}: the last user there can be is {LAST_UID}")
+    return uid, gid
+
+
+def _known(name: str) -> pwd.struct_passwd | None:
+    with contextlib.suppress(KeyError, OverflowError):
+        return pwd.getpwuid(int(name)) if _is_number(name) else pwd.getpwnam(name)
+    return None
+
+
+def _group(text: str) -> int:
+    if _is_number(text):
+        return int(text)
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError as problem:
+        raise ValueError(f"this machine has no group {text!r}") from problem
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _may(path: Path, user: tuple[int, int], bits: int) -> bool:
+    try:
+        facts = path.stat()
+    except OSError:
+        return False
+    shift = 6 if facts.st_uid == user[0] else 3 if facts.st_gid == user[1] else 0
+    return user[0] == 0 or (facts.st_mode >> shift) & bits == bits
+
+
+def _must_read(entry: Entry, common: ConnectorEntry, user: tuple[int, int], code: Iterable[Path]) -> None:
+    for path in sorted(code):
+        if path.exists() and not _may(path, user, 5 if path.is_dir() else 4):
+            problem = f"user {user[0]} may not read {path}: chmod -R o+rX {path}, or say user: root"
+            raise _error(entry, "user", common.user or common.sandbox, problem)
+
+
+def _closed(paths: Iterable[Path], user: tuple[int, int]) -> set[Path]:
+    """Return the folders on the way to paths that a user cannot enter.
+
+    Once they are hidden they can be entered, and hold what is shown and nothing else.
+    """
+    found: dict[Path, Path | None] = {}
+    for path in paths:
+        if path.parent not in found:
+            found[path.parent] = next((one for one in reversed(path.parents) if not _open(one, user)), None)
+    return {path for path in found.values() if path is not None}
+
+
+def _open(folder: Path, user: tuple[int, int]) -> bool:
+    return not folder.is_dir() or _may(folder, user, 1)
