@@ -88,6 +88,9 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     """What is there and cannot be written, also where it lies in something that is hidden or private."""
     guard: tuple[str, ...] = ()
     """The same for code of others. Apart, since it changes with them, and this connector does not."""
+    covered: tuple[tuple[int, int], ...] = ()
+    """Device and inode of what is hidden or guarded. When another file takes the name, as editors have it, the kernel
+    takes the cover off: the cell has to be made anew."""
     private_tmp: bool = False
 
 

@@ -61,7 +61,7 @@ def path() -> str:
         return str(HOME / "cell")
     made_from = _sources()
     problems = []
-    for folder in (HOME, _cache() / made_from[:16]):
+    for folder in (HOME, cache() / made_from[:16]):
         try:
             return str(_current(folder, made_from))
         except OSError as problem:
@@ -106,7 +106,8 @@ def _sources() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _cache() -> Path:
+def cache() -> Path:
+    """Return the folder where a program is kept that cannot be kept beside its sources."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     return Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache")) / CACHE
 

@@ -72,13 +72,17 @@ def _wishes(
 ) -> Wishes:
     read, write = (list(_named(entry, common, limits, settings, key)) for key in ("read", "write"))
     ground = ground_of(entry.folder, settings, strict=limits.sandbox == STRICT)
-    code = {unit for path in line.code for place in located(path) for unit in units(place, ground)}
+    if user is not None and ground.own is not None and not _may(ground.own, user, 5):
+        ground = ground._replace(own=None)
+    own = {(place, unit) for path in line.code for place in located(path) for unit in units(place, ground)}
+    # A folder that is closed to its user is no reason to keep the file in it from it: that is shown by itself.
+    code = {unit if user is None or _may(unit, user, 5 if unit.is_dir() else 4) else place for place, unit in own}
     code |= {place for path in (ground.own, *entry.beside) if path is not None for place in located(path)}
     programs = [Path(line.argv[0]), *line.needs, *_of_env(Path(line.argv[0]), settings.path)]
     needs = {path for program in programs for path in needed(program)}
     hide = ground.hidden
     if user is not None:
-        _must_read(entry, common, user, {*code, real(Path(line.argv[0]))})
+        _must_read(entry, common, user, {*(place for place, _ in own), real(Path(line.argv[0]))})
         hide = hide | _closed({*code, *needs, *read, *write, settings.state_dir / "run"}, user)
     private = not any(above(path, Path(temporary)) for path in write for temporary in TEMPORARY)
     return Wishes(hide=hide, code=code, needs=needs, others=entry.others, read=read, write=write, private=private)

@@ -186,7 +186,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         raise Quarantine(str(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     config = msgspec.json.encode(common.config)
-    kept = msgspec.structs.replace(sandbox, guard=())
+    kept = msgspec.structs.replace(sandbox, guard=(), covered=())
     key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
     telling = (*telling_values(common.config), *telling_values(common.env), *auths.secrets(signed))
     redact = Redactor([*telling, settings.api_key or ""])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gateway.sandbox import TEMPORARY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from gateway.config import Settings
 
@@ -22,6 +22,10 @@ BIN = {"bin", "sbin", "scripts", "src"}
 """Folders that are a part of what lies above them."""
 _SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc")))
 """What every level may read."""
+
+
+State = tuple[int, int]
+"""Device and inode; zeros where there is nothing."""
 
 
 class Ground(NamedTuple):
@@ -45,7 +49,7 @@ class Wishes(NamedTuple):
     """What is there, and cannot be written."""
     needs: set[Path]
     """What has to be there."""
-    others: frozenset[str]
+    others: Mapping[str, State]
     """Other connectors' code, and the gateway's."""
     read: list[Path]
     write: list[Path]
@@ -60,6 +64,7 @@ class Layers(NamedTuple):
     hide: tuple[str, ...]
     show: tuple[str, ...]
     guard: tuple[str, ...]
+    covered: tuple[State, ...]
     read: tuple[str, ...]
     write: tuple[str, ...]
 
@@ -132,13 +137,24 @@ def layers(ground: Ground, wishes: Wishes) -> Layers:
         free = {None, *(write - given)}
         theirs = {path for path in wishes.others if _nearest(path, covers) in free}
     hidden = {path for path in hide if _nearest(_parent(path), hide | shown | write) not in hide}
+    guard = sorted(path for path in theirs if _nearest(_parent(path), theirs) is None)
     return Layers(
         hide=tuple(sorted(hidden)),
         show=tuple(sorted(shown)),
-        guard=tuple(sorted(path for path in theirs if _nearest(_parent(path), theirs) is None)),
+        guard=tuple(guard),
+        covered=(*map(state, sorted(hidden)), *(wishes.others[path] for path in guard)),
         read=tuple(sorted(read)) if ground.strict else (),
         write=tuple(sorted(written)),
     )
+
+
+def state(path: Path | str) -> State:
+    """Return what tells one file of a name from another."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return 0, 0
+    return facts.st_dev, facts.st_ino
 
 
 def real(path: Path) -> Path:

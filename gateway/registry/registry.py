@@ -178,7 +178,11 @@ class Registry:
     def _announce(self, before: Mapping[str, Status], statuses: Mapping[str, Status], took: float) -> None:
         changed = tuple(name for name, status in statuses.items() if _face(before.get(name)) != _face(status))
         removed = tuple(name for name in before if name not in statuses)
-        if not changed and not removed:
+        if (
+            not changed
+            and not removed
+            and not any(_confined(before.get(name)) != _confined(statuses[name]) for name in statuses)
+        ):
             return
         self._bus.publish(
             RegistryLoaded(
@@ -280,6 +284,11 @@ def _face(status: Status | None) -> object:
         return None
     connector = status.connector
     return status.state, status.reason, connector and (connector.identity, connector.limits)
+
+
+def _confined(status: Status | None) -> object:
+    """Return what else changes with others' files alone."""
+    return status.connector.launch.sandbox if status is not None and status.connector is not None else None
 
 
 def _still(old: Status, connector: Connector) -> Status | None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.cells.program import cache
 from gateway.config import NAME, Limits, Settings, read_document, section_of
 from gateway.document import Node, load
 from gateway.errors import ConfigError
-from gateway.registry.ground import ground_of, located, units
+from gateway.registry.ground import State, ground_of, located, state, units
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER_FILES = 2000  # files of a drop-in's folder whose change is noticed
-OURS = (Path(__file__).parent.parent, RUNNERS, *((Path(sys.prefix),) if sys.prefix != sys.base_prefix else ()))
+OURS = (
+    Path(__file__).parent.parent,
+    RUNNERS,
+    cache(),
+    *((Path(sys.prefix),) if sys.prefix != sys.base_prefix else ()),
+)
 """The gateway's own code: connectors run some of it."""
 
 Fingerprint = tuple[tuple[object, ...], ...]
@@ -37,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """What belongs to it besides what its command line names: a drop-in's own files."""
     beside: tuple[Path, ...] = ()
     """What lies beside a drop-in and is none: what several of them share."""
-    others: frozenset[str] = frozenset()
+    others: dict[str, State] = {}
     """The code of whatever connectors.yaml names, and the gateway's own: no connector's to write."""
 
 
@@ -64,7 +70,7 @@ def read_sources(settings: Settings) -> Sources:
         entries[name] = _overlaid(name, node, entries.get(name), settings)
     ground = ground_of(settings.file.parent, settings)
     code = [*OURS, *(file for node in listed.values() for file in _code(node, settings.file.parent))]
-    others = frozenset(str(unit) for file in code for place in located(file) for unit in units(place, ground))
+    others = {str(unit): state(unit) for file in code for place in located(file) for unit in units(place, ground)}
     chosen = [
         msgspec.structs.replace(entry, others=others)
         for name, entry in entries.items()
