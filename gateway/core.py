@@ -9,9 +9,10 @@ import shutil
 import uuid
 from typing import TYPE_CHECKING
 
+from gateway.cells import machine
 from gateway.cells.stock import Cells
 from gateway.errors import ConfigError
-from gateway.events import ConnectorWarning, RegistryLoaded
+from gateway.events import ConnectorWarning, RegistryLoaded, SandboxIncomplete
 from gateway.invoke import Invoker
 from gateway.jobs.background import Background
 from gateway.jobs.desk import Desk
@@ -23,6 +24,7 @@ from gateway.jobs.settings import read_sections
 from gateway.pool.pools import Pools
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
+from gateway.sandbox import Given, Step, given, missing
 from gateway.slots import SharedSlots
 from gateway.suggestions import Suggestions
 from gateway.supervisor import Supervisor
@@ -58,7 +60,7 @@ class Gateway:
         self.supervisor = Supervisor(settings.max_processes, bus, self._shared)
         self.pools = Pools(self.cells, bus, self.supervisor)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
-        self.registry = Registry(settings, self.describer, bus)
+        self.registry = Registry(settings, self.describer, bus, machine.look)
         self._jobs, self._callbacks = read_sections(settings)
         self.destinations = Destinations(self._callbacks)
         self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus, self.destinations.rewritten)
@@ -93,6 +95,7 @@ class Gateway:
                 self._keep()
                 self.bus.listen(self._on_event)
                 self._warn(self.registry.snapshot.statuses)
+                self._tell_missing()
                 self.pools.open()
                 if self.desk.jobs is not None:
                     await self.desk.jobs.start(warm=self.desk.expects_jobs())
@@ -128,6 +131,20 @@ class Gateway:
         found = self.registry.snapshot.statuses[name].connector
         jobs = of_connector(found, self.destinations) if found is not None else []
         return [*self.registry.snapshot.notices(name), *jobs]
+
+    def given(self, name: str) -> Given | None:
+        """Return what has become of a connector's sandbox here; None when its entry could not be understood."""
+        found = self.registry.snapshot.statuses[name].connector
+        return given(found.launch.sandbox, self.registry.machine.steps) if found is not None else None
+
+    def _tell_missing(self) -> None:
+        if self.team is not None and self.team.worker != 0:  # one of them says it
+            return
+        got = self.registry.machine.steps | Step.PIDS  # that a bound is held by looking is no news
+        connectors = [status.connector for status in self.registry.snapshot.statuses.values() if status.connector]
+        told = [text for one in connectors for text in missing(one.launch.sandbox, got)]
+        if told:
+            self.bus.publish(SandboxIncomplete(missing=tuple(dict.fromkeys(told))))
 
     def _warn(self, names: Iterable[str]) -> None:
         if self.team is not None and self.team.worker != 0:  # one of them says it

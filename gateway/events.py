@@ -148,6 +148,14 @@ class Quarantined(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class SandboxIncomplete(Event, frozen=True, kw_only=True):
+    """This machine does not give all that sandboxes are made of: what is missing, and what switches it on."""
+
+    level = "warning"
+
+    missing: tuple[str, ...]
+
+
 class RegistryLoaded(Event, frozen=True, kw_only=True):
     """A registry was swapped in."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from pathlib import Path
 from typing import Literal
 
@@ -152,12 +153,14 @@ def lacking(sandbox: Sandbox, got: int) -> Step:
     for ways in EITHER:
         if got & ways:
             lacks &= ~ways
+    if sandbox.user is not None and got & Step.USER:
+        lacks &= ~Step.PIDS  # whose processes are counted, and nobody else's
     return lacks
 
 
 def missing(sandbox: Sandbox, got: int, machine: Path = Path("/")) -> tuple[str, ...]:
     """Say what was asked for and is not there, and what switches it on. `machine` is where its /proc and /sys are."""
-    return tuple(f"{_WITHOUT[step]} ({switch(step, machine)})" for step in _single(lacking(sandbox, got)))
+    return _told(lacking(sandbox, got), machine)
 
 
 def refused(sandbox: Sandbox, got: int, machine: Path = Path("/")) -> str | None:
@@ -167,13 +170,17 @@ def refused(sandbox: Sandbox, got: int, machine: Path = Path("/")) -> str | None
     """
     lacks = lacking(sandbox, got)
     needs = NO_NETWORK | Step.USER if sandbox.level != STRICT else ~Step.PIDS
-    steps = list(_single(lacks & needs))
-    if not steps:
+    told = "; ".join(_told(lacks & needs, machine))
+    if not told:
         return None
-    told = "; ".join(f"{_WITHOUT[step]} ({switch(step, machine)})" for step in steps)
     if sandbox.level == STRICT:
         return f"sandbox: strict cannot be had on this machine, and nothing weaker is put in its place: {told}"
     return f"its sandbox cannot be had on this machine: {told}"
+
+
+def names(got: int) -> dict[str, bool]:
+    """Return the steps by name, with whether they are there."""
+    return {str(step.name).lower(): bool(got & step) for step in Step}
 
 
 def given(sandbox: Sandbox, got: int, machine: Path = Path("/")) -> Given:
@@ -221,13 +228,14 @@ _SWITCHES = {
         "a gateway that runs as root with CAP_SETUID, CAP_SETGID and CAP_CHOWN, and a uid that exists in its user"
         " namespace: gateway.sandbox_uids"
     ),
-    Step.PIDS: "namespaces, or a user of its own",
+    Step.PIDS: "a user namespace, which a gateway has that is not root, or a user of its own",
 }
 
 
-def _single(steps: Step) -> list[Step]:
-    """Split steps, in the order in which they are told; two ways to one end are one."""
-    return [step for step in _WITHOUT if steps & step]
+@functools.lru_cache(maxsize=64)
+def _told(lacks: Step, machine: Path) -> tuple[str, ...]:
+    """Say what is not there; two ways to one end are one."""
+    return tuple(f"{text} ({switch(step, machine)})" for step, text in _WITHOUT.items() if lacks & step)
 
 
 def _said(file: Path) -> str | None:

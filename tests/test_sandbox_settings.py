@@ -8,21 +8,25 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
+from gateway.cells.machine import Machine
 from gateway.config import read_settings
+from gateway.core import Gateway
 from gateway.errors import ConfigError, Quarantine
-from gateway.events import Bus
+from gateway.events import Bus, SandboxIncomplete
 from gateway.registry import confinement, ground
 from gateway.registry.confinement import CONTAINER_NOTICE, own_user
 from gateway.registry.definition import Connector, define
 from gateway.registry.registry import Registry
 from gateway.registry.sources import read_sources
-from gateway.sandbox import Sandbox
+from gateway.sandbox import Given, Sandbox, Step
 from gateway.units import Size
+from tests.support import Site, cli, served
 
 if TYPE_CHECKING:
-    from tests.support import Site
+    from gateway.registry.snapshot import Status
 
 GO = "commands: {Go: {}}"
 
@@ -489,3 +493,89 @@ def test_an_engine_of_containers_is_a_sandbox_itself(site: Site) -> None:
 def test_sizes_are_numbers_of_bytes(site: Site) -> None:
     assert type(sandbox(site, "max_disk: 1MiB").max_disk) is int
     assert Size(1 << 20) == 1 << 20
+
+
+# --- what the machine gives
+
+
+def machine_of(site: Site, monkeypatch: pytest.MonkeyPatch, steps: Step, connectors: str) -> dict[str, Status]:
+    """Return the statuses of connectors on a machine that gives those steps."""
+    site.configure(connectors)
+    settings, _ = read_settings(site.file, environ={"PATH": os.environ["PATH"]})
+    registry = Registry(settings, None, Bus(), lambda: Machine(steps=steps))  # type: ignore[arg-type]
+    return registry._understand(read_sources(settings))
+
+
+def test_what_cannot_be_kept_is_quarantined_and_nothing_weaker_served(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unprivileged(monkeypatch)
+    connectors = f"""
+        plain: {{run: [cat], {GO}}}
+        open: {{run: [cat], sandbox: off, {GO}}}
+        closed: {{run: [cat], sandbox: strict, {GO}}}
+        lone: {{run: [cat], network: none, {GO}}}
+    """
+    here = machine_of(site, monkeypatch, ~Step(0), connectors)
+    assert all(status.reason is None for status in here.values())
+    elsewhere = machine_of(site, monkeypatch, Step.FILTER | Step.LANDLOCK, connectors)
+    reasons = {name: status.reason for name, status in elsewhere.items()}
+    assert reasons["plain"] is reasons["open"] is None
+    assert "sandbox: strict cannot be had on this machine" in (reasons["closed"] or "")
+    assert "network: none cannot be kept" in (reasons["lone"] or "")
+
+
+async def test_status_and_log_say_what_a_sandbox_has_come_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    unprivileged(monkeypatch)
+    monkeypatch.setattr("gateway.cells.machine.look", lambda: Machine(steps=Step.FILTER))
+    site.configure(f"one: {{run: [cat], {GO}}}\ntwo: {{run: [cat], sandbox: off, {GO}}}")
+    settings, _ = read_settings(site.file, environ={"PATH": os.environ["PATH"]})
+    bus, told = Bus(), []
+    bus.listen(told.append)
+    gateway = Gateway(settings, bus)
+    await gateway.open()
+    try:
+        one, two = gateway.given("one"), gateway.given("two")
+        assert one is not None
+        assert two is not None
+        assert (one.level, one.network, len(one.missing)) == ("standard", "host", 4)
+        assert two == Given(level="off", network="host")
+        (event,) = [one for one in told if isinstance(one, SandboxIncomplete)]
+        assert len(event.missing) == 3  # that max_pids is held by looking is no news
+        assert any("no namespaces of its own" in text for text in event.missing)
+    finally:
+        await gateway.close()
+
+
+async def test_status_has_a_place_for_it(site: Site) -> None:
+    site.configure(f"one: {{run: [cat], sandbox: off, {GO}}}")
+    async with served(site) as server:
+        status = await server.status()
+    assert status["connectors"]["one"]["sandbox"] == {"level": "off", "network": "host", "missing": []}
+    assert set(status["sandbox"]["steps"]) == {str(step.name).lower() for step in Step}
+    assert status["sandbox"]["problem"] is None
+
+
+def test_check_says_what_each_level_gives_here(site: Site) -> None:
+    ended = cli(site, "check", "--sandbox")  # without a configuration
+    assert ended.returncode == 0, ended.stderr
+    assert "off is complete here" in ended.stdout
+    found = msgspec.json.decode(cli(site, "check", "--sandbox", "--json").stdout)
+    assert found["levels"].keys() == {"off", "standard", "strict"}
+    assert found["levels"]["off"] == {"refused": None, "missing": []}
+    for one in found["steps"]:
+        assert one["here"] is (one["switch"] is None)
+        assert {one["off"], one["standard"], one["strict"]} <= {"yes", "by key", "-"}
+
+
+def test_check_tells_a_connector_s_level_where_it_is_not_the_default(site: Site) -> None:
+    site.configure(f"one: {{run: [cat], {GO}}}\ntwo: {{run: [cat], sandbox: off, {GO}}}")
+    said = cli(site, "check").stdout
+    assert said.count("    sandbox off") == 1
+    assert "sandbox       standard " in said
+    found = msgspec.json.decode(cli(site, "check", "--json").stdout)
+    one, two = found["connectors"]
+    assert (one["sandbox"]["level"], two["sandbox"]["level"]) == ("standard", "off")
+    assert str(site.file) in one["sandbox"]["hide"]
+    assert "sandbox" not in one["limits"]
+    assert one["limits"]["max_pids"] == "512"

@@ -23,6 +23,7 @@ from gateway.invoke import Call
 from gateway.jobs.port import Accepted
 from gateway.protocol import Caller, Object, read_object
 from gateway.registry.snapshot import State
+from gateway.sandbox import names
 from gateway.supervisor import State as Supervision
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Handlers:
                 "max": gateway.settings.max_processes,
             },
             "background_runs": gateway.background_runs(),
+            "sandbox": {"steps": names(gateway.registry.machine.steps), "problem": gateway.registry.machine.problem},
             "jobs": self._jobs.health(),
             "workers": [{"worker": gateway.team.worker if gateway.team else 0, "pid": os.getpid()}],
             "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
@@ -157,6 +159,7 @@ class Handlers:
             "reason": status.reason,
             "runtime": connector.runtime if connector is not None else None,
             "mode": mode,
+            "sandbox": self._gateway.given(name),
             "commands": [],
             "in_flight": self._gateway.supervisor.in_flight(name),
             "queued": self._gateway.supervisor.queued(name),

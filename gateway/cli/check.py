@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
+from gateway.cells import machine
+from gateway.cli import levels
 from gateway.cli.common import config_option, escaped, handled, opened, out, run
 from gateway.jobs.notices import of_callbacks, of_command
 from gateway.pool.base import counts, keeps
 from gateway.registry.snapshot import State, Status
+from gateway.sandbox import STANDARD, STRICT, given, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,18 +24,34 @@ if TYPE_CHECKING:
     from gateway.registry.definition import Connector
 
 MIB = 1 << 20
+SANDBOX = {"sandbox", "network", "read", "write", "user"}
+"""The keys of limits that are no bounds."""
 
 
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--sandbox", is_flag=True, help="Show what each level of the sandbox gives on this machine instead.")
 @handled
-def check(config: Path | None, *, as_json: bool) -> None:
+def check(config: Path | None, *, as_json: bool, sandbox: bool) -> None:
     """Check the configuration and every connector: decode, describe, show limits, and say what to mend.
 
     Exit status 1 when a connector is bad, 2 when the configuration as a whole cannot be used.
     """
-    run(_check(config, as_json=as_json))
+    if sandbox:
+        _sandbox(as_json=as_json)
+    else:
+        run(_check(config, as_json=as_json))
+
+
+def _sandbox(*, as_json: bool) -> None:
+    found = levels.findings(machine.look())
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+    else:
+        levels.show(found)
+    if found["problem"]:
+        raise SystemExit(1)
 
 
 async def _check(config: Path | None, *, as_json: bool) -> int:
@@ -44,12 +61,17 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         memory = _sum([one["memory"] for one in findings if one["memory"]])
         if as_json:
             notice = of_callbacks(gateway.destinations)
-            told = {"ok": not bad, "callbacks": notice, "memory": memory, "connectors": findings}
+            told = {
+                "ok": not bad,
+                "callbacks": notice,
+                "memory": memory,
+                "sandbox": names(gateway.registry.machine.steps),
+                "connectors": findings,
+            }
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2))
             return 1 if bad else 0
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
-        containment = "control groups" if gateway.cells.cgroup else "process sweep (no writable cgroup v2 tree here)"
-        out.print(f"containment   {containment}; memory is watched")
+        out.print(f"sandbox       {escaped(levels.summary(gateway.registry.machine))}")
         out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
         for one in findings:
             _print(one)
@@ -75,7 +97,8 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "mode": connector.launch.mode if connector else None,
         "keeps": keeps(connector.launch, gateway.settings.workers) if connector else None,
         "memory": _memory(connector, gateway) if connector else None,
-        "limits": {k: str(v) for k, v in msgspec.structs.asdict(connector.limits).items()} if connector else None,
+        "limits": _limits(connector) if connector else None,
+        "sandbox": _of_sandbox(connector, gateway) if connector else None,
         "commands": {
             command.name: {
                 "timeout": f"{command.timeout:g}s",
@@ -84,6 +107,20 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
             }
             for command in ((connector.commands or {}) if connector else {}).values()
         },
+    }
+
+
+def _limits(connector: Connector) -> dict[str, str]:
+    limits = msgspec.structs.asdict(connector.limits)
+    return {name: str(value) for name, value in limits.items() if name not in SANDBOX}
+
+
+def _of_sandbox(connector: Connector, gateway: Gateway) -> dict[str, Any]:
+    """Tell a connector's sandbox, with what is missing of it here."""
+    sandbox = connector.launch.sandbox
+    return {
+        **msgspec.to_builtins(given(sandbox, gateway.registry.machine.steps)),
+        **{key: msgspec.to_builtins(getattr(sandbox, key)) for key in ("user", "hide", "show", "read", "write")},
     }
 
 
@@ -128,6 +165,18 @@ def _start_problem(connector: Connector) -> str | None:
     return None
 
 
+def _sandbox_said(sandbox: dict[str, Any]) -> str:
+    """Say what is not as it is by default."""
+    told = [sandbox["level"]] if sandbox["level"] != STANDARD else []
+    if sandbox["network"] == "none" and sandbox["level"] == STANDARD:
+        told.append("no network")
+    if sandbox["network"] == "host" and sandbox["level"] == STRICT:
+        told.append("with the network")
+    if sandbox["user"] is not None:
+        told.append(f"as user {sandbox['user'][0]}")
+    return ", ".join(told)
+
+
 def _print(one: dict[str, Any]) -> None:
     mark = "[green]ok [/]" if one["ok"] else "[bold red]BAD[/]"
     out.print(f"{mark} [bold]{escaped(one['name'])}[/]  [dim]{one['runtime'] or ''} {one['state']}[/]")
@@ -139,6 +188,9 @@ def _print(one: dict[str, Any]) -> None:
         limits = "  ".join(f"{name} {value}" for name, value in one["limits"].items())
         out.print(f"    [dim]{limits}[/]")
         out.print(f"    mode {one['mode']}, keeps {one['keeps']}")
+        told = _sandbox_said(one["sandbox"])
+        if told:
+            out.print(f"    sandbox {escaped(told)}")
         if one["memory"]["most_mib"] != 0:
             out.print(f"    memory that is kept, estimated: {_said(one['memory'])}")
     for name, command in one["commands"].items():

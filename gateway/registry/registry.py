@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.cells.machine import Machine
 from gateway.errors import ConfigError, Quarantine
 from gateway.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
 from gateway.registry.confinement import own_user
 from gateway.registry.definition import Connector, define, overlooked
 from gateway.registry.snapshot import Snapshot, State, Status
 from gateway.registry.sources import Entry, Sources, fingerprint, identity, read_sources
-from gateway.sandbox import STRICT
+from gateway.sandbox import STRICT, Step, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from gateway.config import Settings
     from gateway.registry.describe import Describer
@@ -32,7 +33,12 @@ PATIENCE = 15.0  # seconds that a start waits for connectors to describe themsel
 class Registry:
     """The current snapshot and the tasks that renew it."""
 
-    def __init__(self, settings: Settings, describer: Describer, bus: Bus) -> None:
+    def __init__(
+        self, settings: Settings, describer: Describer, bus: Bus, look: Callable[[], Machine] | None = None
+    ) -> None:
+        """`look` tells what the machine gives to sandboxes; without it, it gives everything."""
+        self.machine = Machine(steps=~Step(0))
+        self._look_at_machine = look
         self.snapshot = Snapshot({})
         self.problem: str | None = None
         """Why the last reload failed, None when it did not."""
@@ -106,12 +112,15 @@ class Registry:
         return fingerprint(self._settings), tuple(identity(str(file[0])) for file in facts)
 
     def _understand(self, sources: Sources) -> dict[str, Status]:
+        if self._look_at_machine is not None:  # each time: somebody may have switched on what was missing
+            self.machine = self._look_at_machine()
         statuses = {}
         users: dict[int, str] = {}
         for entry in sources.entries:
             try:
                 connector = define(entry, sources.defaults, self._settings)
                 if connector is not None:
+                    self._check_sandbox(connector)
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
                 reason = str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
@@ -120,6 +129,16 @@ class Registry:
             if connector is not None:
                 statuses[entry.name] = self._with_description(connector)
         return statuses
+
+    def _check_sandbox(self, connector: Connector) -> None:
+        """Refuse what would be weaker here than its operator has said.
+
+        Raises:
+            Quarantine: it would be.
+        """
+        reason = refused(connector.launch.sandbox, self.machine.steps)
+        if reason is not None:
+            raise Quarantine(self.machine.problem or reason)
 
     def _claim_user(self, connector: Connector, users: dict[int, str]) -> None:
         """Take for a connector the user that is its own, which is made from its name.
