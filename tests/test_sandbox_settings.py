@@ -354,6 +354,12 @@ def test_strict_sees_beside_connectors_yaml_only_what_is_its_own(site: Site) -> 
     assert two.guard == ()
 
 
+def test_strict_does_not_see_where_the_machine_s_sockets_are(site: Site) -> None:
+    assert "/run" in sandbox(site, "sandbox: strict").hide
+    assert "/run" not in sandbox(site).hide
+    assert "/run" not in sandbox(site, "sandbox: strict, read: [/run]").hide
+
+
 def test_drop_ins_may_lie_beside_connectors_yaml(site: Site) -> None:
     site.script("one.sh", "")
     site.script("two.sh", "")

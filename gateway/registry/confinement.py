@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from gateway.registry.sources import Entry
     from gateway.runtimes import CommandLine
 
+BARE = ("/run", "/home", "/root", "/srv", "/mnt", "/media")
+"""What strict does not even see: rules about files let through who connects to a socket there."""
+RESOLVERS = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf", "/run/nscd")
+"""What is needed in there to find names."""
 CONTAINER = "container"
 CONTAINER_NOTICE = "its engine is its sandbox: nothing more is put around the engine's own process"
 
@@ -81,6 +85,9 @@ def _wishes(
     programs = [Path(line.argv[0]), *line.needs, *_of_env(Path(line.argv[0]), settings.path)]
     needs = {path for program in programs for path in needed(program)}
     hide = ground.hidden
+    if ground.strict:
+        hide = hide | {path for path in map(Path, BARE) if path.is_dir() and not path.is_symlink()}
+        needs |= {path for path in map(Path, RESOLVERS) if path.exists()}
     if user is not None:
         _must_read(entry, common, user, {*(place for place, _ in own), real(Path(line.argv[0]))})
         hide = hide | _closed({*code, *needs, *read, *write, settings.state_dir / "run"}, user)
