@@ -1,7 +1,13 @@
 # The gateway in a container: Debian, not root, an init as PID 1.
 #
 #   docker build -t gateway .
-#   docker run -p 7004:7004 -e CONNECTOR_PROXY_API_KEY=... -v gateway-state:/var/lib/gateway gateway
+#   docker run -p 7004:7004 -e CONNECTOR_PROXY_API_KEY=... -v gateway-state:/var/lib/gateway \
+#     --security-opt no-new-privileges --security-opt seccomp=deploy/seccomp.json --security-opt systempaths=unconfined \
+#     --cap-drop ALL --memory 4g --pids-limit 8192 gateway
+#
+# seccomp and systempaths are what sandboxes take in a container, and --security-opt apparmor=unconfined where the host has
+# AppArmor. Without them connectors see each other's processes and share /tmp, and `sandbox: strict` is refused: `gateway check
+# --sandbox` in the container says what there is, docs/security.md what it means. Never --privileged, and no engine's socket.
 #
 # To serve connectors of your own, mount connectors.yaml and connectors.d into /etc/gateway, or copy them there in an image
 # made FROM this one. What they are written in comes with PACKAGES:

@@ -207,8 +207,8 @@ _LOCKS = (
 )  # fmt: skip
 _CONTAINERS = (".dockerenv", "run/.containerenv", "var/run/secrets/kubernetes.io")
 _IN_CONTAINER = (
-    "in a container: --security-opt seccomp=unconfined --security-opt systempaths=unconfined,"
-    " in Kubernetes: hostUsers: false, procMount: Unmasked and seccompProfile: Unconfined"
+    "in a container: --security-opt seccomp=unconfined (or deploy/seccomp.json), systempaths=unconfined and, with"
+    " AppArmor, apparmor=unconfined; in Kubernetes: hostUsers: false, procMount: Unmasked, seccompProfile: Unconfined"
 )
 _WITHOUT = {
     Step.NAMESPACES: "no namespaces of its own, so processes beside it and System V IPC are in its reach",

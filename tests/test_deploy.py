@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -83,6 +84,43 @@ def test_compose_gives_a_drain_its_time_and_probes_what_is_alive(compose: Any) -
     assert volumes == [["one:/var/lib/gateway"], ["two:/var/lib/gateway"]]  # a state_dir each
     assert {"one", "two", "postgres"} == compose["volumes"].keys()
     assert all("healthcheck" in service for service in compose["services"].values())
+
+
+def test_containers_give_what_sandboxes_need_and_bound_what_is_in_them(compose: Any, arena: Any) -> None:
+    for folder, gateway in ((DEPLOY, compose["services"]["one"]), (DEPLOY / "spiff-arena", arena["gateway"])):
+        options = dict(re.split("[:=]", one, maxsplit=1) for one in gateway["security_opt"])
+        assert options["no-new-privileges"] == "true"
+        assert options["systempaths"] == options["apparmor"] == "unconfined"
+        assert (folder / options["seccomp"]).resolve() == DEPLOY / "seccomp.json"
+        assert gateway["cap_drop"] == ["ALL"]
+        assert {"mem_limit", "pids_limit"} <= gateway.keys()
+    assert compose["networks"]["database"] == {"internal": True}
+    assert compose["services"]["postgres"]["networks"] == ["database"]
+
+
+def test_the_profile_leaves_calls_that_cells_are_made_with() -> None:
+    profile = json.loads((DEPLOY / "seccomp.json").read_text())
+    (rule,) = profile["syscalls"]
+    assert (profile["defaultAction"], rule["action"]) == ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO")
+    assert rule["names"] == sorted(set(rule["names"]))
+    assert not {"clone", "clone3", "unshare", "setns", "mount", "umount2", "pivot_root", "mount_setattr"} & set(
+        rule["names"]
+    )
+    assert {"bpf", "kexec_load", "ptrace", "keyctl", "init_module"} <= set(rule["names"])
+
+
+def test_the_service_leaves_cells_their_namespaces_and_bounds_what_is_in_it() -> None:
+    unit = (DEPLOY / "gateway.service").read_text()
+    said = dict(re.findall(r"^(\w+)=(.*)$", unit, flags=re.MULTILINE))
+    assert not {
+        "RestrictNamespaces",
+        "ProtectKernelLogs",
+        "ProtectHostname",
+        "ProtectProc",
+        "ProtectKernelTunables",
+    } & set(said)
+    assert said["Delegate"] == said["NoNewPrivileges"] == "yes"
+    assert {"MemoryMax", "TasksMax", "IPAddressDeny"} <= set(said)
 
 
 def test_compose_and_haproxy_name_the_same_servers_and_ports(compose: Any) -> None:
@@ -197,7 +235,7 @@ def test_the_gateway_beside_spiff_arena_writes_where_it_may(
 
 
 def test_the_manifests_are_valid(manifests: dict[str, Any]) -> None:
-    assert set(manifests) == {"Deployment", "Service", "PodDisruptionBudget", "ConfigMap", "Secret"}
+    assert set(manifests) == {"Deployment", "Service", "PodDisruptionBudget", "ConfigMap", "Secret", "NetworkPolicy"}
     for manifest in manifests.values():
         kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
 
@@ -215,6 +253,7 @@ def test_selectors_find_the_pods(manifests: dict[str, Any]) -> None:
         manifests["Deployment"]["spec"]["selector"]["matchLabels"],
         manifests["Service"]["spec"]["selector"],
         manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        manifests["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
         *(one["labelSelector"]["matchLabels"] for one in pod["spec"]["topologySpreadConstraints"]),
     ]
     assert all(selector and selector.items() <= labels for selector in selectors)
@@ -268,6 +307,14 @@ def test_a_rollout_loses_nothing(manifests: dict[str, Any]) -> None:
     assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     pause = int(container(manifests)["lifecycle"]["preStop"]["exec"]["command"][1])
     assert deployment["template"]["spec"]["terminationGracePeriodSeconds"] > DRAIN + pause + 10
+
+
+def test_the_pod_gives_what_sandboxes_need(manifests: dict[str, Any]) -> None:
+    pod, gateway = manifests["Deployment"]["spec"]["template"]["spec"], container(manifests)
+    assert pod["hostUsers"] is False  # what makes the others harmless to the node
+    assert gateway["securityContext"]["procMount"] == "Unmasked"
+    assert pod["securityContext"]["seccompProfile"] == {"type": "Unconfined"}
+    assert gateway["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
 def test_the_pod_is_not_root_and_writes_only_where_it_may(manifests: dict[str, Any]) -> None:

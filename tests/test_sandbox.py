@@ -151,4 +151,4 @@ def test_the_switch_that_is_off_is_named(tmp_path: Path) -> None:
     (kernel / "apparmor_restrict_unprivileged_userns").write_text("1\n")
     assert switch(Step.NAMESPACES, tmp_path) == "sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     (tmp_path / ".dockerenv").touch()
-    assert "--security-opt systempaths=unconfined" in switch(Step.PRIVATE_TMP, tmp_path)
+    assert "systempaths=unconfined" in switch(Step.PRIVATE_TMP, tmp_path)
