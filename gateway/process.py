@@ -432,7 +432,7 @@ def _nothing() -> None:
 def limits(launch: Launch) -> Limits:
     """Return what a run of a launch may use, as a cell has it."""
     bounds = launch.bounds
-    return Limits(GRACE, bounds.output, bounds.log, bounds.memory)
+    return Limits(GRACE, bounds.output, bounds.log, bounds.memory, launch.sandbox.max_pids)
 
 
 def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:

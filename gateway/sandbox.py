@@ -178,6 +178,11 @@ def refused(sandbox: Sandbox, got: int, machine: Path = Path("/")) -> str | None
     return f"its sandbox cannot be had on this machine: {told}"
 
 
+def needs_judging(sandbox: Sandbox) -> bool:
+    """Tell whether `refused` may have a word on it."""
+    return sandbox.level == STRICT or sandbox.network == "none" or sandbox.user is not None
+
+
 def names(got: int) -> dict[str, bool]:
     """Return the steps by name, with whether they are there."""
     return {str(step.name).lower(): bool(got & step) for step in Step}

@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import subprocess
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,9 +16,14 @@ from gateway.cells import wire
 from gateway.cells.wire import Flag, Kind, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from struct import Struct
 
     from gateway.cells.groups import Group
+    from gateway.sandbox import Sandbox
+
+    Judge = Callable[[int], str | None]
+    """Says why steps of a sandbox that were got are not enough, None when they are."""
 
 AT_ONCE = 16  # messages that are read before others have the loop
 OVERDUE = 15.0  # seconds after the end that a run should have come to: then something is wrong with its cell
@@ -120,14 +124,16 @@ class Limits(NamedTuple):
 class Cell:
     """A cell's process, and the runs in it."""
 
-    def __init__(self, argv: Sequence[str], folder: str, key: str, group: Group | None) -> None:
-        """Start it.
+    def __init__(self, argv: Sequence[str], folder: str, judge: Judge | None = None, group: Group | None = None) -> None:
+        """Start it; with a `judge`, what is asked of it waits until that has seen what there is of its sandbox.
 
         Raises:
             OSError: there are no descriptors, or no processes, to be had.
         """
         self.folder = folder
-        self.key = key
+        self.key = ""
+        """Whose it is."""
+        self.sandbox: Sandbox | None = None
         self.fit = True
         """It can be used again."""
         self.closed = False
@@ -138,7 +144,7 @@ class Cell:
         self.memo: tuple[object, Words] | None = None
         """The words of the latest run, and what they are those of."""
         self.group = group
-        self.on_ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._judge = judge
         self.on_death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[int, Listener] = {}
@@ -199,12 +205,11 @@ class Cell:
         self._last_run += 1
         run = self._last_run
         pieces = [words.data, *payload]
-        size = sum(map(len, pieces))
         fields = (
             *(words.argc, words.envc, len(words.data), _ms(seconds), _ms(limits.grace), limits.processes),
             *(limits.output, limits.log, limits.memory),
         )
-        self._post(Kind.RUN, run, flags, size, wire.RUN, fields, pieces, fds)
+        self._post((Kind.RUN, run, flags), wire.RUN, fields, pieces, fds)
         self._listeners[run] = listener
         if seconds:
             self._due[run] = self._loop.time() + seconds + limits.grace + OVERDUE
@@ -216,8 +221,7 @@ class Cell:
         Raises:
             OSError: there is no memory or there are no descriptors for it.
         """
-        pieces = list(payload)
-        self._post(Kind.FEED, run, flags, sum(map(len, pieces)), wire.FEED, (_ms(seconds), 0), pieces, ())
+        self._post((Kind.FEED, run, flags), wire.FEED, (_ms(seconds), 0), list(payload))
         self._due[run] = self._loop.time() + seconds + grace + OVERDUE
 
     def stop(self, run: int, *, grace: float) -> None:
@@ -264,15 +268,14 @@ class Cell:
 
     def _post(
         self,
-        kind: Kind,
-        run: int,
-        flags: int,
-        size: int,
-        fixed: struct.Struct,
+        head: tuple[Kind, int, int],
+        fixed: Struct,
         fields: tuple[int, ...],
         pieces: Sequence[Piece],
-        fds: Sequence[int],
+        fds: Sequence[int] = (),
     ) -> None:
+        kind, run, flags = head
+        size = sum(map(len, pieces))
         if size <= wire.INLINE:
             self._send(b"".join((fixed.pack(kind, run, flags, size, *fields), *pieces)), fds)
             return
@@ -289,7 +292,7 @@ class Cell:
             self._send(wire.HEAD.pack(kind, run, flags, 0), ())
 
     def _send(self, data: bytes, fds: Sequence[int]) -> None:
-        if not self._unsent:
+        if not self._unsent and self._judge is None:
             try:
                 self._send_now(data, fds)
             except BlockingIOError:
@@ -300,7 +303,8 @@ class Cell:
                 return
         if self.alive:
             self._unsent.append((data, [os.dup(fd) for fd in fds]))
-            self._loop.add_writer(self._socket, self._on_writable)
+            if self._judge is None:
+                self._loop.add_writer(self._socket, self._on_writable)
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> None:
         if not self.alive:
@@ -351,8 +355,7 @@ class Cell:
         at = wire.HEAD.size
         if kind == Kind.READY:
             self.got = wire.READY.unpack_from(_buffer, at)[0]
-            if not self.on_ready.done():
-                self.on_ready.set_result(self.got)
+            self._be_judged(self.got)
         elif listener is None:
             return
         elif kind == Kind.ENDED:
@@ -378,6 +381,18 @@ class Cell:
         elif kind == Kind.TOLD:
             listener.on_told(bytes(_view[at:size]))
 
+    def _be_judged(self, got: int) -> None:
+        judge, self._judge = self._judge, None
+        refusal = judge(got) if judge is not None else None
+        if refusal is None:
+            if self._unsent:
+                self._loop.add_writer(self._socket, self._on_writable)
+            return
+        listeners, self._listeners = self._listeners, {}
+        self.close()
+        for listener in listeners.values():
+            listener.on_failed(refusal)
+
     def _over(self, run: int) -> None:
         del self._listeners[run]
         self._due.pop(run, None)
@@ -397,8 +412,6 @@ class Cell:
         self._unsent.clear()
         self._due.clear()
         listeners, self._listeners = self._listeners, {}
-        if not self.on_ready.done():
-            self.on_ready.cancel()
         self.on_death.set_result(None)
         for listener in listeners.values():
             listener.on_ended(Ended(0, STOPPED, Why.CELL_DIED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING
 from gateway.cells import orphans, program
 from gateway.cells.cell import Cell
 from gateway.cells.groups import Groups
+from gateway.sandbox import needs_judging, options, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
+
+    from gateway.sandbox import Sandbox
 
 BEAT = 1.0  # seconds between two looks
 IDLE = 60.0  # seconds without a run after which a cell goes
@@ -56,8 +59,10 @@ class Cells:
         self.cgroup = self._groups is not None
         self._tick()
 
-    def take(self, key: str, options: Sequence[str] = (), *, memory: int = 0, processes: int = 0) -> Cell:
-        """Return a cell without a run: one that `key` has used already, or a new one with these options.
+    def take(self, key: str, sandbox: Sandbox, memory: int) -> Cell:
+        """Return a cell without a run: one that `key` has used already, with this sandbox, or a new one.
+
+        `memory` is what a run may use, 0 for no bound.
 
         Raises:
             OSError: there is none to be had.
@@ -65,9 +70,12 @@ class Cells:
         idle = self._idle.get(key)
         while idle:
             cell = idle.pop()
-            if cell.alive:
+            if cell.alive and (cell.sandbox is sandbox or cell.sandbox == sandbox):
                 return cell
-        return self._make(key, options, memory, processes)
+            self._let_go(cell)
+        cell = self._make(sandbox, memory)
+        cell.key = key
+        return cell
 
     def give_back(self, cell: Cell, *, keep: int) -> None:
         """Keep a cell for its connector's next run: of each connector, at most so many wait."""
@@ -99,20 +107,22 @@ class Cells:
 
     # --- private
 
-    def _make(self, key: str, options: Sequence[str], memory: int, processes: int) -> Cell:
+    def _make(self, sandbox: Sandbox, memory: int) -> Cell:
         if not self._opened:
             self.open()
         self._last += 1
         folder = f"{self.folder}/{self._last}"
         os.mkdir(folder, MODE)
-        group = self._groups.make(memory=memory, processes=processes) if self._groups is not None else None
+        group = self._groups.make(memory=memory, processes=sandbox.max_pids) if self._groups is not None else None
+        judge = functools.partial(refused, sandbox) if needs_judging(sandbox) else None
         try:
-            cell = Cell((program.path(), *options), folder, key, group)
+            cell = Cell((program.path(), *options(sandbox, memory)), folder, judge, group)
         except BaseException:
             os.rmdir(folder)
             if group is not None:
                 group.remove()
             raise
+        cell.sandbox = sandbox
         self._living.add(cell)
         cell.on_death.add_done_callback(lambda _: self._on_death(cell))
         return cell

@@ -55,7 +55,7 @@ class Resident(Listener):
         launch = self.launch
         try:
             words = Words.of(launch.resident, launch.env.items())
-            bounds = Limits(GRACE, 0, 0, launch.bounds.memory)
+            bounds = Limits(GRACE, 0, 0, launch.bounds.memory, launch.sandbox.max_pids)
             self._run = self.cell.begin(self, words, bounds, flags=flags | Flag.TELL, fds=fds)
         except OSError as problem:
             self.release()

@@ -26,7 +26,7 @@ class SpawnPool:
             StartFailed: there is none to be had.
         """
         try:
-            return self._cells.take(launch.key, memory=launch.bounds.memory)
+            return self._cells.take(launch.key, launch.sandbox, launch.bounds.memory)
         except OSError as problem:
             raise StartFailed(f"no cell: {problem}") from problem
 

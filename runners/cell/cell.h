@@ -132,6 +132,12 @@ int message_send(int socket, const void *fixed, size_t size, const void *body, s
 /* Waits for a gateway that does not read; false when it is gone. */
 bool message_write(int socket, const void *fixed, size_t size, const void *body, size_t length, int fd);
 
+/* Names in a folder, each with its NUL. */
+struct names {
+  char *text;
+  size_t size;
+};
+
 /* --- sandbox.c: what is run is kept from what is not its own. What is wished for and cannot be had is left out. */
 
 enum wish {
@@ -164,6 +170,8 @@ enum { TMPS = 3 };
 struct tmp {
   int fd;
   uint64_t device, inodes; /* inodes: when nothing is in it */
+  struct names keep; /* what may stay */
+  uint64_t kept;     /* inodes, with that */
 };
 
 struct sandbox {
@@ -179,6 +187,7 @@ struct sandbox {
   gid_t group;
   int landlock; /* a ruleset that what is run is put under; -1: the cell itself is already, or there is none */
   int queues;   /* the folder of POSIX message queues, -1: not our own */
+  bool keeps_ipc;
   struct tmp tmps[TMPS];
   int refused[16]; /* errno by number of the wish's bit */
 };
@@ -192,6 +201,8 @@ bool sandbox_enter(struct sandbox *sandbox);
 int sandbox_confine(const struct sandbox *sandbox);
 /* Between runs, when nothing lives: false when something cannot be removed. */
 bool sandbox_empty(const struct sandbox *sandbox);
+/* Have `sandbox_empty` leave what there is now, until it is called with nothing left to stay: of a process that stays. */
+void sandbox_keep(struct sandbox *sandbox, bool keep);
 /* Bytes in private tmp folders and in System V shared memory. */
 uint64_t sandbox_weight(const struct sandbox *sandbox);
 /* Have a folder belong to whoever is run. */
@@ -232,6 +243,7 @@ bool filter_enter(bool privileged_calls, bool sockets);
 /* --- tmp.c: what outlives processes */
 
 bool tmp_empty(const struct sandbox *sandbox);
+void tmp_keep(struct sandbox *sandbox, bool keep);
 uint64_t tmp_weight(const struct sandbox *sandbox);
 
 /* --- start.c: from the fork to the exec */
@@ -311,16 +323,11 @@ struct spent measure(pid_t pid);
 
 /* --- folder.c */
 
-/* Names in a folder, each with its NUL. */
-struct names {
-  char *text;
-  size_t size;
-};
-
 /* Remove what is in a folder but for `keep` (or NULL), following nothing: false when something is left. */
 bool folder_empty(int folder, const struct names *keep);
 /* What is in a folder now: false when it cannot be read. */
 bool folder_names(int folder, struct names *into);
+bool names_have(const struct names *names, const char *name);
 
 /* --- run.c: one run, from its message to its end */
 
@@ -365,7 +372,7 @@ struct run {
 struct cell {
   int control, signals, folder;
   const char *path;   /* of the folder */
-  const struct sandbox *sandbox;
+  struct sandbox *sandbox;
   struct run *runs, *spare;
   struct run *host;   /* the one that forks, while it lives */
   int host_socket;
@@ -415,7 +422,7 @@ void host_died(struct cell *cell);
 /* --- serve.c */
 
 /* Serve runs until the gateway's end of the socket is closed. */
-int serve(int control, const char *path, const struct sandbox *sandbox);
+int serve(int control, const char *path, struct sandbox *sandbox);
 
 int64_t now_ms(void);
 

@@ -26,7 +26,7 @@ static struct place place_of(int folder) {
 
 static bool same(struct place one, struct place other) { return one.device == other.device && one.inode == other.inode; }
 
-static bool kept(const struct names *keep, const char *name) {
+bool names_have(const struct names *keep, const char *name) {
   if (!keep) return false;
   for (size_t at = 0; at < keep->size; at += strlen(keep->text + at) + 1)
     if (!strcmp(keep->text + at, name)) return true;
@@ -43,7 +43,7 @@ static int unlink_files(int folder, const struct names *keep) {
   }
   int inner = -1;
   for (struct dirent *one; inner == -1 && (one = readdir(entries));) {
-    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || kept(keep, one->d_name)) continue;
+    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
     if (!unlinkat(folder, one->d_name, 0)) continue;
     if (errno != EISDIR && errno != EPERM) {
       inner = -2;

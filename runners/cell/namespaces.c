@@ -34,6 +34,7 @@ static _Noreturn void wait_for(pid_t child, const char *path) {
   while (waitpid(child, &status, 0) < 0)
     if (errno != EINTR) _exit(70);
   rmdir(path); /* from within, where it is a mount point, maybe, it cannot be removed */
+  rmdir(path); /* from within, where it is a mount point, maybe, it cannot be removed */
   _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 

@@ -482,6 +482,7 @@ static void finish(struct cell *cell, struct run *run) {
   if (is_alone(cell, run)) clean = folder_empty(cell->folder, &spare) && clean;
   if (!clean) cell->spoiled = true;
   /* What runs beside each other shares these: they are emptied when none of them is at work. */
+  if (run->flags & (CHANNEL | HOST)) sandbox_keep(cell->sandbox, false);
   if (!others_at_work(cell, run) && !sandbox_empty(cell->sandbox)) cell->spoiled = true;
   tell_ended(cell, run);
   forget(cell, run);
@@ -702,6 +703,7 @@ void run_rest(struct cell *cell, struct run *run, bool keep) {
     for (size_t at = 0; at < count && run->nothers < OTHERS; at++)
       if (pids[at] != run->leader) run->others[run->nothers++] = pids[at];
     bool clean = folder_names(run->folder, &run->files);
+    sandbox_keep(cell->sandbox, true);
     tell_measured(cell, run, true, clean);
     return;
   }

@@ -247,3 +247,5 @@ bool sandbox_disk_full(const struct sandbox *sandbox, int folder) {
   if (sandbox->max_disk) disk_use(folder, &over, sandbox->max_disk);
   return over;
 }
+
+void sandbox_keep(struct sandbox *sandbox, bool keep) { tmp_keep(sandbox, keep); }

@@ -117,7 +117,7 @@ static void tell_ready(struct cell *cell) {
   message_write(cell->control, &told, sizeof told, NULL, 0, -1);
 }
 
-int serve(int control, const char *path, const struct sandbox *sandbox) {
+int serve(int control, const char *path, struct sandbox *sandbox) {
   static struct cell cell;
   cell = (struct cell){.control = control, .folder = sandbox->folder, .path = path, .sandbox = sandbox, .host_socket = -1, .childless = true};
   sigset_t children;

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
@@ -17,14 +18,14 @@
 enum { INODE = 1024, STAT_ANY = 15 }; /* what the kernel keeps for a file; SHM_STAT_ANY, which asks for no permission */
 
 /* Remove all but what something of ours is mounted at. */
-static bool remove_all(int folder, uint64_t device) {
+static bool remove_all(int folder, uint64_t device, const struct names *keep) {
   int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   DIR *entries = copy < 0 ? NULL : fdopendir(copy);
   if (!entries) return close_fd(&copy), false;
   bool done = true;
   for (struct dirent *one; (one = readdir(entries));) {
     struct stat facts;
-    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..")) continue;
+    if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
     if (fstatat(folder, one->d_name, &facts, AT_SYMLINK_NOFOLLOW) || (device && facts.st_dev != device)) continue;
     if (!unlinkat(folder, one->d_name, 0)) continue;
     if (S_ISDIR(facts.st_mode)) fchmodat(folder, one->d_name, 0700, 0); /* nobody lives who could swap it */
@@ -36,16 +37,18 @@ static bool remove_all(int folder, uint64_t device) {
   return done;
 }
 
-static bool is_empty(const struct tmp *tmp) {
+static uint64_t inodes(const struct tmp *tmp) {
   struct statfs room;
-  return !fstatfs(tmp->fd, &room) && room.f_files - room.f_ffree == tmp->inodes;
+  return fstatfs(tmp->fd, &room) ? 0 : room.f_files - room.f_ffree;
 }
+
+static bool is_empty(const struct tmp *tmp) { return inodes(tmp) == (tmp->keep.text ? tmp->kept : tmp->inodes); }
 
 static bool folder_as_before(const struct tmp *tmp) {
   struct stat facts;
   if (fstat(tmp->fd, &facts)) return false;
   if ((facts.st_mode & 07777) != 01777 && fchmod(tmp->fd, 01777)) return false;
-  return is_empty(tmp) || (remove_all(tmp->fd, tmp->device) && is_empty(tmp));
+  return is_empty(tmp) || (remove_all(tmp->fd, tmp->device, &tmp->keep) && (tmp->keep.text || is_empty(tmp)));
 }
 
 static bool remove_shm(void) {
@@ -90,9 +93,35 @@ bool tmp_empty(const struct sandbox *sandbox) {
   bool done = true;
   if (sandbox->got & PRIVATE_TMP)
     for (int at = 0; at < TMPS; at++) done &= sandbox->tmps[at].fd < 0 || folder_as_before(&sandbox->tmps[at]);
+  if (sandbox->keeps_ipc) return done;
   done &= remove_shm() & remove_sem() & remove_msg();
-  if (sandbox->queues >= 0) done &= remove_all(sandbox->queues, 0);
+  if (sandbox->queues >= 0) done &= remove_all(sandbox->queues, 0, NULL);
   return done;
+}
+
+/* System V IPC has no owner that could be asked: if there is any now, all of it stays. */
+static bool any_ipc(void) {
+  struct shm_info shm;
+  struct msginfo msg;
+  struct seminfo sem;
+  union {
+    struct seminfo *all;
+  } argument = {&sem};
+  return (shmctl(0, SHM_INFO, (struct shmid_ds *)&shm) >= 0 && shm.used_ids) ||
+         (msgctl(0, MSG_INFO, (struct msqid_ds *)&msg) >= 0 && msg.msgpool) ||
+         (semctl(0, 0, SEM_INFO, argument) >= 0 && sem.semusz);
+}
+
+void tmp_keep(struct sandbox *sandbox, bool keep) {
+  for (int at = 0; at < TMPS; at++) {
+    struct tmp *tmp = &sandbox->tmps[at];
+    free(tmp->keep.text);
+    tmp->keep = (struct names){0};
+    if (!keep || tmp->fd < 0 || !(sandbox->got & PRIVATE_TMP)) continue;
+    folder_names(tmp->fd, &tmp->keep);
+    tmp->kept = inodes(tmp);
+  }
+  sandbox->keeps_ipc = keep && sandbox->got & NAMESPACES && any_ipc();
 }
 
 uint64_t tmp_weight(const struct sandbox *sandbox) {
