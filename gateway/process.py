@@ -66,7 +66,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start a process. `argv[0]` is an absolute path; `env` lacks what the private folder decides, HOME and TMPDIR, unless it is declared."""
+    """How to start a process. `argv[0]` is an absolute path; `env` lacks HOME and TMPDIR, as a rule: a run's folder."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str]

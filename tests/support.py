@@ -62,10 +62,14 @@ class Site:
         self.drop_ins.mkdir(parents=True, exist_ok=True)
         self.file = folder / "connectors.yaml"
         self.state = folder / ".gateway"
+        self.level: str | None = None
+        """The sandbox of its connectors, where they do not say. `off` for a test that compares process ids: in a
+        namespace they are others."""
 
     def configure(self, connectors: str = "", *, gateway: str = "", defaults: str = "") -> None:
         """Write connectors.yaml from its sections' contents (YAML, any indentation)."""
         parts = []
+        defaults = f"sandbox: {self.level}\n{textwrap.dedent(defaults).strip()}" if self.level else defaults
         for name, text in (("gateway", gateway), ("defaults", defaults), ("connectors", connectors)):
             body = textwrap.dedent(text).strip()
             parts.append(f"{name}:\n{textwrap.indent(body, '  ')}\n" if body else f"{name}: {{}}\n")

@@ -7,8 +7,8 @@ import stat
 from typing import TYPE_CHECKING
 
 import pytest
-
 from gateway.warden.folders import AHEAD, LOW, SPARE, Folders
+
 from tests.support import eventually
 
 if TYPE_CHECKING:

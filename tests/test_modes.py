@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import random
 import shutil
@@ -65,7 +66,12 @@ true
 pytestmark = pytest.mark.filterwarnings("default::ResourceWarning")
 
 
-def lay_out(site: Site, *, cgroup: bool) -> None:
+KINDS = ("cgroup", "sweep", "apart")
+
+
+def lay_out(site: Site, kind: str) -> None:
+    """Have a connector for each runtime and mode: under control groups, or swept up after, or in namespaces."""
+    site.level = "standard" if kind == "apart" else "off"
     shutil.copytree(FIXTURES, site.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     script = site.folder / "act_exec.py"
     site.python("act_exec.py", script.read_text())
@@ -81,30 +87,32 @@ def lay_out(site: Site, *, cgroup: bool) -> None:
             keys = own[runtime] % LINES[mode] if runtime == "exec" else own[runtime]
             lines.append(f"{runtime}-{mode}: {{{keys}, mode: {mode}, max_memory: 256MiB}}")
     limits = "max_output: 6MiB\nmax_log: 64KiB\nconcurrency: 4\nqueue: 100"
-    site.configure("\n".join(lines), defaults=limits, gateway=f"cgroup: {str(cgroup).lower()}")
+    site.configure("\n".join(lines), defaults=limits, gateway=f"cgroup: {str(kind == 'cgroup').lower()}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def both(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Server]]:
-    """Two gateways with a connector for each runtime and mode: one with control groups, one without."""
-    sites = {name: Site(tmp_path_factory.mktemp(name)) for name in ("cgroup", "sweep")}
-    for name, site in sites.items():
-        lay_out(site, cgroup=name == "cgroup")
+    """A gateway of each kind."""
+    sites = {kind: Site(tmp_path_factory.mktemp(kind)) for kind in KINDS}
+    for kind, site in sites.items():
+        lay_out(site, kind)
     java = [name for name in NAMES if name.startswith("java")]
     if java:
         installed(sites["cgroup"], *java)
+        installed(sites["apart"], *java)  # its own: an archive of classes knows where it was made
         shutil.copytree(sites["cgroup"].state, sites["sweep"].state, symlinks=True)
-    async with served(sites["cgroup"]) as cgroup, served(sites["sweep"]) as sweep:
-        for server in (cgroup, sweep):
+    async with contextlib.AsyncExitStack() as stack:
+        servers = {kind: await stack.enter_async_context(served(site)) for kind, site in sites.items()}
+        for server in servers.values():
             states = (await server.status())["connectors"]
             assert {one: states[one]["state"] for one in NAMES} == dict.fromkeys(NAMES, "ready"), states
-        yield {"cgroup": cgroup, "sweep": sweep}
+        yield servers
 
 
-@pytest.fixture
-async def gateway(both: dict[str, Server]) -> AsyncIterator[Server]:
-    """The first of them, over connections that end with the test."""
-    async with connected(both["cgroup"]) as server:
+@pytest.fixture(params=["cgroup", "apart"])
+async def gateway(both: dict[str, Server], request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    """One of them, over connections that end with the test."""
+    async with connected(both[request.param]) as server:
         yield server
 
 
@@ -296,7 +304,7 @@ async def test_a_log_over_its_bound_is_cut_and_the_next_one_is_not(gateway: Serv
 @every()
 async def test_the_folder_is_private_and_home_and_for_temporary_files(gateway: Server, connector: str) -> None:
     first, second = [(await gateway.do(f"{connector}/Facts")).body for _ in range(2)]
-    assert Path(first["cwd"]).parent.parent == gateway.site.state / "run"
+    assert Path(first["cwd"]).parents[2] == gateway.site.state / "run"
     assert first["cwd"] == first["tmpdir"] == first["home"]
     if connector.endswith("persistent"):
         assert os.path.exists(first["cwd"])
@@ -484,7 +492,7 @@ async def _idle(gateway: Server) -> bool:
 async def _only_the_kept(gateway: Server) -> bool:
     kept = (await gateway.status())["processes"]["kept"]
     (run_folder,) = (gateway.site.state / "run").iterdir()
-    folders = [one for one in run_folder.iterdir() if not one.name.startswith(".")]
+    folders = list(run_folder.glob("[0-9]*/[0-9]*"))
     return len(gateway.connectors()) == kept == len(folders)
 
 
@@ -496,7 +504,7 @@ RESIDENT = [name for name in NAMES if name.split("-")[0] in {"python", "exec"} a
 @pytest.fixture(params=["cgroup", "sweep"])
 def small(site: Site, both: dict[str, Server], request: pytest.FixtureRequest) -> Site:
     """A site without node and java, for a gateway that is to be killed."""
-    lay_out(site, cgroup=request.param == "cgroup")
+    lay_out(site, request.param)
     text = site.file.read_text().splitlines()
     site.file.write_text("\n".join(line for line in text if not line.strip().startswith(("java", "node"))))
     return site

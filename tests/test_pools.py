@@ -32,6 +32,13 @@ def python(site: Site, keys: str = "", *, top: str = "", name: str = "act") -> s
     return f"{name}: {{runtime: python, module: ./{name}.py, {keys}}}"
 
 
+@pytest.fixture
+def site(site: Site) -> Site:
+    """One whose connectors' process ids are those of the machine."""
+    site.level = "off"
+    return site
+
+
 async def do(gateway: Server, code: str = PID, connector: str = "act", **options: Any) -> Any:
     answer = await gateway.do(f"{connector}/Do", {"code": code}, **options)
     assert answer.status == 200, answer.raw

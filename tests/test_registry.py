@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.cells.stock import Cells
 from gateway.config import read_settings
 from gateway.events import Bus, ConnectorWarning, Event, Quarantined, ReloadFailed
 from gateway.pool.spawn import SpawnPool
@@ -23,7 +24,6 @@ from gateway.registry import registry as registry_module
 from gateway.registry.describe import Describer
 from gateway.registry.registry import Registry
 from gateway.registry.snapshot import State
-from gateway.cells.stock import Cells
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
@@ -783,7 +783,7 @@ async def test_a_problem_of_the_watcher_itself_does_not_end_the_watch(
     events: list[Event] = []
     bus = Bus()
     bus.listen(events.append)
-    registry = Registry(settings, Describer(SpawnPool(Warden(site.state)), site.state), bus)
+    registry = Registry(settings, Describer(SpawnPool(Cells(site.state)), site.state), bus)
     await registry.open()
     with monkeypatch.context() as broken:
         broken.setattr(registry_module, "fingerprint", lambda _settings: 1 / 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import errno
 import fcntl
 import os
@@ -124,7 +125,7 @@ class Limits(NamedTuple):
 class Cell:
     """A cell's process, and the runs in it."""
 
-    def __init__(self, argv: Sequence[str], folder: str, judge: Judge | None = None, group: Group | None = None) -> None:
+    def __init__(self, argv: Sequence[str], folder: str, judge: Judge | None, group: Group | None) -> None:
         """Start it; with a `judge`, what is asked of it waits until that has seen what there is of its sandbox.
 
         Raises:
@@ -255,6 +256,8 @@ class Cell:
         """Have everything in it killed, and let it end."""
         self.fit = False
         self.closed = True
+        with contextlib.suppress(OSError):
+            self._send_now(wire.HEAD.pack(Kind.LEAVE, 0, 0, 0), ())
         self._disconnect()
 
     def destroy(self) -> None:

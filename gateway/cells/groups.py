@@ -1,4 +1,4 @@
-"""Control groups (version 2): one a cell, so that the kernel bounds and kills what is in it, where there is such a tree.
+"""Control groups (version 2), where there is such a tree: one a cell, so that the kernel bounds and kills it.
 
 The cell waits in its group, and all that it starts is born there. Where the tree has the controllers for it, memory and
 processes are bounded by the kernel too.

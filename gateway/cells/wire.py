@@ -11,7 +11,8 @@ MESSAGE = 128 << 10  # bytes of the longest message
 DESCRIPTORS = 4  # that come with one message, at most
 
 HEAD = Struct("=IIII")  # kind, run, flags, bytes of the body
-RUN = Struct("=IIIIIIIIIIQQQ")  # head, arguments, variables, bytes of both, milliseconds of time and grace, processes, bytes
+# head; arguments, variables, bytes of both; milliseconds of time and grace; processes; bytes of result, log, memory
+RUN = Struct("=IIIIIIIIIIQQQ")
 FEED = Struct("=IIIIII")
 READY = Struct("=II")
 FAILED = Struct("=II")
@@ -37,6 +38,7 @@ class Kind(enum.IntEnum):
     MEASURE = 13
     MEASURED = 14
     TOLD = 15
+    LEAVE = 16
 
 
 class Flag(enum.IntFlag):

@@ -227,7 +227,7 @@ class _Session:
         stop = Stop.OUTPUT if process.overflow else self._stop
         if stop is None and not process.cut_off:
             stop = why_stopped(ended, None)
-        ended = ended._replace(  # noqa: SLF001 - a NamedTuple's own
+        ended = ended._replace(
             status=0 if process.cut_off and stop is None else ended.status,
             result=process.said if stop is None else bytearray(),
             cpu_user=max(0.0, ended.cpu_user - before[0]),

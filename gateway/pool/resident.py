@@ -104,7 +104,7 @@ class Resident(Listener):
             self.cell.feed(self._run, (), seconds=max(0.001, deadline - self._loop.time()), grace=GRACE)
 
     async def rest(self, *, keep: bool = False) -> bool:
-        """Have all taken away that lives beside it, or lies in its folder, but for what was there at the call with `keep`.
+        """Have all taken away that lives beside it or lies in its folder, but for what was there when `keep` was said.
 
         Returns whether it could be done; where it could not, the process is dead, or dies.
         """

@@ -42,6 +42,7 @@ enum kind {
   MEASURE,   /* gateway: say what the run takes */
   MEASURED,  /* cell: that; also when it has come to rest */
   TOLD,      /* cell: a host's own words, passed on */
+  LEAVE,     /* gateway: there is no further run; without that word, the end of its socket means that it is gone */
 };
 
 enum flag {
@@ -165,6 +166,12 @@ struct mark {
   int source, cover; /* descriptors: of what is there, and of what has been mounted over it; -1 for none */
 };
 
+/* What has been mounted at a path. A file that is written anew and renamed takes its cover away. */
+struct guard {
+  char *path;
+  uint64_t device, inode;
+};
+
 enum { TMPS = 3 };
 
 struct tmp {
@@ -180,6 +187,8 @@ struct sandbox {
   char *folder_path; /* without links; until it has been entered, as the marks */
   struct mark *marks;
   int count, room;
+  struct guard *guards;
+  int guarded;
   uint64_t tmp_bytes, max_disk;
   uint32_t max_pids;
   int oom; /* oom_score_adj, -1: as it is */
@@ -194,10 +203,12 @@ struct sandbox {
 
 /* Take an option: how many words it was, 0 when it is none of the sandbox's, -1 when it is wrong. */
 int sandbox_option(struct sandbox *sandbox, const char *name, const char *value);
-/* In the cell, once: it returns in another process than it was called in when there are namespaces. False: the folder cannot
-   be had. From then on the cell itself is under the filter (no clone3, no mount); it keeps its capabilities. */
+/* In the cell, once: it returns in another process than it was called in when there are namespaces. False: the
+   folder cannot be had. From then on the cell itself is under the filter (no clone3, no mount); it keeps its
+   capabilities. */
 bool sandbox_enter(struct sandbox *sandbox);
-/* In what is going to be run, just before its exec: 0 or errno. Allocates nothing. */
+/* In what is going to be run, just before its exec: 0 or errno; ESTALE: what was hidden has been replaced outside,
+   and is to be seen; only another cell can hide it. Allocates nothing. */
 int sandbox_confine(const struct sandbox *sandbox);
 /* Between runs, when nothing lives: false when something cannot be removed. */
 bool sandbox_empty(const struct sandbox *sandbox);
@@ -217,8 +228,8 @@ bool is_below(const char *path, const char *above);
 
 /* --- namespaces.c */
 
-/* Become, in a child, PID 1 of namespaces of one's own: returns in the child, never in the parent, with what there is. Where
-   the kernel refuses, it returns in the calling process, which is then a subreaper, with less. */
+/* Become, in a child, PID 1 of namespaces of one's own: returns in the child, never in the parent, with what there
+   is. Where the kernel refuses, it returns in the calling process, which is then a subreaper, with less. */
 void isolate(struct sandbox *sandbox);
 
 /* --- mounts.c: in a mount namespace of the cell's own */
@@ -237,8 +248,8 @@ int landlock_version(void);
 
 /* --- seccomp.c */
 
-/* Put the caller, and all that comes of it, under the filter: false with errno. */
-bool filter_enter(bool privileged_calls, bool sockets);
+/* Put the caller, and all that comes of it, under the filter that the sandbox needs: false with errno. */
+bool filter_enter(const struct sandbox *sandbox);
 
 /* --- tmp.c: what outlives processes */
 
@@ -306,9 +317,11 @@ size_t list_below(pid_t root, pid_t *pids, size_t room);
 /* --- memory.c */
 
 /* Bytes of memory of a process and everything below it (0: of everything below this cell), without what is in
-   `sandbox_weight`, and how many processes they are. Exact when it may be over the bound (0: none), otherwise an estimate. */
+   `sandbox_weight`, and how many processes they are. Exact when it may be over the bound (0: none), otherwise an
+   estimate. */
 uint64_t weigh(const struct sandbox *sandbox, pid_t root, uint64_t bound, uint32_t *processes);
-/* Bytes of disk below a folder; `over`: more than the bound (0: none), or too many files to look at. Some 1 us a file. */
+/* Bytes of disk below a folder; `over`: more than the bound (0: none), or too many files to look at. Some 1 us a
+   file. */
 uint64_t disk_use(int folder, bool *over, uint64_t bound);
 
 /* --- measure.c */
@@ -378,6 +391,7 @@ struct cell {
   int host_socket;
   bool has_spare_folder;
   bool spoiled;       /* something could not be killed, or removed */
+  bool may_leave;     /* the gateway has no further use for it */
   bool childless;     /* at the latest look */
   bool more_dead;     /* than were reaped at once */
   struct { struct head head; char body[INLINE]; size_t size; } unsent; /* log that the gateway had no room for */
@@ -423,6 +437,10 @@ void host_died(struct cell *cell);
 
 /* Serve runs until the gateway's end of the socket is closed. */
 int serve(int control, const char *path, struct sandbox *sandbox);
+
+enum { LEFT = 0, GATEWAY_GONE = 3 }; /* what it returns, and the cell with it */
+/* Remove a cell's folder; that of its gateway too, if nothing is left in it and `gone`. */
+void remove_folders(const char *path, bool gone);
 
 int64_t now_ms(void);
 

@@ -36,8 +36,8 @@ struct rule {
 
 /* What strict reads: the system. What is hidden in it, or private, is not. */
 static const char *const systems[] = {
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc", "/proc", "/sys", "/nix/store", "/gnu/store",
-    "/dev/fd", "/dev/stdin", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf", "/run/nscd",
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/etc", "/proc", "/sys", "/nix/store",
+    "/gnu/store", "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf", "/run/nscd",
     "/run/current-system", "/var/lib/ca-certificates", "/var/lib/alternatives", "/var/cache/fontconfig",
 };
 static const char *const devices[] = {
@@ -87,30 +87,38 @@ static bool counts(const struct plan *plan, const struct mark *mark) {
   return mark->kind == HIDE ? !(got & HIDDEN) : mark->kind == TMP ? got & PRIVATE_TMP : mark->kind != COVER;
 }
 
+static bool counts_below(const struct plan *plan, const struct mark *mark, const char *path) {
+  return counts(plan, mark) && is_below(mark->path, path) && strcmp(mark->path, path);
+}
+
+static bool grant(const struct plan *plan, const char *path, uint64_t rights);
+
+static bool grant_marks_below(const struct plan *plan, const char *path, uint64_t rights) {
+  bool done = true;
+  for (int at = 0; at < plan->sandbox->count; at++) {
+    const struct mark *mark = &plan->sandbox->marks[at];
+    if (counts_below(plan, mark, path)) done &= grant(plan, mark->path, rights);
+  }
+  return done;
+}
+
 /* Give `rights` to all below a path, but to what is marked there, which has its own. */
 static bool grant(const struct plan *plan, const char *path, uint64_t rights) {
-  bool inner = false, less = false, done = true;
+  bool less = false, done = true;
   const struct sandbox *all = plan->sandbox;
   for (int at = 0, highest = -1; at < all->count; at++) {
-    if (!counts(plan, &all->marks[at]) || strcmp(all->marks[at].path, path) || (int)all->marks[at].kind < highest) continue;
-    highest = (int)all->marks[at].kind;
-    rights = rights_of(plan, &all->marks[at]);
+    const struct mark *mark = &all->marks[at];
+    if (!counts(plan, mark) || strcmp(mark->path, path) || (int)mark->kind < highest) continue;
+    highest = (int)mark->kind;
+    rights = rights_of(plan, mark);
   }
-  for (int at = 0; at < all->count; at++) {
-    if (!counts(plan, &all->marks[at]) || !is_below(all->marks[at].path, path) || !strcmp(all->marks[at].path, path)) continue;
-    inner = true;
-    if (!(all->got & HIDDEN)) less |= rights & ~rights_of(plan, &all->marks[at]); /* else the mounts see to that */
+  for (int at = 0; at < all->count && !(all->got & HIDDEN); at++) { /* else the mounts see to that */
+    const struct mark *mark = &all->marks[at];
+    if (counts_below(plan, mark, path)) less |= rights & ~rights_of(plan, mark);
   }
-  if (!less) {
-    done = !rights || allow(plan->ruleset, path, rights);
-    for (int at = 0; inner && at < all->count; at++) {
-      const char *below = all->marks[at].path;
-      if (counts(plan, &all->marks[at]) && is_below(below, path) && strcmp(below, path)) done &= grant(plan, below, rights);
-    }
-    return done;
-  }
-  DIR *entries = opendir(path);
-  if (!entries) return errno == EACCES;
+  if (!less && rights) done = allow(plan->ruleset, path, rights);
+  DIR *entries = less ? opendir(path) : NULL;
+  if (!entries) return grant_marks_below(plan, path, rights) && done; /* of one that is not ours to list, only those */
   for (struct dirent *one; (one = readdir(entries));) {
     char name[PATHS];
     if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..")) continue;
@@ -127,8 +135,10 @@ static struct ruleset needed(const struct sandbox *sandbox, int version) {
   bool no_network = sandbox->wanted & NO_NETWORK && !(sandbox->got & NO_NETWORK);
   int newest = sizeof known / sizeof *known - 1;
   uint64_t files = known[version < newest ? version : newest];
-  if (restricted) rules.files = files;
-  else if (sandbox->wanted & HIDDEN && !(sandbox->got & HIDDEN)) rules.files = files & ~(uint64_t)(READ_DIR | IOCTL_DEV);
+  if (restricted)
+    rules.files = files;
+  else if (sandbox->wanted & HIDDEN && !(sandbox->got & HIDDEN))
+    rules.files = files & ~(uint64_t)(READ_DIR | IOCTL_DEV);
   if (no_network && version >= 4) rules.network = TCP;
   if (!alone && sandbox->wanted & FILTERED && version >= 6) rules.scopes = SIGNALS;
   if ((no_network || (restricted && !(sandbox->got & NO_NETWORK))) && version >= 6) rules.scopes |= ABSTRACT;

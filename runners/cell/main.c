@@ -17,8 +17,8 @@ static int usage(void) {
   fputs("usage: cell --control FD --folder PATH [SANDBOX...]\n"
         "       cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]\n"
         "       cell --self-test\n"
-        "sandbox: --namespaces --no-network --private-tmp BYTES --hide PATH --show PATH --restrict --read PATH --write PATH\n"
-        "         --filter --user UID:GID --max-pids N --max-disk BYTES --oom N\n", stderr);
+        "sandbox: --namespaces --no-network --private-tmp BYTES --hide PATH --show PATH --restrict --read PATH\n"
+        "         --write PATH --filter --user UID:GID --max-pids N --max-disk BYTES --oom N\n", stderr);
   return 2;
 }
 
@@ -63,9 +63,10 @@ static void describe(const struct sandbox *all, const struct sandbox *user) {
       printf("%s: yes,%s\n", steps[at].name, steps[at].otherwise);
     else if (steps[at].wanted == USER_NAMESPACE && one->got & NAMESPACES)
       printf("%s: no, not needed\n", steps[at].name);
+    else if (one->refused[bit])
+      printf("%s: no, %s\n", steps[at].name, strerror(one->refused[bit]));
     else
-      printf("%s: no, %s\n", steps[at].name,
-             one->refused[bit] ? strerror(one->refused[bit]) : steps[at].wanted == OTHER_USER ? "only root can" : "it needs namespaces");
+      printf("%s: no, %s\n", steps[at].name, steps[at].wanted == OTHER_USER ? "only root can" : "it needs namespaces");
   }
   int version = landlock_version();
   if (version) printf("landlock: yes, version %d\n", version);

@@ -1,8 +1,9 @@
-/* What the processes below a cell take. Quickly, from /proc/PID/status: anonymous pages, and of shared and file pages the
-   largest share; what the kernel adds up to at most is compared with the bound, and only when that is over it is each mapping
-   looked at, for its proportional share (Pss). Memfds are counted by what is allocated to them, once each, whether they are
-   mapped or not. What a cell cannot see: a memfd that is in a socket on its way, and pages of a shared mapping that nobody who
-   lives has touched and whose descriptor is closed. A control group sees them. */
+/* What the processes below a cell take. Quickly, from /proc/PID/status: anonymous pages, and of shared and file
+   pages the largest share; what the kernel adds up to at most is compared with the bound, and only when that is
+   over it is each mapping looked at, for its proportional share (Pss). Memfds are counted by what is allocated to
+   them, once each, whether they are mapped or not. What a cell cannot see: a memfd that is in a socket on its way,
+   and pages of a shared mapping that nobody who lives has touched and whose descriptor is closed. A control group
+   sees them. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -15,12 +16,13 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-enum { DEPTH = 64, PATH = 96, MEMFDS = 1024, DEEPEST = 128, MOST_FILES = 200000 };
+enum { DEPTH = 64, PATH = 96, MEMFDS = 1024, DESCRIPTORS_SEEN = 16384, DEEPEST = 128, MOST_FILES = 100000 };
 
 struct total {
   const struct sandbox *sandbox;
   uint64_t own, shared, most_shared, most_file, memfds, exact;
   uint32_t processes;
+  int descriptors; /* that have been looked at: what is beyond their bound is not counted, and a deadline not held up */
   int known; /* memfds that have been seen; what is beyond their number is counted as often as it is open */
   ino_t inodes[MEMFDS];
 };
@@ -52,7 +54,7 @@ static void add_memfds(struct total *total, long pid) {
   snprintf(path, sizeof path, "/proc/%ld/fd", pid);
   DIR *entries = opendir(path);
   if (!entries) return;
-  for (struct dirent *one; (one = readdir(entries));) {
+  for (struct dirent *one; total->descriptors < DESCRIPTORS_SEEN && (one = readdir(entries)); total->descriptors++) {
     struct stat facts;
     if (readlinkat(dirfd(entries), one->d_name, target, sizeof target) < 7 || memcmp(target, "/memfd:", 7)) continue;
     if (fstatat(dirfd(entries), one->d_name, &facts, 0) || is_known(total, facts.st_ino)) continue;
@@ -103,7 +105,8 @@ static void add_exactly(struct total *total, long pid) {
   if (any) return;
   char text[4096]; /* not ours to look at so closely */
   snprintf(path, sizeof path, "/proc/%ld/status", pid);
-  if (read_text(path, text, sizeof text) > 0) total->exact += kilobytes(text, "\nRssAnon:") + kilobytes(text, "\nRssShmem:");
+  if (read_text(path, text, sizeof text) <= 0) return;
+  total->exact += kilobytes(text, "\nRssAnon:") + kilobytes(text, "\nRssShmem:");
 }
 
 static void below(struct total *total, look *look, long pid, int depth) {

@@ -1,6 +1,6 @@
-/* What a cell sees of the file system, in a mount namespace of its own: private tmp folders, what is hidden covered, what is
-   shown read-only. Steps are data: each marked path is one, and those above come before those below them, so that the
-   deepest holds. What is to be shown is opened before anything is covered. */
+/* What a cell sees of the file system, in a mount namespace of its own: private tmp folders, what is hidden
+   covered, what is shown read-only. Steps are data: each marked path is one, and those above come before those
+   below them, so that the deepest holds. What is to be shown is opened before anything is covered. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -17,11 +17,13 @@
 #include <unistd.h>
 
 enum { NR_OPENAT2 = 437, NR_MOUNT_SETATTR = 442, PATHS = 4096, RESOLVE_NO_LINKS = 4 };
+enum { NOTHING_SPECIAL = MS_NOSUID | MS_NODEV | MS_NOEXEC };
 
 static const char *const tmp_folders[TMPS] = {"/tmp", "/var/tmp", "/dev/shm"};
 /* Root needs no privilege to change the kernel's settings here; what it writes there acts outside of its namespaces. */
 static const char *const settings[] = {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs",
                                        "/proc/acpi", "/proc/scsi", "/sys"};
+
 static const char *named(int fd) {
   static char path[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -87,7 +89,7 @@ static void link_to(const struct mark *mark) {
   char *name = strrchr(above, '/');
   if (!name || name == above) return;
   *name = 0;
-  if (make_place(above, true) && symlink(mark->path, mark->given)) return; /* it is still to be had at its own path */
+  if (!make_place(above, true) || symlink(mark->path, mark->given)) errno = 0; /* it is there, under its own name */
 }
 
 static bool mount_tmp(struct sandbox *sandbox, struct mark *mark) {
@@ -105,13 +107,14 @@ static bool hide(struct mark *mark, int nothing) {
   bool folder = is_folder(fd);
   close(fd);
   if (folder)
-    mark->cover = cover(mark->path, NULL, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0555,size=64k,nr_inodes=1024");
+    mark->cover = cover(mark->path, NULL, "tmpfs", NOTHING_SPECIAL, "mode=0555,size=64k,nr_inodes=1024");
   else
     mark->cover = cover(mark->path, named(nothing), NULL, MS_BIND, NULL);
   return mark->cover >= 0;
 }
 
 static bool show(struct mark *mark) {
+  if (mark->source < 0) return true; /* it has just gone, or is not ours to reach */
   if (!make_place(mark->path, is_folder(mark->source))) return false;
   int there = cover(mark->path, named(mark->source), NULL, MS_BIND | MS_REC, NULL);
   bool done = there >= 0 && (mark->kind != SHOW || make_read_only(there, true));
@@ -139,8 +142,8 @@ static int earlier(const void *one, const void *other) {
   return deeper ? deeper : (int)a->kind - (int)b->kind;
 }
 
-/* /tmp itself is to hold nothing of ours but what is mounted, so that it can be emptied and nothing in it be renamed: what
-   is shown further below lies in a folder that is a cover. */
+/* /tmp itself is to hold nothing of ours but what is mounted, so that it can be emptied and nothing in it be
+   renamed: what is shown further below lies in a folder that is a cover. */
 static void mark_tmp(struct sandbox *sandbox) {
   for (int at = 0; at < TMPS; at++) mark(sandbox, TMP, tmp_folders[at]);
   int count = sandbox->count;
@@ -174,15 +177,15 @@ static bool hold_tmps(struct sandbox *sandbox) {
 /* Under the new /proc, where nobody sees it: the folder of message queues, and a file that nobody may open. */
 static int mount_hidden(struct sandbox *sandbox) {
   int nothing = -1;
-  unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-  if (!mount("mqueue", "/proc", "mqueue", flags, NULL)) sandbox->queues = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (!mount("tmpfs", "/proc", "tmpfs", flags, "mode=0555,size=64k,nr_inodes=16")) {
+  if (!mount("mqueue", "/proc", "mqueue", NOTHING_SPECIAL, NULL))
+    sandbox->queues = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (!mount("tmpfs", "/proc", "tmpfs", NOTHING_SPECIAL, "mode=0555,size=64k,nr_inodes=16")) {
     nothing = open("/proc/nothing", O_CREAT | O_EXCL | O_RDONLY | O_CLOEXEC, 0);
     close_fd(&nothing);
     nothing = open("/proc/nothing", O_PATH | O_CLOEXEC);
   }
-  if (mount("proc", "/proc", "proc", flags, NULL)) _exit(72);
-  if (sandbox->queues >= 0 && !access("/dev/mqueue", F_OK)) mount("mqueue", "/dev/mqueue", "mqueue", flags, NULL);
+  if (mount("proc", "/proc", "proc", NOTHING_SPECIAL, NULL)) _exit(72);
+  if (!access("/dev/mqueue", F_OK)) mount("mqueue", "/dev/mqueue", "mqueue", NOTHING_SPECIAL, NULL);
   return nothing;
 }
 

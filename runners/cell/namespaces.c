@@ -1,5 +1,5 @@
-/* Namespaces of a cell's own, made once and used again and again: that is what makes them cheap. Where one is refused, the
-   cell goes on with what there is, and says so. */
+/* Namespaces of a cell's own, made once and used again and again: that is what makes them cheap. Where one is
+   refused, the cell goes on with what there is, and says so. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -33,8 +33,10 @@ static _Noreturn void wait_for(pid_t child, const char *path) {
   sigprocmask(SIG_SETMASK, &none, NULL);
   while (waitpid(child, &status, 0) < 0)
     if (errno != EINTR) _exit(70);
-  rmdir(path); /* from within, where it is a mount point, maybe, it cannot be removed */
-  rmdir(path); /* from within, where it is a mount point, maybe, it cannot be removed */
+  /* From within, where it is a mount point, maybe, it cannot be removed. */
+  remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);
+  /* From within, where it is a mount point, maybe, it cannot be removed. */
+  remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);
   _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 

@@ -390,6 +390,16 @@ void run_read_output(struct cell *cell, struct run *run) {
   if (closed || ends) tell_result(cell, run, false);
 }
 
+/* What there is of its logs now; of one that floods them, a part. */
+static void read_logs(struct cell *cell, struct run *run) {
+  for (int at = 0; at < 2; at++)
+    for (int count = 0; count < 64 && run->logs[at].fd >= 0; count++) {
+      uint64_t before = run->log_bytes;
+      run_read_log(cell, run, &run->logs[at]);
+      if (run->logs[at].fd >= 0 && run->log_bytes == before) break;
+    }
+}
+
 /* What is in the pipes now is all there will be: every writer is dead. */
 static void read_rest(struct cell *cell, struct run *run) {
   while (run->output.fd >= 0 && run->why != OUTPUT) {
@@ -397,12 +407,7 @@ static void read_rest(struct cell *cell, struct run *run) {
     run_read_output(cell, run);
     if (run->output.fd >= 0 && run->output.size == before) break;
   }
-  for (int at = 0; at < 2; at++)
-    while (run->logs[at].fd >= 0) {
-      uint64_t before = run->log_bytes;
-      run_read_log(cell, run, &run->logs[at]);
-      if (run->logs[at].fd >= 0 && run->log_bytes == before) break;
-    }
+  read_logs(cell, run);
 }
 
 /* --- the end */
@@ -707,6 +712,7 @@ void run_rest(struct cell *cell, struct run *run, bool keep) {
     tell_measured(cell, run, true, clean);
     return;
   }
+  read_logs(cell, run); /* what it has said belongs to what it has done */
   run->deadline = 0;
   if (run->state != RESTING) move_to(run, RESTING);
   rest(cell, run);

@@ -1,5 +1,5 @@
-/* What a cell keeps what it runs from. All that is inherited is done once, to the cell itself, so that a run pays nothing for
-   it; what must not bind the cell is done between the fork and the exec. */
+/* What a cell keeps what it runs from. All that is inherited is done once, to the cell itself, so that a run pays
+   nothing for it; what must not bind the cell is done between the fork and the exec. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -18,7 +18,7 @@
 
 /* What root may still do: its own files and users, and the network as everybody. */
 static const int kept_capabilities[] = {
-    CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER,           CAP_FSETID,  CAP_KILL,       CAP_SETGID,  CAP_SETUID,
+    CAP_CHOWN,   CAP_DAC_OVERRIDE,     CAP_FOWNER,  CAP_FSETID,     CAP_KILL,    CAP_SETGID,      CAP_SETUID,
     CAP_SETPCAP, CAP_NET_BIND_SERVICE, CAP_NET_RAW, CAP_SYS_CHROOT, CAP_SETFCAP, CAP_AUDIT_WRITE,
 };
 
@@ -92,20 +92,22 @@ int sandbox_option(struct sandbox *sandbox, const char *name, const char *value)
     int kind; /* of mark, -1: no path */
     bool valued;
   } options[] = {
-      {"--namespaces", NAMESPACES, -1, false}, {"--no-network", NO_NETWORK, -1, false}, {"--hide", HIDDEN, HIDE, true},
-      {"--show", HIDDEN, SHOW, true},          {"--read", HIDDEN, SHOW, true},          {"--write", HIDDEN, WRITE, true},
-      {"--restrict", RESTRICTED, -1, false},   {"--filter", FILTERED, -1, false},
-      {"--private-tmp", PRIVATE_TMP, -1, true}, {"--user", OTHER_USER, -1, true},
-      {"--max-pids", PROCESSES_BOUNDED, -1, true}, {"--max-disk", 0, -1, true}, {"--oom", 0, -1, true},
+      {"--namespaces", NAMESPACES, -1, false},     {"--no-network", NO_NETWORK, -1, false},
+      {"--restrict", RESTRICTED, -1, false},       {"--filter", FILTERED, -1, false},
+      {"--hide", HIDDEN, HIDE, true},              {"--show", HIDDEN, SHOW, true},
+      {"--read", HIDDEN, SHOW, true},              {"--write", HIDDEN, WRITE, true},
+      {"--private-tmp", PRIVATE_TMP, -1, true},    {"--user", OTHER_USER, -1, true},
+      {"--max-pids", PROCESSES_BOUNDED, -1, true}, {"--max-disk", 0, -1, true},
+      {"--oom", 0, -1, true},
   };
   for (size_t at = 0; at < sizeof options / sizeof *options; at++) {
     if (strcmp(options[at].name, name)) continue;
     if (options[at].valued && !value) return -1;
     sandbox->wanted |= options[at].wish;
-    uint64_t oom = 0;
+    uint64_t oom = 0, *bytes = &sandbox->tmp_bytes;
     bool right = true;
     if (options[at].kind >= 0) mark(sandbox, (enum kind_of_mark)options[at].kind, value);
-    else if (options[at].wish == PRIVATE_TMP) right = number(value, UINT64_MAX, &sandbox->tmp_bytes) && sandbox->tmp_bytes;
+    else if (options[at].wish == PRIVATE_TMP) right = number(value, INT64_MAX, bytes) && *bytes;
     else if (options[at].wish == OTHER_USER) right = user(value, sandbox);
     else if (options[at].wish == PROCESSES_BOUNDED) right = number_32(value, &sandbox->max_pids);
     else if (!strcmp(name, "--max-disk")) right = number(value, UINT64_MAX, &sandbox->max_disk);
@@ -174,6 +176,27 @@ static void hide_devices(struct sandbox *sandbox) {
   }
 }
 
+/* Remember what hides. */
+static void guard(struct sandbox *sandbox) {
+  sandbox->guards = calloc((size_t)sandbox->count + 1, sizeof *sandbox->guards);
+  for (int at = 0; sandbox->guards && at < sandbox->count; at++) {
+    const struct mark *mark = &sandbox->marks[at];
+    struct stat facts;
+    if (mark->kind != HIDE || is_below(mark->path, "/dev") || stat(mark->path, &facts)) continue;
+    char *path = strdup(mark->path);
+    if (path) sandbox->guards[sandbox->guarded++] = (struct guard){path, facts.st_dev, facts.st_ino};
+  }
+}
+
+static bool still_hidden(const struct sandbox *sandbox) {
+  for (int at = 0; at < sandbox->guarded; at++) {
+    struct stat facts;
+    const struct guard *one = &sandbox->guards[at];
+    if (!stat(one->path, &facts) && (facts.st_dev != one->device || facts.st_ino != one->inode)) return false;
+  }
+  return true;
+}
+
 static void forget_marks(struct sandbox *sandbox) {
   for (int at = 0; at < sandbox->count; at++) free(sandbox->marks[at].path);
   free(sandbox->marks);
@@ -193,16 +216,17 @@ static bool enter(struct sandbox *sandbox) {
   if (sandbox->oom >= 0) be_first_to_go(sandbox->oom); /* before it is not dumpable, and this not its own any more */
   prctl(PR_SET_DUMPABLE, 0);
   if (sandbox->got & NAMESPACES && !mounts_make(sandbox)) return false;
+  if (sandbox->got & HIDDEN) guard(sandbox);
   if (sandbox->wanted & PROCESSES_BOUNDED && counted_apart(sandbox)) sandbox->got |= PROCESSES_BOUNDED;
-  bool privileged = sandbox->wanted & FILTERED, sockets = sandbox->wanted & NO_NETWORK && !(sandbox->got & NO_NETWORK);
-  bool cut = !privileged || cut_capabilities(sandbox->got & USER_NAMESPACE);
+  bool sockets = sandbox->wanted & NO_NETWORK && !(sandbox->got & NO_NETWORK);
+  bool cut = !(sandbox->wanted & FILTERED) || cut_capabilities(sandbox->got & USER_NAMESPACE);
   if (sandbox->wanted & (FILTERED | HIDDEN | RESTRICTED | NO_NETWORK)) prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   if (!restrict_files(sandbox)) return false;
-  if (!privileged && !sockets) return true;
-  if (filter_enter(privileged, sockets) && cut)
-    sandbox->got |= (privileged ? FILTERED : 0) | (sockets ? NO_NETWORK_FILTERED : 0);
+  if (!(sandbox->wanted & FILTERED) && !sockets) return true;
+  if (filter_enter(sandbox) && cut)
+    sandbox->got |= (sandbox->wanted & FILTERED) | (sockets ? NO_NETWORK_FILTERED : 0);
   else
-    refused(sandbox, privileged ? FILTERED : NO_NETWORK_FILTERED);
+    refused(sandbox, sandbox->wanted & FILTERED ? FILTERED : NO_NETWORK_FILTERED);
   return true;
 }
 
@@ -220,8 +244,8 @@ static int limit(int what, uint64_t most) {
 }
 
 int sandbox_confine(const struct sandbox *sandbox) {
-  int error = 0;
-  if (sandbox->max_disk) error = limit(RLIMIT_FSIZE, sandbox->max_disk);
+  int error = still_hidden(sandbox) ? 0 : ESTALE;
+  if (!error && sandbox->max_disk) error = limit(RLIMIT_FSIZE, sandbox->max_disk);
   if (!error && sandbox->got & PROCESSES_BOUNDED)
     error = limit(RLIMIT_NPROC, sandbox->max_pids + (sandbox->got & USER_NAMESPACE ? 1 : 0)); /* the cell is one too */
   if (!error && sandbox->got & OTHER_USER &&

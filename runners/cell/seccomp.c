@@ -1,5 +1,6 @@
-/* The system calls that no connector needs, refused by a seccomp filter. It is a table, sorted and searched by halves: what is
-   allowed costs seven comparisons when the filter is made known to the kernel, and nothing in the calls themselves. */
+/* The system calls that no connector needs, refused by a seccomp filter. It is a table, sorted and searched by
+   halves: what is allowed costs seven comparisons when the filter is made known to the kernel, and nothing in the
+   calls themselves. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -27,18 +28,19 @@
 enum {
   NR_IO_URING_SETUP = 425, NR_IO_URING_ENTER, NR_IO_URING_REGISTER, NR_OPEN_TREE, NR_MOVE_MOUNT, NR_FSOPEN, NR_FSCONFIG,
   NR_FSMOUNT, NR_FSPICK, NR_CLONE3 = 435, NR_PIDFD_GETFD = 438, NR_MOUNT_SETATTR = 442, NR_QUOTACTL_FD = 443,
-  NR_OPEN_TREE_ATTR = 467,
+  NR_MEMFD_SECRET = 447, NR_OPEN_TREE_ATTR = 467,
   NEWEST = 469, /* what comes after it is not known to be harmless, and libraries live without it; x32 is there too */
 };
 
 enum {
-  NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET,
+  NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |
+                   CLONE_NEWNET,
   NEW_TIME = 0x80,
   TIOCLINUX_ = 0x541C,
 };
 
 enum when { ALWAYS, ANY_BIT, ONE_OF, NONE_OF };
-enum set { PRIVILEGED, SOCKETS };
+enum set { ANYWHERE, BESIDE, SOCKETS_HOST, SOCKETS_INSIDE, SOCKETS_UNIX };
 
 /* A call, the errno that it gets, and when: by one of its arguments. */
 static struct refusal {
@@ -47,40 +49,49 @@ static struct refusal {
   int error;
   enum when when;
   int argument, count;
-  uint32_t values[5];
+  uint32_t values[8];
 } refusals[] = {
 #define NO(name) {.number = SYS_##name, .error = EPERM}
 #define NO_NR(name) {.number = NR_##name, .error = EPERM}
     /* into other processes */
     NO(ptrace), NO(process_vm_readv), NO(process_vm_writev), NO_NR(PIDFD_GETFD), NO(kcmp),
     /* into the kernel */
-    NO(bpf), NO(perf_event_open), NO(kexec_load), NO(kexec_file_load), NO(init_module), NO(finit_module), NO(delete_module),
-    NO(userfaultfd), NO(acct), NO(reboot), NO(swapon), NO(swapoff), NO(quotactl), NO_NR(QUOTACTL_FD), NO(syslog),
-    NO(settimeofday), NO(clock_settime), NO(adjtimex), NO(clock_adjtime), NO(sethostname), NO(setdomainname), NO(vhangup),
-    NO(lookup_dcookie), NO(nfsservctl),
+    NO(bpf), NO(perf_event_open), NO(kexec_load), NO(kexec_file_load), NO(init_module), NO(finit_module),
+    NO(delete_module), NO(userfaultfd), NO(acct), NO(reboot), NO(swapon), NO(swapoff), NO(quotactl),
+    NO_NR(QUOTACTL_FD), NO(syslog),
+    NO(settimeofday), NO(clock_settime), NO(adjtimex), NO(clock_adjtime), NO(sethostname), NO(setdomainname),
+    NO(vhangup), NO(lookup_dcookie), NO(nfsservctl),
 #ifdef __x86_64__
-    NO(iopl), NO(ioperm), NO(uselib), NO(ustat), NO(sysfs), NO(_sysctl), NO(create_module), NO(get_kernel_syms),
-    NO(query_module),
+    NO(iopl), NO(ioperm), NO(uselib),
 #endif
     /* by way of rings, which no filter sees: a library then does without */
     {.number = NR_IO_URING_SETUP, .error = ENOSYS}, NO_NR(IO_URING_ENTER), NO_NR(IO_URING_REGISTER),
+    /* memory that nobody can count */
+    {.number = NR_MEMFD_SECRET, .error = ENOSYS},
     /* keys outlive processes, and are the user's */
     NO(add_key), NO(request_key), NO(keyctl),
     /* mounts, and files by number */
     NO(mount), NO(umount2), NO(pivot_root), NO_NR(OPEN_TREE), NO_NR(OPEN_TREE_ATTR), NO_NR(MOVE_MOUNT), NO_NR(FSOPEN),
     NO_NR(FSCONFIG), NO_NR(FSMOUNT), NO_NR(FSPICK), NO_NR(MOUNT_SETATTR), NO(name_to_handle_at), NO(open_by_handle_at),
     NO(fanotify_init),
-    /* namespaces: a user namespace would give privileges back. The flags of clone3 are out of sight, and libraries use clone
-       where there is none. */
+    /* namespaces: a user namespace would give privileges back. The flags of clone3 are out of sight, and libraries
+       use clone where there is none. */
     NO(setns), {.number = NR_CLONE3, .error = ENOSYS},
-    {SYS_clone, PRIVILEGED, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES}},
-    {SYS_unshare, PRIVILEGED, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES | NEW_TIME}},
+    {SYS_clone, ANYWHERE, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES}},
+    {SYS_unshare, ANYWHERE, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES | NEW_TIME}},
     /* typing into the terminal of somebody */
-    {SYS_ioctl, PRIVILEGED, EPERM, ONE_OF, 1, 2, {TIOCSTI, TIOCLINUX_}},
+    {SYS_ioctl, ANYWHERE, EPERM, ONE_OF, 1, 2, {TIOCSTI, TIOCLINUX_}},
     /* Linux as it is, with or without random addresses (debuggers), 32 bits by name; or just asking */
-    {SYS_personality, PRIVILEGED, EPERM, NONE_OF, 0, 5, {0, 0x8, 0x40000, 0x20000, 0xffffffff}},
-    /* without a network namespace, sockets that are not of this machine alone */
-    {SYS_socket, SOCKETS, EPERM, NONE_OF, 0, 2, {AF_UNIX, AF_NETLINK}},
+    {SYS_personality, ANYWHERE, EPERM, NONE_OF, 0, 5, {0, 0x8, 0x40000, 0x20000, 0xffffffff}},
+    /* the limits of a process that is seen, such as the gateway */
+    {SYS_prlimit64, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
+    /* sockets of kinds that no connector needs, each with much of a kernel behind it; those that know no network
+       namespace, where there is to be no network; and without such a namespace all that are not of this machine
+       alone */
+    {SYS_socket, SOCKETS_HOST, EAFNOSUPPORT, NONE_OF, 0, 8,
+     {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_CAN, AF_BLUETOOTH, AF_VSOCK}},
+    {SYS_socket, SOCKETS_INSIDE, EAFNOSUPPORT, NONE_OF, 0, 5, {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET}},
+    {SYS_socket, SOCKETS_UNIX, EPERM, NONE_OF, 0, 2, {AF_UNIX, AF_NETLINK}},
 };
 
 enum { COUNT = sizeof refusals / sizeof *refusals };
@@ -130,10 +141,21 @@ static int by_number(const void *one, const void *other) {
   return (difference > 0) - (difference < 0);
 }
 
-bool filter_enter(bool privileged, bool sockets) {
+static bool applies(enum set set, const struct sandbox *sandbox) {
+  bool filtered = sandbox->wanted & FILTERED, no_network = sandbox->wanted & NO_NETWORK;
+  switch (set) {
+    case ANYWHERE: return filtered;
+    case BESIDE: return filtered && !(sandbox->got & NAMESPACES);
+    case SOCKETS_HOST: return filtered && !no_network;
+    case SOCKETS_INSIDE: return filtered && sandbox->got & NO_NETWORK;
+    default: return no_network && !(sandbox->got & NO_NETWORK);
+  }
+}
+
+bool filter_enter(const struct sandbox *sandbox) {
   size_t count = 0;
   for (size_t at = 0; at < COUNT; at++)
-    if (refusals[at].set == PRIVILEGED ? privileged : sockets) refusals[count++] = refusals[at];
+    if (applies(refusals[at].set, sandbox)) refusals[count++] = refusals[at];
   qsort(refusals, count, sizeof *refusals, by_number);
   length = 0;
   put(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch), 0, 0);

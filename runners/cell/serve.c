@@ -3,9 +3,11 @@
 #include "cell.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -31,6 +33,7 @@ static bool hear(struct cell *cell) {
     case GO_ON: if (run) run_go_on(run); break;
     case REST: if (run) run_rest(cell, run, message.head.flags & KEEP); break;
     case MEASURE: if (run) run_measure(cell, run); break;
+    case LEAVE: cell->may_leave = true; break;
     default: break; /* what a later gateway may say */
   }
   message_release(&message);
@@ -106,10 +109,20 @@ static size_t count_runs(const struct cell *cell) {
   return count;
 }
 
+void remove_folders(const char *path, bool gone) {
+  rmdir(path);
+  char above[PATH_MAX];
+  const char *end = strrchr(path, '/');
+  if (!gone || !end || end == path || end - path >= PATH_MAX) return;
+  memcpy(above, path, (size_t)(end - path));
+  above[end - path] = 0;
+  rmdir(above);
+}
+
 static void leave(struct cell *cell) {
   if (cell->runs) run_end_all(cell);
   folder_empty(cell->folder, NULL);
-  rmdir(cell->path); /* where it is not seen from in here, who waits for us does it */
+  remove_folders(cell->path, !cell->may_leave); /* where they are not seen from in here, who waits for us does it */
 }
 
 static void tell_ready(struct cell *cell) {
@@ -149,5 +162,5 @@ int serve(int control, const char *path, struct sandbox *sandbox) {
     put_away(&cell);
   }
   leave(&cell);
-  return 0;
+  return cell.may_leave ? LEFT : GATEWAY_GONE;
 }

@@ -94,7 +94,9 @@ bool tmp_empty(const struct sandbox *sandbox) {
   if (sandbox->got & PRIVATE_TMP)
     for (int at = 0; at < TMPS; at++) done &= sandbox->tmps[at].fd < 0 || folder_as_before(&sandbox->tmps[at]);
   if (sandbox->keeps_ipc) return done;
-  done &= remove_shm() & remove_sem() & remove_msg();
+  done &= remove_shm();
+  done &= remove_sem();
+  done &= remove_msg();
   if (sandbox->queues >= 0) done &= remove_all(sandbox->queues, 0, NULL);
   return done;
 }

@@ -1,5 +1,5 @@
-/* Asks the kernel for what a cell is to refuse: "attack" tells what came of each call, "attack NAME" does one thing. It asks
-   only under a filter, and so that nothing comes of it where there is a hole in that. */
+/* Asks the kernel for what a cell is to refuse: "attack" tells what came of each call, "attack NAME" does one
+   thing. It asks only under a filter, and so that nothing comes of it where there is a hole in that. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -154,8 +154,8 @@ static int hog(const char *how, size_t size) {
 
 static int leave(void) {
   struct mq_attr attributes = {.mq_maxmsg = 1, .mq_msgsize = 8};
-  return shmget(77, 1 << 20, IPC_CREAT | 0) < 0 || semget(77, 3, IPC_CREAT | 0600) < 0 || msgget(77, IPC_CREAT | 0600) < 0 ||
-         mq_open("/left", O_CREAT | O_RDWR, 0600, &attributes) < 0;
+  return shmget(77, 1 << 20, IPC_CREAT | 0) < 0 || semget(77, 3, IPC_CREAT | 0600) < 0 ||
+         msgget(77, IPC_CREAT | 0600) < 0 || mq_open("/left", O_CREAT | O_RDWR, 0600, &attributes) < 0;
 }
 
 static int find(void) {

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 OWN = ("--namespaces", "--no-network")
+GATEWAY_GONE = 3
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 VARIANTS = [
     pytest.param((options, wrapper), id=f"{'own' if options else 'shared'}-{'user' if wrapper else 'caller'}")
@@ -149,7 +150,10 @@ def test_a_large_result_cannot_be_changed_afterwards(cell: Cell) -> None:
 def test_arguments_environment_and_folder_are_those_that_were_asked_for(cell: Cell) -> None:
     show = 'printf "%s|" "$@"; env | sort | tr "\\n" "|"; pwd'
     done = cell.run("/bin/sh", "-c", show, "sh", "", "a b", "☃", env=("B=2", "A=1 ☃"))
-    assert done.result.decode() == f"|a b|☃|A=1 ☃|B=2|HOME={cell.folder}/1|PWD={cell.folder}/1|TMPDIR={cell.folder}/1|{cell.folder}/1\n"
+    assert (
+        done.result.decode()
+        == f"|a b|☃|A=1 ☃|B=2|HOME={cell.folder}/1|PWD={cell.folder}/1|TMPDIR={cell.folder}/1|{cell.folder}/1\n"
+    )
 
 
 def test_a_process_begins_with_nothing_but_its_own_descriptors_and_signals(cell: Cell) -> None:
@@ -212,7 +216,11 @@ def test_a_result_over_its_bound_ends_the_run(cell: Cell) -> None:
 
 def test_a_log_over_its_bound_is_counted_and_dropped(cell: Cell) -> None:
     done = cell.run("/bin/sh", "-c", "head -c 3000000 /dev/zero >&2", log=10_000)
-    assert (done.code, len(done.log[ERR]), done.log_bytes) == (0, 10_001, 3_000_000)  # the one byte more tells that it goes on
+    assert (done.code, len(done.log[ERR]), done.log_bytes) == (
+        0,
+        10_001,
+        3_000_000,
+    )  # the one byte more tells that it goes on
 
 
 def test_memory_over_its_bound_ends_the_run(cell: Cell) -> None:
@@ -427,7 +435,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
                     pass
             assert len(cell.ended().result) == size
         cell.run("/bin/sh", "-c", "sleep 1000", deadline=0.05, grace=0.05)
-    assert cell.process.returncode == 0
+    assert cell.process.returncode == GATEWAY_GONE
 
 
 def test_the_descriptor_of_the_socket_is_not_passed_on(cell: Cell) -> None:

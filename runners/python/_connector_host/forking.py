@@ -49,7 +49,6 @@ DATABASE = b"SQLite format 3\0"  # how a file of SQLite's begins
 TRACEPARENT = "TRACEPARENT"
 
 
-
 def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
     """Fork until the gateway closes its end.
 
