@@ -141,19 +141,19 @@ struct names {
 
 /* --- sandbox.c: what is run is kept from what is not its own. What is wished for and cannot be had is left out. */
 
-enum wish {
+enum wish { /* the gateway knows these bits: `Step` in gateway/sandbox.py */
   NAMESPACES = 1 << 0,          /* PID, mount and IPC namespaces: what is outside is neither seen nor signalled */
   USER_NAMESPACE = 1 << 1,      /* by way of a user namespace */
   NO_NETWORK = 1 << 2,          /* a network namespace with nothing but lo */
-  NO_NETWORK_FILTERED = 1 << 3, /* instead: TCP refused by Landlock, sockets other than Unix ones by seccomp */
-  PRIVATE_TMP = 1 << 4,
-  HIDDEN = 1 << 5,              /* what is to be hidden is covered, what is to be shown is read-only */
-  HIDDEN_BY_LANDLOCK = 1 << 6,  /* instead: it cannot be read or written */
-  RESTRICTED = 1 << 7,          /* Landlock as an allow-list */
-  FILTERED = 1 << 8,            /* seccomp, capabilities, no_new_privs */
-  OTHER_USER = 1 << 9,
-  SIGNALS_SCOPED = 1 << 10,     /* where there are no namespaces: Landlock lets no signal out */
-  PROCESSES_BOUNDED = 1 << 11,  /* RLIMIT_NPROC counts this cell alone */
+  PRIVATE_TMP = 1 << 3,
+  HIDDEN = 1 << 4,              /* what is to be hidden is covered, what is to be shown is read-only */
+  HIDDEN_BY_LANDLOCK = 1 << 5,  /* instead: it cannot be read or written */
+  RESTRICTED = 1 << 6,          /* Landlock as an allow-list */
+  FILTERED = 1 << 7,            /* seccomp, capabilities, no_new_privs */
+  OTHER_USER = 1 << 8,
+  PROCESSES_BOUNDED = 1 << 9,  /* RLIMIT_NPROC counts this cell alone */
+  NO_NETWORK_FILTERED = 1 << 10, /* instead: TCP refused by Landlock, sockets other than Unix ones by seccomp */
+  SIGNALS_SCOPED = 1 << 11,     /* where there are no namespaces: Landlock lets no signal out */
 };
 
 /* A path that is treated specially. Of two for one path the later kind holds. */
