@@ -320,6 +320,8 @@ size_t list_below(pid_t root, pid_t *pids, size_t room);
    `sandbox_weight`, and how many processes they are. Exact when it may be over the bound (0: none), otherwise an
    estimate. */
 uint64_t weigh(const struct sandbox *sandbox, pid_t root, uint64_t bound, uint32_t *processes);
+/* Have the pages of our own program go that are not used any more: they come back when they are. */
+void forget_text(void);
 /* Bytes of disk below a folder; `over`: more than the bound (0: none), or too many files to look at. Some 1 us a
    file. */
 uint64_t disk_use(int folder, bool *over, uint64_t bound);

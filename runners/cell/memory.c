@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -159,6 +160,13 @@ static void add_files(int folder, uint64_t bound, uint64_t *bytes, int *left, in
     close_fd(&inner);
   }
   closedir(entries);
+}
+
+/* Of a static program most is read once, at its start. */
+void forget_text(void) {
+  extern const char __executable_start[], etext[];
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)__executable_start & ~(page - 1);
+  madvise((void *)begin, ((uintptr_t)etext - begin) & ~(page - 1), MADV_DONTNEED);
 }
 
 uint64_t disk_use(int folder, bool *over, uint64_t bound) {

@@ -29,6 +29,7 @@ static _Noreturn void wait_for(pid_t child, const char *path) {
   int status;
   sigset_t none;
   prctl(PR_SET_DUMPABLE, 0);
+  forget_text();
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
   while (waitpid(child, &status, 0) < 0)

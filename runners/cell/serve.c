@@ -139,6 +139,7 @@ int serve(int control, const char *path, struct sandbox *sandbox) {
   sigprocmask(SIG_SETMASK, &children, NULL);
   cell.signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   if (cell.signals < 0) return 71;
+  forget_text();
   tell_ready(&cell);
   static struct polled polled;
   for (;;) {
