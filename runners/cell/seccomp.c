@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -83,8 +84,16 @@ static struct refusal {
     {SYS_ioctl, ANYWHERE, EPERM, ONE_OF, 1, 2, {TIOCSTI, TIOCLINUX_}},
     /* Linux as it is, with or without random addresses (debuggers), 32 bits by name; or just asking */
     {SYS_personality, ANYWHERE, EPERM, NONE_OF, 0, 5, {0, 0x8, 0x40000, 0x20000, 0xffffffff}},
-    /* the limits of a process that is seen, such as the gateway */
-    {SYS_prlimit64, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
+    /* the limits of the cell; of oneself they are set by the number 0 */
+    {SYS_prlimit64, ANYWHERE, EPERM, NONE_OF, 0, 1, {0}},
+    /* the share of the gateway; that of a cell in namespaces, which has capabilities, is safe */
+    {SYS_setpriority, BESIDE, EPERM, ONE_OF, 0, 1, {PRIO_USER}},
+    {SYS_setpriority, BESIDE, EPERM, NONE_OF, 1, 1, {0}},
+    {SYS_sched_setaffinity, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
+    {SYS_sched_setscheduler, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
+    {SYS_sched_setparam, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
+    {SYS_sched_setattr, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
+    {SYS_ioprio_set, BESIDE, EPERM, NONE_OF, 1, 1, {0}},
     /* sockets of kinds that no connector needs, each with much of a kernel behind it; those that know no network
        namespace, where there is to be no network; and without such a namespace all that are not of this machine
        alone */
@@ -107,33 +116,34 @@ static void answer(int error) {
   put(BPF_RET | BPF_K, error ? SECCOMP_RET_ERRNO | (unsigned)error : SECCOMP_RET_ALLOW, 0, 0);
 }
 
-/* The low half of an argument: nothing here uses more, and the kernel looks at no more of it. */
-static void put_argument(const struct refusal *one) {
+/* Refuse or go on, by the low half of an argument: nothing here uses more, and the kernel looks at no more of it. */
+static void put_test(const struct refusal *one) {
   const unsigned test = one->when == ANY_BIT ? BPF_JSET : BPF_JEQ;
+  if (one->when == ALWAYS) return answer(one->error);
   put(BPF_LD | BPF_W | BPF_ABS, (unsigned)offsetof(struct seccomp_data, args) + 8 * (unsigned)one->argument, 0, 0);
   for (int at = 0; at < one->count; at++)
     put(BPF_JMP | test | BPF_K, one->values[at], (unsigned)(one->count - at), 0);
-  answer(one->when == NONE_OF ? one->error : 0);
-  answer(one->when == NONE_OF ? 0 : one->error);
+  if (one->when != NONE_OF) put(BPF_JMP | BPF_JA, 1, 0, 0); /* else those that match have jumped over the answer */
+  answer(one->error);
 }
 
 static void put_range(const struct refusal *from, size_t count) {
   unsigned short jump = length;
-  if (count == 1) {
+  size_t middle = count / 2; /* between two calls */
+  while (middle < count && from[middle].number == from[0].number) middle++;
+  while (middle < count && from[middle].number == from[middle - 1].number) middle--;
+  if (middle == count) {
     put(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)from->number, 0, 0);
-    if (from->when == ALWAYS)
-      answer(from->error);
-    else
-      put_argument(from);
+    for (size_t at = 0; at < count; at++) put_test(from + at);
     code[jump].jf = (unsigned char)(length - jump - 1);
     answer(0);
     return;
   }
-  put(BPF_JMP | BPF_JGE | BPF_K, (unsigned)from[count / 2].number, 0, 1);
+  put(BPF_JMP | BPF_JGE | BPF_K, (unsigned)from[middle].number, 0, 1);
   put(BPF_JMP | BPF_JA, 0, 0, 0); /* further than a condition can jump */
-  put_range(from, count / 2);
+  put_range(from, middle);
   code[jump + 1].k = (unsigned)(length - jump - 2);
-  put_range(from + count / 2, count - count / 2);
+  put_range(from + middle, count - middle);
 }
 
 static int by_number(const void *one, const void *other) {

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/msg.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
@@ -78,6 +79,7 @@ static const struct {
     {"sethostname", SYS_sethostname, {HERE, -1}},
     {"fanotify_init", SYS_fanotify_init, {-1}},
     {"personality", SYS_personality, {0x0400000}},
+    {"bound the cell", SYS_prlimit64, {1, RLIMIT_NOFILE, 0}},
     {"steal input", SYS_ioctl, {0, TIOCSTI, HERE}},
     {"not invented yet", 1023, {0}},
 #ifdef __x86_64__

@@ -365,10 +365,13 @@ def test_the_cell_itself_is_not_harmed(place: Place) -> None:
         assert "read" not in shell(
             cell, f"exec 2>/dev/null; test -r /proc/$PPID/{what} && head -c 1 /proc/$PPID/{what} && echo read"
         )
-    if not place.variant.apart:
-        assert "Error" in python(
-            cell, "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))"
-        )
+    acts = (
+        "resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))",
+        "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+        "os.sched_setaffinity(os.getppid(), [0])",
+    )
+    for act in acts:
+        assert "PermissionError" in python(cell, f"import os, resource; {act}"), act
     assert shell(cell, "echo still here") == "still here\n"
 
 
@@ -388,6 +391,14 @@ def test_processes_files_and_blame_are_bounded(place: Place) -> None:
     if Got.PROCESSES_BOUNDED & cell.got:
         assert int(shell(cell, f"{place.programs}/attack breed")) == PIDS - 1  # its shell is one
     assert cell.run("/bin/true").code == 0
+
+
+@apart
+def test_strict_hears_nothing_that_listens_in_run(place: Place) -> None:
+    listening = [one.name for one in Path("/run").iterdir() if one.name not in {"systemd", "resolvconf", "nscd"}]
+    seen = shell(place.cell("--restrict"), "ls /run").split()
+    assert listening
+    assert not set(seen) & set(listening)
 
 
 # --- what outlives processes
