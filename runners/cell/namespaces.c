@@ -36,8 +36,6 @@ static _Noreturn void wait_for(pid_t child, const char *path) {
     if (errno != EINTR) _exit(70);
   /* From within, where it is a mount point, maybe, it cannot be removed. */
   remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);
-  /* From within, where it is a mount point, maybe, it cannot be removed. */
-  remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);
   _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.cell.driver import Cell, Failed, alive, eventually
+from tests.cell.test_cell import GATEWAY_GONE, NOBODY, ROOT, SANITIZERS, built
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 MIB = 1 << 20
 TMP = 16 * MIB
 DISK = 8 * MIB
@@ -81,7 +80,7 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = Path("/tmp") / tmp_path_factory.mktemp("sandbox").name
     folder.mkdir(mode=0o755, exist_ok=True)
-    subprocess.run([ROOT / "runners/cell/build", folder / "cell"], check=True)
+    built(folder)
     subprocess.run(
         ["cc", "-O2", "-static", "-o", folder / "attack", ROOT / "tests/cell/attack.c"], check=True, capture_output=True
     )
@@ -669,8 +668,7 @@ def test_a_sandbox_is_used_again_and_again(place: Place) -> None:
 
 def test_sanitizers_find_nothing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
     program = tmp_path_factory.mktemp("built") / "cell"
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
-    subprocess.run([ROOT / "runners/cell/build", program, *flags], check=True)
+    built(program.parent, *SANITIZERS)
     shutil.copy(program, place.top / "cell")
     wrapper = (*place.variant.wrapper, "env", "ASAN_OPTIONS=detect_leaks=0")  # which would have to trace itself
     cell = Cell(place.top / "cell", place.folder, *place.levels, "--no-network", "--restrict", wrapper=wrapper)
@@ -678,7 +676,7 @@ def test_sanitizers_find_nothing(place: Place, tmp_path_factory: pytest.TempPath
         done = cell.run("/bin/sh", "-c", "echo x >/dev/null; sleep 0.3; mkdir -p /tmp/a/b", memory=1 << 30, pids=20)
         assert (done.spoiled, done.why) == (False, "by itself")
     cell.socket.close()
-    assert cell.process.wait(20) == 0
+    assert cell.process.wait(20) == GATEWAY_GONE
 
 
 def test_a_run_that_is_killed_leaves_a_clean_cell(place: Place) -> None:
