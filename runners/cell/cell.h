@@ -307,6 +307,8 @@ struct usage {
 void usage_add(struct usage *usage, const struct rusage *spent);
 /* A signal to all that is ours. */
 void signal_all(int number);
+/* Whether a process is dead, and not reaped yet, or gone. */
+bool is_zombie(pid_t pid);
 /* Our children, dead ones included: how many of them are in `pids`. */
 size_t children(pid_t *pids, size_t room);
 /* SIGKILL to what lives below a process, but for itself and `keep`: how many there were. */

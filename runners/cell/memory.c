@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -162,12 +163,20 @@ static void add_files(int folder, uint64_t bound, uint64_t *bytes, int *left, in
   closedir(entries);
 }
 
-/* Of a static program most is read once, at its start. */
-void forget_text(void) {
-  extern const char __executable_start[], etext[];
-  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)__executable_start & ~(page - 1);
-  madvise((void *)begin, ((uintptr_t)etext - begin) & ~(page - 1), MADV_DONTNEED);
+static int forget_segments(struct dl_phdr_info *info, size_t size, void *unused) {
+  (void)size, (void)unused;
+  uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  for (int at = 0; at < info->dlpi_phnum; at++) {
+    const ElfW(Phdr) *one = &info->dlpi_phdr[at];
+    uintptr_t begin = (info->dlpi_addr + one->p_vaddr) & ~(page - 1);
+    if (one->p_type == PT_LOAD && !(one->p_flags & PF_W))
+      madvise((void *)begin, info->dlpi_addr + one->p_vaddr + one->p_memsz - begin, MADV_DONTNEED);
+  }
+  return 1; /* the first is ourselves */
 }
+
+/* Of a static program most is read once, at its start. */
+void forget_text(void) { dl_iterate_phdr(forget_segments, NULL); }
 
 uint64_t disk_use(int folder, bool *over, uint64_t bound) {
   uint64_t bytes = 0;

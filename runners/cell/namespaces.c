@@ -29,10 +29,10 @@ static _Noreturn void wait_for(pid_t child, const char *path) {
   int status;
   sigset_t none;
   prctl(PR_SET_DUMPABLE, 0);
-  forget_text();
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
-  while (waitpid(child, &status, 0) < 0)
+  forget_text();
+  while (syscall(SYS_wait4, child, &status, 0, NULL) < 0) /* by the system call: it needs fewer pages */
     if (errno != EINTR) _exit(70);
   /* From within, where it is a mount point, maybe, it cannot be removed. */
   remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);

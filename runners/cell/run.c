@@ -505,25 +505,39 @@ static bool is_known(const struct cell *cell, pid_t pid, const struct run **whos
   return false;
 }
 
-/* Whose is what has become our child? A run that is not the one in question can only have left it if it leads its
-   session, or is the only one that could. */
+/* Whose is what has become our child? Not this run's if it is of another one's session. */
 static bool left_by(const struct cell *cell, const struct run *run, pid_t pid) {
-  const struct run *whose;
-  if (is_known(cell, pid, &whose)) return whose == run;
   pid_t session = getsid(pid);
   for (const struct run *other = cell->runs; other; other = other->next)
     if (other != run && other->leader == session && is_forked(other)) return false;
   return true;
 }
 
-/* What a forked leader has left behind has become ours: how many there are. */
+/* A leader that is dead, or is being killed, has left what is new; one that went on long ago has not. */
+static bool somebody_leaves(const struct cell *cell, const struct run *run) {
+  for (const struct run *other = cell->runs; other; other = other->next) {
+    if (other == run || !is_forked(other) || other->state == OVER || other->goes_on) continue;
+    if (other->state >= LEAVING || other->kill_at || (other->leader && !other->dead && is_zombie(other->leader))) return true;
+  }
+  return false;
+}
+
+/* What a forked leader has left behind has become ours: how many there are. While it lives it is the one that inherits,
+   so that nothing of it comes here. */
 static size_t claim(struct cell *cell, struct run *run) {
   static pid_t pids[1024];
-  size_t count = children(pids, sizeof pids / sizeof *pids);
-  run->nothers = 0;
-  for (size_t at = 0; at < count && run->nothers < OTHERS; at++)
-    if ((!cell->host || pids[at] != cell->host->leader) && left_by(cell, run, pids[at])) run->others[run->nothers++] = pids[at];
-  return run->nothers;
+  bool known_alone = run->goes_on && somebody_leaves(cell, run);
+  size_t count = children(pids, sizeof pids / sizeof *pids), found = 0;
+  pid_t others[OTHERS];
+  for (size_t at = 0; at < count && found < OTHERS; at++) {
+    const struct run *whose;
+    if (cell->host && pids[at] == cell->host->leader) continue;
+    if (is_known(cell, pids[at], &whose) ? whose == run : !known_alone && left_by(cell, run, pids[at]))
+      others[found++] = pids[at];
+  }
+  memcpy(run->others, others, sizeof *others * found);
+  run->nothers = found;
+  return found;
 }
 
 /* SIGKILL to all that a run has left, and reap: false when something is left still. */

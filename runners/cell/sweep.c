@@ -58,7 +58,7 @@ void signal_all(int number) {
     kill(pids[at], number); /* it is our child and not reaped yet: nobody else has its number */
 }
 
-static bool is_zombie(pid_t pid) {
+bool is_zombie(pid_t pid) {
   char path[PATH], text[256];
   snprintf(path, sizeof path, "/proc/%d/stat", pid);
   int file = open(path, O_RDONLY | O_CLOEXEC);

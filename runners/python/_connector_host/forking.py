@@ -31,7 +31,7 @@ from _signal import (  # those of `signal` are members of an Enum, and looking t
 from _signal import signal as set_handler
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import channel, errors, handler, pages, rehearsal, warming
+from . import channel, errors, handler, pages, rehearsal, subreaper, warming
 
 if TYPE_CHECKING:
     from .handler import Known
@@ -59,7 +59,7 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
         problems = handler.warm_up(target)
         warming.known_costs(target.name)
         channel.flush()
-        reason = unfit(control.fileno())
+        reason = subreaper.missing() or unfit(control.fileno())
         if reason:
             _say(control, {"ev": "unfit", "reason": _short(reason, REASON)})
             return
@@ -166,6 +166,7 @@ class _Host:
             set_handler(SIGCHLD, SIG_DFL)
             channel.flush()
             warming.in_child()
+            subreaper.rehearse()
         set_handler(SIGCHLD, _ignored)
         rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
 
@@ -212,6 +213,7 @@ class _Host:
         status = 70
         try:
             os.setsid()
+            subreaper.become()
             signal.set_wakeup_fd(-1)
             set_handler(SIGCHLD, SIG_DFL)
             for descriptor in self._own:
