@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -22,6 +23,7 @@ import msgspec
 import structlog
 
 from gateway import logs, signals
+from gateway.cells import orphans
 from gateway.core import claim
 from gateway.errors import ConfigError
 from gateway.slots import Table, ring
@@ -63,6 +65,7 @@ class Master:
             OSError: the address cannot be listened on.
         """
         loop = asyncio.get_running_loop()
+        orphans.be_unreadable()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self._on_signal, number)
         with signals.taken(), self._claimed() as handle, self._reserved() as reserved:
@@ -71,7 +74,7 @@ class Master:
             table = Table(self._folder / "slots", self._settings.workers)
             port = reserved.getsockname()[1]
             # They have no workers of their own, so no need of an environment to give them.
-            lent = msgspec.structs.replace(self._settings, port=port, environ={}).lend()
+            lent = msgspec.structs.replace(self._settings, port=port, environ={}, team_key=secrets.token_hex(32)).lend()
             watching = asyncio.create_task(self._watch())
             try:
                 keepers = [self._keep(worker, table, handle, lent) for worker in range(self._settings.workers)]

@@ -14,6 +14,7 @@ import msgspec
 from gateway.cells import orphans
 
 SWEPT = 15.0  # seconds that a dead worker's cells may take to kill what it ran
+KEY_HEADER = "X-Team-Key"
 MASTER = 0  # the descriptor that leads from a worker to its master
 BEAT = 3.0  # seconds between two signs of life
 SIGN = b"\0"
@@ -28,6 +29,8 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     settings: int
     """The descriptor on which the master lends its settings."""
+    key: str = ""
+    """What its workers show each other."""
     handle: int = -1
     """A descriptor of the folder, in the worker itself."""
 
@@ -63,6 +66,11 @@ class Team(msgspec.Struct, frozen=True, kw_only=True):
     def log_lock(self) -> Path:
         """The file that is locked while a line of log is written."""
         return log_lock(self.folder)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with each request to another worker."""
+        return {KEY_HEADER: self.key}
 
     def others(self) -> list[int]:
         """Every worker but this one."""

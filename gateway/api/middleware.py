@@ -15,6 +15,7 @@ from gateway.api.pages import PRIVATE
 from gateway.api.responses import json_response, of_error, of_status
 from gateway.api.routes import Access, Route
 from gateway.errors import GatewayError, RequestTooLarge
+from gateway.team import KEY_HEADER
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         rule = rules.get((request.method, _path(request)))
-        if rule is Access.TEAM and _over_unix_socket(request):
+        if rule is Access.TEAM and _is_of_team(request, settings.team_key):
             return await handler(request)
         if rule in opened or _is_preflight(request) or settings.api_key is None or _has_key(request, settings.api_key):
             if rule is Access.TEAM:
@@ -111,9 +112,11 @@ def _is_preflight(request: web.Request) -> bool:
     return request.method == hdrs.METH_OPTIONS and all(name in request.headers for name in asks)
 
 
-def _over_unix_socket(request: web.Request) -> bool:
+def _is_of_team(request: web.Request, key: str) -> bool:
     connection = request.get_extra_info("socket")
-    return connection is not None and connection.family == socket.AF_UNIX
+    if connection is None or connection.family != socket.AF_UNIX or not key:
+        return False
+    return hmac.compare_digest(request.headers.get(KEY_HEADER, "").encode(), key.encode())
 
 
 def _has_key(request: web.Request, key: str) -> bool:

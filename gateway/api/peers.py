@@ -29,7 +29,7 @@ async def ask(
     team: Team, worker: int, path: str, headers: Mapping[str, str], *, method: str = "GET", patience: float = PATIENCE
 ) -> Told | None:
     """Return its answer; None when it does not give one in time."""
-    passed_on = {name: value for name, value in headers.items() if name.lower() in _PASSED_ON}
+    passed_on = {name: value for name, value in headers.items() if name.lower() in _PASSED_ON} | team.headers
     connector = aiohttp.UnixConnector(team.socket(worker))
     timeout = aiohttp.ClientTimeout(total=patience)
     try:

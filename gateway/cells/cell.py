@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16  # messages that are read before others have the loop
 OVERDUE = 15.0  # seconds after the end that a run should have come to: then something is wrong with its cell
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 STOPPED = 9  # a wait status: SIGKILL
 
 _buffer = bytearray(wire.MESSAGE)
@@ -285,7 +284,7 @@ class Cell:
         body = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             _write_all(body, pieces)
-            fcntl.fcntl(body, fcntl.F_ADD_SEALS, SEALS)
+            fcntl.fcntl(body, fcntl.F_ADD_SEALS, wire.SEALS)
             self._send(fixed.pack(kind, run, flags | Flag.BODY_IN_FD, size, *fields), (body, *fds))
         finally:
             os.close(body)

@@ -54,6 +54,7 @@ class Cells:
         """Begin. Called by the first `take` where nobody did before."""
         self._opened = True
         orphans.become_subreaper()
+        orphans.be_unreadable()
         if self._want_cgroup:
             self._groups = Groups.open(self.folder.name)
         self.cgroup = self._groups is not None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+import fcntl
 import os
 from struct import Struct
 
 INLINE = 64 << 10  # bytes of a body that travel in their message; larger ones come as a memfd
 MESSAGE = 128 << 10  # bytes of the longest message
 DESCRIPTORS = 4  # that come with one message, at most
+
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+"""Of memory that is handed over: nobody changes it any more."""
 
 HEAD = Struct("=IIII")  # kind, run, flags, bytes of the body
 # head; arguments, variables, bytes of both; milliseconds of time and grace; processes; bytes of result, log, memory

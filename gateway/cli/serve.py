@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 import click
+import msgspec
 
 from gateway import logs
 from gateway.cli.common import config_option, handled
@@ -72,7 +73,8 @@ def _work(text: str, log_format: Literal["json", "human"]) -> None:
     team = Team.from_text(text)
     logs.configure(log_format, worker=team.worker, lock=team.log_lock)
     try:
-        _serve(Settings.borrow(team.settings), team)
+        settings = Settings.borrow(team.settings)
+        _serve(settings, msgspec.structs.replace(team, key=settings.team_key))
     except ConfigError as problem:
         tell(str(problem))
         raise SystemExit(2) from problem

@@ -232,6 +232,7 @@ class RemoteJobs:
                 "http://worker",
                 connector=aiohttp.UnixConnector(self._team.socket(ENGINE), limit=0),
                 timeout=aiohttp.ClientTimeout(total=ANSWER),
+                headers=self._team.headers,
             )
         return self._session
 
