@@ -99,6 +99,7 @@ class Cells:
         self._idle.clear()
         for cell in list(self._living):
             self._let_go(cell)
+        await asyncio.sleep(0)  # their ends are heard of in the next turn
         if self._leaving:
             await asyncio.to_thread(self._wait)
         if self._groups is not None:
