@@ -38,13 +38,14 @@ def leaving_nothing() -> Iterator[None]:
     processes, descriptors = _processes(), _descriptors()
     yield
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and (
-        [pid for pid in _processes() - processes if not reaped(pid)] or _descriptors() - descriptors
-    ):
+    while True:
+        left = {pid: _describe(pid) for pid in _processes() - processes if not reaped(pid)}
+        kept = _descriptors() - descriptors
+        if not (left or kept) or time.monotonic() > deadline:
+            break
         os.sched_yield()
-    left = {pid: _describe(pid) for pid in _processes() - processes}
     assert not left, f"processes left behind: {left}"
-    assert not _descriptors() - descriptors, "descriptors left behind"
+    assert not kept, f"descriptors left behind: {kept}"
 
 
 @pytest.fixture
