@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -91,17 +90,6 @@ def test_nothing_below_api_imports_the_http_server() -> None:
     for file in FILES:
         if table[unit_of(module_of(file))] < table["api"]:
             assert not {one for one in imports(file) if one.startswith(("aiohttp.web", "aiohttp_cors"))}, file
-
-
-@pytest.mark.parametrize("name", ["__init__.py", "__main__.py", "procfs.py", "cgroup.py"])
-def test_the_program_of_the_warden_needs_the_standard_library_alone(name: str) -> None:
-    foreign = {one.split(".")[0] for one in imports(ROOT / "gateway/warden" / name)} - set(sys.stdlib_module_names)
-    assert foreign <= {"gateway"}
-    assert {one for one in imports(ROOT / "gateway/warden" / name) if one.startswith("gateway")} <= {
-        "gateway.warden",
-        "gateway.warden.procfs",
-        "gateway.warden.cgroup",
-    }
 
 
 def test_runners_stand_alone() -> None:
