@@ -1,94 +1,94 @@
-"""Private folders that are made ahead and removed behind."""
+"""A call's private folder: where it is, what is in it, and what becomes of it."""
 
 from __future__ import annotations
 
-import os
-import stat
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from gateway.warden.folders import AHEAD, LOW, SPARE, Folders
 
-from tests.support import eventually
+from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import AsyncIterator
+
+RUNS = 20
+ACT = """
+import json, os, stat, sys
+def facts():
+    return [os.getcwd(), stat.S_IMODE(os.stat(".").st_mode), os.listdir("."), os.environ["HOME"], os.environ["TMPDIR"]]
+found = facts()
+exec(json.load(sys.stdin)["params"].get("code", ""))
+print(json.dumps(found))
+"""
+LEAVE = """
+os.makedirs("a/b")
+open("a/b/c", "w").close()
+os.symlink("/", "link")
+os.chmod("a", 0)
+"""
+PRECIOUS = "precious"
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> Iterator[Folders]:
-    made = Folders(str(tmp_path))
-    yield made
-    made.close()
+@pytest.fixture(params=["off", "standard"])
+async def gateway(site: Site, request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    site.level = request.param
+    site.python("act.py", ACT)
+    site.configure("act: {run: [./act.py], commands: {Go: {additional_parameters: true}}}")
+    async with served(site) as server:
+        yield server
 
 
-def spare(tmp_path: Path) -> list[str]:
-    return os.listdir(tmp_path / SPARE)
+async def facts(gateway: Server, code: str = "") -> Path:
+    """Have a call tell of its folder, and then do something; return the folder's path."""
+    answer = await gateway.do("act/Go", {"code": code})
+    assert answer.status == 200, answer
+    folder, mode, names, *own = answer.body
+    assert (mode, names, own) == (0o700, [], [folder, folder])
+    return Path(folder)
 
 
-def test_every_folder_is_fresh_private_and_has_a_name_of_its_own(folders: Folders) -> None:
-    names = set()
-    for _ in range(3 * AHEAD):
-        folder = folders.take()
-        assert not os.listdir(folder)
-        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-        names.add(folder)
-        folders.drop(folder)
-    assert len(names) == 3 * AHEAD
+async def test_every_folder_is_fresh_private_and_has_a_name_of_its_own(gateway: Server) -> None:
+    one_by_one = [await facts(gateway) for _ in range(RUNS)]
+    at_once = await asyncio.gather(*(facts(gateway) for _ in range(4)))
+    assert len({*one_by_one, *at_once}) == RUNS + 4
+    assert {path.is_relative_to(gateway.site.state / "run") for path in one_by_one} == {True}
 
 
-def test_a_dropped_folder_is_gone_at_once(folders: Folders) -> None:
-    folder = folders.take()
-    os.mkdir(f"{folder}/a")
-    folders.drop(folder)
-    assert not os.path.exists(folder)
+async def test_a_folder_is_gone_with_its_answer(gateway: Server) -> None:
+    assert not (await facts(gateway, "os.mkdir('a')")).exists()
 
 
-async def test_what_was_left_in_a_folder_is_removed_and_never_seen_again(folders: Folders, tmp_path: Path) -> None:
+async def test_what_was_left_in_a_folder_is_removed_and_never_seen_again(gateway: Server) -> None:
     for _ in range(5):
-        folder = folders.take()
-        os.makedirs(f"{folder}/a/b")
-        with open(f"{folder}/a/b/c", "w") as file:
-            file.write("x")
-        os.chmod(f"{folder}/a", 0)
-        folders.drop(folder)
-    await eventually(lambda: len(spare(tmp_path)) >= LOW and not any("c" in names for _, _, names in os.walk(tmp_path)))
+        await facts(gateway, LEAVE)
+    cells = [one for one in (gateway.site.state / "run").glob("*/*") if one.is_dir()]
+    assert cells
+    assert not [one for cell in cells for one in cell.rglob("*") if one.name in {"a", "b", "c", "link"}]
 
 
-async def test_a_folder_whose_mode_was_changed_is_not_used_again(folders: Folders, tmp_path: Path) -> None:
-    folder = folders.take()
-    os.chmod(folder, 0o755)
-    folders.drop(folder)
-    await eventually(
-        lambda: len(spare(tmp_path)) >= LOW and not any(name.startswith("dropped") for name in spare(tmp_path))
-    )
-    modes = {stat.S_IMODE(os.stat(tmp_path / SPARE / name).st_mode) for name in spare(tmp_path)}
-    assert modes == {0o700}
+async def test_a_folder_whose_mode_was_changed_is_nobody_elses(gateway: Server) -> None:
+    for mode in (0o755, 0o777, 0o2770, 0):
+        await facts(gateway, f"os.chmod('.', {mode})")
+    await facts(gateway)
 
 
-def test_dropping_what_is_gone_is_no_error(folders: Folders) -> None:
-    folder = folders.take()
-    os.rmdir(folder)
-    folders.drop(folder)
+async def test_a_folder_that_its_call_removes_is_no_error(gateway: Server) -> None:
+    for _ in range(3):
+        await facts(gateway, "os.rmdir(os.getcwd())")
 
 
-async def test_a_folder_is_emptied_but_for_what_stays(folders: Folders, tmp_path: Path) -> None:
-    folder = folders.take()
-    for name in ("own", "left"):
-        os.mkdir(f"{folder}/{name}")
-        with open(f"{folder}/{name}/file", "w") as file:
-            file.write("x")
-    os.symlink("own", f"{folder}/link")
-    os.chmod(f"{folder}/left", 0)
-    os.chmod(folder, 0o755)
-    assert folders.clear(folder, {"own"})
-    assert (os.listdir(folder), os.listdir(f"{folder}/own")) == (["own"], ["file"])
-    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
-    await eventually(lambda: sum("file" in names for _, _, names in os.walk(tmp_path)) == 1)
-
-
-def test_a_folder_that_is_gone_cannot_be_emptied(folders: Folders) -> None:
-    folder = folders.take()
-    os.rmdir(folder)
-    assert not folders.clear(folder, ())
+@pytest.mark.parametrize("what", ["os.rmdir", "lambda path: os.rename(path, path + '-moved')"])
+async def test_what_stands_in_the_place_of_a_folder_is_removed_as_what_it_is(gateway: Server, what: str) -> None:
+    victim = gateway.site.folder / "victim"
+    victim.mkdir(mode=0o755)
+    (victim / PRECIOUS).touch()
+    for target in (victim, "/", "nowhere"):
+        code = f"here = os.getcwd(); ({what})(here); os.symlink('{target}', here)"
+        folder = await facts(gateway, code)
+        assert not folder.is_symlink()
+    await facts(gateway)
+    assert [one.name for one in victim.iterdir()] == [PRECIOUS]
+    assert victim.stat().st_mode & 0o777 == 0o755
+    await eventually(lambda: not list((gateway.site.state / "run").rglob("*-moved")))
