@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import socket
+import struct
 import subprocess
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Tuple
 
@@ -32,8 +33,14 @@ class Count:
 """
 
 
+HEAD = struct.Struct("=IIiI")  # kind, run, a value, bytes of the body
+SPENT = struct.Struct("=QQQ")  # microseconds of user and system, most resident bytes
+FORK, IN_TIME = 1, 1
+FORKED, EXITED, SAYS = 1, 3, 4
+
+
 class Forking:
-    """A host that forks, and the gateway's end of its socket."""
+    """A host that forks, and the cell's end of its socket (`runners/cell/host.c`)."""
 
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, folder: Path) -> None:
         self.process = process
@@ -42,8 +49,17 @@ class Forking:
         self.ready: Dict[str, Any] = {}
         self._last = 0
 
-    def hear(self) -> Dict[str, Any]:
-        told: Dict[str, Any] = json.loads(self.control.recv(1 << 16))
+    def hear(self) -> Tuple[int, int, int, bytes]:
+        """Return a message: kind, run, value and body."""
+        packet = self.control.recv(1 << 17)
+        kind, run, value, size = HEAD.unpack_from(packet)
+        assert len(packet) == HEAD.size + size
+        return kind, run, value, packet[HEAD.size :]
+
+    def hear_words(self) -> Dict[str, Any]:
+        kind, run, value, body = self.hear()
+        assert (kind, run, value) == (SAYS, 0, 0)
+        told: Dict[str, Any] = json.loads(body)
         return told
 
     def call(self, command: str, params: Dict[str, Any], *, ahead: bool = False, **more: Any) -> Tuple[Any, str]:
@@ -51,23 +67,27 @@ class Forking:
         self._last += 1
         pipes = [os.pipe() for _ in range(3)]
         (stdin, request), (result, stdout), (log, stderr) = pipes
-        env = {"HOME": str(self.folder), "TMPDIR": str(self.folder)}
-        message = {"id": self._last, "cwd": str(self.folder), "env": env, "ahead": ahead}
-        socket.send_fds(self.control, [json.dumps(message).encode()], [stdin, stdout, stderr])
+        words = [str(self.folder), f"HOME={self.folder}", f"TMPDIR={self.folder}"]
+        body = b"".join(os.fsencode(word) + b"\0" for word in words)
+        head = HEAD.pack(FORK, self._last, IN_TIME if ahead else 0, len(body))
+        socket.send_fds(self.control, [head + body], [stdin, stdout, stderr])
         for descriptor in (stdin, stdout, stderr):
             os.close(descriptor)
-        forked = self.hear()
-        assert (forked["ev"], forked["id"]) == ("forked", self._last)
+        kind, run, pid, _ = self.hear()
+        assert (kind, run) == (FORKED, self._last)
+        assert pid > 0
         document = {"protocol": 1, "op": "execute", "command": command, "params": params, **more}
         with open(request, "wb") as stream:
             stream.write(json.dumps(document).encode())
         with open(result, "rb") as told, open(log, "rb") as lines:
             answer, text = told.read(), lines.read().decode()
-        exited = self.hear()
-        assert (exited["ev"], exited["id"]) == ("exited", self._last)
-        assert exited["maxrss"] > 0 <= exited["utime"] + exited["stime"]
+        kind, run, status, spent = self.hear()
+        assert (kind, run) == (EXITED, self._last)
+        user, system, resident = SPENT.unpack(spent)
+        assert user + system < 1e6 * PATIENCE
+        assert 1 << 20 < resident < 1 << 32, "bytes"
         value = json.loads(answer)
-        assert exited["status"] == (256 if isinstance(value, dict) and "error" in value else 0)
+        assert status == (256 if isinstance(value, dict) and "error" in value else 0)
         return value, text
 
     def do(self, code: str, **more: Any) -> Any:
@@ -81,7 +101,7 @@ def forking(python: str, folder: Path, *, top: str = "", path: List[str] | None 
     (folder / "private").mkdir()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(PATIENCE)
-    # The gateway starts it with its end on descriptor 3 and with both outputs on one pipe.
+    # A cell starts it with its end on descriptor 3 and with both outputs on one pipe.
     argv = ["bash", "-c", f'exec "$@" 3>&{theirs.fileno()} {theirs.fileno()}>&- 2>&1 | cat', "fork"]
     argv += [python, "-W", "error", str(HOST), "--fork", "--module", str(folder / "act.py")]
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "PYTHONPATH": os.pathsep.join(path or [])}
@@ -92,7 +112,7 @@ def forking(python: str, folder: Path, *, top: str = "", path: List[str] | None 
         theirs.close()
         host = Forking(process, ours, folder / "private")
         try:
-            host.ready = host.hear()
+            host.ready = host.hear_words()
             assert host.ready["ev"] == "ready"
             yield host
         finally:
