@@ -262,7 +262,7 @@ def _leaks(plan: Plan, program: Path) -> None:
             plan.report.progress(f"{calls} calls: {use.resident >> 20} MiB, {use.descriptors} descriptors")
             rows.append((f"{what}, {calls:,} calls", f"{use.resident / 2**20:.1f}", str(use.descriptors),
                          str(use.processes)))  # fmt: skip
-    plan.report.table("What is left of calls (gateway and warden)", ("", "RSS MiB", "descriptors", "processes"), rows)
+    plan.report.table("What is left of calls (gateway and cells)", ("", "RSS MiB", "descriptors", "processes"), rows)
 
 
 # --- sites

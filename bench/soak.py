@@ -47,10 +47,11 @@ BIG = "x" * 300_000
 
 
 class Use(NamedTuple):
-    """What a gateway uses now: resident bytes of its process and its warden's, and what else could leak."""
+    """What a gateway uses now: resident bytes of its process and of its largest cell, and what else could leak."""
 
     gateway: int
-    warden: int
+    cell: int
+    cells: int
     descriptors: int
     connectors: int
 
@@ -111,10 +112,11 @@ async def one(gateway: Server, target: str, chance: random.Random) -> str:
 
 
 def used(gateway: Server) -> Use:
-    warden = next(iter(gateway.processes() - gateway.connectors()))
+    cells = gateway.cells()
     return Use(
         gateway=procfs.memory(gateway.pid).resident,
-        warden=procfs.memory(warden).resident,
+        cell=max((procfs.memory(pid).resident for pid in cells), default=0),
+        cells=len(cells),
         descriptors=gateway.descriptors(),
         connectors=len(gateway.connectors()),
     )
@@ -123,7 +125,7 @@ def used(gateway: Server) -> Use:
 def show(when: str, use: Use) -> None:
     print(
         f"{when:10} gateway {use.gateway >> 20} MiB, {use.descriptors} descriptors; "
-        f"warden {use.warden >> 20} MiB, connectors {use.connectors}",
+        f"{use.cells} processes of cells, the largest {use.cell >> 10} KiB; connectors {use.connectors}",
         flush=True,
     )
 

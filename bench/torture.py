@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests import procfs
 from tests.jobs.postgres import Postgres
 from tests.jobs.torture import Receiver
-from tests.support import Site, eventually, reaped
+from tests.support import Site, eventually, is_cell, reaped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -147,13 +147,7 @@ class Node:
     def connectors(self) -> set[int]:
         """Return the living processes that its calls have started."""
         state = str(self.site.state)
-        return {pid for pid in procfs.scan() if procfs.mentions(pid, state) and not self._own(pid) and not reaped(pid)}
-
-    def _own(self, pid: int) -> bool:
-        try:
-            return b"gateway/warden" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        except OSError:
-            return True
+        return {pid for pid in procfs.scan() if procfs.mentions(pid, state) and not is_cell(pid) and not reaped(pid)}
 
 
 class Torture:
