@@ -14,7 +14,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli.main import main
-from tests.support import Site, cli, eventually, gone, reaped
+from tests import procfs
+from tests.support import Site, cli, cmdline, eventually, gone
 
 ANY = "commands: {Go: {additional_parameters: true}}"
 
@@ -255,12 +256,15 @@ def test_every_verb_explains_itself(site: Site) -> None:
         assert option in serve.stdout
 
 
+def below(pid: int) -> set[int]:
+    return procfs.descendants({pid}, procfs.scan()) - {pid}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_call_that_is_interrupted_leaves_nothing(site: Site, number: int) -> None:
-    site.script(
-        "wait.sh",
-        f"trap '' INT\nsetsid sleep 1000 &\necho $$ $! > {site.folder}/draft\nmv {site.folder}/draft {site.folder}/pids\nsleep 1000",
-    )
+@pytest.mark.parametrize("level", ["off", "standard"])
+async def test_a_call_that_is_interrupted_leaves_nothing(site: Site, level: str, number: int) -> None:
+    site.level = level
+    site.script("wait.sh", "trap '' INT\nsetsid sleep 1000 &\nsleep 1000")
     site.configure(f"wait: {{run: [./wait.sh], {ANY}}}")
     process = subprocess.Popen(
         [sys.executable, "-m", "gateway", "call", "wait/Go"],
@@ -268,9 +272,8 @@ async def test_a_call_that_is_interrupted_leaves_nothing(site: Site, number: int
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
     )  # fmt: skip
     try:
-        await eventually((site.folder / "pids").exists)
-        pids = {int(pid) for pid in (site.folder / "pids").read_text().split()}
-        assert not [pid for pid in pids if reaped(pid)]
+        await eventually(lambda: sum(b"sleep" in cmdline(pid) for pid in below(process.pid)) == 2)
+        pids = below(process.pid)
         process.send_signal(number)
         assert await asyncio.to_thread(process.wait, 20) == 130
         await gone(pids)

@@ -29,16 +29,17 @@ request=$(cat)
 name=$(printf %s "$request" | sed -n 's/.*"name":"\\([a-z0-9]*\\)".*/\\1/p')
 # Whoever has made it removes it: no other run may, whichever of them ends first.
 if mkdir DIR/busy 2>/dev/null; then trap 'rmdir DIR/busy' EXIT; else echo overlap >> DIR/overlaps; fi
-echo "$$ $name" >> DIR/events
+read id < /proc/sys/kernel/random/uuid
+echo "$id $name" >> DIR/events
 case $request in
 *'"do":"told"'*) echo '{"error": {"error_code": "FaxBusy", "message": "engaged"}, "http_status": 503}' ;;
 *'"do":"legacy"'*) echo '{"response": "no such order", "status": 404, "mimetype": "text/plain"}' ;;
 *'"do":"crash"'*) kill -SEGV $$ ;;
 *'"do":"fail"'*) echo 'no carrier' >&2; exit 3 ;;
 *'"do":"hang"'*) (sleep 1000 & setsid sleep 1000 & wait) ;;
-*'"do":"wait"'*) while [ ! -e DIR/gate ]; do sleep 0.02; done; echo "{\\"pid\\": $$}" ;;
-*'"do":"linger"'*) sleep 1.2; echo "{\\"pid\\": $$}" ;;
-*) echo "{\\"pid\\": $$}" ;;
+*'"do":"wait"'*) while [ ! -e DIR/gate ]; do sleep 0.02; done; echo "{\\"id\\": \\"$id\\"}" ;;
+*'"do":"linger"'*) sleep 1.2; echo "{\\"id\\": \\"$id\\"}" ;;
+*) echo "{\\"id\\": \\"$id\\"}" ;;
 esac
 """
 COMMANDS = """
@@ -69,7 +70,7 @@ class Act(Site):
         file = self.folder / "events"
         return [line.partition(" ")[2] for line in file.read_text().splitlines()] if file.exists() else []
 
-    def pids(self) -> list[str]:
+    def ids(self) -> list[str]:
         return [line.partition(" ")[0] for line in (self.folder / "events").read_text().splitlines()]
 
     def let_go(self) -> None:
@@ -144,7 +145,7 @@ async def test_an_async_command_is_accepted_and_its_outcome_is_put_to_the_caller
         assert headers["Idempotency-Key"] == job
         assert headers["Content-Type"] == "application/json"
         assert body == told["outcome"]["body"]
-        assert body["command_response"]["body"] == {"pid": int(act.pids()[0])}
+        assert body["command_response"]["body"] == {"id": act.ids()[0]}
         assert body["error"] is None
         assert act.runs() == ["one"]
         assert (await gateway.status())["jobs"]["ok"] is True
@@ -213,7 +214,7 @@ async def test_whoever_prefers_it_gets_a_job_without_a_callback_and_fetches_the_
         told = await ended(gateway, answer.headers["Location"].rpartition("/")[2])
         assert told["state"] == "kept"
         assert told["outcome"]["status"] == 200
-        assert told["outcome"]["body"]["command_response"]["body"] == {"pid": int(act.pids()[0])}
+        assert told["outcome"]["body"]["command_response"]["body"] == {"id": act.ids()[0]}
         assert (await gateway.get("/v1/jobs/no-such")).status == 404
         synchronous = await post(gateway, "Job")  # nobody asked for it, and there is nowhere to deliver
         assert synchronous.status == 200
@@ -266,7 +267,7 @@ async def test_a_call_that_takes_long_becomes_a_job_without_being_started_again(
         await eventually(lambda: time.monotonic() - begun > 1.6)  # longer than a call may take
         act.let_go()
         told = await ended(gateway, job)
-        assert told["outcome"]["body"]["command_response"]["body"] == {"pid": int(act.pids()[0])}
+        assert told["outcome"]["body"]["command_response"]["body"] == {"id": act.ids()[0]}
         assert told["outcome"]["status"] == 200
         assert len(act.runs()) == 2
         quick = await post(gateway, "Go", backend.url)
@@ -351,7 +352,7 @@ async def test_the_data_of_a_process_do_not_depend_on_how_long_a_call_took(act: 
         assert told["operator_identifier"] == "act/Go"
         always = await accepted(gateway, "Job", backend.url)
         await ended(gateway, always)
-        assert list(backend.seen[1][1]["command_response"]["body"]) == ["pid"]
+        assert list(backend.seen[1][1]["command_response"]["body"]) == ["id"]
 
 
 @pytest.mark.parametrize(("do", "status"), [("crash", 502), ("fail", 502), ("told", 503)])
@@ -742,7 +743,7 @@ async def test_a_store_that_cannot_be_used_is_503_and_what_runs_is_answered(act:
         assert (health["ok"], health["state"]) == (False, "unavailable")
         call = await post(gateway, "Go", backend.url, do="linger")  # would have become a job
         assert call.status == 200
-        assert call.body == {"pid": int(act.pids()[0])}
+        assert call.body == {"id": act.ids()[0]}
         call = await post(gateway, "Go", backend.url, do="hang")
         assert (call.status, call.code) == (504, "connector_timeout")
         (act.state / "jobs").unlink()

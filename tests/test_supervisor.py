@@ -72,6 +72,7 @@ class Crew:
 
 
 def crew_site(site: Site, connectors: dict[str, str], gateway: str = "") -> Site:
+    site.level = "off"
     site.script("counting.sh", COUNTING)
     lines = [
         f"{who}: {{run: [./counting.sh, '{site.folder}', {who}], {limits}, {ANY}}}"

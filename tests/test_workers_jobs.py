@@ -28,10 +28,10 @@ WHICH = pytest.mark.parametrize("worker", range(WORKERS))
 # Notes each run and how many are alive at once; leaves a child behind; ends when there is a file `gate`.
 SLOW = """
 echo run >> $DIR/runs
-mkdir -p $DIR/alive; touch $DIR/alive/$$; ls $DIR/alive | wc -l >> $DIR/counts
+mkdir -p $DIR/alive; one=$(mktemp -p $DIR/alive); ls $DIR/alive | wc -l >> $DIR/counts
 sleep 1000 &
 while [ ! -e $DIR/gate ]; do sleep 0.02; done
-rm $DIR/alive/$$
+rm $one
 echo '{"done": true}'
 """
 
