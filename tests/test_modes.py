@@ -449,6 +449,34 @@ async def test_what_a_finished_request_left_running_is_gone(contained: Server) -
     await each(check, at_once=1)
 
 
+@every(runtimes=("python",))
+async def test_what_a_request_has_detached_lives_until_its_own_end(gateway: Server, connector: str) -> None:
+    gate, request_id = gateway.site.folder / f"gate-{connector}", f"helper-{connector}"
+    detached = f"""
+        (setsid env -i sh -c 'cd /; echo $$ >"$1"; exec sleep 1000 </dev/null >/dev/null 2>&1' - "$PWD/up" &)
+        while [ ! -s up ]; do sleep 0.01; done
+        echo up >&2
+        while [ ! -e {gate} ]; do sleep 0.01; done
+        kill -0 $(cat up)
+    """
+    try:
+        calls = [
+            asyncio.create_task(
+                gateway.do(f"{connector}/Run", script(detached), headers={"X-Request-Id": f"{request_id}-{number}"})
+            )
+            for number in range(2)
+        ]
+        for number in range(2):
+            await eventually(lambda name=f"{request_id}-{number}": "up" in logged(gateway, name))
+        for _ in range(3):  # others come and go beside them
+            assert (await gateway.do(f"{connector}/Echo", {"text": ""})).status == 200
+        gate.touch()
+        answers = [await call for call in calls]
+    finally:
+        gate.unlink(missing_ok=True)
+    assert [(answer.status, answer.body) for answer in answers] == [(200, {"status": 0})] * 2
+
+
 async def test_memory_over_the_bound_is_found_in_the_process_and_below_it(contained: Server) -> None:
     async def check(connector: str) -> None:
         grandchild = script("head -c 400000000 /dev/zero | tail -c 400000000 | (sleep 1000; cat)")
