@@ -64,7 +64,10 @@ RUN = {
 }
 PICTURE = ""  # a block without a language
 # What lacks here what `gateway install` or the machine would bring is understood all the same.
-NOT_HERE = re.compile(r"not installed: run gateway install|\w+ not found: install it")
+NOT_HERE = re.compile(
+    r"not installed: run gateway install|\w+ not found: install it"
+    r"|\S+: connectors\.\w+\.(read|write): /srv/\w+ does not exist"  # the reader's own
+)
 
 
 class Block(NamedTuple):
