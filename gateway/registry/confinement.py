@@ -9,22 +9,24 @@ import os
 import pwd
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from gateway.config import LAST_UID
-from gateway.registry.ground import Wishes, above, ground_of, layers, located, real, units
+from gateway.config import LAST_UID, ConnectorEntry, Limits, Settings
+from gateway.registry.ground import Ground, Wishes, above, ground_of, layers, located, real, units
 from gateway.registry.installations import needed
 from gateway.sandbox import OFF, STRICT, TEMPORARY, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from gateway.config import ConnectorEntry, Limits, Settings
     from gateway.errors import ConfigError
     from gateway.registry.sources import Entry
     from gateway.runtimes import CommandLine
+
+User = tuple[int, int]
+"""A uid and a gid."""
 
 BARE = ("/run", "/home", "/root", "/srv", "/mnt", "/media")
 """What strict does not even see: rules about files let through who connects to a socket there."""
@@ -34,30 +36,45 @@ CONTAINER = "container"
 CONTAINER_NOTICE = "its engine is its sandbox: nothing more is put around the engine's own process"
 
 
-def confine(
-    entry: Entry, common: ConnectorEntry, limits: Limits, line: CommandLine, settings: Settings
-) -> tuple[Sandbox, tuple[str, ...]]:
+class Case(NamedTuple):
+    """All that is known of a connector."""
+
+    entry: Entry
+    common: ConnectorEntry
+    limits: Limits
+    line: CommandLine
+    settings: Settings
+
+    def error(self, key: str, problem: str) -> ConfigError:
+        """Make the error that names a key: the connector's own, or that of `defaults`."""
+        if getattr(self.common, key) is not None:
+            return self.entry.node.error(problem, (key,))
+        return self.entry.node.error(f"defaults.{key}: {problem}")
+
+
+def confine(case: Case) -> tuple[Sandbox, tuple[str, ...]]:
     """Return the sandbox, and what an operator should know of it.
 
     Raises:
         ConfigError: a key makes no sense with the others, or on this machine.
     """
-    level = str(limits.sandbox)
-    user = _user(entry, common, limits, settings)
+    limits, level = case.limits, str(case.limits.sandbox)
+    user = _user(case)
     bare = Sandbox(max_pids=limits.max_pids, max_disk=int(limits.max_disk))
-    if common.runtime == CONTAINER:
-        return bare, _of_container(entry, common, level, user)
+    if case.common.runtime == CONTAINER:
+        return bare, _of_container(case, user)
     network = limits.network or ("none" if level == STRICT else "host")
     if level == OFF:
         if network == "none":
-            raise _error(entry, "network", common.network, "none takes a sandbox: say standard or strict")
+            raise case.error("network", "none takes a sandbox: say standard or strict")
         return msgspec.structs.replace(bare, user=user), ()
-    wishes = _wishes(entry, common, limits, line, settings, user=user)
-    found = layers(ground_of(entry.folder, settings, strict=level == STRICT), wishes)
-    sandbox = msgspec.structs.replace(
-        bare, level=level, network=network, user=user, private_tmp=wishes.private, **found._asdict()
+    ground = ground_of(case.entry.folder, case.settings, strict=level == STRICT)
+    wishes = _wishes(case, ground, user)
+    found = layers(ground, wishes)._asdict()
+    return (
+        msgspec.structs.replace(bare, level=level, network=network, user=user, private_tmp=wishes.private, **found),
+        (),
     )
-    return sandbox, ()
 
 
 def own_user(name: str, first: int, count: int) -> int:
@@ -65,34 +82,55 @@ def own_user(name: str, first: int, count: int) -> int:
     return first + int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % count
 
 
-def _wishes(
-    entry: Entry,
-    common: ConnectorEntry,
-    limits: Limits,
-    line: CommandLine,
-    settings: Settings,
-    *,
-    user: tuple[int, int] | None,
-) -> Wishes:
-    read, write = (list(_named(entry, common, limits, settings, key)) for key in ("read", "write"))
-    ground = ground_of(entry.folder, settings, strict=limits.sandbox == STRICT)
-    if user is not None and ground.own is not None and not _may(ground.own, user, 5):
-        ground = ground._replace(own=None)
-    own = {(place, unit) for path in line.code for place in located(path) for unit in units(place, ground)}
-    # A folder that is closed to its user is no reason to keep the file in it from it: that is shown by itself.
-    code = {unit if user is None or _may(unit, user, 5 if unit.is_dir() else 4) else place for place, unit in own}
-    code |= {place for path in (ground.own, *entry.beside) if path is not None for place in located(path)}
-    programs = [Path(line.argv[0]), *line.needs, *_of_env(Path(line.argv[0]), settings.path)]
-    needs = {path for program in programs for path in needed(program)}
+def _of_container(case: Case, user: User | None) -> tuple[str, ...]:
+    if case.limits.sandbox == STRICT:
+        raise case.error("sandbox", "no engine of containers works in strict: say sandbox: off")
+    if user is not None:
+        raise case.error("user", "it would be the engine's: for the container say options: [--user, ...]")
+    return (CONTAINER_NOTICE,) if case.limits.sandbox != OFF else ()
+
+
+# --- paths
+
+
+def _wishes(case: Case, ground: Ground, user: User | None) -> Wishes:
+    read, write = (list(_named(case, key)) for key in ("read", "write"))
+    code = _code(case, ground, user)
+    program = Path(case.line.argv[0])
+    needs = {path for one in (program, *case.line.needs, *_of_env(program, case.settings.path)) for path in needed(one)}
     hide = ground.hidden
     if ground.strict:
         hide = hide | {path for path in map(Path, BARE) if path.is_dir() and not path.is_symlink()}
         needs |= {path for path in map(Path, RESOLVERS) if path.exists()}
     if user is not None:
-        _must_read(entry, common, user, {*(place for place, _ in own), real(Path(line.argv[0]))})
-        hide = hide | _closed({*code, *needs, *read, *write, settings.state_dir / "run"}, user)
+        hide = hide | _closed({*code, *needs, *read, *write, case.settings.state_dir / "run"}, user)
     private = not any(above(path, Path(temporary)) for path in write for temporary in TEMPORARY)
-    return Wishes(hide=hide, code=code, needs=needs, others=entry.others, read=read, write=write, private=private)
+    return Wishes(hide=hide, code=code, needs=needs, others=case.entry.others, read=read, write=write, private=private)
+
+
+def _named(case: Case, key: str) -> Iterator[Path]:
+    """Yield the paths of `read` or `write`, each as the file that says it means it."""
+    own = getattr(case.common, key) is not None
+    for index, text in enumerate(getattr(case.limits, key)):
+        mark = case.entry.node.mark((key, index)) if own else None
+        folder = mark.path.parent if mark else case.entry.folder if own else case.settings.file.parent
+        path = real(folder / text)
+        if not path.exists():
+            raise case.error(key, f"{path} does not exist")
+        yield path
+
+
+def _code(case: Case, ground: Ground, user: User | None) -> set[Path]:
+    """Return the connector's own files, with the folders that belong to them."""
+    if user is not None and ground.own is not None and not _may(ground.own, user, 5):
+        ground = ground._replace(own=None)
+    own = {(place, unit) for path in case.line.code for place in located(path) for unit in units(place, ground)}
+    if user is not None:
+        _must_read(case, user, {*(place for place, _ in own), real(Path(case.line.argv[0]))})
+        # A folder that is closed to its user is no reason to keep the file in it from it: that is shown by itself.
+        own = {(place, unit if _may(unit, user, 5 if unit.is_dir() else 4) else place) for place, unit in own}
+    around = [path for path in (ground.own, *case.entry.beside) if path is not None]
+    return {*(unit for _, unit in own), *(place for path in around for place in located(path))}
 
 
 def _of_env(script: Path, search: str) -> Iterator[Path]:
@@ -106,59 +144,28 @@ def _of_env(script: Path, search: str) -> Iterator[Path]:
                 yield Path(os.path.abspath(found))
 
 
-# --- what the keys say
-
-
-def _error(entry: Entry, key: str, own: object, problem: str) -> ConfigError:
-    """Make the error that names the key: the connector's own, or that of `defaults`."""
-    if own is not None:
-        return entry.node.error(problem, (key,))
-    return entry.node.error(f"defaults.{key}: {problem}")
-
-
-def _of_container(entry: Entry, common: ConnectorEntry, level: str, user: tuple[int, int] | None) -> tuple[str, ...]:
-    if level == STRICT:
-        raise _error(entry, "sandbox", common.sandbox, "no engine of containers works in strict: say sandbox: off")
-    if user is not None:
-        raise _error(
-            entry, "user", common.user, "it would be the engine's: for the container say options: [--user, ...]"
-        )
-    return (CONTAINER_NOTICE,) if level != OFF else ()
-
-
-def _named(entry: Entry, common: ConnectorEntry, limits: Limits, settings: Settings, key: str) -> Iterator[Path]:
-    """Yield the paths of `read` or `write`, each as the file that says it means it."""
-    own = getattr(common, key)
-    for index, text in enumerate(getattr(limits, key)):
-        mark = entry.node.mark((key, index)) if own is not None else None
-        folder = settings.file.parent if own is None else mark.path.parent if mark else entry.folder
-        path = real(folder / text)
-        if not path.exists():
-            raise _error(entry, key, own, f"{path} does not exist")
-        yield path
-
-
 # --- users
 
 
-def _user(entry: Entry, common: ConnectorEntry, limits: Limits, settings: Settings) -> tuple[int, int] | None:
-    if limits.user is None:
-        if limits.sandbox != STRICT or os.geteuid() != 0 or common.runtime == CONTAINER:
+def _user(case: Case) -> User | None:
+    said = case.limits.user
+    if said is None:
+        if case.limits.sandbox != STRICT or os.geteuid() != 0 or case.common.runtime == CONTAINER:
             return None
-        number = own_user(entry.name, *settings.sandbox_uids)
+        number = own_user(case.entry.name, *case.settings.sandbox_uids)
         return number, number
     try:
-        found = _resolved(str(limits.user))
+        found = _resolved(str(said))
     except ValueError as problem:
-        raise _error(entry, "user", common.user, str(problem)) from problem
+        raise case.error("user", str(problem)) from problem
     if found == (os.geteuid(), os.getegid()):
         return None
     if os.geteuid() != 0:
-        raise _error(entry, "user", common.user, "only a gateway that runs as root can start it as another user")
+        raise case.error("user", "only a gateway that runs as root can start it as another user")
     return found
 
 
-def _resolved(text: str) -> tuple[int, int]:
+def _resolved(text: str) -> User:
     """Read `name` or `uid`, or either with `:gid`.
 
     Raises:
@@ -196,7 +203,7 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _may(path: Path, user: tuple[int, int], bits: int) -> bool:
+def _may(path: Path, user: User, bits: int) -> bool:
     try:
         facts = path.stat()
     except OSError:
@@ -205,14 +212,14 @@ def _may(path: Path, user: tuple[int, int], bits: int) -> bool:
     return user[0] == 0 or (facts.st_mode >> shift) & bits == bits
 
 
-def _must_read(entry: Entry, common: ConnectorEntry, user: tuple[int, int], code: Iterable[Path]) -> None:
+def _must_read(case: Case, user: User, code: Iterable[Path]) -> None:
     for path in sorted(code):
         if path.exists() and not _may(path, user, 5 if path.is_dir() else 4):
-            problem = f"user {user[0]} may not read {path}: chmod -R o+rX {path}, or say user: root"
-            raise _error(entry, "user", common.user or common.sandbox, problem)
+            key = "user" if case.limits.user is not None else "sandbox"
+            raise case.error(key, f"user {user[0]} may not read {path}: chmod -R o+rX {path}, or say user: root")
 
 
-def _closed(paths: Iterable[Path], user: tuple[int, int]) -> set[Path]:
+def _closed(paths: Iterable[Path], user: User) -> set[Path]:
     """Return the folders on the way to paths that a user cannot enter.
 
     Once they are hidden they can be entered, and hold what is shown and nothing else.
@@ -224,5 +231,5 @@ def _closed(paths: Iterable[Path], user: tuple[int, int]) -> set[Path]:
     return {path for path in found.values() if path is not None}
 
 
-def _open(folder: Path, user: tuple[int, int]) -> bool:
+def _open(folder: Path, user: User) -> bool:
     return not folder.is_dir() or _may(folder, user, 1)

@@ -16,7 +16,7 @@ from gateway.protocol import Validate
 from gateway.redact import Redactor, telling_values
 from gateway.registry import auths, signatures, typeaheads
 from gateway.registry.auths import Auth
-from gateway.registry.confinement import confine
+from gateway.registry.confinement import Case, confine
 from gateway.registry.sources import Entry, identity
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 from gateway.typeahead import Typeahead
@@ -181,7 +181,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
         signed = auths.declared(entry.node.child("auths")) if common.auths else {}
         overrides = _overrides(entry.node, common)
-        sandbox, warned = confine(entry, common, limits, line, settings)
+        sandbox, warned = confine(Case(entry, common, limits, line, settings))
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
