@@ -39,6 +39,8 @@ class Registry:
         """`look` tells what the machine gives to sandboxes; without it, it gives everything."""
         self.machine = Machine(steps=~Step(0))
         self._look_at_machine = look
+        self._missed = True
+        """Nobody has looked at the machine yet, or some connector was refused for it."""
         self.snapshot = Snapshot({})
         self.problem: str | None = None
         """Why the last reload failed, None when it did not."""
@@ -112,8 +114,9 @@ class Registry:
         return fingerprint(self._settings), tuple(identity(str(file[0])) for file in facts)
 
     def _understand(self, sources: Sources) -> dict[str, Status]:
-        if self._look_at_machine is not None:  # each time: somebody may have switched on what was missing
-            self.machine = self._look_at_machine()
+        if self._look_at_machine is not None and (self._missed or self.machine.problem is not None):
+            self.machine = self._look_at_machine()  # somebody may have switched on what was missing
+            self._missed = False
         statuses = {}
         users: dict[int, str] = {}
         for entry in sources.entries:
@@ -138,6 +141,7 @@ class Registry:
         """
         reason = refused(connector.launch.sandbox, self.machine.steps)
         if reason is not None:
+            self._missed = True
             raise Quarantine(self.machine.problem or reason)
 
     def _claim_user(self, connector: Connector, users: dict[int, str]) -> None:
