@@ -233,7 +233,7 @@ _SWITCHES = {
         "a gateway that runs as root with CAP_SETUID, CAP_SETGID and CAP_CHOWN, and a uid that exists in its user"
         " namespace: gateway.sandbox_uids"
     ),
-    Step.PIDS: "a user namespace, which a gateway has that is not root, or a user of its own",
+    Step.PIDS: "a writable tree of control groups, a user of its own, or a gateway that is not root",
 }
 
 
