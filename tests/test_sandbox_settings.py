@@ -37,6 +37,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch, site: Site) -> None:
     site.folder.chmod(0o755)
     monkeypatch.setattr(ground, "TEMPORARY", ("/var/tmp-of-this-test",))
     monkeypatch.setattr(confinement, "TEMPORARY", ("/var/tmp-of-this-test",))
+    monkeypatch.setattr(confinement, "STARTERS", ())
 
 
 def temporary(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -354,10 +355,22 @@ def test_strict_sees_beside_connectors_yaml_only_what_is_its_own(site: Site) -> 
     assert two.guard == ()
 
 
+def test_standard_does_not_see_who_starts_processes_for_its_user(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    session = str(tmp_path_factory.mktemp("session"))
+    monkeypatch.setattr(confinement, "STARTERS", (session, "/not/there"))
+    assert session in sandbox(site).hide
+    found = sandbox(site, f"read: [{session}]")
+    assert (session in found.hide, session in found.show) == (False, True)
+
+
 def test_strict_does_not_see_where_the_machine_s_sockets_are(site: Site) -> None:
     assert "/run" in sandbox(site, "sandbox: strict").hide
     assert "/run" not in sandbox(site).hide
-    assert "/run" not in sandbox(site, "sandbox: strict, read: [/run]").hide
+    found = sandbox(site, "sandbox: strict, read: [/run]")
+    assert "/run" not in found.hide
+    assert "/run" in found.show
 
 
 def test_drop_ins_may_lie_beside_connectors_yaml(site: Site) -> None:
@@ -377,8 +390,10 @@ def test_what_is_named_is_given_back(site: Site) -> None:
     assert within(site, sandbox(site, "write: [one]", run="[./one/run]").show) == []
     found = sandbox(site, "read: [connectors.yaml, connectors.d]", run="[./one/run]")
     assert within(site, found.hide) == [".gateway"]
+    assert within(site, found.show) == ["connectors.d", "connectors.yaml", "one"]
     found = sandbox(site, "write: [connectors.d]", run="[./one/run]")
     assert within(site, found.hide) == [".gateway", "connectors.yaml"]
+    assert within(site, found.write) == ["connectors.d"]
     assert within(site, sandbox(site, "write: [data]", run="[./one/run]").write) == []  # it is writable anyway
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 User = tuple[int, int]
 """A uid and a gid."""
 
+STARTERS = ("/run/user", "/run/systemd/private")
+"""Where somebody listens who would start processes for its user, outside of the cell."""
 BARE = ("/run", "/home", "/root", "/srv", "/mnt", "/media")
 """What strict does not even see: rules about files let through who connects to a socket there."""
 RESOLVERS = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf", "/run/nscd")
@@ -99,8 +101,9 @@ def _wishes(case: Case, ground: Ground, user: User | None) -> Wishes:
     program = Path(case.line.argv[0])
     needs = {path for one in (program, *case.line.needs, *_of_env(program, case.settings.path)) for path in needed(one)}
     hide = ground.hidden
+    unseen = BARE if ground.strict else STARTERS
+    hide = hide | {path for path in map(Path, unseen) if path.exists() and not path.is_symlink()}
     if ground.strict:
-        hide = hide | {path for path in map(Path, BARE) if path.is_dir() and not path.is_symlink()}
         needs |= {path for path in map(Path, RESOLVERS) if path.exists()}
     if user is not None:
         hide = hide | _closed({*code, *needs, *read, *write, case.settings.state_dir / "run"}, user)

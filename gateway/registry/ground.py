@@ -115,7 +115,8 @@ def layers(ground: Ground, wishes: Wishes) -> Layers:
     """Work out what is hidden, shown, read and written."""
     temporary = set(TEMPORARY) if wishes.private else set()
     base, read, given = str(ground.base), _texts(wishes.read), _texts(wishes.write)
-    hide = _texts(wishes.hide) - read - given
+    taken = _texts(wishes.hide)
+    hide = taken - read - given
     gone = hide | temporary
     write = set(given)
     if not ground.strict and _nearest(base, gone) in temporary - {base}:
@@ -127,11 +128,13 @@ def layers(ground: Ground, wishes: Wishes) -> Layers:
     )
     covers = gone | show | write
     show |= needs if ground.strict else {path for path in needs if _nearest(path, covers) in gone}
-    show |= {path for path in read if _nearest(path, covers) in gone}
+    show |= {path for path in read if path in taken or _nearest(path, covers) in gone}
     show -= write
     covers = gone | show | write
     shown = {path for path in show if _nearest(_parent(path), covers) not in show}
-    written = {path for path in write if ground.strict or _nearest(_parent(path), covers) in gone | show}
+    written = {
+        path for path in write if ground.strict or path in taken or _nearest(_parent(path), covers) in gone | show
+    }
     theirs: set[str] = set()
     if not ground.strict:  # who is restricted to a list writes none of it anyway
         free = {None, *(write - given)}
