@@ -11,6 +11,7 @@ import pytest
 from gateway.registry.confinement import own_user
 from tests.support import Server, Site, served
 
+LEVELS = ("off", "standard", "strict")
 MODES = ("spawn", "standby", "fork", "persistent")
 SECRET = "nobody-elses-secret"
 LEFT = "/tmp/left-by-a-test-of-levels"
@@ -134,3 +135,15 @@ async def test_strict_gives_a_connector_its_own_alone(site: Site) -> None:
             assert found["signal"] == "ProcessLookupError"
             assert found["network"] != "connected"
             assert found["user"] == (own_user(mode, 1 << 30, 1 << 28) if os.getuid() == 0 else os.getuid())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_a_script_may_name_its_pipes(site: Site, level: str) -> None:
+    site.script("one/run", "cat </dev/stdin >/dev/null; echo said >/dev/stderr; echo '\"told\"' >/dev/stdout")
+    site.configure(f"one: {{run: [./one/run], sandbox: {level}, commands: {{Go: {{additional_parameters: true}}}}}}")
+    async with served(site) as gateway:
+        if (await gateway.status("one"))["state"] != "ready":
+            pytest.skip("this level cannot be had here")
+        for params in ({}, {"much": "x" * 200_000}):
+            assert (await gateway.do("one/Go", params)).body == "told"
+        assert gateway.events("log", stream="stderr", line="said")

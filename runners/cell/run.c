@@ -158,6 +158,13 @@ static int make_pipes(struct cell *cell, struct run *run, struct message *messag
   return made ? 3 + on_3 : -1;
 }
 
+/* What runs may open its pipes again, as /dev/stdin, say: they have to be its user's. */
+static void give_pipes(const struct cell *cell, const int *fds, int count) {
+  struct stat facts;
+  for (int at = 0; cell->sandbox->got & OTHER_USER && at < count; at++)
+    if (!fstat(fds[at], &facts) && S_ISFIFO(facts.st_mode)) sandbox_own(cell->sandbox, fds[at]);
+}
+
 /* A folder of its own below the cell's. To make one takes the disk longer than to rename one that is empty again; what
    runs beside others makes its own, since they could have put something else there. */
 static bool take_folder(struct cell *cell, struct run *run) {
@@ -248,6 +255,7 @@ static enum step begin(struct cell *cell, struct run *run, struct message *messa
   enum step step = PIPES;
   int error = 0;
   int count = make_pipes(cell, run, message, theirs);
+  give_pipes(cell, theirs, count);
   char **envp = words + argc + 1;
   if (count < 0) {
     error = errno;
