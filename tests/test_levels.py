@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.registry.confinement import own_user
-from tests.support import Server, Site, served
+from tests.support import Server, Site, eventually, served
 
 LEVELS = ("off", "standard", "strict")
 MODES = ("spawn", "standby", "fork", "persistent")
@@ -147,3 +147,18 @@ async def test_a_script_may_name_its_pipes(site: Site, level: str) -> None:
         for params in ({}, {"much": "x" * 200_000}):
             assert (await gateway.do("one/Go", params)).body == "told"
         assert gateway.events("log", stream="stderr", line="said")
+
+
+async def test_settings_that_an_editor_has_replaced_are_hidden_soon(site: Site) -> None:
+    """Another file of the name takes the kernel's cover off: cells, and processes that are kept, are made anew."""
+    configured(site, "standard")
+    async with served(site) as gateway:
+        for mode in MODES:
+            await looked(gateway, mode)
+        before = len(gateway.events("registry_loaded"))
+        (site.folder / "new").write_text(f"{site.file.read_text()}\n# {SECRET} again\n")
+        (site.folder / "new").rename(site.file)
+        await eventually(lambda: len(gateway.events("registry_loaded")) > before)
+        for mode in MODES:
+            assert SECRET not in repr(await looked(gateway, mode))
+        assert gateway.events("registry_loaded")[-1]["changed"] == []  # nobody was asked anything again
