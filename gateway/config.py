@@ -84,7 +84,7 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     workers: Positive | Literal["auto"] = 1
     """Processes that serve the port together; auto is one a processor."""
     cgroup: bool = True
-    """Put each run into a control group where that is possible."""
+    """Put each cell into a control group where that is possible."""
     sandbox_uids: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)] = msgspec.field(
         default_factory=lambda: [1 << 30, 1 << 28]
     )

@@ -26,8 +26,8 @@ class RunFinished(Event, frozen=True, kw_only=True):
     """An invocation ended, in whatever way.
 
     `outcome` is "ok" or an error code of `docs/errors.md` ("error" stands for the connector's own codes in metrics).
-    Times are seconds, sizes bytes; `status` is the exit status, `signal` the signal's name, `pid` 0 when no process
-    was started.
+    Times are seconds, sizes bytes; `status` is the exit status, `signal` the signal's name, `pid` that in its cell,
+    0 when no process was started.
     """
 
     title = "run"
