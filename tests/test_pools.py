@@ -817,6 +817,19 @@ async def test_what_a_process_has_when_it_has_started_up_stays_and_what_a_reques
         assert not warnings(gateway)
 
 
+async def test_a_process_may_start_up_with_many_helpers(site: Site) -> None:
+    boot = "import subprocess\nhelpers = [subprocess.Popen(['sleep', '1000']) for _ in range(HELPERS)]\n"
+    names = '{"os": os, "helpers": helpers, "subprocess": subprocess,'
+    site.python("lines.py", boot.replace("HELPERS", "300") + LINES.replace('{"os": os,', names))
+    site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
+    alive = "sum(each.poll() is None for each in helpers)"
+    async with served(site) as gateway:
+        for _ in range(3):
+            more = f"helpers.append(subprocess.Popen(['sleep', '1000'])); say(str({alive}) + '\\n')"
+            assert await lines(gateway, more) == 301
+        assert await lines(gateway, f"say(str({alive}) + '\\n')") == 300
+
+
 def _is_dead(process: int) -> bool:
     """Tell whether a process is gone, or waits for its parent to hear of its end."""
     try:

@@ -13,7 +13,7 @@ enum {
   MESSAGE = 128 << 10,    /* bytes of the longest message */
   WORDS = 4096,           /* arguments and variables of one run */
   DESCRIPTORS_SENT = 4,   /* with one message, at most */
-  OTHERS = 64,            /* processes of a run that are known beside its leader */
+  OTHERS = 1024,          /* processes of a run that are known beside its leader */
   LAST_WORDS_MS = 250,    /* what outlives the leader has so long to say something */
   FIRST_WATCH_MS = 10,    /* the first look at the memory of a run; each later one after twice the time, */
   WATCH_MS = 100,         /* up to this, */

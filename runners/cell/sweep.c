@@ -90,7 +90,7 @@ static void visit(struct walk *walk, pid_t root, int depth) {
   for (struct dirent *task; (task = readdir(tasks));) {
     if (task->d_name[0] == '.') continue;
     char file[PATH + 32];
-    pid_t pids[256];
+    pid_t pids[OTHERS];
     snprintf(file, sizeof file, "/proc/%d/task/%.20s/children", root, task->d_name);
     size_t count = read_pids(file, pids, sizeof pids / sizeof *pids);
     for (size_t at = 0; at < count; at++) {
