@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -139,6 +140,8 @@ int serve(int control, const char *path, struct sandbox *sandbox) {
   sigprocmask(SIG_SETMASK, &children, NULL);
   cell.signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   if (cell.signals < 0) return 71;
+  const struct sched_param none = {0};
+  sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
   forget_text();
   tell_ready(&cell);
   static struct polled polled;
