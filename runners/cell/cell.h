@@ -157,7 +157,14 @@ enum wish { /* the gateway knows these bits: `Step` in gateway/sandbox.py */
 };
 
 /* A path that is treated specially. Of two for one path the later kind holds. */
-enum kind_of_mark { SYSTEM, DEVICE, HIDE, TMP, COVER, SHOW, WRITE, PRIVATE };
+enum kind_of_mark {
+  SYSTEM,  /* may be read by strict */
+  DEVICE,  /* may be written by all */
+  MASK,    /* hidden by us, where nobody has asked for it */
+  TMP, COVER, SHOW, WRITE,
+  HIDE,
+  PRIVATE, /* the folder */
+};
 
 struct mark {
   enum kind_of_mark kind;
@@ -197,6 +204,7 @@ struct sandbox {
   int landlock; /* a ruleset that what is run is put under; -1: the cell itself is already, or there is none */
   int queues;   /* the folder of POSIX message queues, -1: not our own */
   bool keeps_ipc;
+  bool serves; /* a gateway, whose the folder is: it goes with the cell */
   struct tmp tmps[TMPS];
   int refused[16]; /* errno by number of the wish's bit */
 };
@@ -220,6 +228,9 @@ uint64_t sandbox_weight(const struct sandbox *sandbox);
 bool sandbox_own(const struct sandbox *sandbox, int folder);
 /* Whether a folder, which is one run's, is over its bound. */
 bool sandbox_disk_full(const struct sandbox *sandbox, int folder);
+/* Whether it is what was there before that is mounted. */
+static inline bool is_shown(enum kind_of_mark kind) { return kind == SHOW || kind == WRITE || kind == PRIVATE; }
+static inline bool is_hidden(enum kind_of_mark kind) { return kind == HIDE || kind == MASK; }
 /* Mark a path; false when there is nothing there. */
 bool mark(struct sandbox *sandbox, enum kind_of_mark kind, const char *path);
 void refused(struct sandbox *sandbox, enum wish wish);

@@ -74,7 +74,7 @@ struct plan {
 
 static uint64_t rights_of(const struct plan *plan, const struct mark *mark) {
   switch (mark->kind) {
-    case HIDE: return 0;
+    case HIDE: case MASK: return 0;
     case SYSTEM: case SHOW: return plan->handled & READ;
     case DEVICE: return plan->handled & (OF_FILES | READ_DIR);
     default: return plan->handled;
@@ -84,7 +84,7 @@ static uint64_t rights_of(const struct plan *plan, const struct mark *mark) {
 /* What is covered by a mount is another thing than what was marked. */
 static bool counts(const struct plan *plan, const struct mark *mark) {
   unsigned got = plan->sandbox->got;
-  return mark->kind == HIDE ? !(got & HIDDEN) : mark->kind == TMP ? got & PRIVATE_TMP : mark->kind != COVER;
+  return is_hidden(mark->kind) ? !(got & HIDDEN) : mark->kind == TMP ? got & PRIVATE_TMP : mark->kind != COVER;
 }
 
 static bool counts_below(const struct plan *plan, const struct mark *mark, const char *path) {

@@ -148,6 +148,7 @@ int main(int argc, char **argv) {
   if (!open_folder(&sandbox, path ? path : ".")) return failed(path ? path : ".");
   if (!by_hand && fcntl(control, F_SETFD, FD_CLOEXEC)) return failed("--control");
   if (chdir("/")) return failed("/");
+  sandbox.serves = !by_hand;
   if (!by_hand) signal(SIGPIPE, SIG_IGN);
   if (!sandbox_enter(&sandbox)) return failed("sandbox");
   return by_hand ? run_one(&sandbox, program) : serve(control, path, &sandbox);

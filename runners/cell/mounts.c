@@ -96,12 +96,20 @@ static void link_to(const struct mark *mark) {
   if (!make_place(above, true) || symlink(mark->path, mark->given)) errno = 0; /* it is there, under its own name */
 }
 
+/* It is emptied by what has been opened here: by its path it may be the machine's own, which is shown over it. */
 static bool mount_tmp(struct sandbox *sandbox, struct mark *mark) {
   char options[96];
+  struct stat facts;
   unsigned long long bytes = sandbox->tmp_bytes;
+  struct tmp *tmp = sandbox->tmps;
+  while (tmp->fd >= 0) tmp++; /* there are as many as marks of this kind */
   snprintf(options, sizeof options, "mode=1777,size=%llu,nr_inodes=%llu", bytes, (bytes >> 12) + 1024);
   mark->cover = cover(mark->path, NULL, "tmpfs", MS_NOSUID | MS_NODEV, options);
-  return mark->cover >= 0;
+  if (mark->cover < 0) return false;
+  tmp->fd = openat(mark->cover, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (tmp->fd < 0 || fstat(tmp->fd, &facts)) return false;
+  tmp->device = facts.st_dev;
+  return true;
 }
 
 static bool hide(struct mark *mark, int nothing) {
@@ -142,8 +150,13 @@ static int depth(const char *path) {
 
 static int earlier(const void *one, const void *other) {
   const struct mark *a = one, *b = other;
-  int deeper = depth(a->path) - depth(b->path);
-  return deeper ? deeper : (int)a->kind - (int)b->kind;
+  int deeper = depth(a->path) - depth(b->path), name = strcmp(a->path, b->path);
+  return deeper ? deeper : name ? name : (int)a->kind - (int)b->kind;
+}
+
+/* Of two marks for one path the first is not even mounted: it would come along with what is shown. */
+static bool is_overruled(const struct sandbox *sandbox, int at) {
+  return at + 1 < sandbox->count && !strcmp(sandbox->marks[at].path, sandbox->marks[at + 1].path);
 }
 
 /* /tmp itself is to hold nothing of ours but what is mounted, so that it can be emptied and nothing in it be
@@ -155,7 +168,7 @@ static void mark_tmp(struct sandbox *sandbox) {
     for (int inner = 0; inner < count; inner++) {
       const char *tmp = sandbox->marks[at].path;
       char *path = sandbox->marks[inner].path, *end;
-      if (sandbox->marks[at].kind != TMP || sandbox->marks[inner].kind < SHOW || !is_below(path, tmp)) continue;
+      if (sandbox->marks[at].kind != TMP || !is_shown(sandbox->marks[inner].kind) || !is_below(path, tmp)) continue;
       if (!path[strlen(tmp)] || !(end = strchr(path + strlen(tmp) + 1, '/'))) continue;
       *end = 0;
       mark(sandbox, COVER, path);
@@ -168,24 +181,17 @@ static void mark_tmp(struct sandbox *sandbox) {
 static void mark_run(struct sandbox *sandbox) {
   bool strict = sandbox->wanted & RESTRICTED;
   for (size_t at = 0; at < sizeof found_by / sizeof *found_by && strict; at++) mark(sandbox, SHOW, found_by[at]);
-  if (strict) mark(sandbox, HIDE, "/run");
+  if (strict) mark(sandbox, MASK, "/run");
   for (size_t at = 0; at < sizeof starters / sizeof *starters && sandbox->wanted & FILTERED; at++)
-    mark(sandbox, HIDE, starters[at]);
+    mark(sandbox, MASK, starters[at]);
 }
 
-static bool hold_tmps(struct sandbox *sandbox) {
-  int count = 0;
-  for (int at = 0; at < sandbox->count && count < TMPS; at++) {
-    if (sandbox->marks[at].kind != TMP) continue;
-    struct tmp *tmp = &sandbox->tmps[count++];
-    struct stat facts;
-    struct statfs room;
-    tmp->fd = open(sandbox->marks[at].path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (tmp->fd < 0 || fstat(tmp->fd, &facts) || fstatfs(tmp->fd, &room)) return false;
-    tmp->device = facts.st_dev;
-    tmp->inodes = room.f_files - room.f_ffree;
-  }
-  return true;
+/* With what is mounted in them. */
+static void count_inodes(struct sandbox *sandbox) {
+  struct statfs room;
+  for (int at = 0; at < TMPS; at++)
+    if (sandbox->tmps[at].fd >= 0 && !fstatfs(sandbox->tmps[at].fd, &room))
+      sandbox->tmps[at].inodes = room.f_files - room.f_ffree;
 }
 
 /* Under the new /proc, where nobody sees it: the folder of message queues, and a file that nobody may open. */
@@ -222,19 +228,20 @@ bool mounts_make(struct sandbox *sandbox) {
   if (sandbox->wanted & PRIVATE_TMP) mark_tmp(sandbox);
   qsort(sandbox->marks, (size_t)sandbox->count, sizeof *sandbox->marks, earlier);
   for (int at = 0; at < sandbox->count; at++)
-    if (sandbox->marks[at].kind >= SHOW) sandbox->marks[at].source = pin(sandbox->marks[at].path);
+    if (is_shown(sandbox->marks[at].kind)) sandbox->marks[at].source = pin(sandbox->marks[at].path);
   sandbox->got |= HIDDEN | (sandbox->wanted & PRIVATE_TMP);
   for (int at = 0; at < sandbox->count; at++) {
     struct mark *mark = &sandbox->marks[at];
+    if (is_overruled(sandbox, at)) continue;
     if (mark->kind == TMP && !mount_tmp(sandbox, mark)) refused(sandbox, PRIVATE_TMP);
-    if ((mark->kind == HIDE || mark->kind == COVER) && !hide(mark, nothing)) refused(sandbox, HIDDEN);
-    if (mark->kind >= SHOW && !show(mark)) refused(sandbox, HIDDEN);
+    if ((is_hidden(mark->kind) || mark->kind == COVER) && !hide(mark, nothing)) refused(sandbox, HIDDEN);
+    if (is_shown(mark->kind) && !show(mark)) refused(sandbox, HIDDEN);
   }
   for (int at = 0; at < sandbox->count; at++) {
     if (!close_cover(&sandbox->marks[at])) refused(sandbox, HIDDEN);
     close_fd(&sandbox->marks[at].source);
   }
   close_fd(&nothing);
-  if (sandbox->got & PRIVATE_TMP && !hold_tmps(sandbox)) refused(sandbox, PRIVATE_TMP);
+  count_inodes(sandbox);
   return reopen_folder(sandbox);
 }

@@ -35,7 +35,7 @@ static _Noreturn void wait_for(pid_t child, const char *path) {
   while (syscall(SYS_wait4, child, &status, 0, NULL) < 0) /* by the system call: it needs fewer pages */
     if (errno != EINTR) _exit(70);
   /* From within, where it is a mount point, maybe, it cannot be removed. */
-  remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);
+  if (path) remove_folders(path, !WIFEXITED(status) || WEXITSTATUS(status) == GATEWAY_GONE);
   _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
@@ -104,7 +104,7 @@ void isolate(struct sandbox *sandbox) {
     unsigned long flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | ways[at].flags;
     if ((error = refusal(flags, user, group))) continue;
     pid_t pid = fork_into(flags);
-    if (pid > 0) wait_for(pid, sandbox->folder_path);
+    if (pid > 0) wait_for(pid, sandbox->serves ? sandbox->folder_path : NULL);
     if (pid < 0) break;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!arrive(flags, user, group)) _exit(71);

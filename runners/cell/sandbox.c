@@ -50,7 +50,7 @@ bool mark(struct sandbox *sandbox, enum kind_of_mark kind, const char *given) {
     sandbox->marks = more;
     sandbox->room = room;
   }
-  sandbox->marks[sandbox->count++] = (struct mark){kind, kind >= SHOW ? given : NULL, path, -1, -1};
+  sandbox->marks[sandbox->count++] = (struct mark){kind, is_shown(kind) ? given : NULL, path, -1, -1};
   return true;
 }
 
@@ -170,7 +170,7 @@ static void hide_devices(struct sandbox *sandbox) {
     for (size_t one = 0; one < found.gl_pathc; one++) {
       struct stat facts;
       if (!stat(found.gl_pathv[one], &facts) && (at < CERTAINLY || S_ISBLK(facts.st_mode)))
-        mark(sandbox, HIDE, found.gl_pathv[one]);
+        mark(sandbox, MASK, found.gl_pathv[one]);
     }
     globfree(&found);
   }
@@ -182,7 +182,7 @@ static void guard(struct sandbox *sandbox) {
   for (int at = 0; sandbox->guards && at < sandbox->count; at++) {
     const struct mark *mark = &sandbox->marks[at];
     struct stat facts;
-    if (mark->kind != HIDE || is_below(mark->path, "/dev") || stat(mark->path, &facts)) continue;
+    if (mark->kind != HIDE || stat(mark->path, &facts)) continue;
     char *path = strdup(mark->path);
     if (path) sandbox->guards[sandbox->guarded++] = (struct guard){path, facts.st_dev, facts.st_ino};
   }

@@ -189,6 +189,7 @@ def test_it_can_be_tried_by_hand(place: Place) -> None:
     )  # fmt: skip
     assert (told.returncode, told.stdout) == (3, f"in\n{place.folder}\n")
     assert "key: " in told.stderr
+    assert place.folder.exists()
 
 
 @only_root
@@ -253,6 +254,17 @@ def test_what_is_hidden_can_be_neither_read_nor_written(place: Place) -> None:
     shell(cell, f"echo planted >{place.state}/more; mkdir {place.state}/more; echo x >{place.other}/more")
     shell(cell, f"rm -rf {place.state}/* {place.other}; mv {place.state} {place.top}/away")
     assert sorted(one.name for one in place.state.rglob("*")) == ["key", "mine", "notes", "other", "runs"]
+
+
+def test_of_two_words_on_one_path_the_one_that_hides_holds(place: Place) -> None:
+    script = f"cat {place.code}/main.sh; echo bad >{place.code}/main.sh"
+    for word in ("--show", "--write"):
+        for words in ((word, "--hide"), ("--hide", word)):
+            options = [part for one in words for part in (one, str(place.code / "main.sh"))]
+            assert "mine" not in shell(place.cell(*options), script)
+    assert (place.code / "main.sh").read_text() == "echo mine"
+    assert "secret" in shell(place.cell("--hide", str(place.other), "--read", str(place.other / "notes")),
+                             f"cat {place.other}/notes")  # fmt: skip
 
 
 def test_a_hidden_file_that_is_replaced_is_not_seen_by_the_next_run(place: Place) -> None:
@@ -398,6 +410,8 @@ def test_strict_hears_nothing_that_listens_in_run(place: Place) -> None:
     seen = shell(place.cell("--restrict"), "ls /run").split()
     assert listening
     assert not set(seen) & set(listening)
+    asked_for = shell(place.cell("--restrict", "--read", "/run"), "ls /run").split()
+    assert set(listening) <= set(asked_for)
 
 
 # --- what outlives processes
@@ -424,6 +438,18 @@ def test_nothing_is_left_for_the_next_run(place: Place) -> None:
         assert cell.run("/bin/sh", "-c", f"{attack} leave && {attack} find").code == 1
         assert cell.run(attack, "find").code == 0
     assert not (Path("/tmp") / "a").exists()
+
+
+@apart
+def test_what_is_the_machines_own_is_not_emptied(place: Place) -> None:
+    """What `write: [/tmp]` asks for. In this test it is /var/tmp, and a file of a connector's own in it."""
+    own = Path("/var/tmp") / place.programs.name
+    cell = place.cell("--write", "/var/tmp")
+    try:
+        done = cell.run("/bin/sh", "-c", f"mkdir /tmp/gone {own}")
+        assert (done.code, done.spoiled, own.exists()) == (0, False, True)
+    finally:
+        own.rmdir()
 
 
 @apart
