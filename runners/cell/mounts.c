@@ -24,10 +24,6 @@ static const char *const tmp_folders[TMPS] = {"/tmp", "/var/tmp", "/dev/shm"};
 static const char *const settings[] = {"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs",
                                        "/proc/acpi", "/proc/scsi", "/sys"};
 
-static const char *const found_by[] = {"/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf",
-                                       "/run/nscd", "/run/current-system"};
-static const char *const starters[] = {"/run/user", "/run/systemd/private"};
-
 static const char *named(int fd) {
   static char path[64];
   snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -176,16 +172,6 @@ static void mark_tmp(struct sandbox *sandbox) {
     }
 }
 
-/* What listens in /run would do for a run what it may not do itself, and Landlock asks nobody who connects: strict
-   has of it what names and programs are found by, standard all but what starts processes for its user. */
-static void mark_run(struct sandbox *sandbox) {
-  bool strict = sandbox->wanted & RESTRICTED;
-  for (size_t at = 0; at < sizeof found_by / sizeof *found_by && strict; at++) mark(sandbox, SHOW, found_by[at]);
-  if (strict) mark(sandbox, MASK, "/run");
-  for (size_t at = 0; at < sizeof starters / sizeof *starters && sandbox->wanted & FILTERED; at++)
-    mark(sandbox, MASK, starters[at]);
-}
-
 /* With what is mounted in them. */
 static void count_inodes(struct sandbox *sandbox) {
   struct statfs room;
@@ -224,7 +210,6 @@ bool mounts_make(struct sandbox *sandbox) {
   int nothing = mount_hidden(sandbox);
   for (size_t at = 0; at < sizeof settings / sizeof *settings && sandbox->wanted & FILTERED && !geteuid(); at++)
     mark(sandbox, SHOW, settings[at]);
-  mark_run(sandbox);
   if (sandbox->wanted & PRIVATE_TMP) mark_tmp(sandbox);
   qsort(sandbox->marks, (size_t)sandbox->count, sizeof *sandbox->marks, earlier);
   for (int at = 0; at < sandbox->count; at++)

@@ -404,16 +404,6 @@ def test_processes_files_and_blame_are_bounded(place: Place) -> None:
     assert cell.run("/bin/true").code == 0
 
 
-@apart
-def test_strict_hears_nothing_that_listens_in_run(place: Place) -> None:
-    listening = [one.name for one in Path("/run").iterdir() if one.name not in {"systemd", "resolvconf", "nscd"}]
-    seen = shell(place.cell("--restrict"), "ls /run").split()
-    assert listening
-    assert not set(seen) & set(listening)
-    asked_for = shell(place.cell("--restrict", "--read", "/run"), "ls /run").split()
-    assert set(listening) <= set(asked_for)
-
-
 # --- what outlives processes
 
 
