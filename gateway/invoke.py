@@ -22,7 +22,7 @@ from gateway.errors import (
     GatewayError,
 )
 from gateway.events import BackgroundFinished, BackgroundStarted, Bus, ConnectorLine, ConnectorWarning, RunFinished
-from gateway.process import Completed, StartFailed, Stop
+from gateway.process import Completed, StaleCell, StartFailed, Stop
 from gateway.protocol import Caller, Context, Object, Request, Result, encoded, interpret, told_error
 from gateway.units import Duration, Size
 
@@ -203,9 +203,14 @@ class Invoker:
                 run.deadlines = (deadline, run.begun + command.job_timeout)
                 try:
                     # No name for the request here: it may be large, and is to be gone once it is written.
-                    completed = await self._run(
-                        run, connector, redact, self._request(run, connector, command, params, deadline - clock())
-                    )
+                    try:
+                        completed = await self._run(
+                            run, connector, redact, self._request(run, connector, command, params, deadline - clock())
+                        )
+                    except StaleCell:  # another one is made
+                        completed = await self._run(
+                            run, connector, redact, self._request(run, connector, command, params, deadline - clock())
+                        )
                 except StartFailed as problem:
                     decided = True
                     circuit.failed(str(problem))

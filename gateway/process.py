@@ -125,6 +125,10 @@ class StartFailed(Exception):
     """The operating system would not start the process."""
 
 
+class StaleCell(StartFailed):
+    """Its cell hides a file no longer that has been replaced; in another cell it can be started."""
+
+
 class LogPipe:
     """Turns what arrives on a log stream into bounded lines; never holds more than one line and the tail."""
 
@@ -343,10 +347,10 @@ class Child(Listener):
         if self._answered is not None and self._stop is None and result and self._answered(result):
             self._cell.go_on(self._run)
 
-    def on_failed(self, message: str) -> None:
+    def on_failed(self, message: str, *, stale: bool = False) -> None:
         """Learn that there never was a process."""
         if not self._gone.done():
-            self._gone.set_exception(StartFailed(message))
+            self._gone.set_exception(StaleCell(message) if stale else StartFailed(message))
             self._gone.exception()  # looked at, also where nobody waits for it
         self._hear_started()
 

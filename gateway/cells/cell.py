@@ -71,8 +71,8 @@ class Listener:
     def on_started(self, pid: int) -> None:
         """Hear that the process was started; `pid` as it is in its cell."""
 
-    def on_failed(self, message: str) -> None:
-        """Hear that it could not be."""
+    def on_failed(self, message: str, *, stale: bool = False) -> None:
+        """Hear that it could not be; `stale`: in this cell, which hides a file no longer that was replaced meanwhile."""
 
     def on_log(self, stream: int, data: bytes) -> None:
         """Take what was written to stdout (1) or stderr (2)."""
@@ -374,7 +374,9 @@ class Cell:
             step, error = wire.FAILED.unpack_from(_buffer, at)
             words = bytes(_view[at + wire.FAILED.size : size]).decode(errors="replace")
             self._over(run)
-            listener.on_failed(wire.why_not_started(step, error, words))
+            stale = error == errno.ESTALE
+            self.fit = self.fit and not stale
+            listener.on_failed(wire.why_not_started(step, error, words), stale=stale)
         elif kind == Kind.RESULT:
             listener.on_result(_body(at, size, flags, body, fds))
         elif kind == Kind.MEASURED:

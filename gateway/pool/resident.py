@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cells.cell import Ended, Limits, Listener, Words
 from gateway.cells.wire import Flag
-from gateway.process import GRACE, LogPipe, StartFailed, uncancelled
+from gateway.process import GRACE, LogPipe, StaleCell, StartFailed, uncancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,10 +167,10 @@ class Resident(Listener):
         if measured.rested:
             self._set_rested(measured.clean)
 
-    def on_failed(self, message: str) -> None:
+    def on_failed(self, message: str, *, stale: bool = False) -> None:
         """Learn that there never was a process."""
         if not self.gone.done():
-            self.gone.set_exception(StartFailed(message))
+            self.gone.set_exception(StaleCell(message) if stale else StartFailed(message))
             self.gone.exception()  # looked at, also where nobody waits for it
         self._set_rested(False)
 
