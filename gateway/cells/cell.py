@@ -72,7 +72,7 @@ class Listener:
         """Hear that the process was started; `pid` as it is in its cell."""
 
     def on_failed(self, message: str, *, stale: bool = False) -> None:
-        """Hear that it could not be; `stale`: in this cell, which hides a file no longer that was replaced meanwhile."""
+        """Hear that it could not be; `stale`: not in this cell, which does not hide a file that was replaced."""
 
     def on_log(self, stream: int, data: bytes) -> None:
         """Take what was written to stdout (1) or stderr (2)."""
@@ -136,6 +136,8 @@ class Cell:
         self.sandbox: Sandbox | None = None
         self.fit = True
         """It can be used again."""
+        self.stale = False
+        """It cannot hide any more what it was to hide."""
         self.closed = False
         """It was told to go."""
         self.got: int | None = None
@@ -374,7 +376,7 @@ class Cell:
             step, error = wire.FAILED.unpack_from(_buffer, at)
             words = bytes(_view[at + wire.FAILED.size : size]).decode(errors="replace")
             self._over(run)
-            stale = error == errno.ESTALE
+            self.stale = stale = error == errno.ESTALE
             self.fit = self.fit and not stale
             listener.on_failed(wire.why_not_started(step, error, words), stale=stale)
         elif kind == Kind.RESULT:

@@ -80,6 +80,8 @@ class Cells:
 
     def give_back(self, cell: Cell, *, keep: int) -> None:
         """Keep a cell for its connector's next run: of each connector, at most so many wait."""
+        if cell.stale:
+            self.forget(cell.key)
         idle = self._idle.setdefault(cell.key, [])
         if not cell.fit or not cell.alive or not cell.key or len(idle) >= keep:
             self._let_go(cell)
