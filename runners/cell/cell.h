@@ -14,6 +14,7 @@ enum {
   WORDS = 4096,           /* arguments and variables of one run */
   DESCRIPTORS_SENT = 4,   /* with one message, at most */
   OTHERS = 1024,          /* processes of a run that are known beside its leader */
+  TAIL = 8 << 10,         /* bytes of the end of a log that are told though they are over its bound */
   LAST_WORDS_MS = 250,    /* what outlives the leader has so long to say something */
   FIRST_WATCH_MS = 10,    /* the first look at the memory of a run; each later one after twice the time, */
   WATCH_MS = 100,         /* up to this, */
@@ -299,7 +300,7 @@ struct output {
 struct log {
   int fd;
   enum stream stream;
-  bool cut; /* the bound was told */
+  uint64_t size; /* bytes that have come of it, told or not */
 };
 
 void input_write(struct input *input);
@@ -395,6 +396,8 @@ struct run {
   struct message held;  /* whose body the input is */
   struct output output;
   struct log logs[2];
+  char tail[TAIL]; /* the end of what came of stderr and was not told */
+  size_t tail_size;
 };
 
 struct cell {

@@ -93,7 +93,7 @@ static struct run *make(struct cell *cell, const struct run_message *asked) {
   run->max_pids = asked->max_pids;
   run->max_log = asked->max_log;
   run->max_memory = asked->max_memory;
-  run->log_bytes = 0;
+  run->log_bytes = run->tail_size = run->logs[0].size = run->logs[1].size = 0;
   run->usage = (struct usage){0};
   run->folder = -1;
   run->name[0] = 0;
@@ -349,6 +349,17 @@ void flush_log(struct cell *cell) {
     cell->unsent.size = 0;
 }
 
+static void keep_tail(struct run *run, const char *data, size_t size) {
+  if (size > TAIL) {
+    data += size - TAIL;
+    size = TAIL;
+  }
+  size_t over = run->tail_size + size > TAIL ? run->tail_size + size - TAIL : 0;
+  memmove(run->tail, run->tail + over, run->tail_size - over);
+  memcpy(run->tail + run->tail_size - over, data, size);
+  run->tail_size += size - over;
+}
+
 void run_read_log(struct cell *cell, struct run *run, struct log *log) {
   static char chunk[INLINE];
   ssize_t size = read(log->fd, chunk, sizeof chunk);
@@ -357,12 +368,14 @@ void run_read_log(struct cell *cell, struct run *run, struct log *log) {
     close_fd(&log->fd);
     return;
   }
-  uint64_t before = run->log_bytes;
+  uint64_t before = log->size;
+  log->size += (uint64_t)size;
   run->log_bytes += (uint64_t)size;
   size_t told = (size_t)size;
-  if (run->max_log && before > run->max_log) return;
   /* One byte more than the bound, so that the gateway sees that there is more. */
-  if (run->max_log && run->log_bytes > run->max_log) told = (size_t)(run->max_log + 1 - before);
+  if (run->max_log && log->size > run->max_log) told = before > run->max_log ? 0 : (size_t)(run->max_log + 1 - before);
+  if (log->stream == ERR) keep_tail(run, chunk + told, (size_t)size - told);
+  if (!told) return;
   struct head head = {.kind = LOG, .run = run->id, .flags = log->stream, .body = (uint32_t)told};
   send_log(cell, &head, chunk, told);
 }
@@ -490,6 +503,8 @@ static bool is_alone(const struct cell *cell, const struct run *run) {
 
 static void finish(struct cell *cell, struct run *run) {
   read_rest(cell, run);
+  struct head tail = {.kind = LOG, .run = run->id, .flags = ERR, .body = (uint32_t)run->tail_size};
+  if (run->tail_size) send_log(cell, &tail, run->tail, run->tail_size);
   close_ours(run);
   bool clean = give_folder_back(cell, run);
   if (is_alone(cell, run)) clean = folder_empty(cell->folder, &spare) && clean;

@@ -214,13 +214,22 @@ def test_a_result_over_its_bound_ends_the_run(cell: Cell) -> None:
     assert cell.run("/bin/cat", payload=bytes(100_000), output=100_000).why == "by itself"
 
 
-def test_a_log_over_its_bound_is_counted_and_dropped(cell: Cell) -> None:
-    done = cell.run("/bin/sh", "-c", "head -c 3000000 /dev/zero >&2", log=10_000)
-    assert (done.code, len(done.log[ERR]), done.log_bytes) == (
-        0,
-        10_001,
-        3_000_000,
-    )  # the one byte more tells that it goes on
+def test_a_log_over_its_bound_is_counted_and_dropped_but_for_its_end(cell: Cell) -> None:
+    done = cell.run("/bin/sh", "-c", "head -c 3000000 /dev/zero >&2; echo the end >&2", log=10_000)
+    assert (done.code, done.log_bytes) == (0, 3_000_008)
+    assert len(done.log[ERR]) == 10_001 + 8192  # the one byte more tells that it goes on
+    assert done.log[ERR].endswith(b"the end\n")
+
+
+def test_a_log_that_is_a_little_over_its_bound_is_told_as_a_whole(cell: Cell) -> None:
+    done = cell.run("/bin/sh", "-c", "seq 1000 >&2; sleep 0.1; seq 1000 >&2", log=1000)
+    assert done.log[ERR] == 2 * "".join(f"{n}\n" for n in range(1, 1001)).encode()
+
+
+def test_each_stream_of_a_log_has_the_bound(cell: Cell) -> None:
+    script = "head -c 3000 /dev/zero; head -c 900 /dev/zero >&2"
+    done = cell.run("/bin/sh", "-c", script, log=1000, flags=RESULT_ON_3)
+    assert (len(done.log[OUT]), len(done.log[ERR]), done.log_bytes) == (1001, 900, 3900)
 
 
 def test_memory_over_its_bound_ends_the_run(cell: Cell) -> None:
