@@ -94,6 +94,7 @@ class Node:
             f"""
             work:
               run: [{sys.executable}, -SE, ./connector.py]
+              write: [{events.parent}]
               concurrency: 8
               promote_after: 300ms
               commands:
@@ -154,7 +155,8 @@ class Torture:
     """Submits jobs to gateways while things happen to them."""
 
     def __init__(self, folder: Path, *, nodes: int, database: Postgres | None, seed: int) -> None:
-        self.events = folder / "events"
+        self.events = folder / "events" / "all"
+        self.events.parent.mkdir(parents=True, exist_ok=True)
         url = database.url if database else None
         self.nodes = [Node(folder / f"node-{number}", self.events, url) for number in range(nodes)]
         self.receiver = Receiver(random.Random(seed + 1))
