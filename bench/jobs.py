@@ -15,7 +15,7 @@ from aiohttp import web
 from bench.harness import Plan, percentile, use_of
 from bench.report import milliseconds
 from bench.servers import Site, gateway
-from bench.torture import Node, tortured
+from bench.torture import Torture, tortured
 from tests.jobs.postgres import binaries
 
 if TYPE_CHECKING:
@@ -167,18 +167,19 @@ async def _post(session: aiohttp.ClientSession, server: Server, connector: str, 
 async def _restart(folder: Path) -> float:
     folder.mkdir()
     async with tortured(folder, postgres=False, seed=1) as made:
-        return await _death(made.nodes[0], made.nodes, folder, restart=True)
+        return await _death(made, restart=True)
 
 
 async def _take_over(folder: Path) -> float:
     folder.mkdir()
     async with tortured(folder, postgres=True, seed=1) as made:
-        return await _death(made.nodes[0], made.nodes, folder, restart=False)
+        return await _death(made, restart=False)
 
 
-async def _death(node: Node, nodes: list[Node], folder: Path, *, restart: bool) -> float:
+async def _death(made: Torture, *, restart: bool) -> float:
     """Kill a gateway in the middle of a job; return the seconds until the job is run again."""
-    notes = folder / "events"
+    notes, nodes = made.events, made.nodes
+    node = nodes[0]
 
     def runs() -> int:
         lines = notes.read_text().splitlines() if notes.exists() else []

@@ -75,6 +75,14 @@ async def gateway(shared: Server) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
+def place(shared: Server, tmp_path: Path) -> Path:
+    """A folder of the test's own that connectors see, which have a /tmp of theirs."""
+    made = shared.site.folder / tmp_path.name
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
 async def backend() -> AsyncIterator[Backend]:
     async with caller() as made:
         yield made
@@ -227,18 +235,18 @@ async def test_the_application_of_the_original_is_there_where_flask_is(gateway: 
 @pytest.mark.parametrize("connector", ["odd", "spawned", "waits"])
 @pytest.mark.parametrize("executor", [False, True])
 async def test_threads_that_are_no_daemons_end_with_their_call_in_every_mode(
-    gateway: Server, tmp_path: Path, connector: str, executor: bool
+    gateway: Server, place: Path, connector: str, executor: bool
 ) -> None:
-    gate, done = tmp_path / "gate", tmp_path / "done"
+    gate, done = place / "gate", place / "done"
     gate.touch()
     params = {"gate": str(gate), "done": str(done), "executor": executor}
     assert (await gateway.do(f"{connector}/LeavesThread", params)).body == {"answered": True}
     assert done.exists()
 
 
-async def test_a_result_counts_although_a_thread_does_not_end(gateway: Server, tmp_path: Path) -> None:
+async def test_a_result_counts_although_a_thread_does_not_end(gateway: Server, place: Path) -> None:
     """Told as a failure, it would be done again."""
-    params = {"gate": str(tmp_path / "never"), "done": str(tmp_path / "done")}
+    params = {"gate": str(place / "never"), "done": str(place / "done")}
     answer = await gateway.do("hasty/LeavesThread", params)
     assert (answer.status, answer.body) == (200, {"answered": True})
     message = "gave its result, and did not end until its deadline of 1s: it was stopped"
@@ -277,9 +285,9 @@ async def going_on(gateway: Server, connector: str) -> list[dict[str, Any]]:
     ],
 )
 async def test_what_calls_back_later_lives_until_it_has(
-    gateway: Server, backend: Backend, tmp_path: Path, connector: str, how: str
+    gateway: Server, backend: Backend, place: Path, connector: str, how: str
 ) -> None:
-    gate = tmp_path / "gate"
+    gate = place / "gate"
     answer = await start(gateway, f"{connector}/Later", backend.url, how=how, gate=str(gate))
     assert (answer.status, answer.body) == (202, {"started": how})
     (shown,) = await going_on(gateway, connector)
@@ -300,9 +308,9 @@ async def test_what_calls_back_later_lives_until_it_has(
 
 @pytest.mark.parametrize("connector", MODES)
 async def test_what_goes_on_can_be_cancelled_with_all_of_it(
-    gateway: Server, backend: Backend, tmp_path: Path, connector: str
+    gateway: Server, backend: Backend, place: Path, connector: str
 ) -> None:
-    gate = tmp_path / "never"
+    gate = place / "never"
     for how in ("thread", "detached"):
         assert (await start(gateway, f"{connector}/Later", backend.url, how=how, gate=str(gate))).status == 202
         (shown,) = await going_on(gateway, connector)
@@ -314,16 +322,16 @@ async def test_what_goes_on_can_be_cancelled_with_all_of_it(
     assert backend.seen == []
 
 
-async def test_what_goes_on_ends_with_the_timeout_of_jobs(gateway: Server, backend: Backend, tmp_path: Path) -> None:
+async def test_what_goes_on_ends_with_the_timeout_of_jobs(gateway: Server, backend: Backend, place: Path) -> None:
     for how in ("thread", "detached"):
-        await start(gateway, "short/Later", backend.url, how=how, gate=str(tmp_path / "never"))
+        await start(gateway, "short/Later", backend.url, how=how, gate=str(place / "never"))
     ended = await eventually(lambda: gateway.events("background_finished", connector="short")[1:])
     assert ended[0]["outcome"] == "connector_timeout"
     assert "its deadline of 300ms" in ended[0]["message"]
 
 
-async def test_many_that_go_on_hold_their_slots(gateway: Server, backend: Backend, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+async def test_many_that_go_on_hold_their_slots(gateway: Server, backend: Backend, place: Path) -> None:
+    gate = place / "gate"
     starting = (start(gateway, "spawned/Later", backend.url, how="thread", gate=str(gate)) for _ in range(8))
     assert [one.status for one in await asyncio.gather(*starting)] == [202] * 8
     full = await gateway.do("spawned/Base", {}, headers={"X-Timeout": "0.2"})
