@@ -354,6 +354,9 @@ struct spent measure(pid_t pid);
 
 /* Remove what is in a folder but for `keep` (or NULL), following nothing: false when something is left. */
 bool folder_empty(int folder, const struct names *keep);
+/* A folder in a folder, also when it may not be read yet; -1 with errno. Follows nothing, since what lives may put a
+   link there meanwhile. */
+int folder_open(int above, const char *name);
 /* What is in a folder now: false when it cannot be read. */
 bool folder_names(int folder, struct names *into);
 bool names_have(const struct names *names, const char *name);

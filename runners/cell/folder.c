@@ -1,11 +1,13 @@
 /* Empties a folder by descriptors: no name is looked up twice and no link is followed. It goes down one level at a time
-   and comes up by "..", which is compared with where it came from: a tree of any depth needs two descriptors. */
+   and comes up by "..", which is compared with where it came from: a tree of any depth needs two descriptors. What lives
+   beside may move a folder away while we are in it: we would come up somewhere else. */
 #define _GNU_SOURCE
 #include "cell.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -26,11 +28,40 @@ static struct place place_of(int folder) {
 
 static bool same(struct place one, struct place other) { return one.device == other.device && one.inode == other.inode; }
 
+/* The folders above the one that we are in, the first one first. */
+struct way {
+  struct place *places;
+  size_t count, room;
+};
+
+static bool remember(struct way *way, struct place place) {
+  if (way->count == way->room) {
+    size_t room = way->room * 2 + 16;
+    struct place *more = realloc(way->places, room * sizeof *more);
+    if (!more) return false;
+    way->places = more;
+    way->room = room;
+  }
+  way->places[way->count++] = place;
+  return true;
+}
+
 bool names_have(const struct names *keep, const char *name) {
   if (!keep) return false;
   for (size_t at = 0; at < keep->size; at += strlen(keep->text + at) + 1)
     if (!strcmp(keep->text + at, name)) return true;
   return false;
+}
+
+int folder_open(int above, const char *name) {
+  int fd = openat(above, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (fd >= 0 || errno != EACCES) return fd;
+  int there = openat(above, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC); /* ours, or of a process that ran as us */
+  char path[64];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", there);
+  if (there >= 0 && !chmod(path, 0700)) fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  close_fd(&there);
+  return fd;
 }
 
 /* Remove the files of a folder; the descriptor of a folder in it that is not empty, -1 when there is none, -2 on failure. */
@@ -52,8 +83,7 @@ static int unlink_files(int folder, const struct names *keep) {
         inner = -2;
         break;
       }
-      fchmodat(folder, one->d_name, 0700, 0); /* ours, or of a process that ran as us */
-      inner = openat(folder, one->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+      inner = folder_open(folder, one->d_name);
       if (inner < 0) inner = -2;
     }
   }
@@ -86,27 +116,27 @@ bool folder_names(int folder, struct names *into) {
 }
 
 bool folder_empty(int folder, const struct names *keep) {
-  struct place top = place_of(folder);
+  struct way way = {0};
+  bool done = false;
   fchmod(folder, 0700);
   int at = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   for (int steps = 0; at >= 0 && steps < DEEPEST * 4; steps++) {
     fchmod(at, 0700);
-    bool is_top = same(place_of(at), top);
-    int inner = unlink_files(at, is_top ? keep : NULL);
-    if (inner >= 0) {
-      close(at);
-      at = inner;
-      continue;
+    int next = unlink_files(at, way.count ? NULL : keep);
+    if (next == -2) break;
+    if (next >= 0) {
+      if (!remember(&way, place_of(at))) steps = DEEPEST * 4;
+    } else if (!way.count) {
+      done = true;
+      break;
+    } else {
+      next = openat(at, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+      if (next >= 0 && !same(place_of(next), way.places[--way.count])) close_fd(&next);
     }
-    if (inner == -2) break;
-    if (is_top) {
-      close(at);
-      return true;
-    }
-    int outer = openat(at, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     close(at);
-    at = outer;
+    at = next;
   }
   close_fd(&at);
-  return false;
+  free(way.places);
+  return done;
 }

@@ -28,8 +28,7 @@ static bool remove_all(int folder, uint64_t device, const struct names *keep) {
     if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
     if (fstatat(folder, one->d_name, &facts, AT_SYMLINK_NOFOLLOW) || (device && facts.st_dev != device)) continue;
     if (!unlinkat(folder, one->d_name, 0)) continue;
-    if (S_ISDIR(facts.st_mode)) fchmodat(folder, one->d_name, 0700, 0); /* nobody lives who could swap it */
-    int inner = openat(folder, one->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    int inner = folder_open(folder, one->d_name);
     done &= inner >= 0 && folder_empty(inner, NULL) && !unlinkat(folder, one->d_name, AT_REMOVEDIR);
     close_fd(&inner);
   }
