@@ -507,7 +507,7 @@ static void finish(struct cell *cell, struct run *run) {
   if (run->tail_size) send_log(cell, &tail, run->tail, run->tail_size);
   close_ours(run);
   bool clean = give_folder_back(cell, run);
-  if (is_alone(cell, run)) clean = folder_empty(cell->folder, &spare) && clean;
+  if (is_alone(cell, run)) clean = folder_empty(cell->folder, cell->has_spare_folder ? &spare : NULL) && clean;
   if (!clean) cell->spoiled = true;
   /* What runs beside each other shares these: they are emptied when none of them is at work. */
   if (run->flags & (CHANNEL | HOST)) sandbox_keep(cell->sandbox, false);
@@ -772,6 +772,11 @@ static uint64_t weight(const struct cell *cell, const struct run *run, uint32_t 
   return size;
 }
 
+/* One that is alone may as well write beside its folder, in the cell's. */
+static int where_it_writes(const struct cell *cell, const struct run *run) {
+  return run->flags & (HOST | FORKED) ? run->folder : cell->folder;
+}
+
 static void watch(struct cell *cell, struct run *run) {
   uint32_t processes = 0;
   uint64_t size = weight(cell, run, &processes);
@@ -784,7 +789,7 @@ static void watch(struct cell *cell, struct run *run) {
     run_kill(run, MEMORY);
   else if (run->max_pids && processes > run->max_pids)
     run_kill(run, PROCESSES);
-  else if (run->looks++ % DISK_EVERY == DISK_EVERY - 1 && sandbox_disk_full(cell->sandbox, run->folder))
+  else if (run->looks++ % DISK_EVERY == DISK_EVERY - 1 && sandbox_disk_full(cell->sandbox, where_it_writes(cell, run)))
     run_kill(run, DISK);
 }
 

@@ -310,6 +310,11 @@ def test_the_folder_is_empty_again(cell: Cell, tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "kept"
 
 
+def test_nothing_stays_beside_the_folder_either(cell: Cell) -> None:
+    cell.run("/bin/sh", "-c", "mkdir ../.spare && echo one > ../.spare/left")
+    assert cell.run("/bin/sh", "-c", "cat ../.spare/left").result == b""
+
+
 def test_a_folder_of_any_depth_is_emptied(cell: Cell) -> None:
     dig = "import os\nfor _ in range(3000):\n os.mkdir('d'); os.chdir('d')\n"
     done = cell.run("/usr/bin/env", "python3", "-c", dig, env=(f"PATH={os.environ['PATH']}",))
