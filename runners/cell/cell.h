@@ -23,6 +23,8 @@ enum {
   SWEEP_MS = 5000,        /* a cell in which something cannot be killed within this is thrown away */
   STUCK_MS = 5000,        /* a host that does not say within this what has become of a child is killed */
   REAPED_AT_ONCE = 256,   /* then the deadline and the gateway have their turn */
+  HEARD_AT_ONCE = 64,     /* of what a host says */
+  LAST_WORDS = 4096,      /* of a host that is dead */
 };
 
 /* --- message.c: the wire. Integers are the machine's own: both ends are on one. */
@@ -321,6 +323,8 @@ void usage_add(struct usage *usage, const struct rusage *spent);
 void signal_all(int number);
 /* Whether a process is dead, and not reaped yet, or gone. */
 bool is_zombie(pid_t pid);
+/* 0 when it is gone. */
+pid_t parent_of(pid_t pid);
 /* Our children, dead ones included: how many of them are in `pids`. */
 size_t children(pid_t *pids, size_t room);
 /* SIGKILL to what lives below a process, but for itself and `keep`: how many there were. */
@@ -449,9 +453,9 @@ void flush_log(struct cell *cell);
 
 /* Ask for a child that gets these streams: false with errno. */
 bool host_fork(struct cell *cell, const struct run *run, char *const *envp, const int *streams, int nstreams);
-/* What the host says. */
-void host_hear(struct cell *cell);
-/* It is dead: those that it has not forked yet never will be. */
+/* What the host says: so many messages at most. */
+void host_hear(struct cell *cell, int most);
+/* It is dead: those that it has not forked yet never will be, and those that it has reaped are over. */
 void host_died(struct cell *cell);
 
 /* --- serve.c */

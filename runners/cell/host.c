@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum {
@@ -41,15 +42,32 @@ bool host_fork(struct cell *cell, const struct run *run, char *const *envp, cons
   return sent > 0;
 }
 
+static const char died[] = "its host died";
+
+/* It runs what we know nothing about, so what it says is looked at: we are going to kill by that number. */
+static bool is_its(const struct cell *cell, pid_t pid) {
+  for (const struct run *run = cell->runs; run; run = run->next)
+    if (run->state != OVER && run->leader == pid) return false;
+  pid_t parent = pid > 1 ? parent_of(pid) : 0;
+  return parent && (parent == getpid() || (cell->host && parent == cell->host->leader));
+}
+
 static void forked(struct cell *cell, struct run *run, pid_t pid) {
+  if (!run || run->leader) return;
   int leader_fd = (int)syscall(SYS_pidfd_open, pid, 0);
-  if (run && run->state != OVER && !run->leader) run_forked(cell, run, pid, leader_fd);
-  else close_fd(&leader_fd);
+  if (is_its(cell, pid)) return run_forked(cell, run, pid, leader_fd);
+  close_fd(&leader_fd); /* it has died with its host, and we have reaped it */
+  run_failed(cell, run, IN_HOST, ESRCH, died, sizeof died - 1);
+}
+
+static bool is_dead(const struct run *run) {
+  struct pollfd leader = {.fd = run->leader_fd, .events = POLLIN};
+  return run->leader_fd >= 0 ? poll(&leader, 1, 0) > 0 : is_zombie(run->leader);
 }
 
 static void exited(struct cell *cell, struct run *run, int status, const char *body, size_t size) {
   uint64_t spent[3];
-  if (!run || run->dead || size != sizeof spent) return;
+  if (run->dead || size != sizeof spent || !is_dead(run)) return;
   memcpy(spent, body, sizeof spent);
   struct rusage usage = {
       .ru_utime = {.tv_sec = (time_t)(spent[0] / 1000000), .tv_usec = (suseconds_t)(spent[0] % 1000000)},
@@ -60,9 +78,9 @@ static void exited(struct cell *cell, struct run *run, int status, const char *b
   run_leader_died(cell, run, status);
 }
 
-void host_hear(struct cell *cell) {
+void host_hear(struct cell *cell, int most) {
   static struct message message;
-  for (int count = 0; count < 64 && cell->host_socket >= 0; count++) {
+  for (int count = 0; count < most && cell->host_socket >= 0; count++) {
     int read = message_read(cell->host_socket, &message);
     if (read < 0) return;
     if (read == 0) {
@@ -78,7 +96,7 @@ void host_hear(struct cell *cell) {
     message_release(&message);
     if (note.kind == FORKED_IT) {
       forked(cell, run, (pid_t)note.value);
-    } else if (note.kind == NOT_FORKED && run && run->state <= RUNNING && !run->leader) {
+    } else if (note.kind == NOT_FORKED && run && !run->leader) {
       run_failed(cell, run, IN_HOST, 0, body, size);
     } else if (note.kind == EXITED && run && run->leader) {
       exited(cell, run, (int)note.value, body, size);
@@ -92,10 +110,13 @@ void host_hear(struct cell *cell) {
 }
 
 void host_died(struct cell *cell) {
-  host_hear(cell); /* its last words */
+  host_hear(cell, LAST_WORDS); /* its last words */
   close_fd(&cell->host_socket);
-  static const char words[] = "its host died";
-  for (struct run *run = cell->runs; run; run = run->next)
-    if (run->state != OVER && run->flags & FORKED && !run->leader)
-      run_failed(cell, run, IN_HOST, ESRCH, words, sizeof words - 1);
+  for (struct run *run = cell->runs; run; run = run->next) {
+    if (run->state == OVER || !(run->flags & FORKED) || run->dead) continue;
+    if (!run->leader)
+      run_failed(cell, run, IN_HOST, ESRCH, died, sizeof died - 1);
+    else if (waitid(P_PID, (id_t)run->leader, &(siginfo_t){0}, WEXITED | WNOHANG | WNOWAIT) < 0)
+      run_leader_died(cell, run, SIGKILL); /* the host has reaped it, and said nothing of it */
+  }
 }

@@ -223,7 +223,7 @@ static void tell_failed(struct cell *cell, uint32_t id, enum step step, int erro
 }
 
 void run_failed(struct cell *cell, struct run *run, enum step step, int error, const char *words, size_t length) {
-  if (cell->host == run) close_fd(&cell->host_socket);
+  if (run->flags & HOST) close_fd(&cell->host_socket);
   give_folder_back(cell, run);
   uint32_t id = run->id;
   forget(cell, run);
@@ -647,6 +647,7 @@ static void end(struct cell *cell, struct run *run) {
       run->kill_at = 0;
       return;
     }
+    host_hear(cell, LAST_WORDS); /* what it has forked is not its own */
     if (!sweep_host(cell, run)) cell->spoiled = true;
   } else if (!cell->childless && !sweep(cell)) {
     cell->spoiled = true;
@@ -663,6 +664,7 @@ void run_leader_died(struct cell *cell, struct run *run, int status) {
     run->kill_at = now_ms();
     return;
   }
+  run->patience = 0; /* it has been said */
   bool living = is_forked(run) ? claim(cell, run) > 0 : !cell->childless;
   run->left_behind = living && run->why == BY_ITSELF;
   move_to(run, LEAVING);

@@ -154,7 +154,7 @@ int serve(int control, const char *path, struct sandbox *sandbox) {
     if (polled.fds[CONTROL].revents & ~POLLOUT && !hear(&cell)) break;
     const struct pollfd *at = polled.fds + FIXED;
     for (struct run *run = first; run; run = run->next, at += PER_RUN) serve_run(&cell, run, at);
-    if (polled.fds[HOST_SOCKET].revents && cell.host_socket == polled.fds[HOST_SOCKET].fd) host_hear(&cell);
+    if (polled.fds[HOST_SOCKET].revents && cell.host_socket == polled.fds[HOST_SOCKET].fd) host_hear(&cell, HEARD_AT_ONCE);
     if (polled.fds[SIGNALS].revents) {
       struct signalfd_siginfo seen[8];
       while (read(cell.signals, seen, sizeof seen) == (ssize_t)sizeof seen) {

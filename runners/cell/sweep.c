@@ -58,16 +58,29 @@ void signal_all(int number) {
     kill(pids[at], number); /* it is our child and not reaped yet: nobody else has its number */
 }
 
-bool is_zombie(pid_t pid) {
-  char path[PATH], text[256];
+/* What follows a process' name in its line of facts; NULL when it is gone. */
+static const char *facts_of(pid_t pid, char *text, size_t room) {
+  char path[PATH];
   snprintf(path, sizeof path, "/proc/%d/stat", pid);
   int file = open(path, O_RDONLY | O_CLOEXEC);
-  ssize_t size = file < 0 ? -1 : read(file, text, sizeof text - 1);
+  ssize_t size = file < 0 ? -1 : read(file, text, room - 1);
   close_fd(&file);
-  if (size <= 0) return true;
+  if (size <= 0) return NULL;
   text[size] = 0;
   const char *name_end = strrchr(text, ')');
-  return name_end && name_end[1] && (name_end[2] == 'Z' || name_end[2] == 'X');
+  return name_end && name_end[1] ? name_end + 2 : NULL;
+}
+
+bool is_zombie(pid_t pid) {
+  char text[256];
+  const char *facts = facts_of(pid, text, sizeof text);
+  return !facts || *facts == 'Z' || *facts == 'X';
+}
+
+pid_t parent_of(pid_t pid) {
+  char text[256];
+  const char *facts = facts_of(pid, text, sizeof text);
+  return facts && *facts ? (pid_t)strtol(facts + 1, NULL, 10) : 0;
 }
 
 static bool among(pid_t pid, const pid_t *pids, size_t count) {
