@@ -229,8 +229,8 @@ void sandbox_keep(struct sandbox *sandbox, bool keep);
 uint64_t sandbox_weight(const struct sandbox *sandbox);
 /* Have a folder belong to whoever is run. */
 bool sandbox_own(const struct sandbox *sandbox, int folder);
-/* Whether a folder, which is one run's, is over its bound. */
-bool sandbox_disk_full(const struct sandbox *sandbox, int folder);
+/* Whether a folder, which so many runs write to, is over its bound with so many bytes more. */
+bool sandbox_disk_full(const struct sandbox *sandbox, int folder, unsigned runs, uint64_t more);
 /* Whether it is what was there before that is mounted. */
 static inline bool is_shown(enum kind_of_mark kind) { return kind == SHOW || kind == WRITE || kind == PRIVATE; }
 static inline bool is_hidden(enum kind_of_mark kind) { return kind == HIDE || kind == MASK; }
@@ -325,10 +325,14 @@ void signal_all(int number);
 bool is_zombie(pid_t pid);
 /* 0 when it is gone. */
 pid_t parent_of(pid_t pid);
+/* The children of a process' first thread, dead ones included: how many of them are in `pids`. */
+size_t children_of(pid_t parent, pid_t *pids, size_t room);
 /* Our children, dead ones included: how many of them are in `pids`. */
 size_t children(pid_t *pids, size_t room);
 /* SIGKILL to what lives below a process, but for itself and `keep`: how many there were. */
 size_t kill_below(pid_t root, const pid_t *keep, size_t nkeep);
+/* Whose child a process is, 0 when it is gone. */
+pid_t parent_of(pid_t pid);
 /* What lives below a process. */
 size_t list_below(pid_t root, pid_t *pids, size_t room);
 
@@ -340,6 +344,9 @@ size_t list_below(pid_t root, pid_t *pids, size_t room);
 uint64_t weigh(const struct sandbox *sandbox, pid_t root, uint64_t bound, uint32_t *processes);
 /* Have the pages of our own program go that are not used any more: they come back when they are. */
 void forget_text(void);
+/* Bytes of disk of files that a process and everything below it (0: everything below this cell) hold open, and that have
+   no name any more. */
+uint64_t unlinked_use(const struct sandbox *sandbox, pid_t root);
 /* Bytes of disk below a folder; `over`: more than the bound (0: none), or too many files to look at. Some 1 us a
    file. */
 uint64_t disk_use(int folder, bool *over, uint64_t bound);
@@ -361,6 +368,8 @@ bool folder_empty(int folder, const struct names *keep);
 /* A folder in a folder, also when it may not be read yet; -1 with errno. Follows nothing, since what lives may put a
    link there meanwhile. */
 int folder_open(int above, const char *name);
+/* Remove what is written on a folder: attributes, and whom else it is open to. */
+bool folder_bare(int folder);
 /* What is in a folder now: false when it cannot be read. */
 bool folder_names(int folder, struct names *into);
 bool names_have(const struct names *names, const char *name);
@@ -413,6 +422,8 @@ struct cell {
   struct sandbox *sandbox;
   struct run *runs, *spare;
   struct run *host;   /* the one that forks, while it lives */
+  pid_t hosts_own[OTHERS]; /* what it had started itself by the time that it had imported */
+  size_t nhosts_own;
   int host_socket;
   bool has_spare_folder;
   bool spoiled;       /* something could not be killed, or removed */
@@ -424,7 +435,7 @@ struct cell {
 
 void run_begin(struct cell *cell, struct message *message);
 void run_feed(struct run *run, struct message *message);
-void run_stop(struct run *run, enum why why);
+void run_stop(const struct cell *cell, struct run *run, enum why why);
 void run_kill(struct run *run, enum why why);
 void run_go_on(struct run *run);
 void run_rest(struct cell *cell, struct run *run, bool keep);
@@ -444,6 +455,8 @@ void run_failed(struct cell *cell, struct run *run, enum step step, int error, c
 struct run *run_find(const struct cell *cell, uint32_t id);
 /* Reap some of what is dead: true when there may be more of it. */
 bool reap(struct cell *cell);
+/* What the host has started by itself until now may live as long as it does. */
+void run_know_hosts_own(struct cell *cell);
 /* The host has forked it. */
 void run_forked(struct cell *cell, struct run *run, pid_t leader, int leader_fd);
 /* Send the log that the gateway had no room for. */

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 enum { DEEPEST = 1 << 16 };
@@ -115,6 +116,17 @@ bool folder_names(int folder, struct names *into) {
   return whole;
 }
 
+/* A folder that is used again has nothing written on it either. */
+bool folder_bare(int folder) {
+  char names[4096];
+  ssize_t size = flistxattr(folder, names, sizeof names);
+  if (size < 0) return errno == ENOTSUP;
+  bool done = true;
+  for (const char *at = names; at < names + size; at += strlen(at) + 1)
+    if (!strncmp(at, "user.", 5) || !strncmp(at, "system.posix_acl", 16)) done &= !fremovexattr(folder, at);
+  return done;
+}
+
 bool folder_empty(int folder, const struct names *keep) {
   struct way way = {0};
   bool done = false;
@@ -138,5 +150,5 @@ bool folder_empty(int folder, const struct names *keep) {
   }
   close_fd(&at);
   free(way.places);
-  return done;
+  return folder_bare(folder) && done;
 }

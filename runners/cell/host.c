@@ -102,6 +102,7 @@ void host_hear(struct cell *cell, int most) {
       exited(cell, run, (int)note.value, body, size);
     } else if (note.kind == SAYS && cell->host) {
       sandbox_keep(cell->sandbox, true); /* it has imported */
+      run_know_hosts_own(cell);
       run_measure(cell, cell->host);
       struct head head = {.kind = TOLD, .run = cell->host->id, .body = (uint32_t)size};
       message_write(cell->control, &head, sizeof head, body, size, -1);

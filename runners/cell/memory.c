@@ -18,15 +18,15 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-enum { DEPTH = 64, PATH = 96, MEMFDS = 1024, DESCRIPTORS_SEEN = 16384, DEEPEST = 128, MOST_FILES = 100000 };
+enum { PATH = 96, INODES = 1024, DESCRIPTORS_SEEN = 16384, PROCESSES_SEEN = 32768, DEEPEST = 128, MOST_FILES = 100000 };
 
 struct total {
   const struct sandbox *sandbox;
-  uint64_t own, shared, most_shared, most_file, memfds, exact;
+  uint64_t own, shared, most_shared, most_file, memfds, exact, unlinked;
   uint32_t processes;
   int descriptors; /* that have been looked at: what is beyond their bound is not counted, and a deadline not held up */
-  int known; /* memfds that have been seen; what is beyond their number is counted as often as it is open */
-  ino_t inodes[MEMFDS];
+  int known; /* files that have been seen; what is beyond their number is counted as often as it is open */
+  ino_t inodes[INODES];
 };
 
 typedef void look(struct total *, long pid);
@@ -60,7 +60,7 @@ static void add_memfds(struct total *total, long pid) {
     struct stat facts;
     if (readlinkat(dirfd(entries), one->d_name, target, sizeof target) < 7 || memcmp(target, "/memfd:", 7)) continue;
     if (fstatat(dirfd(entries), one->d_name, &facts, 0) || is_known(total, facts.st_ino)) continue;
-    if (total->known < MEMFDS) total->inodes[total->known++] = facts.st_ino;
+    if (total->known < INODES) total->inodes[total->known++] = facts.st_ino;
     total->memfds += (uint64_t)facts.st_blocks * 512;
   }
   closedir(entries);
@@ -111,37 +111,72 @@ static void add_exactly(struct total *total, long pid) {
   total->exact += kilobytes(text, "\nRssAnon:") + kilobytes(text, "\nRssShmem:");
 }
 
-static void below(struct total *total, look *look, long pid, int depth) {
-  char path[PATH];
-  snprintf(path, sizeof path, "/proc/%ld/task", pid);
-  DIR *tasks = depth < DEPTH ? opendir(path) : NULL;
-  if (!tasks) return;
-  for (struct dirent *task; (task = readdir(tasks));) {
-    if (task->d_name[0] == '.') continue;
-    char text[8 << 10], file[PATH + 32];
-    snprintf(file, sizeof file, "/proc/%ld/task/%.20s/children", pid, task->d_name);
-    if (read_text(file, text, sizeof text) <= 0) continue;
-    for (char *at = text, *end; *at; at = end) {
-      long child = strtol(at, &end, 10);
-      if (end == at) break;
-      look(total, child);
-      below(total, look, child, depth + 1);
+/* Nothing of it is deeper than can be looked at: a line of processes is looked at as a crowd is. */
+static void below(struct total *total, look *look, long root) {
+  static long pids[PROCESSES_SEEN];
+  size_t count = 0;
+  pids[count++] = root;
+  for (size_t done = 0; done < count; done++) {
+    char path[PATH];
+    snprintf(path, sizeof path, "/proc/%ld/task", pids[done]);
+    DIR *tasks = opendir(path);
+    if (!tasks) continue;
+    for (struct dirent *task; (task = readdir(tasks));) {
+      if (task->d_name[0] == '.') continue;
+      char text[8 << 10], file[PATH + 32];
+      snprintf(file, sizeof file, "/proc/%ld/task/%.20s/children", pids[done], task->d_name);
+      if (read_text(file, text, sizeof text) <= 0) continue;
+      for (char *at = text, *end; *at && count < PROCESSES_SEEN; at = end) {
+        long child = strtol(at, &end, 10);
+        if (end == at) break;
+        if (*end != ' ') break; /* it may be cut in two */
+        look(total, child);
+        pids[count++] = child;
+      }
     }
+    closedir(tasks);
   }
-  closedir(tasks);
 }
 
 uint64_t weigh(const struct sandbox *sandbox, pid_t root, uint64_t bound, uint32_t *processes) {
   static struct total total;
   total = (struct total){.sandbox = sandbox};
   if (root) add_quickly(&total, root);
-  below(&total, add_quickly, root ? root : getpid(), 0);
+  below(&total, add_quickly, root ? root : getpid());
   *processes = total.processes;
   if (!bound || total.own + total.shared + total.most_file + total.memfds <= bound)
     return total.own + total.most_file + (total.memfds > total.most_shared ? total.memfds : total.most_shared);
   if (root) add_exactly(&total, root);
-  below(&total, add_exactly, root ? root : getpid(), 0);
+  below(&total, add_exactly, root ? root : getpid());
   return total.exact + total.memfds;
+}
+
+/* Of a file without a name no folder knows. */
+static void add_unlinked(struct total *total, long pid) {
+  static char target[8 << 10];
+  static const char gone[] = " (deleted)";
+  char path[PATH];
+  snprintf(path, sizeof path, "/proc/%ld/fd", pid);
+  DIR *entries = opendir(path);
+  if (!entries) return;
+  for (struct dirent *one; total->descriptors < DESCRIPTORS_SEEN && (one = readdir(entries)); total->descriptors++) {
+    struct stat facts;
+    ssize_t length = readlinkat(dirfd(entries), one->d_name, target, sizeof target);
+    if (length < (ssize_t)sizeof gone || memcmp(target + length - sizeof gone + 1, gone, sizeof gone - 1)) continue;
+    if (!memcmp(target, "/memfd:", 7) || fstatat(dirfd(entries), one->d_name, &facts, 0) || !S_ISREG(facts.st_mode)) continue;
+    if (facts.st_nlink || is_counted(total, "", facts.st_dev, facts.st_ino) || is_known(total, facts.st_ino)) continue;
+    if (total->known < INODES) total->inodes[total->known++] = facts.st_ino;
+    total->unlinked += (uint64_t)facts.st_blocks * 512;
+  }
+  closedir(entries);
+}
+
+uint64_t unlinked_use(const struct sandbox *sandbox, pid_t root) {
+  static struct total total;
+  total = (struct total){.sandbox = sandbox};
+  if (root) add_unlinked(&total, root);
+  below(&total, add_unlinked, root ? root : getpid());
+  return total.unlinked;
 }
 
 static void add_files(int folder, uint64_t bound, uint64_t *bytes, int *left, int deep) {

@@ -17,7 +17,6 @@
 #include <unistd.h>
 
 #define SPARE ".spare"
-static struct names spare = {(char[]){SPARE}, sizeof SPARE};
 
 static const bool moves[STATES][STATES] = {
     [FORKING] = {[WAITING] = true, [RUNNING] = true, [ENDING] = true, [OVER] = true},
@@ -184,19 +183,40 @@ static bool take_folder(struct cell *cell, struct run *run) {
   return run->folder >= 0 && sandbox_own(cell->sandbox, run->folder);
 }
 
+static bool is_at_its_name(const struct cell *cell, const struct run *run) {
+  struct stat ours, there;
+  return !fstat(run->folder, &ours) && !fstatat(cell->folder, run->name, &there, AT_SYMLINK_NOFOLLOW) &&
+         ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+}
+
 /* It is gone from its name; whatever has been put there in its place is removed as what it is. */
 static bool give_folder_back(struct cell *cell, struct run *run) {
   if (run->folder < 0) return true;
-  struct stat ours, there;
-  bool empty = folder_empty(run->folder, NULL);
-  bool same = !fstat(run->folder, &ours) && !fstatat(cell->folder, run->name, &there, AT_SYMLINK_NOFOLLOW) &&
-              ours.st_dev == there.st_dev && ours.st_ino == there.st_ino;
+  bool empty = folder_empty(run->folder, NULL), same = is_at_its_name(cell, run);
   close_fd(&run->folder);
   if (empty && same && !cell->has_spare_folder && !is_forked(run) && !renameat(cell->folder, run->name, cell->folder, SPARE))
     cell->has_spare_folder = true;
   else if (unlinkat(cell->folder, run->name, AT_REMOVEDIR))
     unlinkat(cell->folder, run->name, 0);
   return empty;
+}
+
+/* What a run has put beside its folder goes with it; the folders of others stay. */
+static bool empty_around(const struct cell *cell) {
+  size_t room = sizeof SPARE, size = 0;
+  for (const struct run *run = cell->runs; run; run = run->next) room += sizeof run->name;
+  char *text = malloc(room);
+  if (!text) return false;
+  for (const struct run *run = cell->runs; run; run = run->next) {
+    if (run->state == OVER || run->folder < 0) continue;
+    memcpy(text + size, run->name, strlen(run->name) + 1);
+    size += strlen(run->name) + 1;
+  }
+  if (cell->has_spare_folder) memcpy(text + size, SPARE, sizeof SPARE), size += sizeof SPARE;
+  const struct names keep = {text, size};
+  bool done = folder_empty(cell->folder, &keep);
+  free(text);
+  return done;
 }
 
 /* HOME and TMPDIR are the run's own folder, unless they were given. */
@@ -433,17 +453,24 @@ static void read_rest(struct cell *cell, struct run *run) {
 
 /* --- the end */
 
-static void signal_group(const struct run *run, int number) {
-  if (!run->leader || run->dead) return;
+/* A host says what it has forked, and may not say the truth: outside of a namespace the number may be anybody's. */
+static bool is_ours(const struct cell *cell, const struct run *run) {
+  if (!is_forked(run) || getpid() == 1) return true;
+  pid_t parent = parent_of(run->leader);
+  return parent == getpid() || (cell->host && parent == cell->host->leader);
+}
+
+static void signal_group(const struct cell *cell, const struct run *run, int number) {
+  if (!run->leader || run->dead || !is_ours(cell, run)) return;
   if (kill(-run->leader, number)) kill(run->leader, number); /* it may not lead a group yet */
 }
 
-void run_stop(struct run *run, enum why why) {
+void run_stop(const struct cell *cell, struct run *run, enum why why) {
   if (run->state == OVER || run->why != BY_ITSELF) return;
   run->why = why;
   run->deadline = 0;
   if (run->grace_ms && run->state != FORKING) {
-    signal_group(run, SIGTERM);
+    signal_group(cell, run, SIGTERM);
     for (size_t at = 0; run->dead && at < run->nothers; at++) kill(run->others[at], SIGTERM);
     if (run->dead && !is_forked(run)) signal_all(SIGTERM);
   }
@@ -507,7 +534,7 @@ static void finish(struct cell *cell, struct run *run) {
   if (run->tail_size) send_log(cell, &tail, run->tail, run->tail_size);
   close_ours(run);
   bool clean = give_folder_back(cell, run);
-  if (is_alone(cell, run)) clean = folder_empty(cell->folder, cell->has_spare_folder ? &spare : NULL) && clean;
+  clean = empty_around(cell) && clean;
   if (!clean) cell->spoiled = true;
   /* What runs beside each other shares these: they are emptied when none of them is at work. */
   if (run->flags & (CHANNEL | HOST)) sandbox_keep(cell->sandbox, false);
@@ -573,6 +600,30 @@ static bool sweep_forked(struct cell *cell, struct run *run) {
   return false;
 }
 
+void run_know_hosts_own(struct cell *cell) {
+  const struct run *whose;
+  pid_t pids[OTHERS];
+  size_t count = children_of(cell->host->leader, pids, OTHERS);
+  cell->nhosts_own = 0;
+  for (size_t at = 0; at < count; at++)
+    if (!is_known(cell, pids[at], &whose)) cell->hosts_own[cell->nhosts_own++] = pids[at];
+}
+
+/* Who is forked can make a child that is the host's, its own sibling (CLONE_PARENT): that is nobody's. */
+static void kill_siblings(const struct cell *cell) {
+  static pid_t pids[1024];
+  if (!cell->host || cell->host->dead) return;
+  for (const struct run *run = cell->runs; run; run = run->next)
+    if (run->state == FORKING) return; /* it may be the child that the host is about to tell of */
+  size_t count = children_of(cell->host->leader, pids, sizeof pids / sizeof *pids);
+  for (size_t at = 0; at < count; at++) {
+    const struct run *whose;
+    bool known = is_known(cell, pids[at], &whose);
+    for (size_t own = 0; own < cell->nhosts_own && !known; own++) known = cell->hosts_own[own] == pids[at];
+    if (!known) kill(pids[at], SIGKILL);
+  }
+}
+
 /* SIGKILL to all, and reap: false when something will not die. */
 static bool sweep(struct cell *cell) {
   const struct timespec moment = {.tv_nsec = 200000};
@@ -618,13 +669,14 @@ static void end_forked(struct cell *cell, struct run *run) {
     run->patience = now + STUCK_MS;
   }
   if (!run->dead) {
-    signal_group(run, SIGKILL);
+    signal_group(cell, run, SIGKILL);
     run->kill_at = run->patience;
     if (now < run->patience) return;
     run->patience = run->kill_at = now + STUCK_MS;
     if (cell->host) kill(cell->host->leader, SIGKILL); /* then we are the one who reaps */
     return;
   }
+  kill_siblings(cell);
   if (sweep_forked(cell, run)) {
     finish(cell, run);
   } else if (now > run->patience) {
@@ -643,7 +695,7 @@ static void end(struct cell *cell, struct run *run) {
   }
   if (run->flags & HOST && !is_alone(cell, run)) {
     if (!run->dead) {
-      signal_group(run, SIGKILL);
+      signal_group(cell, run, SIGKILL);
       run->kill_at = 0;
       return;
     }
@@ -731,7 +783,8 @@ static void rest(struct cell *cell, struct run *run) {
     run->watch_at = now_ms() + 1;
     return;
   }
-  bool clean = folder_empty(run->folder, &run->files) && sandbox_empty(cell->sandbox);
+  bool clean = folder_empty(run->folder, &run->files) && is_at_its_name(cell, run) && empty_around(cell) &&
+               sandbox_empty(cell->sandbox);
   run->watch_ms = IDLE_WATCH_MS;
   run->watch_at = now_ms() + IDLE_WATCH_MS;
   move_to(run, WAITING);
@@ -774,9 +827,13 @@ static uint64_t weight(const struct cell *cell, const struct run *run, uint32_t 
   return size;
 }
 
-/* One that is alone may as well write beside its folder, in the cell's. */
-static int where_it_writes(const struct cell *cell, const struct run *run) {
-  return run->flags & (HOST | FORKED) ? run->folder : cell->folder;
+/* What lies beside its folder counts too: of as many runs as there are, each may be the one that it is of. */
+static bool disk_full(const struct cell *cell, const struct run *run) {
+  unsigned count = 0;
+  for (const struct run *one = cell->runs; one; one = one->next) count += one->state != OVER && !(one->flags & HOST);
+  uint64_t unnamed = run->flags & HOST || run->dead ? 0 : unlinked_use(cell->sandbox, is_forked(run) ? run->leader : 0);
+  return sandbox_disk_full(cell->sandbox, run->folder, 1, unnamed) ||
+         sandbox_disk_full(cell->sandbox, cell->folder, count ? count : 1, 0);
 }
 
 static void watch(struct cell *cell, struct run *run) {
@@ -791,7 +848,7 @@ static void watch(struct cell *cell, struct run *run) {
     run_kill(run, MEMORY);
   else if (run->max_pids && processes > run->max_pids)
     run_kill(run, PROCESSES);
-  else if (run->looks++ % DISK_EVERY == DISK_EVERY - 1 && sandbox_disk_full(cell->sandbox, where_it_writes(cell, run)))
+  else if (run->looks++ % DISK_EVERY == DISK_EVERY - 1 && disk_full(cell, run))
     run_kill(run, DISK);
 }
 
@@ -806,7 +863,7 @@ int64_t run_next(const struct run *run) {
 void run_mind_the_time(struct cell *cell, struct run *run) {
   if (run->state == OVER) return;
   int64_t now = now_ms();
-  if (run->deadline && now >= run->deadline) run_stop(run, DEADLINE);
+  if (run->deadline && now >= run->deadline) run_stop(cell, run, DEADLINE);
   if (run->state != FORKING && run->state != ENDING && !run->kill_at && now >= run->watch_at) {
     if (run->state == RESTING) {
       rest(cell, run);

@@ -266,10 +266,11 @@ bool sandbox_own(const struct sandbox *sandbox, int folder) {
   return !(sandbox->got & OTHER_USER) || !fchown(folder, sandbox->user, sandbox->group);
 }
 
-bool sandbox_disk_full(const struct sandbox *sandbox, int folder) {
+bool sandbox_disk_full(const struct sandbox *sandbox, int folder, unsigned runs, uint64_t more) {
   bool over = false;
-  if (sandbox->max_disk) disk_use(folder, &over, sandbox->max_disk);
-  return over;
+  uint64_t bound = sandbox->max_disk > UINT64_MAX / runs ? UINT64_MAX : sandbox->max_disk * runs;
+  if (bound && more < bound) disk_use(folder, &over, bound - more);
+  return over || (bound && more > bound);
 }
 
 void sandbox_keep(struct sandbox *sandbox, bool keep) { tmp_keep(sandbox, keep); }

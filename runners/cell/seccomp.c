@@ -78,7 +78,7 @@ static struct refusal {
     /* namespaces: a user namespace would give privileges back. The flags of clone3 are out of sight, and libraries
        use clone where there is none. */
     NO(setns), {.number = NR_CLONE3, .error = ENOSYS},
-    {SYS_clone, ANYWHERE, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES}},
+    {SYS_clone, ANYWHERE, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES | CLONE_PARENT /* a sibling would be of nobody's run */}},
     {SYS_unshare, ANYWHERE, EPERM, ANY_BIT, 0, 1, {NEW_NAMESPACES | NEW_TIME}},
     /* typing into the terminal of somebody */
     {SYS_ioctl, ANYWHERE, EPERM, ONE_OF, 1, 2, {TIOCSTI, TIOCLINUX_}},
@@ -94,9 +94,11 @@ static struct refusal {
     {SYS_sched_setparam, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
     {SYS_sched_setattr, BESIDE, EPERM, NONE_OF, 0, 1, {0}},
     {SYS_ioprio_set, BESIDE, EPERM, NONE_OF, 1, 1, {0}},
-    /* sockets of kinds that no connector needs, each with much of a kernel behind it; those that know no network
+    /* a port that somebody of this user listens on, as several workers do: some of their callers would come here.
+       Next to it: sockets of kinds that no connector needs, each with much of a kernel behind it; those that know no network
        namespace, where there is to be no network; and without such a namespace all that are not of this machine
        alone */
+    {SYS_setsockopt, SOCKETS_HOST, ENOPROTOOPT, ONE_OF, 2, 1, {SO_REUSEPORT}},
     {SYS_socket, SOCKETS_HOST, EAFNOSUPPORT, NONE_OF, 0, 8,
      {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_CAN, AF_BLUETOOTH, AF_VSOCK}},
     {SYS_socket, SOCKETS_INSIDE, EAFNOSUPPORT, NONE_OF, 0, 5, {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET}},

@@ -29,7 +29,7 @@ static bool hear(struct cell *cell) {
   switch ((enum kind)message.head.kind) {
     case RUN: run_begin(cell, &message); break;
     case FEED: if (run) run_feed(run, &message); break;
-    case STOP: if (run) run_stop(run, STOPPED); break;
+    case STOP: if (run) run_stop(cell, run, STOPPED); break;
     case KILL: if (run) run_kill(run, KILLED); break;
     case GO_ON: if (run) run_go_on(run); break;
     case REST: if (run) run_rest(cell, run, message.head.flags & KEEP); break;

@@ -41,11 +41,13 @@ static size_t read_pids(const char *path, pid_t *pids, size_t room) {
   return count;
 }
 
-size_t children(pid_t *pids, size_t room) {
+size_t children_of(pid_t parent, pid_t *pids, size_t room) {
   char path[PATH];
-  snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+  snprintf(path, sizeof path, "/proc/%d/task/%d/children", parent, parent);
   return read_pids(path, pids, room);
 }
+
+size_t children(pid_t *pids, size_t room) { return children_of(getpid(), pids, room); }
 
 void signal_all(int number) {
   static pid_t pids[AT_ONCE / 2];

@@ -47,6 +47,7 @@ static bool folder_as_before(const struct tmp *tmp) {
   struct stat facts;
   if (fstat(tmp->fd, &facts)) return false;
   if ((facts.st_mode & 07777) != 01777 && fchmod(tmp->fd, 01777)) return false;
+  if (!folder_bare(tmp->fd)) return false;
   return is_empty(tmp) || (remove_all(tmp->fd, tmp->device, &tmp->keep) && (tmp->keep.text || is_empty(tmp)));
 }
 
