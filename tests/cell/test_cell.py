@@ -64,7 +64,7 @@ def built(folder: Path, *flags: str) -> Path:
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that everybody may read, with the cell and what it is tested with."""
-    folder = Path("/tmp") / tmp_path_factory.mktemp("cell").name
+    folder = Path("/tmp") / f"{tmp_path_factory.mktemp('cell').name}-{os.getpid()}"
     folder.mkdir(mode=0o755, exist_ok=True)
     built(folder)
     subprocess.run(["cc", "-O2", "-static", "-o", folder / "storm", ROOT / "tests/cell/storm.c"], check=True)

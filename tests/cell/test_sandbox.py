@@ -78,7 +78,7 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can")
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = Path("/tmp") / tmp_path_factory.mktemp("sandbox").name
+    folder = Path("/tmp") / f"{tmp_path_factory.mktemp('sandbox').name}-{os.getpid()}"
     folder.mkdir(mode=0o755, exist_ok=True)
     built(folder)
     subprocess.run(
