@@ -340,6 +340,7 @@ async def test_children_of_a_host_that_dies_finish(site: Site) -> None:
         call = await begun(gateway, "orphan", f"{waiting}\nresult = 'done'")
         hanging = await begun(gateway, "hanging", "time.sleep(1000)")
         os.kill(host, signal.SIGKILL)
+        await gone({host})
         assert await do(gateway, PARENT) != host
         open_gate(site)
         answer = await call
