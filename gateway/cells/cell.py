@@ -342,8 +342,8 @@ class Cell:
                 size, ancillary, _, _ = self._socket.recvmsg_into([_buffer], _ROOM_FOR_DESCRIPTORS)
             except BlockingIOError:
                 return
-            except ConnectionResetError:
-                size, ancillary = 0, []
+            except ConnectionResetError:  # once, ahead of its last words: it has not read ours
+                continue
             fds = [fd for _, _, raw in ancillary for fd in array.array("i", raw)] if ancillary else []
             if not size:
                 self._died()

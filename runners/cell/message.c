@@ -34,8 +34,10 @@ int message_read(int socket, struct message *into) {
   struct msghdr packet = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &rights, .msg_controllen = sizeof rights};
   into->nfds = 0;
   into->mapped = NULL;
-  ssize_t size = recvmsg(socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (size < 0) return errno == ECONNRESET ? 0 : -1;
+  ssize_t size;
+  do size = recvmsg(socket, &packet, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+  while (size < 0 && errno == ECONNRESET); /* once, ahead of its last words: it has not read ours */
+  if (size < 0) return -1;
   take_descriptors(&packet, into);
   into->size = (size_t)size;
   if (size == 0) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from tests.cell.driver import (
     BODY_IN_FD,
     ERR,
     HEAD,
+    LEAVE,
     OUT,
     PATIENCE,
     RESULT_ON_3,
@@ -289,6 +291,15 @@ def test_nothing_outlives_the_gateways_end_of_the_socket(cell: Cell, programs: P
 
 
 @in_namespaces  # a subreaper that is killed leaves what it has to the next one above it
+def test_a_gateway_that_leaves_unread_what_it_was_told_has_left_all_the_same(cell: Cell) -> None:
+    cell.start("/bin/true")
+    cell.started()
+    eventually(lambda: select.select([cell.socket], [], [], 0)[0])
+    cell.send(HEAD.pack(LEAVE, 0, 0, 0))
+    cell.socket.close()
+    assert cell.process.wait(PATIENCE) == 0
+
+
 def test_what_a_cell_has_dies_with_it(cell: Cell) -> None:
     cell.start("/bin/sh", "-c", "setsid sleep 1000 & sleep 1000")
     cell.started()
