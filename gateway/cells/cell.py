@@ -242,7 +242,8 @@ class Cell:
 
     def rest(self, run: int, *, keep: bool) -> None:
         """Have what lives beside the leader killed, and the folder emptied; or have what is there noted, to stay."""
-        self._due.pop(run, None)
+        if not keep:
+            self._due.pop(run, None)
         self._tell(Kind.REST, run, Flag.KEEP if keep else 0)
 
     def measure(self, run: int) -> None:
@@ -306,7 +307,7 @@ class Cell:
             else:
                 return
         if self.alive:
-            self._unsent.append((data, [os.dup(fd) for fd in fds]))
+            self._unsent.append((data, _duplicates(fds)))
             if self._judge is None:
                 self._loop.add_writer(self._socket, self._on_writable)
 
@@ -451,6 +452,17 @@ def _write_all(fd: int, pieces: Sequence[Piece]) -> None:
         left = memoryview(piece)
         while left:
             left = left[os.write(fd, left) :]
+
+
+def _duplicates(fds: Iterable[int]) -> list[int]:
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - what there is of them is closed when there are no more
+    except OSError:
+        _close_all(made)
+        raise
+    return made
 
 
 def _close_all(fds: Iterable[int]) -> None:
