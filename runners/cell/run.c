@@ -236,10 +236,18 @@ static void add_folder(const struct cell *cell, const struct run *run, char **en
   }
 }
 
+/* Say something, after what was said before it. */
+static void tell(struct cell *cell, const void *fixed, size_t size, const void *body, size_t length, int fd) {
+  if (cell->unsent.size)
+    message_write(cell->control, &cell->unsent.head, sizeof cell->unsent.head, cell->unsent.body, cell->unsent.size, -1);
+  cell->unsent.size = 0;
+  message_write(cell->control, fixed, size, body, length, fd);
+}
+
 static void tell_failed(struct cell *cell, uint32_t id, enum step step, int error, const char *words, size_t length) {
   struct failed_message told = {
       .head = {.kind = FAILED, .run = id, .body = (uint32_t)length}, .step = step, .error = (uint32_t)error};
-  message_write(cell->control, &told, sizeof told, words, length, -1);
+  tell(cell, &told, sizeof told, words, length, -1);
 }
 
 void run_failed(struct cell *cell, struct run *run, enum step step, int error, const char *words, size_t length) {
@@ -253,7 +261,7 @@ void run_failed(struct cell *cell, struct run *run, enum step step, int error, c
 static void tell_started(struct cell *cell, const struct run *run) {
   if (!(run->flags & TELL)) return;
   struct failed_message told = {.head = {.kind = STARTED, .run = run->id}, .step = (uint32_t)run->leader};
-  message_write(cell->control, &told, sizeof told, NULL, 0, -1);
+  tell(cell, &told, sizeof told, NULL, 0, -1);
 }
 
 /* What is to be read by the process stays where it is until it has been. A short one is in the room of the next message:
@@ -407,9 +415,9 @@ static void tell_result(struct cell *cell, const struct run *run, bool nothing) 
   if (!nothing && run->output.rest >= 0) {
     seal(run->output.rest); /* it is closed: nothing follows */
     head.flags = BODY_IN_FD;
-    message_write(cell->control, &head, sizeof head, NULL, 0, run->output.rest);
+    tell(cell, &head, sizeof head, NULL, 0, run->output.rest);
   } else {
-    message_write(cell->control, &head, sizeof head, run->output.first, head.body, -1);
+    tell(cell, &head, sizeof head, run->output.first, head.body, -1);
   }
 }
 
@@ -504,15 +512,12 @@ static void tell_ended(struct cell *cell, struct run *run) {
       .peak_rss = run->usage.peak,
       .log_bytes = run->log_bytes,
   };
-  if (cell->unsent.size)
-    message_write(cell->control, &cell->unsent.head, sizeof(struct head), cell->unsent.body, cell->unsent.size, -1);
-  cell->unsent.size = 0;
   if (run->output.rest >= 0) {
     told.head.flags = BODY_IN_FD;
     seal(run->output.rest);
-    message_write(cell->control, &told, sizeof told, NULL, 0, run->output.rest);
+    tell(cell, &told, sizeof told, NULL, 0, run->output.rest);
   } else {
-    message_write(cell->control, &told, sizeof told, run->output.first, run->output.size, -1);
+    tell(cell, &told, sizeof told, run->output.first, run->output.size, -1);
   }
 }
 
@@ -766,7 +771,7 @@ static void tell_measured(struct cell *cell, struct run *run, bool rested, bool 
   told.size = spent.size;
   told.peak = spent.peak > run->usage.peak ? spent.peak : run->usage.peak;
   told.processes = spent.processes;
-  message_write(cell->control, &told, sizeof told, NULL, 0, -1);
+  tell(cell, &told, sizeof told, NULL, 0, -1);
 }
 
 void run_measure(struct cell *cell, struct run *run) {
