@@ -154,10 +154,11 @@ class Cell:
         self._last_run = 0
         self._unsent: deque[tuple[bytes, list[int]]] = deque()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        joining = ("--group", group.path) if group is not None else ()
         try:
             self._socket.setblocking(False)
             self.process = subprocess.Popen(
-                [argv[0], "--control", str(theirs.fileno()), "--folder", folder, *argv[1:]],
+                [argv[0], "--control", str(theirs.fileno()), "--folder", folder, *joining, *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
@@ -169,8 +170,6 @@ class Cell:
             raise
         finally:
             theirs.close()
-        if group is not None:
-            group.add(self.process.pid)
         self._loop.add_reader(self._socket, self._on_readable)
 
     @property

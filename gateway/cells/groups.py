@@ -1,7 +1,8 @@
 """Control groups (version 2), where there is such a tree: one a cell, so that the kernel bounds and kills it.
 
-The cell waits in its group, and all that it starts is born there. Where the tree has the controllers for it, memory and
-processes are bounded by the kernel too.
+The cell joins its group before it does anything else, and all that it starts is born there: whoever moved it in from
+outside would come too late for its process 1. Where the tree has the controllers for it, memory and processes are
+bounded by the kernel too.
 """
 
 from __future__ import annotations
@@ -29,10 +30,6 @@ class Group:
             _set(f"{path}/memory.swap.max", 0)
         if processes:
             _set(f"{path}/pids.max", processes + OWN_PROCESSES)
-
-    def add(self, pid: int) -> None:
-        """Move a process in. One that is gone already needs no group."""
-        _set(f"{self.path}/cgroup.procs", pid)
 
     def kill(self) -> None:
         """SIGKILL everything inside at once (Linux 5.14)."""

@@ -1,4 +1,4 @@
-/* cell --control FD --folder PATH [SANDBOX...]: serve the gateway.
+/* cell --control FD --folder PATH [--group PATH] [SANDBOX...]: serve the gateway.
    cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]: run one program, to try a sandbox by hand.
    cell --self-test: say what this machine gives. */
 #define _GNU_SOURCE
@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,7 @@
 #include <unistd.h>
 
 static int usage(void) {
-  fputs("usage: cell --control FD --folder PATH [SANDBOX...]\n"
+  fputs("usage: cell --control FD --folder PATH [--group PATH] [SANDBOX...]\n"
         "       cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]\n"
         "       cell --self-test\n"
         "sandbox: --namespaces --no-network --private-tmp BYTES --hide PATH --show PATH --restrict --read PATH\n"
@@ -125,10 +126,20 @@ static int run_one(const struct sandbox *sandbox, char **argv) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* The control group that was made for us: before there is anything else, so that all of it is born there. Where that is
+   not to be, there is none. */
+static void join(const char *group) {
+  char path[PATH_MAX];
+  snprintf(path, sizeof path, "%s/cgroup.procs", group);
+  int file = open(path, O_WRONLY | O_CLOEXEC);
+  if (file >= 0 && write(file, "0", 1) < 0) errno = 0;
+  close_fd(&file);
+}
+
 int main(int argc, char **argv) {
   int control = -1;
   bool by_hand = false;
-  const char *path = NULL;
+  const char *path = NULL, *group = NULL;
   char **program = NULL;
   struct sandbox sandbox;
   sandbox_init(&sandbox);
@@ -140,11 +151,13 @@ int main(int argc, char **argv) {
     else if (!strcmp(argv[at], "--run")) by_hand = true;
     else if (!strcmp(argv[at], "--control") && value) control = atoi(argv[++at]);
     else if (!strcmp(argv[at], "--folder") && value) path = argv[++at];
+    else if (!strcmp(argv[at], "--group") && value) group = argv[++at];
     else if (!strcmp(argv[at], "--") && value) program = argv + at + 1;
     else return usage();
     if (taken < 0) return usage();
   }
   if (by_hand ? !program : control < 0 || !path || program) return usage();
+  if (group) join(group);
   if (!open_folder(&sandbox, path ? path : ".")) return failed(path ? path : ".");
   if (!by_hand && fcntl(control, F_SETFD, FD_CLOEXEC)) return failed("--control");
   if (chdir("/")) return failed("/");
