@@ -34,9 +34,12 @@ def die_with_parent() -> None:
 
 
 def sweep(known: Container[int]) -> None:
-    """Kill and reap our children but for the known ones, until there are none."""
+    """Kill and reap our children but for the known ones, until there are none.
+
+    What is of our own session we have started ourselves: a cell leads one of its own, and there is no way back.
+    """
     for _ in range(ROUNDS):
-        orphans = [pid for pid in children() if pid not in known]
+        orphans = [pid for pid in children() if pid not in known and not _is_own(pid)]
         if not orphans:
             return
         for pid in orphans:
@@ -55,6 +58,12 @@ def children() -> set[int]:
             with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as file:
                 pids.update(map(int, file.read().split()))
     return pids
+
+
+def _is_own(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid) == os.getsid(0)
+    return True  # it has just been reaped
 
 
 def _prctl(option: int, value: int) -> None:
