@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import functools
 import os
-import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 from gateway.cells import orphans, program
-from gateway.cells.cell import Cell
+from gateway.cells.cell import OVERDUE, Cell
 from gateway.cells.groups import Groups
 from gateway.sandbox import needs_judging, options, refused
 
@@ -41,6 +41,7 @@ class Cells:
         self._living: set[Cell] = set()
         self._leaving: set[Cell] = set()
         """Closed, and maybe not reaped yet."""
+        self._clearing: set[asyncio.Future[None]] = set()
         self._strangers: set[int] = set()
         """Children of this process that are no cells: not ours to kill."""
         self._beat: asyncio.TimerHandle | None = None
@@ -104,6 +105,8 @@ class Cells:
         await asyncio.sleep(0)  # their ends are heard of in the next turn
         if self._leaving:
             await asyncio.to_thread(self._wait)
+        if self._clearing:
+            await asyncio.wait(self._clearing)
         if self._groups is not None:
             self._groups.close()
             self._groups = None
@@ -161,23 +164,44 @@ class Cells:
         dead = [cell for cell in self._leaving if cell.process.poll() is not None]
         for cell in dead:
             self._leaving.discard(cell)
-            self._clear_up(cell)
+            if not self._clear_up(cell):
+                clearing = asyncio.get_running_loop().run_in_executor(None, _empty, cell.folder)
+                self._clearing.add(clearing)
+                clearing.add_done_callback(self._clearing.discard)
         if not all(cell.closed for cell in dead):
             orphans.sweep({*self.pids, *self._strangers})
         self._strangers = orphans.children() - set(self.pids)
 
     def _wait(self) -> None:
         for cell in list(self._leaving):
-            cell.process.wait()
+            try:
+                cell.process.wait(OVERDUE)
+            except subprocess.TimeoutExpired:
+                cell.destroy()
+                cell.process.wait()
             self._leaving.discard(cell)
-            self._clear_up(cell)
+            if not self._clear_up(cell):
+                _empty(cell.folder)
 
-    def _clear_up(self, cell: Cell) -> None:
+    def _clear_up(self, cell: Cell) -> bool:
+        """Take away what a cell that is dead has left; tell whether its folder is gone."""
         if cell.group is not None:
             cell.group.kill()
             cell.group.remove()
-        with contextlib.suppress(FileNotFoundError):  # as a rule it has removed it itself
-            try:
-                os.rmdir(cell.folder)
-            except OSError:
-                shutil.rmtree(cell.folder, ignore_errors=True)
+        try:
+            os.rmdir(cell.folder)  # as a rule it has removed it itself
+        except OSError:
+            return not os.path.lexists(cell.folder)
+        return True
+
+
+def _empty(folder: str) -> None:
+    """Remove a folder with what was left in it, of any size and depth: not in the loop."""
+    with contextlib.suppress(OSError):
+        subprocess.run(
+            [program.path(), "--empty", folder],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={},
+            check=False,
+        )

@@ -1,5 +1,6 @@
 /* cell --control FD --folder PATH [--group PATH] [SANDBOX...]: serve the gateway.
    cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]: run one program, to try a sandbox by hand.
+   cell --empty PATH: remove a folder that a cell has left.
    cell --self-test: say what this machine gives. */
 #define _GNU_SOURCE
 #include "cell.h"
@@ -17,6 +18,7 @@
 static int usage(void) {
   fputs("usage: cell --control FD --folder PATH [--group PATH] [SANDBOX...]\n"
         "       cell --run [--folder PATH] [SANDBOX...] -- PROGRAM [ARGUMENT...]\n"
+        "       cell --empty PATH\n"
         "       cell --self-test\n"
         "sandbox: --namespaces --no-network --private-tmp BYTES --hide PATH --show PATH --restrict --read PATH\n"
         "         --write PATH --filter --user UID:GID --max-pids N --max-disk BYTES --oom N\n", stderr);
@@ -107,6 +109,13 @@ static int self_test(void) {
 
 /* --- by hand */
 
+static int empty(const char *path) {
+  int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  bool done = folder >= 0 && folder_empty(folder, NULL) && !rmdir(path);
+  close_fd(&folder);
+  return done ? 0 : failed(path);
+}
+
 static int run_one(const struct sandbox *sandbox, char **argv) {
   extern char **environ;
   static const int fds[] = {0, 1, 2};
@@ -148,6 +157,7 @@ int main(int argc, char **argv) {
     int taken = sandbox_option(&sandbox, argv[at], value);
     if (taken) at += taken - 1;
     else if (!strcmp(argv[at], "--self-test")) return self_test();
+    else if (!strcmp(argv[at], "--empty") && value) return empty(value);
     else if (!strcmp(argv[at], "--run")) by_hand = true;
     else if (!strcmp(argv[at], "--control") && value) control = atoi(argv[++at]);
     else if (!strcmp(argv[at], "--folder") && value) path = argv[++at];
