@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Answer, Server, Site, cmdline, eventually, served
+from tests.support import Answer, Server, Site, cmdline, eventually, gone, served
 
 COMMANDS = "commands: {Go: {additional_parameters: true}}"
 ACT = """
