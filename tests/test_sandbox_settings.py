@@ -279,6 +279,19 @@ def test_links_are_followed(site: Site, tmp_path: Path) -> None:
     assert {str(tmp_path / "real/fax.sh"), str(site.folder / "real.sh")} <= set(found.show)
 
 
+def test_a_link_on_the_way_to_what_is_hidden_is_followed(site: Site) -> None:
+    made = site.state / "runtimes/fax/1"
+    (made / "venv/bin").mkdir(parents=True)
+    (made / "venv/pyvenv.cfg").write_text("home = /usr/bin\n")
+    (made / "venv/bin/python").symlink_to("/usr/bin/python3")
+    (made.parent / "current").symlink_to("1")
+    (site.folder / "act.py").write_text("")
+    current = ".gateway/runtimes/fax/current/venv"
+    site.configure(f"act: {{runtime: python, module: ./act.py, venv: {current}}}")
+    found = defined(site, "act").launch.sandbox
+    assert {current, ".gateway/runtimes/fax/1/venv"} <= set(within(site, found.show))
+
+
 def test_the_volume_of_a_config_map_is_hidden_with_its_versions_to_come(site: Site) -> None:
     site.script("one.sh", "")
     version = site.folder / "..2026"
@@ -291,7 +304,7 @@ def test_the_volume_of_a_config_map_is_hidden_with_its_versions_to_come(site: Si
     (site.folder / "one.sh").symlink_to("..data/one.sh")
     found = defined(site, "one").launch.sandbox
     assert found.hide == (str(site.folder),)
-    assert within(site, found.show) == ["..2026", "one.sh"]
+    assert within(site, found.show) == ["..2026", "..data", "one.sh"]
 
 
 def test_a_drop_in_has_its_own_folder_and_what_is_no_drop_in(site: Site) -> None:

@@ -24,6 +24,8 @@ _SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", 
 """What every level may read."""
 
 
+_LINKS = 40  # one after the other, as the kernel has it
+
 State = tuple[int, int]
 """Device and inode; zeros where there is nothing."""
 
@@ -166,8 +168,20 @@ def real(path: Path) -> Path:
 
 
 def located(path: Path) -> set[Path]:
-    """Return a path as it is called and, where that is a link, where it leads; nothing if there is no such one."""
-    return {real(path.parent) / path.name, real(path)} if path.exists() else set()
+    """Return a path as it is called and, link by link, where that leads; nothing if there is no such one."""
+    return set(ways(path)) if path.exists() else set()
+
+
+def ways(path: Path) -> Iterator[Path]:
+    """Yield a path as it is called, once for each link on its way: up to that there is none. At last without any."""
+    path = Path(os.path.abspath(path))
+    for _ in range(_LINKS):
+        link = next((one for one in (*reversed(path.parents), path) if one.is_symlink()), None)
+        yield path
+        if link is None:
+            return
+        target = link.parent / link.readlink()
+        path = (real(target.parent) / target.name if ".." in target.parts else target) / path.relative_to(link)
 
 
 def above(path: Path, other: Path) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.registry.ground import BIN, above, is_shared, is_system, real
+from gateway.registry.ground import BIN, above, is_shared, is_system, real, ways
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 _STORES = (Path("/nix/store"), Path("/gnu/store"))
 """Where a program's libraries lie in folders beside its own."""
 _LIBRARIES = ("lib", "lib64", "libexec", "jmods")
-_LINKS = 40  # one after the other, as the kernel has it
 
 
 def needed(program: Path) -> set[Path]:
@@ -24,20 +23,9 @@ def needed(program: Path) -> set[Path]:
     """
     found: set[Path] = set()
     for one in (program, _interpreter(program)):
-        for path in _chain(one) if one is not None else ():
-            found |= _installation(path)
+        for path in ways(one) if one is not None else ():
+            found |= _installation(path) if path.exists() else set()
     return {path for path in found if not is_system(path) and not is_shared(path)}
-
-
-def _chain(path: Path) -> Iterator[Path]:
-    """Yield a path and, link by link, what it leads to."""
-    for _ in range(_LINKS):
-        path = real(path.parent) / path.name
-        if path.exists():
-            yield path
-        if not path.is_symlink():
-            return
-        path = path.parent / path.readlink()
 
 
 def _installation(path: Path) -> set[Path]:

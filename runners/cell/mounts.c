@@ -127,7 +127,6 @@ static bool show(struct mark *mark) {
   int there = cover(mark->path, named(mark->source), NULL, MS_BIND | MS_REC, NULL);
   bool done = there >= 0 && (mark->kind != SHOW || make_read_only(there, true));
   if (there >= 0) close(there);
-  if (done) link_to(mark);
   return done;
 }
 
@@ -222,6 +221,8 @@ bool mounts_make(struct sandbox *sandbox) {
     if ((is_hidden(mark->kind) || mark->kind == COVER) && !hide(mark, nothing)) refused(sandbox, HIDDEN);
     if (is_shown(mark->kind) && !show(mark)) refused(sandbox, HIDDEN);
   }
+  for (int at = 0; at < sandbox->count; at++) /* of two marks for one path each may be by way of a link */
+    if (is_shown(sandbox->marks[at].kind) && sandbox->marks[at].source >= 0) link_to(&sandbox->marks[at]);
   for (int at = 0; at < sandbox->count; at++) {
     if (!close_cover(&sandbox->marks[at])) refused(sandbox, HIDDEN);
     close_fd(&sandbox->marks[at].source);

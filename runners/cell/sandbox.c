@@ -38,7 +38,8 @@ bool is_below(const char *path, const char *above) {
 bool mark(struct sandbox *sandbox, enum kind_of_mark kind, const char *given) {
   char *path = realpath(given, NULL);
   if (!path) return false;
-  for (int at = 0; at < sandbox->count; at++)
+  bool by_link = is_shown(kind) && strcmp(given, path); /* then it is to be there by that name too */
+  for (int at = 0; at < sandbox->count && !by_link; at++)
     if (sandbox->marks[at].kind == kind && !strcmp(sandbox->marks[at].path, path)) {
       free(path);
       return true;

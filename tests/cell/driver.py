@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-(RUN, FEED, STOP, KILL, STARTED, FAILED, LOG, ENDED, READY, RESULT, GO_ON, REST, MEASURE, MEASURED, TOLD, LEAVE) = range(1, 17)
+(RUN, FEED, STOP, KILL, STARTED, FAILED, LOG, ENDED, READY, RESULT, GO_ON, REST, MEASURE, MEASURED, TOLD, LEAVE) = (
+    range(1, 17)
+)
 RESULT_ON_3, AHEAD, BODY_IN_FD, TELL, TELL_RESULT, CHANNEL, HOST, FORKED, KEEP, IN_TIME = (1 << at for at in range(10))
 OUT, ERR = 1, 2
 WHY = ("by itself", "deadline", "stopped", "killed", "output", "memory", "processes", "disk")

@@ -14,6 +14,7 @@ import signal
 import socket
 import struct
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,10 +65,10 @@ def built(folder: Path, *flags: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def programs() -> Path:
     """A folder that everybody may read, with the cell and what it is tested with."""
-    folder = Path("/tmp") / f"{tmp_path_factory.mktemp('cell').name}-{os.getpid()}"
-    folder.mkdir(mode=0o755, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="cell-", dir="/tmp"))
+    folder.chmod(0o755)
     built(folder)
     subprocess.run(["cc", "-O2", "-static", "-o", folder / "storm", ROOT / "tests/cell/storm.c"], check=True)
     yield folder

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from enum import IntFlag
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -77,9 +78,9 @@ only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can")
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = Path("/tmp") / f"{tmp_path_factory.mktemp('sandbox').name}-{os.getpid()}"
-    folder.mkdir(mode=0o755, exist_ok=True)
+def programs() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sandbox-", dir="/tmp"))
+    folder.chmod(0o755)
     built(folder)
     subprocess.run(
         ["cc", "-O2", "-static", "-o", folder / "attack", ROOT / "tests/cell/attack.c"], check=True, capture_output=True
@@ -302,6 +303,21 @@ def test_links_lead_nowhere(place: Place) -> None:
     assert "secret" not in shell(cell, script)
     assert (place.code / "main.sh").read_text() == "echo mine"
     assert "secret" not in shell(cell, "cat /proc/1/cwd/key /proc/1/root/proc/1/environ; ls /proc/1/fd/")
+
+
+def test_what_is_shown_is_there_by_each_name_that_it_was_asked_for_by(place: Place) -> None:
+    build = place.state / "builds" / "1"
+    build.mkdir(parents=True)
+    (build / "main.sh").write_text("echo built")
+    (build.parent / "current").symlink_to("1")
+    (place.state / "latest").symlink_to("builds/current")
+    names = (build, build.parent / "current", place.state / "latest")
+    for order in (names, names[::-1]):
+        cell = place.cell(*(word for name in order for word in ("--show", str(name))))
+        assert shell(cell, "; ".join(f"sh {name}/main.sh" for name in names)) == "built\n" * 3
+        cell = place.cell("--show", str(order[0] / "main.sh"), "--show", str(order[1] / "main.sh"))
+        assert shell(cell, f"sh {order[0]}/main.sh; sh {order[1]}/main.sh") == "built\n" * 2
+        assert "secret" not in shell(cell, f"cat {place.state}/key")
 
 
 def test_folders_above_that_cannot_be_listed_are_no_hindrance(place: Place) -> None:
