@@ -303,7 +303,7 @@ def test_the_volume_of_a_config_map_is_hidden_with_its_versions_to_come(site: Si
     site.file.symlink_to("..data/connectors.yaml")
     (site.folder / "one.sh").symlink_to("..data/one.sh")
     found = defined(site, "one").launch.sandbox
-    assert found.hide == (str(site.folder),)
+    assert found.hide == (str(site.folder), str(version / "connectors.yaml"))
     assert within(site, found.show) == ["..2026", "..data", "one.sh"]
 
 

@@ -88,7 +88,7 @@ def _hidden(settings: Settings) -> set[Path]:
     file = real(settings.file)
     # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
     versioned = file.parent.name.startswith("..") and file.parent.parent == real(settings.file.parent)
-    hidden = {file.parent.parent if versioned else file, settings.state_dir}
+    hidden = {file, settings.state_dir, *([file.parent.parent] if versioned else [])}
     if settings.connectors_dir is not None:
         hidden.add(real(settings.connectors_dir))
     return hidden
