@@ -19,11 +19,13 @@
 #include <unistd.h>
 
 enum { PATH = 96, INODES = 1024, DESCRIPTORS_SEEN = 16384, PROCESSES_SEEN = 32768, DEEPEST = 128, MOST_FILES = 100000 };
+enum { EXACT_MS = 250, LINES = 4096 }; /* a deadline is not held up by who has many processes with many mappings */
 
 struct total {
   const struct sandbox *sandbox;
   uint64_t own, shared, most_shared, most_file, memfds, exact, unlinked;
   uint32_t processes;
+  int64_t until; /* then it is rather estimated too high */
   int descriptors; /* that have been looked at: what is beyond their bound is not counted, and a deadline not held up */
   int known; /* files that have been seen; what is beyond their number is counted as often as it is open */
   ino_t inodes[INODES];
@@ -88,12 +90,25 @@ static bool is_counted(const struct total *total, const char *name, uint64_t dev
   return false;
 }
 
+/* As a rule the kernel can add it up by itself: when nothing is shared that may have been counted. */
+static bool add_sum(struct total *total, long pid) {
+  char path[PATH], text[2048];
+  snprintf(path, sizeof path, "/proc/%ld/smaps_rollup", pid);
+  if (read_text(path, text, sizeof text) <= 0 || !strstr(text, "\nPss_Shmem:") || kilobytes(text, "\nPss_Shmem:")) return false;
+  total->exact += kilobytes(text, "\nPss:");
+  return true;
+}
+
 static void add_exactly(struct total *total, long pid) {
   char path[PATH], line[512], name[16];
+  bool late = now_ms() > total->until;
+  if (!late && add_sum(total, pid)) return;
   snprintf(path, sizeof path, "/proc/%ld/smaps", pid);
-  FILE *file = fopen(path, "re");
+  FILE *file = late ? NULL : fopen(path, "re");
   bool counted = false, any = false;
-  while (file && fgets(line, sizeof line, file)) {
+  uint64_t before = total->exact;
+  for (int lines = 1; file && fgets(line, sizeof line, file); lines++) {
+    if (lines % LINES == 0 && (late = now_ms() > total->until)) break;
     unsigned major, minor;
     unsigned long long inode;
     name[0] = 0;
@@ -104,8 +119,9 @@ static void add_exactly(struct total *total, long pid) {
       total->exact += strtoull(strchr(line, ':') + 1, NULL, 10) << 10;
   }
   if (file) fclose(file);
-  if (any) return;
-  char text[4096]; /* not ours to look at so closely */
+  if (any && !late) return;
+  total->exact = before;
+  char text[4096]; /* not ours to look at so closely, or too much of it */
   snprintf(path, sizeof path, "/proc/%ld/status", pid);
   if (read_text(path, text, sizeof text) <= 0) return;
   total->exact += kilobytes(text, "\nRssAnon:") + kilobytes(text, "\nRssShmem:");
@@ -146,6 +162,7 @@ uint64_t weigh(const struct sandbox *sandbox, pid_t root, uint64_t bound, uint32
   *processes = total.processes;
   if (!bound || total.own + total.shared + total.most_file + total.memfds <= bound)
     return total.own + total.most_file + (total.memfds > total.most_shared ? total.memfds : total.most_shared);
+  total.until = now_ms() + EXACT_MS;
   if (root) add_exactly(&total, root);
   below(&total, add_exactly, root ? root : getpid());
   return total.exact + total.memfds;
