@@ -18,8 +18,8 @@ cluster-demo: setup ## Two gateways, PostgreSQL and HAProxy on this machine: kil
 
 test: setup ## Run the tests, and those of the cell a second time with sanitizers
 	@PYTHON=$(PYTHON) scripts/setup tests
-	$(BIN)/pytest
-	CELL_SANITIZED=1 $(BIN)/pytest -q tests/cell
+	$(BIN)/pytest -n 2 --dist loadfile
+	CELL_SANITIZED=1 $(BIN)/pytest -q -n 2 --dist loadfile tests/cell
 
 lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 	$(BIN)/ruff check .
