@@ -291,7 +291,6 @@ def test_nothing_outlives_the_gateways_end_of_the_socket(cell: Cell, programs: P
     assert not descendants(cell.process.pid)
 
 
-@in_namespaces  # a subreaper that is killed leaves what it has to the next one above it
 def test_a_gateway_that_leaves_unread_what_it_was_told_has_left_all_the_same(cell: Cell) -> None:
     cell.start("/bin/true")
     cell.started()
@@ -301,6 +300,7 @@ def test_a_gateway_that_leaves_unread_what_it_was_told_has_left_all_the_same(cel
     assert cell.process.wait(PATIENCE) == 0
 
 
+@in_namespaces  # a subreaper that is killed leaves what it has to the next one above it
 def test_what_a_cell_has_dies_with_it(cell: Cell) -> None:
     cell.start("/bin/sh", "-c", "setsid sleep 1000 & sleep 1000")
     cell.started()
