@@ -209,8 +209,7 @@ async def test_a_run_in_another_worker_becomes_a_job_without_being_started_again
 @WHICH
 async def test_cancelling_a_promoted_run_kills_all_of_it_wherever_it_runs(team: Team, worker: int) -> None:
     name = await team.submit(worker, "slow/Once")
-    tree = team.server.connectors()
-    assert len(tree) >= 2
+    tree = await eventually(lambda: found if len(found := team.server.connectors()) >= 2 else None)
     assert (await team.ask((worker + 1) % WORKERS, "POST", f"/v1/jobs/{name}/cancel")).status == 200
     await gone(tree)
     assert (await team.told_of(name))["error"]["error_code"] == "job_cancelled"
@@ -251,7 +250,7 @@ async def test_the_engines_worker_is_replaced_and_no_job_is_lost(team: Team) -> 
 
 async def test_a_promoted_run_of_a_worker_that_dies_is_told_or_run_again(team: Team) -> None:
     once, again = await team.submit(1, "slow/Once"), await team.submit(1, "slow/Again")
-    assert team.lines("runs") == 2
+    await team.running(2)
     before = team.server.connectors()
     await team.kill(1)
     body = await team.told_of(once)
@@ -266,6 +265,7 @@ async def test_a_promoted_run_of_a_worker_that_dies_is_told_or_run_again(team: T
 
 async def test_a_promoted_run_ends_with_the_engines_worker(team: Team) -> None:
     once = await team.submit(2, "slow/Once")
+    await team.running()
     before = team.server.connectors()
     await team.kill(0)
     await gone(before)
