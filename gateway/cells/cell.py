@@ -367,7 +367,7 @@ class Cell:
             result = _body(at + wire.ENDED.size, size, flags, body, fds)
             self._over(run)
             self.fit = self.fit and not facts[3]
-            listener.on_ended(_ended(facts, result))
+            listener.on_ended(self._judged(_ended(facts, result)))
         elif kind == Kind.LOG:
             listener.on_log(flags, bytes(_view[at:size]))
         elif kind == Kind.STARTED:
@@ -386,6 +386,12 @@ class Cell:
             listener.on_measured(Measured(bool(flags), bool(clean), user / 1e6, system / 1e6, resident, peak))
         elif kind == Kind.TOLD:
             listener.on_told(bytes(_view[at:size]))
+
+    def _judged(self, ended: Ended) -> Ended:
+        # One that failed since the kernel has killed something of it had no memory left.
+        if ended.status and self.group is not None and self.group.has_killed() and ended.why == Why.BY_ITSELF:
+            return ended._replace(why=Why.MEMORY)
+        return ended
 
     def _be_judged(self, got: int) -> None:
         judge, self._judge = self._judge, None

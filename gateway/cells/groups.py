@@ -24,12 +24,23 @@ class Group:
             OSError: the kernel does not allow it.
         """
         self.path = path
+        self._memory = memory
+        self._processes = processes
+        self._runs = 1
+        self._killed = 0
         os.mkdir(path)
-        if memory:
-            _set(f"{path}/memory.max", memory + OWN_MEMORY)
-            _set(f"{path}/memory.swap.max", 0)
-        if processes:
-            _set(f"{path}/pids.max", processes + OWN_PROCESSES)
+        self._set_bounds()
+
+    def bound(self, runs: int) -> None:
+        """Have room for so many runs at once, each with what one may use."""
+        if runs != self._runs:
+            self._runs = runs
+            self._set_bounds()
+
+    def has_killed(self) -> bool:
+        """Tell whether the kernel has killed something inside, since no memory was left, after the latest look."""
+        before, self._killed = self._killed, _number_after("oom_kill ", f"{self.path}/memory.events") or self._killed
+        return self._killed > before
 
     def kill(self) -> None:
         """SIGKILL everything inside at once (Linux 5.14)."""
@@ -39,6 +50,13 @@ class Group:
         """Remove it, as far as nothing lives in it."""
         with contextlib.suppress(OSError):
             os.rmdir(self.path)
+
+    def _set_bounds(self) -> None:
+        if self._memory:
+            _set(f"{self.path}/memory.max", self._memory * self._runs + OWN_MEMORY)
+            _set(f"{self.path}/memory.swap.max", 0)
+        if self._processes:
+            _set(f"{self.path}/pids.max", self._processes * self._runs + OWN_PROCESSES)
 
 
 class Groups:
@@ -113,6 +131,12 @@ def _parents() -> list[str]:
     own = (mount + path).rstrip("/")
     beside = [os.path.dirname(own)] if own != mount and os.path.dirname(own) != mount else []
     return [parent for parent in (*beside, own) if os.access(f"{parent}/cgroup.procs", os.W_OK)]
+
+
+def _number_after(word: str, path: str) -> int:
+    with contextlib.suppress(OSError), open(path, encoding="ascii") as file:
+        return next((int(line.removeprefix(word)) for line in file if line.startswith(word)), 0)
+    return 0
 
 
 def _set(path: str, value: int | str) -> None:

@@ -73,6 +73,8 @@ class Cells:
         while idle:
             cell = idle.pop()
             if cell.alive and (cell.sandbox is sandbox or cell.sandbox == sandbox):
+                if cell.group is not None:
+                    cell.group.bound(1)
                 return cell
             self._let_go(cell)
         cell = self._make(sandbox, memory)

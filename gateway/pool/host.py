@@ -74,6 +74,8 @@ class Host:
         self._busy: set[Child] = set()
         self._retired = False
         self.resident = Resident(spawn, launch, on_line)
+        if self.resident.cell.group is not None:
+            self.resident.cell.group.bound(1 + launch.keep.concurrency + launch.keep.warm)
         self.resident.on_words = self._on_words
         self.resident.start(Flag.HOST)
         self.resident.gone.add_done_callback(self._on_gone)
