@@ -521,9 +521,14 @@ static void tell_ended(struct cell *cell, struct run *run) {
   }
 }
 
+static bool is_at_work(const struct run *run) {
+  bool waits = run->state == WAITING || (run->state == FORKING && run->flags & AHEAD);
+  return run->state != OVER && !(run->flags & HOST) && !waits;
+}
+
 static bool others_at_work(const struct cell *cell, const struct run *run) {
   for (const struct run *other = cell->runs; other; other = other->next)
-    if (other != run && other->state != OVER && !(other->flags & HOST) && other->state != WAITING) return true;
+    if (other != run && is_at_work(other)) return true;
   return false;
 }
 
