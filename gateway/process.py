@@ -213,11 +213,19 @@ class Lines:
 class Child(Listener):
     """A process that was asked for, in its cell, until all of it is gone."""
 
-    def __init__(self, cell: Cell, launch: Launch, on_line: OnLine, release: Callable[[], None]) -> None:
-        """`release` is called once, when it needs its cell no more."""
+    def __init__(
+        self,
+        cell: Cell,
+        launch: Launch,
+        on_line: OnLine,
+        release: Callable[[], None],
+        other: Callable[[], tuple[Cell, Callable[[], None]]] | None = None,
+    ) -> None:
+        """`release` is called once, when it needs its cell no more; `other` is where to clean up after a dead one."""
         self.launch = launch
         self._cell = cell
         self._release = release
+        self._other = other
         self._loop = asyncio.get_running_loop()
         self._run = 0
         self._gone: asyncio.Future[Ended] = self._loop.create_future()
@@ -305,8 +313,10 @@ class Child(Listener):
             raise
         finally:
             self._lines.finish()
-            await self._clean_up()
-            self._let_go()
+            try:
+                await self._clean_up()
+            finally:
+                self._let_go()
         return self._completed()
 
     async def discard(self) -> None:
@@ -402,8 +412,14 @@ class Child(Listener):
         argv = tuple(self._name if word == RUN_NAME else word for word in launch.cleanup)
         cleanup = msgspec.structs.replace(launch, argv=argv, cleanup=())
         with contextlib.suppress(StartFailed, OSError):
-            child = Child(self._cell, cleanup, self._lines.on_line, _nothing)
-            await asyncio.shield(child.run(b"", deadline=self._loop.time() + CLEANUP))
+            cell, release = (self._cell, _nothing) if self._cell.alive or self._other is None else self._other()
+            child = Child(cell, cleanup, self._lines.on_line, release)
+            running = self._loop.create_task(child.run(b"", deadline=self._loop.time() + CLEANUP))
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await uncancelled(running)  # its cell is not to be used meanwhile
+                raise
 
     def _completed(self) -> Completed:
         ended = self._gone.result()
@@ -486,7 +502,7 @@ def signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-async def uncancelled(future: asyncio.Future[Ended]) -> None:
+async def uncancelled(future: asyncio.Future[Ended] | asyncio.Task[Completed]) -> None:
     """Wait for a future whatever is cancelled meanwhile; its exception is its owner's business."""
     while not future.done():
         with contextlib.suppress(asyncio.CancelledError):

@@ -205,6 +205,9 @@ class Cell:
         """
         self._last_run += 1
         run = self._last_run
+        if not self.alive:
+            self._loop.call_soon(listener.on_ended, Ended(0, STOPPED, Why.CELL_DIED))
+            return run
         pieces = [words.data, *payload]
         fields = (
             *(words.argc, words.envc, len(words.data), _ms(seconds), _ms(limits.grace), limits.processes),

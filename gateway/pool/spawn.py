@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from gateway.process import Child, StartFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.cells.cell import Cell
     from gateway.cells.stock import Cells
     from gateway.pool.base import OnLine
@@ -40,16 +43,20 @@ class SpawnPool:
         Raises:
             StartFailed: there is none to be had.
         """
-        cell = self.cell(launch)
-        child = Child(cell, launch, on_line, lambda: self.give_back(cell, launch))
+        cell, release = self._taken(launch)
+        child = Child(cell, launch, on_line, release, functools.partial(self._taken, launch))
         if ahead:
             try:
                 child.begin()
             except StartFailed:
-                self.give_back(cell, launch)
+                release()
                 raise
         return child
 
     async def obtain(self, launch: Launch, on_line: OnLine) -> Child:
         """Start a process."""
         return self.start(launch, on_line)
+
+    def _taken(self, launch: Launch) -> tuple[Cell, Callable[[], None]]:
+        cell = self.cell(launch)
+        return cell, functools.partial(self.give_back, cell, launch)
