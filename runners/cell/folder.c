@@ -76,16 +76,16 @@ static int unlink_files(int folder, const struct names *keep) {
   int inner = -1;
   for (struct dirent *one; inner == -1 && (one = readdir(entries));) {
     if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
-    if (!unlinkat(folder, one->d_name, 0)) continue;
+    if (!unlinkat(folder, one->d_name, 0) || errno == ENOENT) continue; /* who lives beside may have removed it */
     if (errno != EISDIR && errno != EPERM) {
       inner = -2;
-    } else if (unlinkat(folder, one->d_name, AT_REMOVEDIR)) {
+    } else if (unlinkat(folder, one->d_name, AT_REMOVEDIR) && errno != ENOENT) {
       if (errno != ENOTEMPTY && errno != EEXIST && errno != EACCES) {
         inner = -2;
         break;
       }
       inner = folder_open(folder, one->d_name);
-      if (inner < 0) inner = -2;
+      if (inner < 0) inner = errno == ENOENT ? -1 : -2;
     }
   }
   closedir(entries);
