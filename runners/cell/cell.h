@@ -16,6 +16,8 @@ enum {
   OTHERS = 1024,          /* processes of a run that are known beside its leader */
   TAIL = 8 << 10,         /* bytes of the end of a log that are told though they are over its bound */
   LAST_WORDS_MS = 250,    /* what outlives the leader has so long to say something */
+  ANSWER_MS = 2000,       /* or so long, when the gateway may be about to say that it has had its answer */
+  RESULTS_TOLD = 64,      /* of one run, before it is over */
   FIRST_WATCH_MS = 10,    /* the first look at the memory of a run; each later one after twice the time, */
   WATCH_MS = 100,         /* up to this, */
   DISK_EVERY = 4,         /* looks there is one at the disk too */
@@ -399,7 +401,7 @@ struct run {
   int status;
   int64_t deadline, kill_at, watch_at, patience; /* 0: none */
   int64_t watch_ms; /* the time from the last look to the next one */
-  uint32_t looks;
+  uint32_t looks, results_told;
   uint32_t grace_ms, max_pids;
   uint64_t max_log, max_memory, log_bytes;
   struct usage usage;

@@ -87,7 +87,7 @@ static struct run *make(struct cell *cell, const struct run_message *asked) {
   run->deadline = asked->deadline_ms && run->state != WAITING ? now + asked->deadline_ms : 0;
   run->watch_ms = FIRST_WATCH_MS;
   run->watch_at = now + FIRST_WATCH_MS;
-  run->looks = 0;
+  run->looks = run->results_told = 0;
   run->grace_ms = asked->grace_ms;
   run->max_pids = asked->max_pids;
   run->max_log = asked->max_log;
@@ -436,7 +436,9 @@ void run_read_output(struct cell *cell, struct run *run) {
   }
   if (!(run->flags & TELL_RESULT) || run->goes_on || run->why != BY_ITSELF) return;
   bool ends = run->output.rest < 0 && more && run->output.first[run->output.size - 1] == '\n';
-  if (closed || ends) tell_result(cell, run, false);
+  if (!closed && (!ends || run->results_told >= RESULTS_TOLD)) return;
+  run->results_told++;
+  tell_result(cell, run, false);
 }
 
 /* What there is of its logs now; of one that floods them, a part. */
@@ -617,6 +619,16 @@ void run_know_hosts_own(struct cell *cell) {
   cell->nhosts_own = 0;
   for (size_t at = 0; at < count; at++)
     if (!is_known(cell, pids[at], &whose)) cell->hosts_own[cell->nhosts_own++] = pids[at];
+  cell->host->nothers = 0;
+  count = children(pids, OTHERS); /* what it has detached */
+  for (size_t at = 0; at < count; at++)
+    if (!is_known(cell, pids[at], &whose)) cell->host->others[cell->host->nothers++] = pids[at];
+}
+
+/* Its number may be another's from now on. */
+static void forget_other(struct run *run, pid_t pid) {
+  for (size_t at = 0; at < run->nothers; at++)
+    if (run->others[at] == pid) run->others[at] = run->others[--run->nothers];
 }
 
 /* Who is forked can make a child that is the host's, its own sibling (CLONE_PARENT): that is nobody's. */
@@ -734,7 +746,7 @@ void run_leader_died(struct cell *cell, struct run *run, int status) {
   if (!living || run->why != BY_ITSELF || run->flags & (HOST | CHANNEL))
     run->kill_at = now_ms();
   else if (!run->goes_on && !run->kill_at)
-    run->kill_at = now_ms() + LAST_WORDS_MS;
+    run->kill_at = now_ms() + (run->results_told ? ANSWER_MS : LAST_WORDS_MS);
 }
 
 /* What a leader has left may have ended by itself. */
@@ -757,6 +769,7 @@ bool reap(struct cell *cell) {
     struct run *run = whose ? (struct run *)whose : cell->host ? cell->host : cell->runs;
     if (!run || run->state == OVER) continue;
     usage_add(&run->usage, &spent);
+    if (run->flags & HOST) forget_other(run, pid);
     if (run->leader == pid && !run->dead) {
       cell->childless = waitid(P_ALL, 0, &(siginfo_t){0}, WEXITED | WNOHANG | WNOWAIT) < 0;
       run_leader_died(cell, run, status);
@@ -823,10 +836,24 @@ void run_rest(struct cell *cell, struct run *run, bool keep) {
 /* --- time */
 
 /* What it takes: what a host has forked is weighed for itself. */
+static uint64_t hosts_weight(const struct cell *cell, const struct run *host, uint32_t *processes) {
+  if (host->dead) return 0;
+  uint64_t size = measure(host->leader).size;
+  *processes = 1;
+  for (size_t at = 0; at < cell->nhosts_own + host->nothers; at++) {
+    uint32_t more = 0;
+    pid_t pid = at < cell->nhosts_own ? cell->hosts_own[at] : host->others[at - cell->nhosts_own];
+    if (is_zombie(pid)) continue;
+    size += weigh(cell->sandbox, pid, host->max_memory, &more);
+    *processes += more;
+  }
+  return size;
+}
+
 static uint64_t weight(const struct cell *cell, const struct run *run, uint32_t *processes) {
   uint64_t held = run->flags & HOST ? 0 : sandbox_weight(cell->sandbox);
   uint64_t bound = !run->max_memory ? 0 : run->max_memory > held ? run->max_memory - held : 1;
-  if (run->flags & HOST) return run->dead ? 0 : measure(run->leader).size;
+  if (run->flags & HOST) return hosts_weight(cell, run, processes);
   if (!is_forked(run)) return held + weigh(cell->sandbox, 0, bound, processes);
   uint64_t size = held + (run->dead ? 0 : weigh(cell->sandbox, run->leader, bound, processes));
   for (size_t at = 0; at < run->nothers; at++) {
