@@ -169,8 +169,7 @@ async def test_the_deadline_kills_what_a_shell_started_and_leaves_no_zombie(gate
 
 async def test_a_client_that_hangs_up_ends_its_process(gateway: Server) -> None:
     call = await started(gateway, "nest", "hang-up")
-    processes = gateway.connectors()
-    assert len(processes) == 5
+    processes = await eventually(lambda: found if len(found := gateway.connectors()) == 5 else None)
     call.cancel()
     await gone(processes, 3)
     (event,) = await eventually(lambda: gateway.events("run", request_id="hang-up"))
@@ -476,7 +475,9 @@ async def test_a_gateway_without_descriptors_says_so_and_recovers(gateway: Serve
     await eventually(at_rest)
     soft, hard = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
     try:
-        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (gateway.descriptors() + 1, hard))
+        taken = set(map(int, os.listdir(f"/proc/{gateway.pid}/fd")))
+        free = next(number for number in range(soft) if number not in taken)  # what is above counts for nothing
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (free + 1, hard))
         assert (await act(gateway, "print('{}')")).status == 200, "what it has a cell for"
         answer = await gateway.do("fresh/Go", {"do": "print('{}')"})
         assert (answer.status, answer.code) == (502, "connector_start_failed")
