@@ -77,7 +77,7 @@ static void add_quickly(struct total *total, long pid) {
   total->shared += shared;
   if (shared > total->most_shared) total->most_shared = shared;
   if (file > total->most_file) total->most_file = file;
-  total->processes++;
+  total->processes += (uint32_t)(kilobytes(text, "\nThreads:") >> 10); /* no kilobytes */
   add_memfds(total, pid);
 }
 

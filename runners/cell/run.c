@@ -631,19 +631,24 @@ static void forget_other(struct run *run, pid_t pid) {
     if (run->others[at] == pid) run->others[at] = run->others[--run->nothers];
 }
 
-/* Who is forked can make a child that is the host's, its own sibling (CLONE_PARENT): that is nobody's. */
-static void kill_siblings(const struct cell *cell) {
+/* Who is forked can make a child that is the host's, its own sibling (CLONE_PARENT): that is nobody's. False while one
+   lives: what it leaves will be ours. */
+static bool kill_siblings(const struct cell *cell) {
   static pid_t pids[1024];
-  if (!cell->host || cell->host->dead) return;
+  bool none = true;
+  if (!cell->host || cell->host->dead) return true;
   for (const struct run *run = cell->runs; run; run = run->next)
-    if (run->state == FORKING) return; /* it may be the child that the host is about to tell of */
+    if (run->state == FORKING) return true; /* it may be the child that the host is about to tell of */
   size_t count = children_of(cell->host->leader, pids, sizeof pids / sizeof *pids);
   for (size_t at = 0; at < count; at++) {
     const struct run *whose;
     bool known = is_known(cell, pids[at], &whose);
     for (size_t own = 0; own < cell->nhosts_own && !known; own++) known = cell->hosts_own[own] == pids[at];
-    if (!known) kill(pids[at], SIGKILL);
+    if (known || is_zombie(pids[at])) continue;
+    kill(pids[at], SIGKILL);
+    none = false;
   }
+  return none;
 }
 
 /* SIGKILL to all, and reap: false when something will not die. */
@@ -698,8 +703,7 @@ static void end_forked(struct cell *cell, struct run *run) {
     if (cell->host) kill(cell->host->leader, SIGKILL); /* then we are the one who reaps */
     return;
   }
-  kill_siblings(cell);
-  if (sweep_forked(cell, run)) {
+  if (kill_siblings(cell) && sweep_forked(cell, run)) {
     finish(cell, run);
   } else if (now > run->patience) {
     cell->spoiled = true;
