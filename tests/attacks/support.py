@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,16 +19,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import aiohttp
 
 from tests import procfs
-from tests.support import PATIENCE, Answer, Server, Site, is_cell, reaped
+from tests.support import PATIENCE, Answer, Server, Site, eventually, is_cell, reaped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NOBODY = 65534
 KEY = "the key of all callers"
-PASSWORD = "the victim's password"  # noqa: S105
+PASSWORD = "the victim's password"
 MEMORY, DISK, PIDS = 64, 8, 300  # MiB, MiB, processes
 SHM_KEY = 0xA77AC4  # of the System V segments that arms.c makes
 MODES = ("spawn", "standby", "persistent", "fork")
@@ -127,12 +129,12 @@ class Attacked:
                     " commands: {Run: {additional_parameters: true}}"
                 )
                 lines.append(f"{level}-{mode}: {{{how}, mode: {mode}, sandbox: {level}}}")
-        for mode in MODES[:3]:
-            lines.append(
-                f"victim-{mode}: {{run: [./victim/victim.py{', --lines' if mode == 'persistent' else ''}],"
-                f" mode: {mode}, env: {{TOKEN: {PASSWORD!r}}}, config: {{password: {PASSWORD!r}}},"
-                " commands: {Echo: {additional_parameters: true}, Wait: {additional_parameters: true}}}"
-            )
+        lines += [
+            f"victim-{mode}: {{run: [./victim/victim.py{', --lines' if mode == 'persistent' else ''}],"
+            f" mode: {mode}, env: {{TOKEN: {PASSWORD!r}}}, config: {{password: {PASSWORD!r}}},"
+            " commands: {Echo: {additional_parameters: true}, Wait: {additional_parameters: true}}}"
+            for mode in MODES[:3]
+        ]
         self.site.configure(
             "\n".join(lines),
             gateway=f"cgroup: {str(self.place.groups).lower()}",
@@ -258,8 +260,6 @@ class Enemy:
     @contextlib.asynccontextmanager
     async def waiting_victim(self, mode: str = "spawn") -> AsyncIterator[int]:
         """Have a victim with something in its folder in the middle of a call: its pid, seen from outside."""
-        import asyncio
-
         call = asyncio.create_task(self.server.do(f"victim-{mode}/Wait", {}))
         try:
             notes = await until(lambda: list(self.state.glob("run/**/notes")) or call.done())
@@ -280,14 +280,10 @@ def words(answer: Answer) -> str:
 
 
 async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    from tests.support import eventually
-
     return await eventually(condition, patience)
 
 
 def unindented(code: str) -> str:
-    import textwrap
-
     return textwrap.dedent(code)
 
 

@@ -89,10 +89,10 @@ async def test_a_folder_may_be_removed_closed_or_full_of_anything(enemy: Enemy, 
         answer = await enemy.run(connector, code)
         assert answer.status == 200 or "max_disk" in words(answer), answer.raw
         if connector.endswith("persistent"):
-            code = "result = os.listdir(os.environ['HOME']) if os.path.isdir(os.environ['HOME']) else []"
+            look = "result = os.listdir(os.environ['HOME']) if os.path.isdir(os.environ['HOME']) else []"
         else:
-            code = "result = os.listdir('.')"
-        assert await enemy.told(connector, code) == []
+            look = "result = os.listdir('.')"
+        assert await enemy.told(connector, look) == []
 
 
 @pytest.mark.attack(modes=("spawn", "persistent", "fork"), only=differs)
@@ -163,7 +163,7 @@ async def test_the_disk_is_bounded(enemy: Enemy, connector: str) -> None:
 async def test_nothing_outside_is_emptied_by_a_folder_that_moves(enemy: Enemy, connector: str, bait: Path) -> None:
     """A process that stays moves what is being emptied to where its `..` is another, and swaps folders for links."""
     private = enemy.place.apart and not connector.startswith("off")
-    forgotten = "import subprocess; subprocess.run('rm -rf \"$HOME\"/* \"$HOME\"/../b /tmp/taken-over*', shell=True)"
+    forgotten = 'import subprocess; subprocess.run(\'rm -rf "$HOME"/* "$HOME"/../b /tmp/taken-over*\', shell=True)'
     for _ in range(ROUNDS):
         await enemy.told(
             connector,

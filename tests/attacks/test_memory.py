@@ -22,7 +22,10 @@ async def test_memory_is_counted_whatever_it_is_called(enemy: Enemy, connector: 
             continue  # the machine's own: who is killed leaves it
         what, size = way.split()
         answer = await enemy.run(connector, f"arms('hog', {what!r}, {size})", timeout=8)
-        assert answer.code == "connector_out_of_memory" or any(word in words(answer) for word in REFUSED), (way, answer.raw)
+        assert answer.code == "connector_out_of_memory" or any(word in words(answer) for word in REFUSED), (
+            way,
+            answer.raw,
+        )
         assert OVER in words(answer) or answer.code != "connector_out_of_memory", (way, answer.raw)
         await until(lambda: not enemy.attacked.strays(), 1)
 
@@ -82,7 +85,8 @@ async def test_nobody_else_is_blamed(enemy: Enemy, connector: str) -> None:
 
     for _ in range(3):
         answers = await asyncio.gather(
-            *(enemy.run(connector, escape) for _ in range(3)), *(enemy.run(connector, "result = 'mine'") for _ in range(4))
+            *(enemy.run(connector, escape) for _ in range(3)),
+            *(enemy.run(connector, "result = 'mine'") for _ in range(4)),
         )
         await asyncio.gather(*(other() for _ in range(4)))
         assert [answer.status for answer in answers] == [200] * 7, [words(answer) for answer in answers]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import procfs
 from tests.attacks.support import KEY, PASSWORD, Attacked, Enemy, Place
 from tests.support import is_cell
 
@@ -52,13 +49,14 @@ async def test_nobody_gets_into_the_gateway_or_a_cell(enemy: Enemy, connector: s
         pytest.skip("off says nothing of root")
     pids = [enemy.attacked.pid, *[pid for pid in enemy.attacked.mine() if is_cell(pid)][:4]]
     told = await enemy.told(connector, INTO + f"    result = [into(pid) for pid in {pids}]\n")
-    for one in told:
+    for found in told:
+        one = found
         if connector.startswith("off"):  # the processes of its user are seen, and can be signalled
             one = {name: what for name, what in one.items() if not name.startswith("signal")}
         assert denied(one) == {}
     inside = await enemy.told(connector, INTO + "    result = into(1)\n")
     inside = {name: what for name, what in inside.items() if not name.startswith("signal")}
-    assert enemy.place.name == "root-beside" and connector.startswith("off") or denied(inside) == {}
+    assert (enemy.place.name == "root-beside" and connector.startswith("off")) or denied(inside) == {}
 
 
 @pytest.mark.attack(levels=KEPT_IN, modes=SPAWN_AND_FORK, only=known_apart)
@@ -163,7 +161,10 @@ async def test_a_team_of_workers_is_nobody_elses(attacked: Place, arms: Path) ->
         async with one.connected() as enemy:
             sockets = [str(path) for path in enemy.state.rglob("*.sock")]
             assert sockets
-            workers = [one.pid, *(pid for pid in one.mine() if "gateway" in commands(pid) and "--worker" in commands(pid))]
+            workers = [
+                one.pid,
+                *(pid for pid in one.mine() if "gateway" in commands(pid) and "--worker" in commands(pid)),
+            ]
             for level in attacked.levels:
                 told = await enemy.told(
                     f"{level}-spawn",

@@ -32,7 +32,9 @@ async def test_nothing_outlives_its_call(enemy: Enemy, connector: str) -> None:
     async with enemy.waiting_victim():
         folder = str(next(enemy.state.glob("run/**/notes")).parent)
         code = f"    OTHER = {folder!r}\n" + DETACHED
-        busy = [asyncio.create_task(enemy.run(connector, "import time; time.sleep(0.2); result = 'mine'")) for _ in range(2)]
+        busy = [
+            asyncio.create_task(enemy.run(connector, "import time; time.sleep(0.2); result = 'mine'")) for _ in range(2)
+        ]
         answers = await asyncio.gather(*(enemy.run(connector, code) for _ in range(2)), *busy)
         assert [answer.status for answer in answers] == [200] * 4, [words(answer) for answer in answers]
         if connector.endswith("fork"):

@@ -51,7 +51,7 @@ async def test_a_storm_that_hears_no_signal_ends_after_its_grace(enemy: Enemy, c
     await until(lambda: not enemy.attacked.strays(), 1)
 
 
-@pytest.mark.attack()
+@pytest.mark.attack
 async def test_a_gateway_killed_in_mid_storm_leaves_nothing(attacked: Place, arms: object) -> None:
     one = Attacked(attacked, arms)  # type: ignore[arg-type]
     try:
@@ -67,4 +67,3 @@ async def test_a_gateway_killed_in_mid_storm_leaves_nothing(attacked: Place, arm
             assert not list((enemy.state / "run").iterdir())
     finally:
         one.close()
-

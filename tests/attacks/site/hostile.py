@@ -1,6 +1,5 @@
 """A connector that has been taken over: it runs the code that it is sent. With --lines for many requests."""
 
-import ctypes
 import errno
 import json
 import os
