@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop
 LINE = 8192  # bytes; a longer log line is cut into pieces
+SHORT = 64  # bytes; a shorter line costs as much: each is an event, and a log of nothing but newlines would hold up all
+FEWEST = 1000  # lines that a log may have in any case
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
 RUN_NAME = "{run}"  # stands for the run's own name in a command line
@@ -139,6 +141,7 @@ class LogPipe:
         self._partial = bytearray()
         self._tail = bytearray()
         self._full = False
+        self._lines_left = max(FEWEST, bound // SHORT)
 
     def feed(self, data: bytes) -> None:
         """Take what was read."""
@@ -153,6 +156,9 @@ class LogPipe:
             self._full = True
         self._partial += data
         *lines, rest = self._partial.split(b"\n")
+        if len(lines) > self._lines_left:
+            lines, rest, self._full = lines[: self._lines_left], bytearray(), True
+        self._lines_left -= len(lines)
         for line in lines:
             self._emit(line)
         while len(rest) > LINE:
