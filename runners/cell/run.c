@@ -871,7 +871,7 @@ static uint64_t weight(const struct cell *cell, const struct run *run, uint32_t 
 /* What lies beside its folder counts too: of as many runs as there are, each may be the one that it is of. */
 static bool disk_full(const struct cell *cell, const struct run *run) {
   unsigned count = 0;
-  for (const struct run *one = cell->runs; one; one = one->next) count += one->state != OVER && !(one->flags & HOST);
+  for (const struct run *one = cell->runs; one; one = one->next) count += one->state > WAITING && one->state != OVER && !(one->flags & HOST);
   uint64_t unnamed = run->flags & HOST || run->dead ? 0 : unlinked_use(cell->sandbox, is_forked(run) ? run->leader : 0);
   return sandbox_disk_full(cell->sandbox, run->folder, 1, unnamed) ||
          sandbox_disk_full(cell->sandbox, cell->folder, count ? count : 1, 0);
