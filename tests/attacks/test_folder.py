@@ -151,6 +151,10 @@ async def test_the_disk_is_bounded(enemy: Enemy, connector: str) -> None:
             """,
             timeout=6,
         )
+        if name == "beside the folder" and answer.code == "connector_timeout":
+            # Nothing there is anybody's: it goes with the end of whatever ends beside it, such as a child kept ahead.
+            assert not list((enemy.state / "run").glob("*/*/file-*"))
+            continue
         if name == "one file":
             assert answer.code in {"connector_crashed", "EFBIG"} or "max_disk" in words(answer), (name, answer.raw)
         else:
@@ -198,6 +202,8 @@ async def test_nothing_outside_is_emptied_by_a_folder_that_moves(enemy: Enemy, c
             """,
         )
         assert untouched(bait)
-    await enemy.told(connector, f"hasattr(os, 'mover') and os.mover.join(); {forgotten}")  # with the end of that call all goes
+    await enemy.told(
+        connector, f"hasattr(os, 'mover') and os.mover.join(); {forgotten}"
+    )  # with the end of that call all goes
     assert untouched(bait)
     assert (enemy.folder / "connectors.yaml").exists()
