@@ -42,8 +42,6 @@ class Cells:
         self._leaving: set[Cell] = set()
         """Closed, and maybe not reaped yet."""
         self._clearing: set[asyncio.Future[None]] = set()
-        self._strangers: set[int] = set()
-        """Children of this process that are no cells: not ours to kill."""
         self._beat: asyncio.TimerHandle | None = None
 
     @property
@@ -171,8 +169,7 @@ class Cells:
                 self._clearing.add(clearing)
                 clearing.add_done_callback(self._clearing.discard)
         if not all(cell.closed for cell in dead):
-            orphans.sweep({*self.pids, *self._strangers})
-        self._strangers = orphans.children() - set(self.pids)
+            orphans.sweep(self.pids)
 
     def _wait(self) -> None:
         for cell in list(self._leaving):
