@@ -337,7 +337,8 @@ async def test_nothing_is_shared_between_requests(gateway: Server, connector: st
     assert (await gateway.do(f"{connector}/Leave", {"name": "x"})).status == 200
     facts = [(await gateway.do(f"{connector}/Facts")).body for _ in range(3)]
     assert [(one["calls"], one["left"]) for one in facts] == [(1, None)] * 3
-    assert len({one["pid"] for one in facts}) == 3
+    if gateway.site.level == "off":  # each cell counts processes for itself
+        assert len({one["pid"] for one in facts}) == 3
 
 
 @every("persistent")
