@@ -135,7 +135,8 @@ class Gateway:
     def given(self, name: str) -> Given | None:
         """Return what has become of a connector's sandbox here; None when its entry could not be understood."""
         found = self.registry.snapshot.statuses[name].connector
-        return given(found.launch.sandbox, self.registry.machine.steps) if found is not None else None
+        steps = self.registry.machine.steps | (Step.PIDS if self.cells.bounded else Step(0))
+        return given(found.launch.sandbox, steps) if found is not None else None
 
     def _tell_missing(self) -> None:
         if self.team is not None and self.team.worker != 0:  # one of them says it

@@ -33,6 +33,8 @@ class Cells:
         self.folder = folder
         self.cgroup = False
         """Each cell has a control group of its own."""
+        self.bounded = False
+        """The kernel holds memory and processes of these."""
         self._want_cgroup = cgroup
         self._groups: Groups | None = None
         self._opened = False
@@ -57,6 +59,7 @@ class Cells:
         if self._want_cgroup:
             self._groups = Groups.open(self.folder.name)
         self.cgroup = self._groups is not None
+        self.bounded = self._groups is not None and self._groups.bounds
         self._tick()
 
     def take(self, key: str, sandbox: Sandbox, memory: int) -> Cell:
