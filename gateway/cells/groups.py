@@ -70,7 +70,8 @@ class Groups:
     def open(cls, name: str) -> Groups | None:
         """Make the gateway's own folder, or return None where that is not allowed."""
         for parent in _parents():
-            root = f"{parent}/gateway-{name}"
+            _remove_dead(parent)
+            root = f"{parent}/gateway-{name}-{os.getpid()}"
             try:
                 os.mkdir(root)
                 # A group that has processes of its own hands no controllers on: then there are none, and that is all.
@@ -100,12 +101,24 @@ class Groups:
 
     def close(self) -> None:
         """Remove what is empty; what is still populated stays for the operator to see."""
-        with contextlib.suppress(OSError):
-            for name in os.listdir(self.root):
-                if name.startswith("cell-"):
-                    with contextlib.suppress(OSError):
-                        os.rmdir(f"{self.root}/{name}")
-            os.rmdir(self.root)
+        _remove(self.root)
+
+
+def _remove(root: str) -> None:
+    with contextlib.suppress(OSError):
+        for name in os.listdir(root):
+            if name.startswith("cell-"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{root}/{name}")
+        os.rmdir(root)
+
+
+def _remove_dead(parent: str) -> None:
+    """Remove what gateways have left that were killed: their process ids are in the names."""
+    for name in os.listdir(parent):
+        pid = name.rpartition("-")[2]
+        if name.startswith("gateway-") and not (pid.isdigit() and os.path.exists(f"/proc/{pid}")):
+            _remove(f"{parent}/{name}")
 
 
 def _has_controllers(root: str) -> bool:
