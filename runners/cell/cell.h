@@ -24,6 +24,8 @@ enum {
   IDLE_WATCH_MS = 1000,   /* or to this while it has no request */
   SWEEP_MS = 5000,        /* a cell in which something cannot be killed within this is thrown away */
   STUCK_MS = 5000,        /* a host that does not say within this what has become of a child is killed */
+  STORM = 128,            /* detached processes that die within STORM_MS: then those that live are stopped */
+  STORM_MS = 250,
   REAPED_AT_ONCE = 256,   /* then the deadline and the gateway have their turn */
   HEARD_AT_ONCE = 64,     /* of what a host says */
   LAST_WORDS = 4096,      /* of a host that is dead */
@@ -430,6 +432,8 @@ struct cell {
   bool has_spare_folder;
   bool spoiled;       /* something could not be killed, or removed */
   bool may_leave;     /* the gateway has no further use for it */
+  uint32_t detached;  /* processes that have died since `counted_at`, and whose parents had died before */
+  int64_t counted_at;
   bool childless;     /* at the latest look */
   bool more_dead;     /* than were reaped at once */
   struct { struct head head; char body[INLINE]; size_t size; } unsent; /* log that the gateway had no room for */

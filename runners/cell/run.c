@@ -759,6 +759,21 @@ static void look_after(struct cell *cell, struct run *run) {
   if (is_forked(run) ? !claim(cell, run) : cell->childless) run->kill_at = now_ms();
 }
 
+/* A storm of forks takes the processors from everybody. What is caught of it stands still until its run is over. */
+static void calm(struct cell *cell) {
+  static pid_t pids[1024];
+  size_t count = cell->detached < STORM ? 0 : children(pids, sizeof pids / sizeof *pids);
+  for (size_t at = 0; at < count; at++) {
+    const struct run *whose;
+    bool known = is_known(cell, pids[at], &whose);
+    if (!known || (whose->leader != pids[at] && !(whose->flags & (HOST | CHANNEL)))) kill(pids[at], SIGSTOP);
+  }
+  int64_t now = now_ms();
+  if (now - cell->counted_at < STORM_MS) return;
+  cell->counted_at = now;
+  cell->detached = 0;
+}
+
 bool reap(struct cell *cell) {
   int count = 0;
   for (; count < REAPED_AT_ONCE; count++) {
@@ -773,6 +788,7 @@ bool reap(struct cell *cell) {
     struct run *run = whose ? (struct run *)whose : cell->host ? cell->host : cell->runs;
     if (!run || run->state == OVER) continue;
     usage_add(&run->usage, &spent);
+    cell->detached += pid != run->leader;
     if (run->flags & HOST) forget_other(run, pid);
     if (run->leader == pid && !run->dead) {
       cell->childless = waitid(P_ALL, 0, &(siginfo_t){0}, WEXITED | WNOHANG | WNOWAIT) < 0;
@@ -780,6 +796,7 @@ bool reap(struct cell *cell) {
     }
   }
   for (struct run *run = cell->runs; run; run = run->next) look_after(cell, run);
+  calm(cell);
   return count == REAPED_AT_ONCE;
 }
 

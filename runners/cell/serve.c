@@ -141,7 +141,7 @@ int serve(int control, const char *path, struct sandbox *sandbox) {
   cell.signals = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
   if (cell.signals < 0) return 71;
   const struct sched_param none = {0};
-  sched_setscheduler(0, SCHED_BATCH | SCHED_RESET_ON_FORK, &none);
+  sched_setscheduler(0, SCHED_BATCH, &none);
   forget_text();
   tell_ready(&cell);
   static struct polled polled;

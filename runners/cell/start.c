@@ -39,6 +39,8 @@ static int child(void *argument) {
   const struct launch *launch = birth->launch;
   setsid();
   forget_signals();
+  const struct sched_param none = {0};
+  sched_setscheduler(0, SCHED_OTHER, &none); /* we are a batch process, which is inherited */
   if (fchdir(launch->folder)) return refuse(birth, FOLDER);
   /* Those that are to go are above where they go to, so none is overwritten before it is used. */
   for (int at = 0; at < launch->nfds; at++)

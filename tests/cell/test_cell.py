@@ -282,6 +282,23 @@ def test_no_storm_of_forks_outlives_its_deadline(cell: Cell, programs: Path) -> 
     assert cell.run("/bin/cat", payload=b"still here").result == b"still here"
 
 
+def test_a_storm_of_forks_comes_to_a_standstill(cell: Cell, programs: Path) -> None:
+    """It would take the processors from everybody until its deadline."""
+    run = cell.start(str(programs / "storm"))
+    leader = cell.started()
+    eventually(lambda: not {state(pid) for pid in descendants(inner(cell)) if pid != leader} - {"T", "S", ""})
+    cell.kill(run)
+    assert cell.ended().why == "killed"
+    assert not descendants(inner(cell))
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return ""
+
+
 def test_nothing_outlives_the_gateways_end_of_the_socket(cell: Cell, programs: Path) -> None:
     cell.start("/bin/sh", "-c", f"setsid sleep 1000 & {programs}/storm & sleep 1000")
     cell.started()
