@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from gateway.cells import machine
+from gateway.cells.program import NoCell
 from gateway.cells.stock import Cells
 from gateway.errors import ConfigError
 from gateway.events import ConnectorWarning, RegistryLoaded, SandboxIncomplete
@@ -88,7 +89,10 @@ class Gateway:
             if self._shared is not None:
                 self._shared.open(self.supervisor.grant, self.pools.on_asked)
                 self.supervisor.settle = self.pools.tell
-            self.cells.open()
+            try:
+                self.cells.open()
+            except NoCell as problem:
+                raise ConfigError(str(problem)) from problem
             if registry:
                 await self.registry.open(watch=watch)
             if watch:

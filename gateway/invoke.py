@@ -202,15 +202,7 @@ class Invoker:
                     deadline += clock() - asked
                 run.deadlines = (deadline, run.begun + command.job_timeout)
                 try:
-                    # No name for the request here: it may be large, and is to be gone once it is written.
-                    try:
-                        completed = await self._run(
-                            run, connector, redact, self._request(run, connector, command, params, deadline - clock())
-                        )
-                    except StaleCell:  # another one is made
-                        completed = await self._run(
-                            run, connector, redact, self._request(run, connector, command, params, deadline - clock())
-                        )
+                    completed = await self._ran(run, connector, command, params, redact)
                 except StartFailed as problem:
                     decided = True
                     circuit.failed(str(problem))
@@ -249,6 +241,21 @@ class Invoker:
         payload = encoded(request)
         run.request_bytes = sum(map(len, payload)) if isinstance(payload, tuple) else len(payload)
         return payload
+
+    async def _ran(
+        self, run: _Run, connector: Connector, command: Command, params: Object, redact: Redactor
+    ) -> Completed:
+        """Run a process; in another cell where the first one is stale."""
+        clock = asyncio.get_running_loop().time
+        for last in (False, True):
+            left = run.deadlines[0] - clock()
+            try:
+                # No name for the request here: it may be large, and is to be gone once it is written.
+                return await self._run(run, connector, redact, self._request(run, connector, command, params, left))
+            except StaleCell:
+                if last:
+                    raise
+        raise AssertionError
 
     async def _run(self, run: _Run, connector: Connector, redact: Redactor, payload: Payload) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""

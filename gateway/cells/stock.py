@@ -52,7 +52,12 @@ class Cells:
         return [cell.process.pid for cell in (*self._living, *self._leaving)]
 
     def open(self) -> None:
-        """Begin. Called by the first `take` where nobody did before."""
+        """Begin. Called by the first `take` where nobody did before.
+
+        Raises:
+            NoCell: the cell's program is not there and cannot be built, which is done here where it has to be.
+        """
+        program.path()
         self._opened = True
         orphans.become_subreaper()
         orphans.be_unreadable()

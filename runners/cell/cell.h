@@ -399,7 +399,7 @@ struct run {
   pid_t leader;   /* 0: not yet */
   int leader_fd;  /* a pidfd of a leader that is the host's child, -1 for none */
   bool dead;      /* the leader is, and its status is known */
-  bool left_behind, whole, goes_on, touched;
+  bool left_behind, whole, goes_on, touched, worked; /* worked: it has had a request */
   int status;
   int64_t deadline, kill_at, watch_at, patience; /* 0: none */
   int64_t watch_ms; /* the time from the last look to the next one */

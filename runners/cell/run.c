@@ -39,6 +39,7 @@ static void move_to(struct run *run, enum state state) {
     abort();
   }
   run->state = state;
+  run->worked |= state == RUNNING;
 }
 
 static bool is_forked(const struct run *run) { return run->flags & FORKED; }
@@ -81,6 +82,7 @@ static struct run *make(struct cell *cell, const struct run_message *asked) {
   run->leader = 0;
   run->leader_fd = run->input.fd = run->output.fd = run->output.rest = run->logs[0].fd = run->logs[1].fd = -1;
   run->dead = run->left_behind = run->whole = run->goes_on = run->touched = false;
+  run->worked = run->state == RUNNING;
   run->status = 0;
   run->kill_at = run->patience = 0;
   int64_t now = now_ms();
@@ -546,7 +548,8 @@ static void finish(struct cell *cell, struct run *run) {
   if (run->tail_size) send_log(cell, &tail, run->tail, run->tail_size);
   close_ours(run);
   bool clean = give_folder_back(cell, run);
-  clean = empty_around(cell) && clean;
+  /* One that was only kept ahead has put nothing there, and others may be at work. */
+  if (run->worked || is_alone(cell, run)) clean = empty_around(cell) && clean;
   if (!clean) cell->spoiled = true;
   /* What runs beside each other shares these: they are emptied when none of them is at work. */
   if (run->flags & (CHANNEL | HOST)) sandbox_keep(cell->sandbox, false);
