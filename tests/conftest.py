@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import procfs
-from tests.support import Site, is_cell, reaped
+from tests.support import Site, cmdline, is_cell, reaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,8 +74,4 @@ def _descriptors() -> set[str]:
 
 
 def _describe(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return "gone"
+    return cmdline(pid).replace(b"\0", b" ").decode(errors="replace") or "gone"

@@ -269,8 +269,17 @@ class Enemy:
             yield pid
         finally:
             if not call.done():
-                (folder / "go-on").touch()
+                await until(lambda: call.done() or _opened(folder / "go-on"))
         assert (await call).status == 200
+
+
+def _opened(fifo: Path) -> bool:
+    """Tell a reader to go on; there is none yet when it cannot be opened."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 def words(answer: Answer) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.attacks.support import KEY, PASSWORD, Attacked, Enemy, Place
-from tests.support import is_cell
+from tests.support import cmdline, is_cell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,11 +70,7 @@ async def test_nobody_gets_into_the_process_of_another_connector(enemy: Enemy, c
 
 
 def commands(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read().replace(b"\0", b" ").decode(errors="replace")
-    except OSError:
-        return ""
+    return cmdline(pid).replace(b"\0", b" ").decode(errors="replace")
 
 
 def mentioned(told: Any) -> bool:

@@ -26,15 +26,16 @@ DETACHED = """
 """
 
 
+BUSY = "import subprocess; [subprocess.run(['/bin/true']) for _ in range(100)]"
+
+
 @pytest.mark.attack(modes=MODES, only=differs)
 async def test_nothing_outlives_its_call(enemy: Enemy, connector: str) -> None:
     """Twice forked, in a session of its own, without an environment or in another's folder, while others are busy."""
     async with enemy.waiting_victim():
         folder = str(next(enemy.state.glob("run/**/notes")).parent)
         code = f"    OTHER = {folder!r}\n" + DETACHED
-        busy = [
-            asyncio.create_task(enemy.run(connector, "import time; time.sleep(0.2); result = 'mine'")) for _ in range(2)
-        ]
+        busy = [asyncio.create_task(enemy.run(connector, f"{BUSY}; result = 'mine'")) for _ in range(2)]
         answers = await asyncio.gather(*(enemy.run(connector, code) for _ in range(2)), *busy)
         assert [answer.status for answer in answers] == [200] * 4, [words(answer) for answer in answers]
         if connector.endswith("fork"):

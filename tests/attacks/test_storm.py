@@ -14,7 +14,7 @@ from tests.support import reaped
 
 DEADLINE = 0.5  # seconds
 OTHERS_WAIT = 3.0  # seconds that another call may take meanwhile, on a machine that does much else
-GONE = 4.0  # seconds after a kill -9: twice what it may take where nothing else runs
+GONE = 2.0  # seconds after a kill -9
 STORM = "arms('storm')"
 DEAF = """
     import signal
