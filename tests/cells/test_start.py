@@ -1,0 +1,27 @@
+"""A gateway that has no cells does not begin, and says what is missing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.cells.program import NoCell
+from gateway.config import read_settings
+from gateway.core import Gateway
+from gateway.errors import ConfigError
+from gateway.events import Bus
+
+if TYPE_CHECKING:
+    from tests.support import Site
+
+
+async def test_without_its_program_nothing_begins(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise NoCell("no C compiler was found: run make setup")
+
+    site.configure()
+    monkeypatch.setattr("gateway.cells.program.path", missing)
+    settings, _ = read_settings(site.file)
+    with pytest.raises(ConfigError, match="run make setup"):
+        await Gateway(settings, Bus()).open()
