@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bench.harness import Case, Figures, Plan, contest, eventually, key, settle, use_of, wrk
 from bench.report import milliseconds
 from bench.servers import Server, Site, compiled, events, gateway
-from gateway.registry.registry import POLL
+from gateway.connectors.registry import POLL
 from tests import procfs
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What can go wrong with an invocation: one class per thing that a caller can act on.
 
 `code` is the stable vocabulary of `docs/errors.md`; it becomes the name of a BPMN error event, so it never changes
-and never holds a message. Statuses of HTTP are not known here: `gateway.api.statuses` has the one table.
+and never holds a message. Statuses of HTTP are not known here: `gateway.http.statuses` has the one table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gateway.events import RunFinished
+    from gateway.observe.events import RunFinished
 
 
 class GatewayError(Exception):

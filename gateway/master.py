@@ -22,17 +22,18 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from gateway import logs, signals
+from gateway import signals
 from gateway.cells import orphans
-from gateway.core import claim
 from gateway.errors import ConfigError
-from gateway.slots import Table, ring
+from gateway.gateway import claim
+from gateway.observe import logs
+from gateway.processes.slots import Table, ring
 from gateway.team import BEAT, SIGN, Team, log_lock, metrics_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.config import Settings
+    from gateway.settings import Settings
 
 FIRST_PAUSE = 0.2  # seconds before a crashed worker is replaced; doubles
 LAST_PAUSE = 10.0

@@ -15,16 +15,16 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 
 from gateway import signals
-from gateway.app import GATEWAY, build
+from gateway.http.app import GATEWAY, build
 from gateway.jobs.notices import of_callbacks
 from gateway.team import beat
 
 if TYPE_CHECKING:
     import logging
 
-    from gateway.config import Settings
-    from gateway.core import Gateway
-    from gateway.events import Bus
+    from gateway.gateway import Gateway
+    from gateway.observe.events import Bus
+    from gateway.settings import Settings
     from gateway.team import Team
 
 KEEP_ALIVE = 75.0  # seconds

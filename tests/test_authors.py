@@ -18,7 +18,7 @@ from typing import NamedTuple
 import pytest
 
 from gateway.runtimes import RUNTIMES
-from tests.test_new import reachable
+from tests.cli.test_new import reachable
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs/authors.md").read_text()

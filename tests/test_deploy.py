@@ -14,10 +14,10 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
-from gateway.config import JOBS_DATABASE, GatewaySection, Settings, read_settings
+from gateway.connectors.definition import define
+from gateway.connectors.sources import read_sources
 from gateway.jobs.settings import CallbacksSection, read_sections
-from gateway.registry.definition import define
-from gateway.registry.sources import read_sources
+from gateway.settings import JOBS_DATABASE, GatewaySection, Settings, read_settings
 from gateway.units import Duration
 
 DEPLOY = Path(__file__).parent.parent / "deploy"

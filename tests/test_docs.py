@@ -10,9 +10,14 @@ import click
 import msgspec
 import pytest
 
-from gateway.api.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.cli.main import main
-from gateway.config import (
+from gateway.connectors.definition import define
+from gateway.connectors.sources import read_sources
+from gateway.errors import GatewayError
+from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
+from gateway.observe.metrics import Metrics
+from gateway.runtimes import RUNTIMES
+from gateway.settings import (
     AuthEntry,
     CommandEntry,
     ConnectorEntry,
@@ -24,11 +29,6 @@ from gateway.config import (
     TypeaheadEntry,
     read_settings,
 )
-from gateway.errors import GatewayError
-from gateway.metrics import Metrics
-from gateway.registry.definition import define
-from gateway.registry.sources import read_sources
-from gateway.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -158,7 +158,7 @@ def test_what_is_required_is_marked_so() -> None:
 
 
 def test_the_variables_of_the_environment_are_those_that_are_read() -> None:
-    read = set(re.findall(r"\bCONNECTOR_PROXY_\w+", (ROOT / "gateway/config.py").read_text())) | {"PATH"}
+    read = set(re.findall(r"\bCONNECTOR_PROXY_\w+", (ROOT / "gateway/settings.py").read_text())) | {"PATH"}
     assert set(first_column(section("configuration.md", "Environment"))) == read
 
 

@@ -85,10 +85,10 @@ def test_the_package_itself_imports_nothing() -> None:
     assert imports(PACKAGE) == set()
 
 
-def test_nothing_below_api_imports_the_http_server() -> None:
+def test_nothing_below_http_imports_the_http_server() -> None:
     table = layers()
     for file in FILES:
-        if table[unit_of(module_of(file))] < table["api"]:
+        if table[unit_of(module_of(file))] < table["http"]:
             assert not {one for one in imports(file) if one.startswith(("aiohttp.web", "aiohttp_cors"))}, file
 
 

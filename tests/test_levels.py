@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.registry.confinement import own_user
+from gateway.connectors.confinement import own_user
 from tests.support import Server, Site, eventually, served
 
 LEVELS = ("off", "standard", "strict")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.config import read_settings
-from gateway.core import Gateway
-from gateway.events import Bus
-from gateway.invoke import Call
-from gateway.protocol import Caller
+from gateway.calls.invoke import Call
+from gateway.gateway import Gateway
+from gateway.observe.events import Bus
+from gateway.protocol.result import Caller
+from gateway.settings import read_settings
 
 if TYPE_CHECKING:
     from types import FrameType

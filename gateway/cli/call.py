@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from gateway.calls.invoke import Call, Reply
 from gateway.cli.common import config_option, err, escaped, fail, handled, opened, out, run
 from gateway.errors import GatewayError
-from gateway.events import Bus, ConnectorLine, ConnectorWarning, Event, RunFinished
-from gateway.invoke import Call, Reply
-from gateway.protocol import JSON, Caller, Object, read_object
+from gateway.observe.events import Bus, ConnectorLine, ConnectorWarning, Event, RunFinished
+from gateway.protocol.result import JSON, Caller, Object, read_object
 from gateway.units import Size
 
 

@@ -11,17 +11,17 @@ import msgspec
 from gateway.cells import machine
 from gateway.cli import levels
 from gateway.cli.common import config_option, escaped, handled, opened, out, run
+from gateway.connectors.snapshot import State, Status
 from gateway.jobs.notices import of_callbacks, of_command
-from gateway.pool.base import counts, keeps
-from gateway.registry.snapshot import State, Status
+from gateway.processes.base import counts, keeps
 from gateway.sandbox import STANDARD, STRICT, given, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from gateway.core import Gateway
-    from gateway.registry.definition import Connector
+    from gateway.connectors.definition import Connector
+    from gateway.gateway import Gateway
 
 MIB = 1 << 20
 SANDBOX = {"sandbox", "network", "read", "write", "user"}

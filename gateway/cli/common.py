@@ -14,10 +14,10 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.config import find_file, read_settings
-from gateway.core import Gateway
 from gateway.errors import ConfigError
-from gateway.events import Bus
+from gateway.gateway import Gateway
+from gateway.observe.events import Bus
+from gateway.settings import find_file, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

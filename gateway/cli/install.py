@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.cli.common import config_option, err, escaped, fail, handled, opened, out, run
-from gateway.config import operators_environment
-from gateway.install import Installed, Installer
-from gateway.registry.sources import read_sources
+from gateway.connectors.install import Installed, Installer
+from gateway.connectors.sources import read_sources
+from gateway.settings import operators_environment
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,13 +8,13 @@ import click
 from rich.table import Table
 
 from gateway.cli.common import config_option, err, escaped, handled, opened, out, run
+from gateway.connectors.snapshot import State
 from gateway.jobs.notices import of_command
-from gateway.registry.snapshot import State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.parameters import Parameter
+    from gateway.connectors.parameters import Parameter
 
 
 @click.command("list")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.common import config_option, escaped, fail, handled, out
-from gateway.config import NAME, find_file, read_settings
+from gateway.settings import NAME, find_file, read_settings
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 SUFFIX = ".in"  # so that nothing takes a template for code

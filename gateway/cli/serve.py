@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import click
 import msgspec
 
-from gateway import logs
 from gateway.cli.common import config_option, handled
-from gateway.config import Settings, find_file, read_settings
 from gateway.errors import ConfigError
-from gateway.events import Bus
+from gateway.observe import logs
+from gateway.observe.events import Bus
+from gateway.settings import Settings, find_file, read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path

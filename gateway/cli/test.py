@@ -8,17 +8,17 @@ import click
 import msgspec
 
 from gateway.cli.common import config_option, escaped, fail, handled, opened, out, run
-from gateway.conformance import Finding, Kit, Outcome
+from gateway.conformance.examples import find_examples, read_examples
+from gateway.conformance.kit import Finding, Kit, Outcome
+from gateway.connectors.definition import define
+from gateway.connectors.sources import read_sources
 from gateway.errors import ConfigError, Quarantine
-from gateway.examples import find_examples, read_examples
-from gateway.registry.definition import define
-from gateway.registry.sources import read_sources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from gateway.core import Gateway
+    from gateway.gateway import Gateway
 
 _MARKS = {
     Outcome.OK: "[green]ok[/]     ",

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.invoke import Acknowledgement, Extension
+from gateway.calls.invoke import Acknowledgement, Extension
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import JobStatus, State
 
 if TYPE_CHECKING:
-    from gateway.invoke import Call, Invoker, Reply
+    from gateway.calls.invoke import Call, Invoker, Reply
     from gateway.jobs.port import Query
 
 PREFIX = "run-"  # of their ids; the number of the worker follows

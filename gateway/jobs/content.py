@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.protocol import JSON, read_object
+from gateway.protocol.result import JSON, read_object
 
 if TYPE_CHECKING:
     from gateway.jobs.port import Job, Outcome
-    from gateway.protocol import Object
+    from gateway.protocol.result import Object
 
 FAILED = 300  # HTTP statuses from here on are errors
 WORDS = 4096  # characters of an answer that a message shows

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.calls.invoke import Call, Extension, Invoker, Reply
 from gateway.errors import GatewayError, InvalidRequest
-from gateway.invoke import Call, Extension, Invoker, Reply
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
-from gateway.protocol import as_envelope, error_envelope, read_object
+from gateway.protocol.result import as_envelope, error_envelope, read_object
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from gateway.connectors.definition import Command, Connector
+    from gateway.connectors.registry import Registry
     from gateway.jobs.background import Background
     from gateway.jobs.destinations import Destinations
     from gateway.jobs.targets import Refused
-    from gateway.registry.definition import Command, Connector
-    from gateway.registry.registry import Registry
 
 
 class Desk:

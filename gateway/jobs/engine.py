@@ -24,7 +24,6 @@ from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import ConnectorBusy, GatewayDraining
-from gateway.events import JobAccepted, NodeLost, StoreChanged
 from gateway.jobs import pauses
 from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.gate import Gate
@@ -61,6 +60,7 @@ from gateway.jobs.recovery import Recovery
 from gateway.jobs.retention import Retention
 from gateway.jobs.store import SqliteStore
 from gateway.jobs.work import Work, accepting
+from gateway.observe.events import JobAccepted, NodeLost, StoreChanged
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ if TYPE_CHECKING:
 
     from dbos import StepInfo, WorkflowStatus
 
-    from gateway.events import Event
     from gateway.jobs.settings import CallbacksSection, JobsSection
+    from gateway.observe.events import Event
 
 # What a recorded job's next start has to understand. Change it only after every open job has ended: a job whose
 # version nobody has is never run.

@@ -8,8 +8,8 @@ from gateway.jobs.desk import may_be_promoted
 from gateway.units import Duration
 
 if TYPE_CHECKING:
+    from gateway.connectors.definition import Command, Connector
     from gateway.jobs.destinations import Destinations
-    from gateway.registry.definition import Command, Connector
 
 NO_CREDENTIALS = (
     "callbacks have no credentials (gateway.callbacks: headers, oauth2 or hosts): no call becomes a job while it runs, "

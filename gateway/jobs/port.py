@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.protocol import Caller, error_envelope
+from gateway.protocol.result import Caller, error_envelope
 
 if TYPE_CHECKING:
     import asyncio

@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayDraining
-from gateway.events import StoreChanged
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import (
     EVERY,
@@ -24,15 +23,16 @@ from gateway.jobs.port import (
     State,
 )
 from gateway.jobs.store import SqliteStore
+from gateway.observe.events import StoreChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
 
-    from gateway.events import Event
     from gateway.jobs.engine import Engine
     from gateway.jobs.settings import CallbacksSection, JobsSection
+    from gateway.observe.events import Event
 
 PATIENCE = 5.0  # seconds for the store to commit a job
 WAKING = 15.0  # seconds for the engine to start, when a request waits for it

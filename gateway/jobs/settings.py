@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from gateway.config import JOBS_DATABASE
 from gateway.errors import ConfigError
 from gateway.jobs.targets import Refused, Targets, host_key, read_url
+from gateway.settings import JOBS_DATABASE
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from gateway.config import Settings
+    from gateway.settings import Settings
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")

@@ -22,7 +22,6 @@ from dbos import DBOS, StepOptions
 from dbos import error as dbos_error
 
 from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining, GatewayError
-from gateway.events import CallbackTried, JobFault, JobFinished, JobRan
 from gateway.jobs.hands import Hands, Live
 from gateway.jobs.loops import Gone, across
 from gateway.jobs.port import (
@@ -42,15 +41,16 @@ from gateway.jobs.port import (
 from gateway.jobs.records import NOT_BEGUN, notice_of, read_row
 from gateway.jobs.start import Start
 from gateway.jobs.targets import Refused, host_of, read_url
+from gateway.observe.events import CallbackTried, JobFault, JobFinished, JobRan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from gateway.events import Event
     from gateway.jobs.callbacks import Callbacks
     from gateway.jobs.gate import Gate
     from gateway.jobs.lease import Lease
     from gateway.jobs.settings import JobsSection
+    from gateway.observe.events import Event
 
 UNAVAILABLE = 300.0  # seconds that a job waits for a connector that cannot be served
 READS = 4  # jobs that read at once how far they came, after a restart: whoever accepts a job is not to wait for all

@@ -18,8 +18,8 @@ from gateway.errors import Quarantine
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from gateway.document import Node
-    from gateway.process import Mode
+    from gateway.processes.run import Mode
+    from gateway.yaml_document import Node
 
 MARKER = "build.json"
 SOURCES = 300  # files of a connector's own code that are looked at twice a second

@@ -12,7 +12,7 @@ from gateway.errors import Quarantine
 from gateway.runtimes.base import CommandLine, Place, find_program, missing_interpreter
 
 if TYPE_CHECKING:
-    from gateway.process import Mode
+    from gateway.processes.run import Mode
 
 _CODE = {
     *(

@@ -11,7 +11,7 @@ from gateway.runners import RUNNERS
 from gateway.runtimes.base import CommandLine, Place, find_program, must_exist
 
 if TYPE_CHECKING:
-    from gateway.process import Mode
+    from gateway.processes.run import Mode
 
 HOST = RUNNERS / "shell" / "host.py"
 

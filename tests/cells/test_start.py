@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.cells.program import NoCell
-from gateway.config import read_settings
-from gateway.core import Gateway
 from gateway.errors import ConfigError
-from gateway.events import Bus
+from gateway.gateway import Gateway
+from gateway.observe.events import Bus
+from gateway.settings import read_settings
 
 if TYPE_CHECKING:
     from tests.support import Site

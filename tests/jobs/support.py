@@ -14,7 +14,7 @@ from aiohttp.abc import ResolveResult
 from gateway.jobs.port import OPEN, Job, Outcome
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
-from gateway.protocol import Caller
+from gateway.protocol.result import Caller
 from gateway.units import Duration
 from tests.support import eventually
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from gateway.events import Event
     from gateway.jobs.port import Begin, JobStatus
+    from gateway.observe.events import Event
 
 QUICK = CallbacksSection(first_delay=Duration(0.05), timeout=Duration(2))
 

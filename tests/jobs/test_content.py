@@ -10,7 +10,7 @@ import pytest
 
 from gateway.jobs.content import content
 from gateway.jobs.port import Job, Outcome, told
-from gateway.protocol import Caller, as_envelope, interpret
+from gateway.protocol.result import Caller, as_envelope, interpret
 
 TITLE = "fax/Send"
 

@@ -18,7 +18,6 @@ from dbos._sys_db import SystemDatabase
 from dbos._utils import INTERNAL_QUEUE_NAME
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
-from gateway.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
 from gateway.jobs.port import (
     Job,
     JobConflict,
@@ -30,7 +29,8 @@ from gateway.jobs.port import (
     Verdict,
 )
 from gateway.jobs.settings import CallbacksSection, JobsSection
-from gateway.protocol import Caller
+from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
+from gateway.protocol.result import Caller
 from gateway.units import Duration, Size
 from tests.jobs.support import Bench, bench, caller, envelope, job
 from tests.support import eventually

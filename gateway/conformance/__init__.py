@@ -1,0 +1,1 @@
+"""Tries the contract on one connector, with its own examples."""

@@ -1,0 +1,541 @@
+"""The stdio contract, tried on one connector: what `gateway test` runs.
+
+A command is run by the same invoker, pool and launch as a caller's; only the requests that no caller can send
+(describe, and a stdin that ends early) go to the process directly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import msgspec
+
+from gateway.calls.invoke import Call, Invoker
+from gateway.conformance.examples import Example, Expect, is_subset, made_up
+from gateway.connectors.definition import Command
+from gateway.connectors.describe import Describer
+from gateway.connectors.parameters import Parameter, Signature
+from gateway.connectors.registry import Registry
+from gateway.connectors.snapshot import Snapshot, State, Status
+from gateway.errors import (
+    ConnectorCrashed,
+    ConnectorFailed,
+    ConnectorInvalidOutput,
+    ConnectorOutOfMemory,
+    ConnectorOutputTooLarge,
+    ConnectorStartFailed,
+    ConnectorTimeout,
+    GatewayError,
+    InvalidParameters,
+    Quarantine,
+)
+from gateway.observe.events import Bus, ConnectorWarning, Event
+from gateway.processes.run import GRACE, StartFailed, Stop
+from gateway.protocol.result import (
+    Caller,
+    DescribedAuth,
+    DescribedCommand,
+    DescribedParameter,
+    DescribeRequest,
+    Description,
+    interpret,
+    read_description,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from gateway.connectors.definition import Connector
+    from gateway.gateway import Gateway
+    from gateway.observe.events import RunFinished
+    from gateway.processes.base import OnLine, Pool, Worker
+    from gateway.processes.run import Answered, Completed, Launch, Payload
+    from gateway.protocol.result import Object, Result
+
+LARGE = 1 << 20  # characters
+SNOW = "\N{SNOWMAN}\N{GRINNING FACE}"
+BEFORE, AFTER = "before-", "-after"  # stand around it, so that it is found again in a result
+QUICK = 0.5  # seconds; a command that takes no longer cannot be caught at a deadline
+SOON = 1.0  # seconds until the deadline of one that can; it has got to work by then
+EARLY = 10.0  # seconds in which a connector has to notice that its stdin has ended
+UNKNOWN = "NoSuchCommand"
+
+ADVICE: dict[type[GatewayError], str] = {
+    ConnectorStartFailed: "Is the program there, executable, and its #! line right?",
+    ConnectorCrashed: "A signal ended the process: look at its log; a missing library or a memory fault are usual.",
+    ConnectorOutOfMemory: "Use less memory, or raise max_memory in connector.yaml.",
+    ConnectorOutputTooLarge: "Answer less, or raise max_output in connector.yaml.",
+    ConnectorTimeout: "Read stdin until it ends, answer, and exit; or raise timeout in connector.yaml.",
+    ConnectorFailed: 'Tell what went wrong: print {"error": {"error_code": "...", "message": "..."}}.',
+    InvalidParameters: "Give parameters that fit in tests.yaml.",
+    ConnectorInvalidOutput: "Print one JSON value in UTF-8 to stdout, and nothing else; log to stderr.",
+}
+
+
+class Outcome(enum.Enum):
+    """What a check found."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "FAIL"
+    SKIPPED = "skipped"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One check's outcome; `fix` tells an author what to do about it."""
+
+    check: str
+    outcome: Outcome
+    command: str | None = None
+    message: str = ""
+    fix: str | None = None
+
+
+class _Run(NamedTuple):
+    """What one invocation came to: a result or the gateway's error, and what the run took."""
+
+    result: Result | None
+    problem: GatewayError | None
+    facts: RunFinished
+
+    @property
+    def code(self) -> str | None:
+        """The error's code, whoever told it."""
+        if self.problem is not None:
+            return self.problem.code
+        return self.result.error.error_code if self.result is not None and self.result.error is not None else None
+
+    @property
+    def raised(self) -> bool:
+        return self.result is not None and self.result.error is not None and self.result.error.raised
+
+    @property
+    def body(self) -> Any:
+        """What a caller gets to see as the response's body."""
+        assert self.result is not None
+        if self.result.status is None:
+            return msgspec.json.decode(self.result.content)["command_response"]["body"]
+        text = self.result.content.decode(errors="replace")
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            return text
+
+
+class _Watched:
+    """A pool that remembers how its processes ended."""
+
+    def __init__(self, pool: Pool, ended: list[Completed]) -> None:
+        self._pool = pool
+        self._ended = ended
+
+    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
+        return _WatchedWorker(await self._pool.obtain(launch, on_line), self._ended)
+
+
+class _WatchedWorker:
+    def __init__(self, worker: Worker, ended: list[Completed]) -> None:
+        self._worker = worker
+        self._ended = ended
+
+    async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
+        completed = await self._worker.run(payload, deadline=deadline, answered=answered)
+        self._ended.append(completed)
+        return completed
+
+    def stop(self, why: Stop, *, grace: float = GRACE) -> None:
+        self._worker.stop(why, grace=grace)
+
+
+class Kit:
+    """The checks of one connector."""
+
+    def __init__(self, gateway: Gateway, connector: Connector, examples: tuple[Example, ...]) -> None:
+        self._gateway = gateway
+        self._connector = connector
+        self._examples = examples
+        self._ended: list[Completed] = []
+        self._pool = _Watched(gateway.pools, self._ended)
+        self._spawn = _Watched(gateway.pools.spawn, self._ended)
+        self._bus = Bus()
+        self._bus.listen(self._listen)
+        self._noise: list[str] = []
+
+    async def check(self, only: str | None = None) -> AsyncIterator[Finding]:
+        """Yield the findings as they come; `only` names the one command to run."""
+        declared = self._connector.commands is not None
+        finding = self._declared() if declared else await self._describe()
+        yield finding
+        if finding.outcome is Outcome.FAILED:
+            return
+        commands = self._connector.commands or {}
+        for finding in self._forgotten(commands, only):
+            yield finding
+        for command in commands.values():
+            if only in (None, command.name):
+                async for finding in self._command(command):
+                    yield finding
+        if declared:
+            yield _skipped("unknown-command", None, "its commands are declared in YAML: no other one reaches it")
+        else:
+            yield await self._unknown_command(commands)
+        yield await self._early_end()
+        for finding in self._observed():
+            yield finding
+
+    # --- describe
+
+    def _declared(self) -> Finding:
+        faults = list(_faults(self._connector))
+        if faults:
+            return _failed("describe", None, "; ".join(faults), "Mend its commands: in the YAML file.")
+        return _skipped("describe", None, "its commands are declared in YAML, so it is never asked")
+
+    async def _describe(self) -> Finding:
+        folder = self._gateway.run_folder / "described"
+        try:
+            description = await Describer(self._spawn, folder).ask(self._connector)
+            self._connector = self._connector.described(description)
+        except Quarantine as problem:
+            return _failed("describe", None, str(problem), 'Answer {"op": "describe"} as docs/protocol.md says.')
+        faults = list(_faults(self._connector))
+        if faults:
+            return _failed("describe", None, "; ".join(faults), "Mend what describe prints.")
+        raw = await self._raw(msgspec.json.encode(DescribeRequest(config=self._connector.config)))
+        printed = interpret(raw.result, self._connector.redact)
+        self._noise += printed.warnings
+        document = msgspec.json.decode(printed.content)["command_response"]["body"]
+        doubts = [*self._connector.notices, *_doubts(document, read_description(raw.result))]
+        if doubts:
+            return Finding(
+                check="describe", outcome=Outcome.WARNING, message="; ".join(doubts), fix="Mend what describe prints."
+            )
+        names = ", ".join(self._connector.commands or {}) or "none"
+        return _ok("describe", None, f"commands: {names}")
+
+    def _forgotten(self, commands: dict[str, Command], only: str | None) -> Iterator[Finding]:
+        """Say what the author asks for and the connector does not have."""
+        named = {example.command: "tests.yaml" for example in self._examples} | ({only: "--command"} if only else {})
+        for name, where in named.items():
+            if name not in commands:
+                known = ", ".join(commands) or "none"
+                yield _failed("answers", name, f"{where} names it, the connector has: {known}", "Correct the name.")
+
+    # --- one command
+
+    async def _command(self, command: Command) -> AsyncIterator[Finding]:
+        examples = [example for example in self._examples if example.command == command.name]
+        reason = next((example.skip for example in examples if example.skip), None)
+        if reason is not None:
+            yield _skipped("answers", command.name, reason)
+            return
+        if not examples:
+            params = made_up(command.signature)
+            if params is None:
+                yield _skipped("answers", command.name, "no parameters could be made up: give an example in tests.yaml")
+                return
+            examples = [Example(command=command.name, params=params)]
+        good: list[tuple[Example, _Run]] = []
+        for example in examples:
+            run = await self._invoke(command.name, example)
+            answers = _judged("answers", command.name, run, expect=example.expect)
+            yield answers
+            if answers.outcome is not Outcome.FAILED and example.expect is not None:
+                yield _expected(command.name, run, example)
+            if answers.outcome is Outcome.OK and run.facts.pid:
+                good.append((example, run))
+        if good:
+            example, run = next((one for one in good if one[1].code is None), good[0])
+            yield await self._unicode(command, example, run)
+            yield await self._large(command, example, run)
+            yield await self._deadline(command, *max(good, key=lambda one: one[1].facts.wall))
+
+    async def _unicode(self, command: Command, example: Example, before: _Run) -> Finding:
+        params = _with_text(command.signature, example.params, lambda text: f"{text}{BEFORE}{SNOW}{AFTER}")
+        if params is None:
+            return _skipped("unicode", command.name, "no parameter takes any text")
+        run = await self._invoke(command.name, msgspec.structs.replace(example, params=params))
+        finding = _judged("unicode", command.name, run, before=before)
+        if finding.outcome is Outcome.FAILED or run.result is None:
+            return finding
+        came_back = _between(msgspec.json.encode(run.body).decode())
+        if came_back is not None and _mangled(came_back):
+            return _failed(
+                "unicode",
+                command.name,
+                f"{SNOW} came back as {came_back!r}",
+                "Read and write UTF-8, whatever the locale.",
+            )
+        return finding
+
+    async def _large(self, command: Command, example: Example, before: _Run) -> Finding:
+        params = _with_text(command.signature, example.params, lambda _: "x" * LARGE) or example.params
+        large = msgspec.structs.replace(example, params=params, task_data={"large": "x" * LARGE})
+        return _judged("large", command.name, await self._invoke(command.name, large), before=before)
+
+    async def _deadline(self, command: Command, example: Example, before: _Run) -> Finding:
+        took = before.facts.wall
+        if took <= QUICK:
+            return _skipped("deadline", command.name, f"it is quick ({took:.2f} s)")
+        run = await self._invoke(command.name, example, within=min(took / 2, SOON))
+        if not isinstance(run.problem, ConnectorTimeout):
+            return _skipped("deadline", command.name, "it was quicker this time")
+        if run.facts.signal == "SIGKILL":
+            return _failed(
+                "deadline",
+                command.name,
+                f"it was still running {GRACE:g} s after SIGTERM and had to be killed",
+                "End on SIGTERM: do not ignore it, and do not wait for anything long in its handler.",
+            )
+        return _ok("deadline", command.name, "it ends on SIGTERM")
+
+    # --- the connector as a whole
+
+    async def _unknown_command(self, commands: dict[str, Command]) -> Finding:
+        check = "unknown-command"
+        fix = 'Answer {"error": {"error_code": "command_not_found", "message": "..."}}.'
+        probe = Command(name=UNKNOWN, description=None, timeout=EARLY, signature=Signature(()))
+        if UNKNOWN in commands:
+            return _skipped(check, None, f"it has a command {UNKNOWN}")
+        known, self._connector = (
+            self._connector,
+            msgspec.structs.replace(self._connector, commands={**commands, UNKNOWN: probe}),
+        )
+        try:
+            run = await self._invoke(UNKNOWN, Example(command=UNKNOWN))
+        finally:
+            self._connector = known
+        if run.problem is not None:
+            return _failed(check, None, run.problem.message, fix)
+        if run.code is None:
+            return _failed(check, None, "it answers a command that it does not have as if it had worked", fix)
+        return _ok(check, None, f"it answers {run.code}")
+
+    async def _early_end(self) -> Finding:
+        for sent, what in ((b"", "no request"), (b'{"protocol": 1, "op": "exe', "half a request")):
+            try:
+                completed = await self._raw(sent)
+            except StartFailed as problem:
+                return _failed("stdin", None, str(problem), ADVICE[ConnectorStartFailed])
+            if completed.stop is Stop.DEADLINE:
+                trouble = f"it still ran {EARLY:g} s after a stdin with {what} had ended"
+            elif completed.signal is not None:
+                trouble = f"a stdin with {what} made it die of {completed.signal}"
+            else:
+                continue
+            return _failed("stdin", None, trouble, "Read stdin until it ends, and exit when there is no request in it.")
+        return _ok("stdin", None, "it ends when stdin does")
+
+    def _observed(self) -> Iterator[Finding]:
+        """Tell what was seen on the side."""
+        if self._noise:
+            yield Finding(
+                check="stdout",
+                outcome=Outcome.WARNING,
+                message=f"it {self._noise[0]}",
+                fix="Print the result and nothing else to stdout; log to stderr.",
+            )
+        else:
+            yield _ok("stdout", None, "nothing but results")
+        bound = self._connector.limits.max_log
+        longest = max((run.log_bytes for run in self._ended), default=0)
+        if longest > bound:
+            yield Finding(
+                check="stderr",
+                outcome=Outcome.WARNING,
+                message=f"a run logged {longest} bytes; what is over max_log ({bound}) is dropped",
+                fix="Log less, or raise max_log in connector.yaml.",
+            )
+        else:
+            yield _ok("stderr", None, f"at most {longest} bytes of log a run")
+        left = sum(run.left_behind for run in self._ended)
+        if left:
+            yield Finding(
+                check="processes",
+                outcome=Outcome.WARNING,
+                message=f"after {left} runs something that it had started was still running, and was killed",
+                fix="Wait for the programs that it starts before it exits.",
+            )
+        else:
+            yield _ok("processes", None, "it leaves none behind")
+
+    # --- running
+
+    async def _invoke(self, command: str, example: Example, *, within: float | None = None) -> _Run:
+        # A new one each time: the circuit of a connector that crashes must not answer for it.
+        registry = Registry(self._gateway.settings, Describer(self._spawn, self._gateway.run_folder), self._bus)
+        connector = self._connector
+        registry.snapshot = Snapshot(
+            {connector.name: Status(name=connector.name, state=State.READY, connector=connector)}
+        )
+        call = Call(
+            connector=connector.name,
+            command=command,
+            params=_raw_values(example.params),
+            caller=Caller(request_id=uuid.uuid4().hex),
+            task_data=msgspec.Raw(msgspec.json.encode(example.task_data)),
+            timeout=within,
+        )
+        try:
+            reply = await Invoker(registry, self._gateway.supervisor, self._pool, self._bus).invoke(call)
+        except GatewayError as problem:
+            return _Run(None, problem, cast("RunFinished", problem.run))
+        return _Run(reply.result, None, reply.run)
+
+    async def _raw(self, payload: Payload) -> Completed:
+        worker = await self._spawn.obtain(self._connector.launch, lambda _stream, _line: None)
+        return await worker.run(payload, deadline=asyncio.get_running_loop().time() + EARLY)
+
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, ConnectorWarning):
+            self._noise.append(event.message)
+
+
+# --- private: verdicts
+
+
+def _ok(check: str, command: str | None, message: str) -> Finding:
+    return Finding(check=check, command=command, outcome=Outcome.OK, message=message)
+
+
+def _skipped(check: str, command: str | None, why: str) -> Finding:
+    return Finding(check=check, command=command, outcome=Outcome.SKIPPED, message=why)
+
+
+def _failed(check: str, command: str | None, message: str, fix: str) -> Finding:
+    return Finding(check=check, command=command, outcome=Outcome.FAILED, message=message, fix=fix)
+
+
+def _judged(
+    check: str, command: str, run: _Run, *, expect: Expect | None = None, before: _Run | None = None
+) -> Finding:
+    """Tell whether an answer is within the contract; a told error is. `before` is an answer to milder parameters."""
+    wanted = expect.error_code if expect is not None else None
+    if wanted is not None and run.code == wanted:
+        return _ok(check, command, f"it ends with {wanted}, as expected")
+    if run.problem is not None:
+        fix = ADVICE.get(type(run.problem), "Look at its log.")
+        return _failed(check, command, run.problem.message, fix)
+    assert run.result is not None
+    error = run.result.error
+    if error is None:
+        return _ok(check, command, f"a result of {run.facts.result_bytes} bytes in {run.facts.wall:.2f} s")
+    if not error.raised:
+        return _ok(check, command, f"it tells an error: {error.error_code}: {error.message}")
+    return Finding(
+        check=check,
+        command=command,
+        outcome=Outcome.FAILED if before is not None and not before.raised else Outcome.WARNING,
+        message=f"its code raised {error.error_code}: {error.message}",
+        fix="If this can be expected, tell it as an error with a code; else mend it.",
+    )
+
+
+def _expected(command: str, run: _Run, example: Example) -> Finding:
+    """Compare an answer with what the example says of it."""
+    expect = example.expect
+    assert expect is not None
+    fix = "Mend the command, or what tests.yaml expects of it."
+    if run.code != expect.error_code:
+        wanted = expect.error_code or "a result"
+        told = run.result.error.message if run.result is not None and run.result.error is not None else ""
+        got = f"{run.code}: {told}" if run.code else f"a result: {_short(run.body)}"
+        return _failed("expected", command, f"expected {wanted}, got {got}", fix)
+    if expect.body is not msgspec.UNSET and not is_subset(expect.body, run.body):
+        return _failed("expected", command, f"expected {_short(expect.body)} in {_short(run.body)}", fix)
+    return _ok("expected", command, f"{expect.error_code or 'the result'}, as {_short(example.params)} should")
+
+
+def _short(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+# --- private: what describe printed
+
+
+def _faults(connector: Connector) -> Iterator[str]:
+    """Find what makes a description wrong."""
+    for command in (connector.commands or {}).values():
+        seen: set[str] = set()
+        for parameter in command.signature.parameters:
+            name = f"{command.name}, parameter {parameter.id!r}"
+            if not parameter.id or parameter.id.startswith("spiff__"):
+                yield f"{name}: this name never reaches a connector"
+            if parameter.id in seen:
+                yield f"{name}: named twice"
+            seen.add(parameter.id)
+            yield from (f"{name}: {problem}" for problem in _unfit(parameter))
+
+
+def _unfit(parameter: Parameter) -> Iterator[str]:
+    """Find a default, or a choice, that the parameter itself would refuse."""
+    if parameter.default is not msgspec.UNSET:
+        try:
+            Signature((parameter,)).check(_raw_values({parameter.id: parameter.default}))
+        except InvalidParameters as problem:
+            yield f"its default does not fit: {problem.message.split(' (parameters:')[0]}"
+    plain = Signature((Parameter(id=parameter.id, type=parameter.type, required=True),))
+    for choice in parameter.enum if isinstance(parameter.enum, list) else ():
+        try:
+            plain.check(_raw_values({parameter.id: choice}))
+        except InvalidParameters:
+            yield f"its enum has {_short(choice)}, which is no {parameter.type}"
+
+
+def _doubts(document: dict[str, Any], description: Description) -> Iterator[str]:
+    """Find what is ignored in a description, or contradicts itself."""
+    yield from _unknown(document, Description, "describe")
+    kinds: tuple[tuple[str, type[msgspec.Struct]], ...] = (("commands", DescribedCommand), ("auths", DescribedAuth))
+    for kind, struct in kinds:
+        for command in document.get(kind, ()):
+            yield from _unknown(command, struct, command["name"])
+            for parameter in command.get("parameters", ()):
+                yield from _unknown(parameter, DescribedParameter, f"{command['name']}, {parameter['id']}")
+    for told in description.commands:
+        for one in told.parameters:
+            if one.required and one.default is not msgspec.UNSET:
+                yield f"{told.name}, {one.id}: it has a default, so it is not required"
+
+
+def _unknown(part: dict[str, Any], kind: type[msgspec.Struct], where: str) -> Iterator[str]:
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    if set(part) - known:
+        yield f"{where}: unknown keys are ignored: {', '.join(sorted(set(part) - known))}"
+
+
+# --- private: parameters
+
+
+def _raw_values(params: dict[str, Any]) -> Object:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in params.items()}
+
+
+def _with_text(signature: Signature, params: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any] | None:
+    """Return the parameters with one text changed, one that accepts it; None when none does."""
+    for parameter in signature.parameters:
+        if parameter.type != "str":
+            continue
+        old = params.get(parameter.id, parameter.default)
+        changed = {**params, parameter.id: change(old if isinstance(old, str) else "")}
+        try:
+            signature.check(_raw_values(changed))
+        except InvalidParameters:
+            continue
+        return changed
+    return None
+
+
+def _between(text: str) -> str | None:
+    """Return what came back in the place of the snowman."""
+    _, mark, rest = text.partition(BEFORE)
+    came_back, end, _ = rest.partition(AFTER)
+    return came_back if mark and end else None
+
+
+def _mangled(came_back: str) -> bool:
+    """Tell a text that was read in another encoding from one that was escaped, or left out, on purpose."""
+    return "?" in came_back or any(not letter.isascii() for letter in set(came_back) - set(SNOW))

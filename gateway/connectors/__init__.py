@@ -1,0 +1,1 @@
+"""What is registered: files, definitions, descriptions, and the snapshot that is served."""

@@ -1,0 +1,353 @@
+"""A connector that is understood: everything a call needs, worked out once."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gateway.connectors import auths, signatures, typeaheads
+from gateway.connectors.auths import Auth
+from gateway.connectors.confinement import Case, confine
+from gateway.connectors.parameters import Signature
+from gateway.connectors.sources import Entry, identity
+from gateway.errors import ConfigError, Quarantine
+from gateway.observe.redact import Redactor, telling_values
+from gateway.processes.run import Bounds, Keep, Launch
+from gateway.protocol.result import Validate
+from gateway.runtimes import RUNTIMES, Build, Place, Runtime
+from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
+from gateway.typeahead import Typeahead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gateway.protocol.result import DescribedCommand, Description
+    from gateway.yaml_document import Node
+
+BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
+"""What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
+LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """One command of a connector. `timeout` is in seconds."""
+
+    name: str
+    description: str | None
+    timeout: float
+    signature: Signature
+    is_async: bool = False
+    job_timeout: float = 3600.0
+    """Seconds of one run as a job."""
+    rerun: bool = False
+    """A job's run that a crash interrupted may be run again."""
+    priority: int = 0
+    execute_async: bool = False
+    """Given a callback URL it arranges the callback itself, and its answer is an acknowledgement."""
+    module: str | None = None
+    """Where its runner found it; sent back with each request, so that nothing else need be imported."""
+    typeahead: Typeahead | None = None
+
+
+class Connector(msgspec.Struct, frozen=True, kw_only=True):
+    """A connector that can be started. Immutable: work in flight keeps the one it began with."""
+
+    name: str
+    description: str | None
+    runtime: str
+    launch: Launch
+    config: msgspec.Raw
+    limits: Limits
+    redact: Redactor
+    identity: str
+    files: tuple[tuple[object, ...], ...]
+    """The state of every file that this definition rests on (see `gateway.connectors.sources.identity`)."""
+    commands: dict[str, Command] | None
+    """None: it has not been described yet."""
+    auths: dict[str, Auth] = {}
+    overrides: dict[str, OverrideEntry] = {}
+    """What the operator says of commands that it describes."""
+    validate: Validate | None = None
+    """What is checked of calls to commands that it describes; None: what it says itself."""
+    notices: tuple[str, ...] = ()
+    """What an operator should know although it works."""
+    cluster_concurrency: int | None = None
+
+    def described(self, description: Description) -> Connector:
+        """Return it with the commands and authentications that it told itself.
+
+        Raises:
+            Quarantine: the description contradicts itself.
+        """
+        commands = {one.name: self._overridden(one) for one in description.commands}
+        signed = auths.merged(auths.told(description.auths), self.auths)
+        if len(commands) != len(description.commands):
+            raise Quarantine("describe names a command twice")
+        problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
+        if problems and not commands and not signed:
+            raise Quarantine("; ".join(problems))
+        known = ", ".join(commands) or "none"
+        problems += tuple(
+            f"overrides: it describes no command {name} (it has: {known})"
+            for name in self.overrides
+            if name not in commands
+        )
+        told = (*problems, *auths.notices(signed), *overlooked(self.name, commands).values())
+        redact = self.redact.plus(auths.secrets(signed))
+        return msgspec.structs.replace(
+            self,
+            commands=commands,
+            auths=signed,
+            notices=(*self.notices, *map(redact, told)),  # what it raised may hold its config
+            redact=redact,
+            launch=msgspec.structs.replace(self.launch, redact=redact),
+        )
+
+    def _overridden(self, told: DescribedCommand) -> Command:
+        return _command_told(told, self.limits, self.overrides.get(told.name, OverrideEntry()), self.validate)
+
+
+class Recognised(NamedTuple):
+    """An entry whose keys are decoded, before anything is looked up on the machine."""
+
+    common: ConnectorEntry
+    runtime: Runtime
+    options: msgspec.Struct
+    place: Place
+    limits: Limits
+
+    def build(self) -> Build | None:
+        """Return what has to be built for it.
+
+        Raises:
+            Quarantine: something is missing, or the options do not make sense together.
+        """
+        try:
+            return self.runtime.build(self.options, self.place)
+        except ConfigError as problem:
+            raise Quarantine(str(problem)) from problem
+
+
+def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised | None:
+    """Decode one entry's keys; None when it is switched off.
+
+    Raises:
+        Quarantine: a key is wrong; file, line and key are named.
+    """
+    if entry.problem is not None:
+        raise Quarantine(entry.problem)
+    try:
+        common, options_node = _split(entry.node)
+        if not common.enabled:
+            return None
+        runtime = RUNTIMES.get(common.runtime)
+        if runtime is None:
+            raise entry.node.error(f"unknown runtime (known: {', '.join(sorted(RUNTIMES))})", ("runtime",))
+        _refuse_others_keys(options_node, common.runtime, said="runtime" in entry.node.data)
+        limits = common.limits(defaults)
+        place = Place(
+            name=entry.name,
+            node=entry.node,
+            folder=entry.folder,
+            state_dir=settings.state_dir,
+            path=settings.path,
+            memory=int(limits.max_memory),
+            env=tuple(common.env),
+        )
+        return Recognised(common, runtime, options_node.decode(runtime.options, ConnectorEntry), place, limits)
+    except ConfigError as problem:
+        raise Quarantine(str(problem)) from problem
+
+
+def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | None:
+    """Understand one entry; None when it is switched off.
+
+    Raises:
+        Quarantine: it cannot be served; the message says why, with file, line and key where there are some.
+    """
+    recognised = recognise(entry, defaults, settings)
+    if recognised is None:
+        return None
+    common, limits = recognised.common, recognised.limits
+    try:
+        line = recognised.runtime.command_line(recognised.options, recognised.place)
+        mode = common.mode or recognised.runtime.mode
+        if mode in {"fork", "persistent"} and mode not in line.resident:
+            raise entry.node.error(f"runtime {common.runtime} has no mode {mode}", ("mode",))
+        env = {"PATH": settings.path, **LOCALE, **line.env, **_env(entry.node, common.env)}
+        commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
+        signed = auths.declared(entry.node.child("auths")) if common.auths else {}
+        overrides = _overrides(entry.node, common)
+        sandbox, warned = confine(Case(entry, common, limits, line, settings))
+    except ConfigError as problem:
+        raise Quarantine(str(problem)) from problem
+    files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
+    config = msgspec.json.encode(common.config)
+    kept = msgspec.structs.replace(sandbox, guard=(), covered=())
+    key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
+    telling = (*telling_values(common.config), *telling_values(common.env), *auths.secrets(signed))
+    redact = Redactor([*telling, settings.api_key or ""])
+    # Of a connector that describes itself: it may tell what is missing.
+    notices = () if commands is None else auths.notices(signed)
+    if line.notice:
+        warned = (line.notice, *warned)
+    return Connector(
+        name=entry.name,
+        description=common.description,
+        runtime=common.runtime,
+        launch=Launch(
+            argv=line.argv,
+            env=env,
+            result_on_fd3=line.result_on_fd3 or common.result == "fd3",
+            bounds=Bounds(output=int(limits.max_output), log=int(limits.max_log), memory=int(limits.max_memory)),
+            cleanup=line.cleanup,
+            name=entry.name,
+            key=key,
+            mode=mode,
+            resident=line.resident.get(mode, ()),
+            keep=Keep(
+                warm=limits.warm,
+                warm_min=limits.warm_min,
+                warm_idle=float(limits.warm_idle),
+                uses=limits.recycle_uses,
+                age=float(limits.recycle_age),
+                rss=int(limits.recycle_rss),
+                concurrency=limits.concurrency,
+            ),
+            redact=redact,
+            sandbox=sandbox,
+        ),
+        config=msgspec.Raw(config),
+        limits=limits,
+        redact=redact,
+        identity=key,
+        files=files,
+        commands=commands,
+        auths=signed,
+        overrides=overrides,
+        validate=common.validate,
+        notices=(*warned, *notices, *overlooked(entry.name, commands or ()).values()),
+        cluster_concurrency=common.cluster_concurrency,
+    )
+
+
+def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:
+    """Return a notice for each command that the backend never asks for."""
+    return {
+        command: f"Spiff Arena's backend runs {connector}/{command} itself and never asks for this one"
+        for command in commands
+        if f"{connector}/{command}" in BACKENDS_OWN
+    }
+
+
+def _split(node: Node) -> tuple[ConnectorEntry, Node]:
+    said = node.data.get("runtime")
+    runtime = RUNTIMES.get(said) if isinstance(said, str) else None
+    known = _keys(ConnectorEntry)
+    if runtime is not None:  # `network` of a container is its engine's
+        known = known - _keys(runtime.options)
+    common = {key: value for key, value in node.data.items() if key in known}
+    own = {key: value for key, value in node.data.items() if key not in known}
+    entry = type(node)(common, node.keys, node.marks).decode(ConnectorEntry)
+    return entry, type(node)(own, node.keys, node.marks)
+
+
+@functools.cache
+def _keys(kind: type[msgspec.Struct]) -> frozenset[str]:
+    return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
+
+
+def _refuse_others_keys(options: Node, runtime: str, *, said: bool) -> None:
+    keys = {name: _keys(one.options) for name, one in RUNTIMES.items()}
+    for key in options.data:
+        owners = [name for name, its in keys.items() if key in its]
+        if not owners or runtime in owners:
+            continue
+        of = f"runtime {owners[0]}" if len(owners) == 1 else f"the runtimes {', '.join(owners)}"
+        add = f"`runtime: {owners[0]}`" if len(owners) == 1 else "`runtime:` with one of them"
+        raise options.error(f"a key of {of}, not of {runtime}" if said else f"a key of {of}: add {add}", (key,))
+
+
+def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:
+    env = {}
+    for name, value in declared.items():
+        if not name or "=" in name or "\0" in name:
+            raise node.error("this cannot be the name of an environment variable", ("env", name))
+        if isinstance(value, str) and "\0" in value:
+            raise node.error("the environment cannot hold a NUL", ("env", name))
+        if isinstance(value, bool):
+            env[name] = "true" if value else "false"
+        elif isinstance(value, str | int | float):
+            env[name] = str(value)
+        else:
+            raise node.error("expected text or a number", ("env", name))
+    return env
+
+
+def _commands(node: Node, limits: Limits) -> dict[str, Command]:
+    commands = {}
+    for name, below in node.items():
+        if not name or "/" in name:
+            raise below.error("a command's name has no /")
+        known = below if below.data is not None else type(below)({}, below.keys, below.marks)
+        entry = known.decode(CommandEntry)
+        signature = signatures.declared(known, additional=entry.additional_parameters)
+        commands[name] = Command(
+            name=name,
+            description=entry.description,
+            timeout=entry.timeout if entry.timeout is not None else limits.timeout,
+            signature=signature,
+            is_async=entry.is_async,
+            job_timeout=float(entry.timeout if entry.timeout is not None and entry.is_async else limits.job_timeout),
+            rerun=entry.idempotent if entry.retry is None else entry.retry == "always",
+            priority=entry.priority,
+            typeahead=typeaheads.declared(known, signature),
+        )
+    return commands
+
+
+def _overrides(node: Node, common: ConnectorEntry) -> dict[str, OverrideEntry]:
+    if not common.overrides:
+        return {}
+    if common.commands is not None:
+        raise node.error("they are for commands that a connector describes: write this into commands", ("overrides",))
+    return {name: below.decode(OverrideEntry) for name, below in node.child("overrides").items()}
+
+
+def _command_told(
+    told: DescribedCommand, limits: Limits, override: OverrideEntry, validate: Validate | None
+) -> Command:
+    if not told.name or "/" in told.name:
+        raise Quarantine(f"describe names a command {told.name!r}: a name is not empty and has no /")
+    where = f"command {told.name}"
+    signature = signatures.told(
+        where,
+        told.parameters,
+        additional=told.additional_parameters,
+        enforced=(override.validate or validate or told.validate) == "strict",
+        # Where annotations only describe, the code's own defaults hold: an Enum's member, say, and not its value.
+        filled=told.validate == "strict",
+    )
+    is_async = told.is_async if override.is_async is None else override.is_async
+    own = override.timeout if is_async else None
+    idempotent = told.idempotent if override.idempotent is None else override.idempotent
+    return Command(
+        name=told.name,
+        description=told.description,
+        timeout=override.timeout if override.timeout is not None else limits.timeout,
+        signature=signature,
+        is_async=is_async,
+        job_timeout=float(own if own is not None else limits.job_timeout),
+        rerun=idempotent if override.retry is None else override.retry == "always",
+        priority=override.priority,
+        execute_async=told.execute_async,
+        module=told.module,
+        typeahead=typeaheads.told(where, override.typeahead or told.typeahead, signature),
+    )
+
+
+def _identity(*facts: object) -> str:
+    return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -1,0 +1,155 @@
+"""Asks executables what they can do, and remembers the answer as long as the executable stays the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.errors import ConnectorInvalidOutput, Quarantine
+from gateway.processes.run import Completed, StartFailed
+from gateway.protocol.result import DescribeRequest, Description, read_description
+from gateway.runners import RUNNERS
+from gateway.runtimes.base import BUILT, digest, tree_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from gateway.connectors.definition import Connector
+    from gateway.processes.base import Pool
+
+TIMEOUT = 10.0  # seconds
+AT_ONCE = 4
+MARGIN = 5.0  # seconds beyond the timeout after which another gateway that asks is not waited for any more
+FORM = 2  # of what is remembered: what was asked in another way is asked again
+LOOK = 0.05  # seconds between two looks whether it is done
+
+
+class _Cached(msgspec.Struct, frozen=True, kw_only=True):
+    identity: str
+    description: Description | None
+    """None: there is a secret in it, so it has to be asked for again."""
+    peak_rss: int
+
+
+class Describer:
+    """Runs op "describe", a few at a time."""
+
+    def __init__(self, pool: Pool, folder: Path, *, timeout: float = TIMEOUT) -> None:
+        """`folder` holds one file a connector; it is made when there is something to keep."""
+        self._timeout = timeout
+        self._pool = pool
+        self._folder = folder
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    def remembered(self, connector: Connector) -> Description | None:
+        """Return what the same executable answered before."""
+        cached = self._cached(connector)
+        return cached.description if cached is not None else None
+
+    def peak_rss(self, connector: Connector) -> int | None:
+        """Return the most resident bytes that it had meanwhile; None when it has not been asked."""
+        cached = self._cached(connector)
+        return cached.peak_rss if cached is not None else None
+
+    async def ask(self, connector: Connector) -> Description:
+        """Run the executable, and remember what it answers; or read what another worker has been told meanwhile.
+
+        Raises:
+            Quarantine: it did not answer properly; the message says what it did instead.
+        """
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + self._timeout + MARGIN
+        while True:
+            async with self._turns:
+                known = self.remembered(connector)
+                if known is not None:
+                    return known
+                with self._locked(connector) as ours:
+                    if ours or loop.time() > patience:
+                        return await self._ask(connector)
+            await asyncio.sleep(LOOK)
+
+    async def _ask(self, connector: Connector) -> Description:
+        completed = await self._run(connector)
+        tail = f"; stderr: {connector.redact(completed.log_tail)[-1000:]}" if completed.log_tail else ""
+        if completed.stop is not None:
+            raise Quarantine(f"describe did not end within {self._timeout:g} s{tail}")
+        if completed.out_of_memory:
+            raise Quarantine(f"describe went over max_memory ({connector.limits.max_memory}){tail}")
+        if completed.signal is not None:
+            raise Quarantine(f"describe died of {completed.signal}{tail}")
+        try:
+            description = read_description(completed.result)
+        except ConnectorInvalidOutput as problem:
+            status = f" (exit status {completed.status})" if completed.status else ""
+            raise Quarantine(f"describe failed{status}: {problem.message}{tail}") from problem
+        if completed.status:
+            raise Quarantine(f"describe failed: exit status {completed.status}{tail}")
+        with contextlib.suppress(OSError):  # a full disk: it will be asked again
+            await asyncio.to_thread(self._remember, connector, description, completed.peak_rss)
+        return description
+
+    async def _run(self, connector: Connector) -> Completed:
+        try:
+            child = await self._pool.obtain(connector.launch, lambda _stream, _line: None)
+            deadline = asyncio.get_running_loop().time() + self._timeout
+            return await child.run(msgspec.json.encode(DescribeRequest(config=connector.config)), deadline=deadline)
+        except StartFailed as problem:
+            raise Quarantine(f"describe could not be started: {problem}") from problem
+
+    def _file(self, connector: Connector) -> Path:
+        return self._folder / f"{connector.name}.json"
+
+    @contextlib.contextmanager
+    def _locked(self, connector: Connector) -> Iterator[bool]:
+        """Keep other gateways from asking the same executable at the same time; False where one of them asks it now."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / f"{connector.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # nothing can be remembered there either
+            yield True
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = False
+        try:
+            yield ours
+        finally:
+            os.close(lock)
+
+    def _cached(self, connector: Connector) -> _Cached | None:
+        try:
+            cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return cached if cached.identity == _told_by(connector) else None
+
+    def _remember(self, connector: Connector, description: Description, peak_rss: int) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        file = self._file(connector)
+        draft = file.with_suffix(f".{os.getpid()}.tmp")
+        secret = any(auth.client_secret for auth in description.auths)
+        cached = _Cached(identity=_told_by(connector), description=None if secret else description, peak_rss=peak_rss)
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
+            stream.write(msgspec.json.encode(cached))
+        draft.replace(file)
+
+
+def _told_by(connector: Connector) -> str:
+    """Return what an answer depends on: the executable, and the hosts that we put before it."""
+    return f"{connector.identity}-{FORM}-{_hosts()}"
+
+
+@functools.cache
+def _hosts() -> str:
+    # The cell says nothing of its own, and may be built at this moment.
+    return digest(tree_facts(RUNNERS, left_out=lambda name: name in BUILT or name == "cell"))

@@ -1,0 +1,180 @@
+"""Builds what connectors need into `state_dir`: venvs, jars, node_modules. A build never disturbs the one that serves.
+
+runtimes/NAME/BUILD/           a build; complete when it has its marker
+runtimes/NAME/current          a link to the one that serves
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.connectors.definition import Recognised, recognise
+from gateway.errors import Quarantine
+from gateway.processes.run import Bounds, Launch, StartFailed
+from gateway.runtimes import Build, BuildFailed, Made, Place, made_at
+from gateway.runtimes.base import MARKER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from gateway.connectors.sources import Sources
+    from gateway.processes.base import Pool
+    from gateway.settings import Settings
+
+TIMEOUT = 1800.0  # seconds that one program of a build may take
+AT_ONCE = 4
+KEPT = 2  # complete builds: the one that serves, and the one before, which work in flight may still use
+BOUNDS = Bounds(output=1 << 20, log=4 << 20, memory=0)
+
+
+class Installed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one connector: `state` is "built", "unchanged", "nothing to build" or "failed"."""
+
+    name: str
+    state: str
+    problem: str | None = None
+
+
+class Installer:
+    """Builds connectors, a few at a time."""
+
+    def __init__(
+        self, settings: Settings, pool: Pool, environ: Mapping[str, str], *, offline: bool, index: tuple[str, ...]
+    ) -> None:
+        """`environ` is what the builds' programs get: they need the operator's proxies, certificates and caches."""
+        self.offline = offline
+        self.index = index
+        self._settings = settings
+        self._pool = pool
+        self._environ = dict(environ)
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def install(
+        self, sources: Sources, names: Iterable[str], progress: Callable[[str, str], None]
+    ) -> list[Installed]:
+        """Build the named connectors (all when none is named); `progress(name, what)` is told of each step."""
+        wanted = set(names)
+        entries = [entry for entry in sources.entries if not wanted or entry.name in wanted]
+        missing = [
+            Installed(name=name, state="failed", problem="there is no such connector")
+            for name in sorted(wanted - {entry.name for entry in entries})
+        ]
+        recognised = []
+        for entry in entries:
+            try:
+                one = recognise(entry, sources.defaults, self._settings)
+            except Quarantine as problem:
+                missing.append(Installed(name=entry.name, state="failed", problem=str(problem)))
+                continue
+            if one is not None:
+                recognised.append(one)
+        return [*missing, *await asyncio.gather(*(self._install(one, progress) for one in recognised))]
+
+    async def _install(self, one: Recognised, progress: Callable[[str, str], None]) -> Installed:
+        name = one.place.name
+        try:
+            build = await asyncio.to_thread(one.build)
+            if build is None:
+                return Installed(name=name, state="nothing to build")
+            async with self._turns:
+                return await self._build(one.place, build, progress)
+        except (Quarantine, BuildFailed, OSError) as problem:
+            progress(name, "failed")
+            return Installed(name=name, state="failed", problem=str(problem))
+
+    async def _build(self, place: Place, build: Build, progress: Callable[[str, str], None]) -> Installed:
+        with _alone(place.builds):
+            current = made_at(place.builds / "current")
+            if current is not None and current.inputs == build.inputs():
+                progress(place.name, "unchanged")
+                return Installed(name=place.name, state="unchanged")
+            folder = place.builds / uuid.uuid4().hex[:12]
+            folder.mkdir()
+            try:
+                await build.make(folder, _Tools(self, place.name, progress))
+                (folder / MARKER).write_bytes(msgspec.json.encode(Made(inputs=build.inputs())))
+            except BaseException:
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                raise
+            _point(place.builds / "current", folder)
+            await asyncio.to_thread(_prune, place.builds, folder)
+        progress(place.name, "done")
+        return Installed(name=place.name, state="built")
+
+    async def run(self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes) -> None:
+        """Run one program of a build, contained like a connector.
+
+        Raises:
+            BuildFailed: it did not succeed.
+        """
+        launch = Launch(argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS)
+        program = os.path.basename(argv[0])
+        try:
+            child = await self._pool.obtain(launch, lambda _stream, _line: None)
+            done = await child.run(stdin, deadline=asyncio.get_running_loop().time() + TIMEOUT)
+        except StartFailed as problem:
+            raise BuildFailed(f"{program} could not be started: {problem}") from problem
+        if done.status != 0 or done.stop is not None:
+            how = done.signal or (
+                f"exit status {done.status}" if done.stop is None else f"still running after {TIMEOUT} s"
+            )
+            said = "\n".join(text for text in (done.result.decode(errors="replace").strip(), done.log_tail) if text)
+            raise BuildFailed(f"{program} {' '.join(argv[1:3])} failed ({how}):\n{said[-4000:]}")
+
+
+class _Tools:
+    """What a build gets."""
+
+    def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None]) -> None:
+        self.offline = installer.offline
+        self.index = installer.index
+        self._installer = installer
+        self._name = name
+        self._progress = progress
+
+    async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
+        words = [os.path.basename(argv[0]), *(word for word in argv[1:3] if not word.startswith(("-", "/")))]
+        self._progress(self._name, " ".join(words))
+        await self._installer.run(argv, env or {}, stdin)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second `gateway install` out of one connector's builds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise BuildFailed("another gateway install is building it") from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def _point(link: Path, folder: Path) -> None:
+    draft = link.with_name(f".{link.name}-{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    draft.symlink_to(folder.name)
+    draft.replace(link)
+
+
+def _prune(builds: Path, current: Path) -> None:
+    """Remove what is left of broken builds, and complete ones but the newest few."""
+    folders = [one for one in builds.iterdir() if one.is_dir() and not one.is_symlink()]
+    complete = sorted((one for one in folders if made_at(one)), key=lambda one: one.stat().st_mtime, reverse=True)
+    keep = {current, *complete[:KEPT]}
+    for folder in folders:
+        if folder not in keep:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,334 @@
+"""Keeps the snapshot up to date: loads, describes, watches, heals. Never loses the last good state."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.cells.machine import Machine
+from gateway.connectors.confinement import own_user
+from gateway.connectors.definition import Connector, define, overlooked
+from gateway.connectors.snapshot import Snapshot, State, Status
+from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
+from gateway.errors import ConfigError, Quarantine
+from gateway.observe.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
+from gateway.sandbox import STRICT, Step, refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gateway.connectors.describe import Describer
+    from gateway.settings import Settings
+
+POLL = 0.5  # seconds between two looks at the files; a change counts when it is still there at the next look
+FIRST_RETRY = 5.0  # seconds until a quarantined connector is tried again; doubles
+LAST_RETRY = 300.0
+PATIENCE = 15.0  # seconds that a start waits for connectors to describe themselves
+
+
+class Registry:
+    """The current snapshot and the tasks that renew it."""
+
+    def __init__(
+        self, settings: Settings, describer: Describer, bus: Bus, look: Callable[[], Machine] | None = None
+    ) -> None:
+        """`look` tells what the machine gives to sandboxes; without it, it gives everything."""
+        self.machine = Machine(steps=~Step(0))
+        self._look_at_machine = look
+        self._missed = True
+        """Nobody has looked at the machine yet, or some connector was refused for it."""
+        self.snapshot = Snapshot({})
+        self.problem: str | None = None
+        """Why the last reload failed, None when it did not."""
+        self._settings = settings
+        self._describer = describer
+        self._bus = bus
+        self._entries: dict[str, Entry] = {}
+        self._describing: dict[str, asyncio.Task[None]] = {}
+        self._retries: dict[str, tuple[float, float]] = {}  # name -> (moment, pause)
+        self._fingerprint: object = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+
+    async def open(self, *, watch: bool = True) -> None:
+        """Load everything, wait a while for the descriptions, and start watching.
+
+        Raises:
+            ConfigError: the files cannot be used.
+        """
+        await self._load()
+        if self._describing:
+            await asyncio.wait(list(self._describing.values()), timeout=PATIENCE)
+        if watch:
+            self._watcher = asyncio.create_task(self._watch(), name="registry watcher")
+
+    async def close(self) -> None:
+        """Stop watching and describing."""
+        tasks = [task for task in (self._watcher, *self._describing.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def reload(self, *, retry: bool = False) -> None:
+        """Read the files again; when they cannot be used, keep what there is and say so.
+
+        With `retry` the quarantined connectors are tried at once rather than when their time comes.
+        """
+        if retry:
+            self._retries = dict.fromkeys(self._retries, (0.0, FIRST_RETRY))
+        try:
+            await self._load()
+        except ConfigError as problem:
+            if self.problem != str(problem):
+                self._bus.publish(ReloadFailed(reason=str(problem)))
+            self.problem = str(problem)
+
+    # --- loading
+
+    async def _load(self) -> None:
+        async with self._reloading:
+            begun = time.monotonic()
+            seen, sources = await asyncio.to_thread(self._read)
+            statuses = await asyncio.to_thread(self._understand, sources)
+            self._fingerprint = (seen, _facts(statuses))
+            self.problem = None
+            self._swap(sources, statuses, time.monotonic() - begun)
+
+    def _read(self) -> tuple[object, Sources]:
+        seen = fingerprint(self._settings)
+        folder = self._settings.connectors_dir
+        if self._entries and folder is not None and not folder.exists() and self._had_drop_ins():
+            raise ConfigError(f"{folder}: the folder is gone")
+        return seen, read_sources(self._settings)
+
+    def _had_drop_ins(self) -> bool:
+        folder = self._settings.connectors_dir
+        return any(folder in (entry.folder, entry.folder.parent) for entry in self._entries.values())
+
+    def _look(self) -> object:
+        facts = _facts(self.snapshot.statuses)
+        return fingerprint(self._settings), tuple(identity(str(file[0])) for file in facts)
+
+    def _understand(self, sources: Sources) -> dict[str, Status]:
+        if self._look_at_machine is not None and (self._missed or self.machine.problem is not None):
+            self.machine = self._look_at_machine()  # somebody may have switched on what was missing
+            self._missed = False
+        statuses = {}
+        users: dict[int, str] = {}
+        for entry in sources.entries:
+            try:
+                connector = define(entry, sources.defaults, self._settings)
+                if connector is not None:
+                    self._check_sandbox(connector)
+                    self._claim_user(connector, users)
+            except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
+                reason = str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
+                statuses[entry.name] = Status(name=entry.name, state=State.QUARANTINED, reason=reason)
+                continue
+            if connector is not None:
+                statuses[entry.name] = self._with_description(connector)
+        return statuses
+
+    def _check_sandbox(self, connector: Connector) -> None:
+        """Refuse what would be weaker here than its operator has said.
+
+        Raises:
+            Quarantine: it would be.
+        """
+        reason = refused(connector.launch.sandbox, self.machine.steps)
+        if reason is not None:
+            self._missed = True
+            raise Quarantine(self.machine.problem or reason)
+
+    def _claim_user(self, connector: Connector, users: dict[int, str]) -> None:
+        """Take for a connector the user that is its own, which is made from its name.
+
+        Raises:
+            Quarantine: another name came to the same one.
+        """
+        sandbox, number = connector.launch.sandbox, own_user(connector.name, *self._settings.sandbox_uids)
+        if sandbox.level == STRICT and sandbox.user == (number, number):
+            other = users.setdefault(number, connector.name)
+            if other != connector.name:
+                raise Quarantine(
+                    f"its own user would be {number}, and so is that of {other}: give one of them another with `user:`,"
+                    " or all of them more to choose from in gateway.sandbox_uids"
+                )
+
+    def _with_description(self, connector: Connector) -> Status:
+        name = connector.name
+        if connector.commands is not None:
+            return Status(name=name, state=State.READY, connector=connector)
+        old = self.snapshot.statuses.get(name)
+        known = _still(old, connector) if old is not None else None
+        if known is not None:
+            return known
+        description = self._describer.remembered(connector)
+        if description is not None:
+            with contextlib.suppress(Quarantine):
+                return Status(name=name, state=State.READY, connector=connector.described(description))
+        if old is not None and old.state is State.READY:
+            return msgspec.structs.replace(old, successor=connector)
+        return Status(name=name, state=State.DESCRIBING, reason="it is being asked what it can do", connector=connector)
+
+    def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
+        before = self.snapshot.statuses
+        self._entries = {entry.name: entry for entry in sources.entries}
+        self.snapshot = Snapshot(statuses)
+        for name in [name for name in self._describing if self._superseded(name, before.get(name))]:
+            self._describing.pop(name).cancel()
+        for name, status in statuses.items():
+            if status.state is State.QUARANTINED and self._reason(before.get(name)) != status.reason:
+                self._quarantine(status)
+            elif status.state is State.DESCRIBING or status.successor is not None:
+                if name not in self._describing and status.newest is not None:
+                    self._describe(status.newest)
+            elif status.state is State.READY:
+                self._retries.pop(name, None)
+        self._retries = {name: retry for name, retry in self._retries.items() if name in statuses}
+        self._announce(before, statuses, took)
+
+    def _superseded(self, name: str, old: Status | None) -> bool:
+        new = self.snapshot.statuses.get(name)
+        if new is None or new.newest is None or old is None or old.newest is None:
+            return True
+        return new.newest.identity != old.newest.identity
+
+    def _announce(self, before: Mapping[str, Status], statuses: Mapping[str, Status], took: float) -> None:
+        changed = tuple(name for name, status in statuses.items() if _face(before.get(name)) != _face(status))
+        removed = tuple(name for name in before if name not in statuses)
+        if (
+            not changed
+            and not removed
+            and not any(_confined(before.get(name)) != _confined(statuses[name]) for name in statuses)
+        ):
+            return
+        self._bus.publish(
+            RegistryLoaded(
+                connectors=len(statuses),
+                commands=sum(len(one.commands or {}) for one in self.snapshot.ready()),
+                quarantined=sum(status.state is State.QUARANTINED for status in statuses.values()),
+                changed=changed,
+                removed=removed,
+                took=took,
+            )
+        )
+        for name in changed:
+            known = _overlooked(before.get(name))
+            for command, notice in _overlooked(statuses[name]).items():
+                if command not in known:
+                    self._bus.publish(ConnectorWarning(connector=name, command=command, request_id="", message=notice))
+
+    # --- describing
+
+    def _describe(self, connector: Connector) -> None:
+        task = asyncio.create_task(self._ask(connector), name=f"describe {connector.name}")
+        self._describing[connector.name] = task
+        task.add_done_callback(lambda done: self._described(connector.name, done))
+
+    def _described(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._describing.get(name) is task:
+            del self._describing[name]
+
+    async def _ask(self, connector: Connector) -> None:
+        try:
+            description = await self._describer.ask(connector)
+            connector = self._current(connector)
+            status = Status(name=connector.name, state=State.READY, connector=connector.described(description))
+            self._retries.pop(connector.name, None)
+        except Quarantine as problem:
+            connector = self._current(connector)
+            status = Status(name=connector.name, state=State.QUARANTINED, reason=str(problem), connector=connector)
+        before = self.snapshot.statuses
+        self.snapshot = Snapshot({**before, connector.name: status})
+        if status.state is State.QUARANTINED:
+            self._quarantine(status)
+        self._announce(before, self.snapshot.statuses, 0.0)
+
+    def _current(self, connector: Connector) -> Connector:
+        """Return the newest definition of the same executable: its limits may have changed meanwhile."""
+        status = self.snapshot.statuses.get(connector.name)
+        return connector if status is None or status.newest is None else status.newest
+
+    def _quarantine(self, status: Status) -> None:
+        _, pause = self._retries.get(status.name, (0.0, FIRST_RETRY / 2))
+        pause = min(LAST_RETRY, 2 * pause)
+        self._retries[status.name] = (time.monotonic() + pause, pause)
+        self._bus.publish(Quarantined(connector=status.name, reason=status.reason or ""))
+
+    @staticmethod
+    def _reason(status: Status | None) -> str | None:
+        return status.reason if status is not None and status.state is State.QUARANTINED else None
+
+    # --- watching
+
+    async def _watch(self) -> None:
+        last = self._fingerprint
+        while True:
+            await asyncio.sleep(POLL)
+            try:
+                seen = await asyncio.to_thread(self._look)
+                if seen == last and seen != self._fingerprint:
+                    self._fingerprint = seen
+                    await self.reload()
+                    seen = self._fingerprint
+                last = seen
+                await self._retry()
+            except Exception as problem:  # noqa: BLE001 - whatever it is, a gateway that stops watching is worse
+                self._bus.publish(ReloadFailed(reason=f"{type(problem).__name__}: {problem}"))
+
+    async def _retry(self) -> None:
+        now = time.monotonic()
+        due = [name for name, (moment, _) in self._retries.items() if moment <= now and name not in self._describing]
+        stuck = False
+        for name in due:
+            status = self.snapshot.statuses[name]
+            if status.connector is not None:
+                self._describe(status.connector)
+            else:
+                pause = self._retries[name][1]
+                self._retries[name] = (now + pause, pause)
+                stuck = True
+        if stuck:
+            await self.reload()
+
+
+def _overlooked(status: Status | None) -> dict[str, str]:
+    connector = status.connector if status is not None else None
+    return overlooked(connector.name, connector.commands or ()) if connector is not None else {}
+
+
+def _face(status: Status | None) -> object:
+    if status is None:
+        return None
+    connector = status.connector
+    return status.state, status.reason, connector and (connector.identity, connector.limits)
+
+
+def _confined(status: Status | None) -> object:
+    """Return what else changes with others' files alone."""
+    return status.connector.launch.sandbox if status is not None and status.connector is not None else None
+
+
+def _still(old: Status, connector: Connector) -> Status | None:
+    """Return what is known of a connector that is the same executable as before, None when it is another."""
+    newest = old.newest
+    if newest is None or newest.identity != connector.identity:
+        return None
+    if old.successor is not None:
+        return msgspec.structs.replace(old, successor=connector)
+    if old.state is not State.READY:
+        return msgspec.structs.replace(old, connector=connector)
+    same = newest.limits == connector.limits and newest.launch.sandbox == connector.launch.sandbox
+    return old if same else None
+
+
+def _facts(statuses: Mapping[str, Status]) -> tuple[tuple[object, ...], ...]:
+    """Return the state of every file that the definitions rest on, as it was when they were made."""
+    newest = [status.newest for status in statuses.values()]
+    facts = {file for connector in newest if connector is not None for file in connector.files}
+    return tuple(sorted(facts, key=lambda file: str(file[0])))

@@ -1,0 +1,211 @@
+"""Reads connectors.yaml and connectors.d: who is registered, with which keys, from where."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.cells.program import cache
+from gateway.connectors.ground import State, ground_of, located, state, units
+from gateway.errors import ConfigError
+from gateway.runners import RUNNERS
+from gateway.runtimes.base import BUILT
+from gateway.settings import NAME, Limits, Settings, read_document, section_of
+from gateway.yaml_document import Node, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER_FILES = 2000  # files of a drop-in's folder whose change is noticed
+OURS = (
+    Path(__file__).parent.parent,
+    RUNNERS,
+    cache(),
+    *((Path(sys.prefix),) if sys.prefix != sys.base_prefix else ()),
+)
+"""The gateway's own code: connectors run some of it."""
+
+Fingerprint = tuple[tuple[object, ...], ...]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered connector before it is understood: its merged keys, or why they cannot be read."""
+
+    name: str
+    node: Node
+    folder: Path
+    problem: str | None = None
+    files: tuple[Path, ...] = ()
+    """What belongs to it besides what its command line names: a drop-in's own files."""
+    beside: tuple[Path, ...] = ()
+    """What lies beside a drop-in and is none: what several of them share."""
+    others: dict[str, State] = {}
+    """The code of whatever connectors.yaml names, and the gateway's own: no connector's to write."""
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was read, in the order of names."""
+
+    entries: tuple[Entry, ...]
+    defaults: Limits
+
+
+def read_sources(settings: Settings) -> Sources:
+    """Read the registry's files.
+
+    Raises:
+        ConfigError: connectors.yaml cannot be used as a whole. One bad connector is no such case.
+    """
+    document = read_document(settings.file)
+    defaults = section_of(document, "defaults").decode(Limits)
+    listed = dict(section_of(document, "connectors").items())
+    shared: list[Path] = []
+    found = list(_drop_ins(settings, shared))
+    entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
+    for name, node in listed.items():
+        entries[name] = _overlaid(name, node, entries.get(name), settings)
+    ground = ground_of(settings.file.parent, settings)
+    code = [*OURS, *(file for node in listed.values() for file in _code(node, settings.file.parent))]
+    others = {str(unit): state(unit) for file in code for place in located(file) for unit in units(place, ground)}
+    chosen = [
+        msgspec.structs.replace(entry, others=others)
+        for name, entry in entries.items()
+        if settings.enable == "all" or name in listed
+    ]
+    return Sources(entries=tuple(sorted(chosen, key=lambda entry: entry.name)), defaults=defaults)
+
+
+def _code(node: Node, folder: Path) -> Iterator[Path]:
+    """Yield the files and folders that an entry names as its code, before anything else of it is understood."""
+    data = node.data if isinstance(node.data, dict) else {}
+    run = data.get("run")
+    first = run[:1] if isinstance(run, list) else []
+    texts = [*first, *(data.get(key) for key in ("module", "jar", "venv"))]
+    for key in ("classpath", "sources", "requirements"):
+        several = data.get(key)
+        texts += several if isinstance(several, list) else []
+    for text in texts:
+        if isinstance(text, str) and "/" in text and "\0" not in text:
+            yield Path(os.path.normpath(folder / text))
+
+
+def fingerprint(settings: Settings) -> Fingerprint:
+    """Return what changes when connectors.yaml or the folder of drop-ins (not their contents) change."""
+    marks = [identity(settings.file)]
+    try:
+        entries = _folder_entries(settings)
+    except ConfigError as problem:  # `read_sources` tells it; here it is a state like any other
+        return (*marks, (str(problem),))
+    for entry in entries:
+        marks.append(identity(entry))
+        if os.path.isdir(entry):
+            marks.append(identity(entry / "connector.yaml"))
+    return tuple(marks)
+
+
+def identity(file: Path | str) -> tuple[object, ...]:
+    """Return what tells one state of a file from another; it follows links."""
+    try:
+        facts = os.stat(file)
+    except OSError:
+        return (str(file), None)
+    return (str(file), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
+
+
+def _overlaid(name: str, node: Node, drop_in: Entry | None, settings: Settings) -> Entry:
+    if not NAME.fullmatch(name):
+        problem = node.error("a connector's name is made of letters, digits, _ - and . and does not begin with a dot")
+        return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+    if not isinstance(node.data, dict):
+        if node.data is not None:
+            problem = node.error("expected a mapping with the connector's keys")
+            return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+        node = Node({}, node.keys, node.marks)
+    if drop_in is None:
+        return Entry(name=name, node=node, folder=settings.file.parent)
+    if node.data.get("enabled") is False:  # switched off, whatever is wrong with it
+        return Entry(name=name, node=node, folder=drop_in.folder)
+    return msgspec.structs.replace(drop_in, node=drop_in.node.overlaid(node))
+
+
+def _drop_ins(settings: Settings, shared: list[Path]) -> Iterator[Entry]:
+    """Yield the drop-ins; what lies there and is none is put into `shared`."""
+    claimed: dict[str, Path] = {}
+    for path in _folder_entries(settings):
+        if os.path.isdir(path):
+            entry = _from_folder(path) if os.path.lexists(path / "connector.yaml") else None
+        else:
+            entry = _from_file(path)
+        if entry is None:
+            shared.append(path)
+            continue
+        if entry.name in claimed:
+            problem = f"{path}: {claimed[entry.name].name} claims the name {entry.name} too: rename one of them"
+            entry = msgspec.structs.replace(entry, problem=problem)
+        claimed.setdefault(entry.name, path)
+        yield entry
+
+
+def _folder_entries(settings: Settings) -> list[Path]:
+    folder = settings.connectors_dir
+    if folder is None:
+        return []
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return []
+    except OSError as problem:
+        raise ConfigError(f"{folder}: {problem.strerror}") from problem
+    # Hidden names are a ConfigMap's ..data and editors' swap files, a ~ ends their backups.
+    return [folder / entry.name for entry in found if not entry.name.startswith(".") and not entry.name.endswith("~")]
+
+
+def _from_folder(path: Path) -> Entry:
+    keys = ("connectors", path.name)
+    empty = Node({}, keys)
+    if not NAME.fullmatch(path.name):
+        return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: this name cannot be a connector's")
+    try:
+        node = load(path / "connector.yaml").moved(keys)
+    except ConfigError as problem:
+        return Entry(name=path.name, node=empty, folder=path, problem=str(problem))
+    return Entry(name=path.name, node=node, folder=path, files=tuple(_below(path)))
+
+
+def _from_file(path: Path) -> Entry | None:
+    name = path.stem
+    node = Node({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
+    if not os.path.exists(path):  # a dangling link
+        return Entry(name=name, node=node, folder=path.parent, problem=f"{path}: the link leads nowhere")
+    if not os.path.isfile(path):
+        return None
+    if not os.access(path, os.X_OK):
+        if not _is_script(path):
+            return None
+        problem: str | None = f"{path} is not executable: chmod +x {path}"
+    else:
+        problem = None if NAME.fullmatch(name) else f"{path}: this name cannot be a connector's"
+    return Entry(name=name, node=node, folder=path.parent, problem=problem, files=(path,))
+
+
+def _is_script(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"#!"
+    except OSError:  # not readable: nothing that could be run
+        return False
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the files of a drop-in's folder, without hidden ones and what tools build there."""
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in BUILT]
+        found += [folder / parent / name for name in names if not name.startswith(".")]
+        if len(found) > FOLDER_FILES:
+            break
+    return sorted(found)[:FOLDER_FILES]

@@ -1,0 +1,75 @@
+"""Puts HTTP around a gateway: the order of the middleware, the routes, what is opened and closed."""
+
+from __future__ import annotations
+
+import datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import aiohttp_cors
+from aiohttp import hdrs, web
+
+from gateway import origins
+from gateway.gateway import Gateway
+from gateway.http import middleware
+from gateway.http.handlers import Handlers
+from gateway.http.responses import status_of
+from gateway.jobs.settings import read_sections
+from gateway.observe.metrics import Metrics
+from gateway.observe.outcomes import Recent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from gateway.observe.events import Bus
+    from gateway.origins import Origin
+    from gateway.settings import Settings
+    from gateway.team import Team
+
+GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
+
+
+def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Application:
+    """Make the application; nothing is started before its start-up."""
+    gateway = Gateway(settings, bus, team)
+    gateway.keep_jobs(status_of)
+    metrics = Metrics(gateway, team.metrics if team else None)
+    recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
+    bus.listen(metrics)
+    bus.listen(recent)
+    routes = Handlers(gateway, metrics, recent, version("gateway"), _redirects(settings)).routes()
+    app = web.Application(
+        middlewares=[
+            middleware.request_id,
+            middleware.private,
+            middleware.errors,
+            middleware.access(settings, routes),
+            middleware.options(routes),
+        ],
+        client_max_size=settings.max_request,
+    )
+    app[middleware.SETTINGS] = settings
+    app[GATEWAY] = gateway
+    for route in routes:
+        if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
+            app.router.add_route(route.method, route.path, route.handler)
+    if settings.cors_origins:  # it adds OPTIONS itself, for preflights
+        options = aiohttp_cors.ResourceOptions(allow_headers="*", expose_headers="*")  # type: ignore[no-untyped-call]
+        cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(settings.cors_origins, options))
+        for added in list(app.router.routes()):
+            cors.add(added)
+    app.cleanup_ctx.append(_opened)
+    return app
+
+
+def _redirects(settings: Settings) -> tuple[Origin, ...]:
+    _, callbacks = read_sections(settings)
+    return origins.rules(
+        settings.oauth.redirects, rewrite=callbacks.rewrite, hosts=callbacks.hosts, allow=callbacks.allow or ()
+    )
+
+
+async def _opened(app: web.Application) -> AsyncIterator[None]:
+    await app[GATEWAY].open()
+    yield
+    await app[GATEWAY].close()

@@ -1,0 +1,175 @@
+"""Durable jobs over HTTP: what there is, one of them, cancel, deliver or run again, remove."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+from gateway.http.peers import ALONE, ask
+from gateway.http.responses import json_response
+from gateway.http.routes import Access, Route
+from gateway.jobs.background import worker_of
+from gateway.jobs.port import OPEN, JobConflict, JobNotFound, JobsUnavailable, Query, State
+from gateway.units import Duration
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
+    from gateway.gateway import Gateway
+    from gateway.jobs.port import Jobs, JobStatus
+
+PAGE = 50
+LONGEST_PAGE = 500
+CANCELLING = 15.0  # seconds for another worker to kill what goes on there
+
+
+class JobHandlers:
+    """The routes below /v1/jobs: jobs, and calls that were answered and go on."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._desk = gateway.desk
+        self._background = gateway.background
+        self._team = gateway.team
+
+    def routes(self) -> list[Route]:
+        """Return the table of routes."""
+        return [
+            Route("GET", "/v1/jobs", self.list, Access.KEY),
+            Route("POST", "/v1/jobs/purge", self.purge, Access.KEY),
+            Route("GET", "/v1/jobs/{id}", self.show, Access.KEY),
+            Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.KEY),
+            Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.KEY),
+        ]
+
+    def health(self) -> Any:
+        """Return whether jobs can be accepted, for the status view."""
+        return self._desk.jobs.health() if self._desk.jobs is not None else None
+
+    async def list(self, request: web.Request) -> web.Response:
+        """List jobs, the latest first: `?state=&connector=&process_instance=&task=&client=&limit=&offset=`."""
+        query = request.query
+        limit = min(_number(query.get("limit"), PAGE, "limit"), LONGEST_PAGE)
+        offset = _number(query.get("offset"), 0, "offset")
+        wanted = Query(
+            state=_state(query.get("state")),
+            connector=query.get("connector"),
+            process_instance=query.get("process_instance"),
+            task=query.get("task"),
+            client=query.get("client"),
+        )
+        if ALONE in query:
+            return json_response({"jobs": [_told(one) for one in self._background.list(wanted)]})
+        going_on = await self._going_on(wanted, request)
+        shown = going_on[offset : offset + limit]
+        left = limit - len(shown)
+        found = await self._jobs().list(wanted, limit=left, offset=max(0, offset - len(going_on))) if left else []
+        jobs = [*shown, *(_told(one) for one in found)]
+        return json_response({"jobs": jobs, "limit": limit, "offset": offset})
+
+    async def show(self, request: web.Request) -> web.Response:
+        """Show one job: attempts, timings, the outcome once there is one."""
+        name = request.match_info["id"]
+        worker = worker_of(name)
+        if worker is None:
+            return json_response(_told(await self._jobs().status(name)))
+        if self._is_elsewhere(worker):
+            return await self._asked(worker, request)
+        return _found(name, self._background.find(name))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Kill what it runs, or end its delivery; its caller is told, unless it calls back by itself."""
+        name = request.match_info["id"]
+        worker = worker_of(name)
+        if worker is None:
+            await self._jobs().cancel(name)
+            return json_response(_told(await self._jobs().status(name)))
+        if self._is_elsewhere(worker):
+            return await self._asked(worker, request)
+        return _found(name, await self._background.cancel(name))
+
+    async def retry(self, request: web.Request) -> web.Response:
+        """Deliver again what it came to; with `?run=true` run it again, as a new job."""
+        again = request.query.get("run", "false")
+        if again not in {"true", "false"}:
+            raise InvalidRequest("run is true or false")
+        if worker_of(request.match_info["id"]) is not None:
+            raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
+        name = await self._jobs().retry(request.match_info["id"], run=again == "true")
+        return json_response(_told(await self._jobs().status(name)), 202)
+
+    async def purge(self, request: web.Request) -> web.Response:
+        """Remove jobs that ended: `?older_than=7d&state=`."""
+        state = _state(request.query.get("state"))
+        if state in OPEN:
+            raise InvalidRequest(f"a job that is {request.query['state']} has not ended: cancel it first")
+        try:
+            older_than = Duration.parse(request.query.get("older_than"))
+        except ValueError as problem:
+            raise InvalidRequest(f"older_than: {problem}") from problem
+        removed = await self._jobs().purge(older_than=float(older_than), state=state)
+        return json_response({"removed": removed})
+
+    async def _going_on(self, wanted: Query, request: web.Request) -> Sequence[dict[str, Any]]:
+        """Return the calls that go on, over all workers."""
+        found = [_told(one) for one in self._background.list(wanted)]
+        if self._team is not None:
+            path = f"/v1/jobs?{ALONE}&{request.query_string}"
+            answers = await asyncio.gather(
+                *(ask(self._team, worker, path, request.headers) for worker in self._team.others())
+            )
+            for answer in answers:
+                found += answer.value["jobs"] if answer is not None and answer.status == 200 else []
+        return sorted(found, key=lambda one: float(one["accepted"]), reverse=True)
+
+    def _is_elsewhere(self, worker: int) -> bool:
+        return self._team is not None and worker in self._team.others()
+
+    async def _asked(self, worker: int, request: web.Request) -> web.Response:
+        assert self._team is not None
+        answer = await ask(
+            self._team, worker, request.path, request.headers, method=request.method, patience=CANCELLING
+        )
+        if answer is None:
+            raise JobsUnavailable(f"worker {worker}, which has it, does not answer", retry_after=5)
+        return json_response(answer.value, answer.status)
+
+    def _jobs(self) -> Jobs:
+        if self._desk.jobs is None:
+            raise JobsUnavailable("this gateway keeps no jobs")
+        return self._desk.jobs
+
+
+def _found(name: str, status: JobStatus | None) -> web.Response:
+    if status is None:
+        raise JobNotFound(f"no call goes on under {name}: it has ended")
+    return json_response(_told(status))
+
+
+def _told(status: JobStatus) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(status)
+    if status.outcome is not None:
+        told["outcome"]["body"] = msgspec.Raw(status.outcome.body.encode())
+    return told
+
+
+def _state(text: str | None) -> State | None:
+    if text is None:
+        return None
+    try:
+        return State(text)
+    except ValueError:
+        known = ", ".join(state.value for state in State)
+        raise InvalidRequest(f"state is one of {known}") from None
+
+
+def _number(text: str | None, default: int, name: str) -> int:
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidRequest(f"{name} is a number")
+    return int(text)

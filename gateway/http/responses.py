@@ -1,0 +1,87 @@
+"""Answers as HTTP responses."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from gateway.errors import GatewayError
+from gateway.http.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
+from gateway.protocol.result import JSON, accepted_envelope, error_envelope
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
+
+    from gateway.calls.invoke import Reply
+    from gateway.jobs.port import Accepted
+    from gateway.protocol.result import Piece
+
+    Sending = Callable[[], AbstractContextManager[None]]
+
+SLICE = 1 << 18  # bytes
+DURATION = "X-Run-Duration"  # seconds that the process ran
+
+
+def json_response(value: object, status: int = 200) -> web.Response:
+    """Answer any value."""
+    return raw_json(msgspec.json.encode(value), status)
+
+
+def raw_json(body: bytes, status: int = 200) -> web.Response:
+    """Answer what is JSON already."""
+    return web.Response(body=body, status=status, content_type=JSON)
+
+
+def of_reply(reply: Reply, sending: Sending) -> web.Response:
+    """Answer what a connector answered; what takes its time is sent in a context of `sending`."""
+    headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
+    pieces = reply.result.pieces
+    size = sum(map(len, pieces))
+    if size <= SLICE:
+        return web.Response(body=reply.result.content, status=status_of(reply), headers=headers)
+    headers["Content-Length"] = str(size)
+    return web.Response(body=_sliced(pieces, sending), status=status_of(reply), headers=headers)
+
+
+async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
+    """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
+    with sending():
+        for piece in pieces:
+            view = memoryview(piece)
+            for start in range(0, len(view), SLICE):
+                yield view[start : start + SLICE]
+
+
+def of_job(accepted: Accepted) -> web.Response:
+    """Answer that a job is committed; its outcome comes to the callback URL, and is to be had at the location."""
+    response = raw_json(accepted_envelope(accepted.id, "joined" if accepted.joined else "accepted"), ACCEPTED)
+    response.headers["Location"] = f"/v1/jobs/{accepted.id}"
+    return response
+
+
+def status_of(answer: Reply | GatewayError) -> int:
+    """Return the HTTP status of an answer."""
+    if isinstance(answer, GatewayError):
+        return STATUSES[type(answer)]
+    if answer.result.error is not None and answer.result.error.raised:
+        return RAISED
+    return ACCEPTED if answer.accepted else answer.result.status or TOLD
+
+
+def of_error(problem: GatewayError) -> web.Response:
+    """Answer that the command could not be run."""
+    response = raw_json(error_envelope(problem.code, problem.message, problem.logs), status_of(problem))
+    if problem.run is not None:
+        response.headers[DURATION] = f"{problem.run.wall:.4f}"
+    if problem.retry_after is not None:
+        response.headers["Retry-After"] = str(math.ceil(problem.retry_after))
+    return response
+
+
+def of_status(status: int, message: str) -> web.Response:
+    """Answer what never reached a command."""
+    return raw_json(error_envelope(HTTP_CODES.get(status, "invalid_request"), message), status)

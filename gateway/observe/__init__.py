@@ -1,0 +1,1 @@
+"""What happened, and who listens: the log, the metrics, the latest outcomes."""

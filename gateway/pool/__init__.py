@@ -1,1 +1,0 @@
-"""How a process is obtained. One file a way, one Protocol."""

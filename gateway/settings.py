@@ -1,0 +1,478 @@
+"""Settings of the gateway, and the shapes of what operators write.
+
+The only place that reads the environment. Settings are read once into a frozen object; connectors' entries are
+decoded one by one by the registry, so that a bad one takes nobody with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from gateway import origins
+from gateway.application import Application
+from gateway.cells.wire import SEALS
+from gateway.errors import ConfigError
+from gateway.sandbox import STANDARD, Level
+from gateway.typeahead import Typeahead
+from gateway.units import Duration, Size
+from gateway.yaml_document import Keys, Mark, Node, load
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_FILE = "connectors.yaml"
+JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
+LAST_UID = (1 << 32) - 2  # the one behind it means nobody at all
+NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+Named = Annotated[str, msgspec.Meta(min_length=1)]
+User = Annotated[int, msgspec.Meta(ge=0)] | Named
+
+
+class OAuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `oauth:` section."""
+
+    key: str | None = None
+    """What seals a sign-in's cookies, a text of any length; one for all gateways behind a balancer."""
+    redirects: list[str] | None = None
+    """Origins that browsers may be sent back to with a token."""
+
+
+class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `gateway:` section of connectors.yaml."""
+
+    listen: str = "127.0.0.1:7004"
+    """Host and port; `:7004` is every address."""
+    connectors_dir: str | None = "connectors.d"
+    """The folder of drop-in connectors; null switches it off."""
+    enable: Literal["all", "listed"] = "all"
+    """`listed` serves only what `connectors:` names."""
+    state_dir: str = ".gateway"
+    """The only place the gateway writes."""
+    max_processes: Positive = 64
+    """Connector processes alive at once, over all connectors."""
+    max_request: Size = Size(32 << 20)
+    """Bytes of an HTTP request's body."""
+    drain: Duration = Duration(30)
+    """What a shutdown leaves to work in flight."""
+    api_key: str | None = None
+    """What callers must send; CONNECTOR_PROXY_API_KEY overrides it. Without one the gateway is open."""
+    cors_origins: list[str] = []
+    """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
+    metrics: Literal["key", "open"] = "key"
+    """Whether /metrics needs the API key."""
+    public_url: str | None = None
+    """Where browsers find this gateway, when it is not what they send as Host."""
+    oauth: dict[str, Any] = {}
+    """Signing in: see docs/oauth.md."""
+    typeahead: Literal["key", "open"] = "key"
+    """Whether /v1/typeahead needs the API key."""
+    typeahead_cache: Duration = Duration(10)
+    """How long suggestions are kept for whoever types the same."""
+    jobs: dict[str, Any] = {}
+    """Durable jobs: see docs/jobs.md."""
+    callbacks: dict[str, Any] = {}
+    """Where and how outcomes of jobs are delivered: see docs/jobs.md."""
+    workers: Positive | Literal["auto"] = 1
+    """Processes that serve the port together; auto is one a processor."""
+    cgroup: bool = True
+    """Put each cell into a control group where that is possible."""
+    sandbox_uids: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)] = msgspec.field(
+        default_factory=lambda: [1 << 30, 1 << 28]
+    )
+    """The first of the users, and how many, that strict connectors run as where the gateway is root."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `defaults:` section; each can be set per connector."""
+
+    timeout: Duration = Duration(40)
+    """From the moment that a call is there in full to its end, the wait in the queue included."""
+    concurrency: Positive = 8
+    """Processes of one connector alive at once."""
+    queue: NotNegative = 32
+    """Calls that may wait for one of them."""
+    queue_timeout: Duration = Duration(10)
+    """How long they may."""
+    max_output: Size = Size(8 << 20)
+    """Bytes of a result."""
+    max_log: Size = Size(256 << 10)
+    """Bytes of log kept of one run; the rest is dropped."""
+    max_memory: Size = Size(1 << 30)
+    """Resident bytes of everything one run has started."""
+    promote_after: Duration | None = Duration(30)
+    """When a call with a callback URL that still runs becomes a job; null: never."""
+    job_timeout: Duration = Duration(3600)
+    """From the start of a job's run to its end, where it is not an async command with a timeout of its own."""
+    warm: NotNegative = 1
+    """Processes started ahead of requests (mode fork: with 0 its host starts with the first call)."""
+    warm_min: NotNegative = 0
+    """How many stay when there is nothing to do."""
+    warm_idle: Duration = Duration(600)
+    """How long there has to be nothing to do."""
+    recycle_uses: Positive = 1000
+    """Requests after which a process that stays (a fork host, a persistent process) is replaced."""
+    recycle_age: Duration = Duration(3600)
+    """Age at which it is."""
+    recycle_rss: Size = Size(512 << 20)
+    """Resident bytes at which it is."""
+    sandbox: Level = Level(STANDARD)
+    """How much it is kept from."""
+    network: Literal["host", "none"] | None = None
+    """None: the level's own, which is `host` but for strict."""
+    read: list[Named] = []
+    """Paths that it may read although its level would not let it."""
+    write: list[Named] = []
+    """Paths that it may write although its level would not let it."""
+    max_pids: Positive = 512
+    """Processes and threads of one run."""
+    max_disk: Size = Size(1 << 30)
+    """Bytes in a run's private folder, and of the largest file."""
+    user: User | None = None
+    """Whom it runs as, where the gateway is root. None: the gateway, or with strict a user of its own."""
+
+
+class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A parameter of a command as an operator writes it."""
+
+    type: Literal["str", "int", "bool", "any"] = "any"
+    description: str | None = None
+    required: bool | None = None
+    """Absent: required unless a default is given."""
+    default: Any = msgspec.UNSET
+    enum: list[Any] | None = None
+    secret: bool = False
+    """Its value never appears in messages and logs."""
+    schema: dict[str, Any] | None = None
+    """A JSON Schema, checked before the process starts."""
+
+
+class TypeaheadEntry(Typeahead, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `typeahead` of a command as an operator writes it."""
+
+
+class CommandEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command as an operator writes it."""
+
+    description: str | None = None
+    timeout: Duration | None = None
+    parameters: dict[str, Any] = {}
+    additional_parameters: bool = False
+    """Accept parameters that are not declared."""
+    is_async: bool = msgspec.field(default=False, name="async")
+    """Given a callback URL, it is run as a job."""
+    idempotent: bool = False
+    """It may be run again after a crash in the middle."""
+    retry: Literal["never", "always"] | None = None
+    """Whether its job is run again after such a crash. Absent: as `idempotent` says."""
+    priority: int = 0
+    """Among the jobs that wait for a connector, the higher goes first."""
+    typeahead: dict[str, Any] | None = None
+    """It is a source of suggestions while a person types."""
+
+
+class AuthEntry(Application, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An authentication as an operator writes it, with the keys of the application that was registered for it."""
+
+    description: str | None = None
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        for fault in self.faults():
+            raise ValueError(fault)
+
+
+class OverrideEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator says of a command that a connector describes itself. Absent: as the connector says."""
+
+    timeout: Duration | None = None
+    is_async: bool | None = msgspec.field(default=None, name="async")
+    idempotent: bool | None = None
+    retry: Literal["never", "always"] | None = None
+    priority: int = 0
+    validate: Literal["strict", "names"] | None = None
+    typeahead: TypeaheadEntry | None = None
+
+
+class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of a connector that every runtime knows; the runtime's own come beside them."""
+
+    enabled: bool = True
+    description: str | None = None
+    runtime: str = "exec"
+    env: dict[str, Any] = {}
+    """Added to the clean environment."""
+    config: dict[str, Any] = {}
+    """Handed over in the request."""
+    mode: Literal["spawn", "standby", "fork", "persistent"] | None = None
+    """How a process is obtained; each runtime has a default."""
+    result: Literal["stdout", "fd3"] = "stdout"
+    validate: Literal["strict", "names"] | None = None
+    """What is checked of calls to commands that it describes. Absent: what it says itself."""
+    commands: dict[str, Any] | None = None
+    """Absent: the executable is asked with op "describe"."""
+    overrides: dict[str, Any] = {}
+    """What is different about commands that it describes, by their names."""
+    auths: dict[str, Any] = {}
+    """What users sign in to, by name; on top of what the connector itself tells."""
+    timeout: Duration | None = None
+    concurrency: Positive | None = None
+    queue: NotNegative | None = None
+    queue_timeout: Duration | None = None
+    max_output: Size | None = None
+    max_log: Size | None = None
+    max_memory: Size | None = None
+    promote_after: Duration | msgspec.UnsetType | None = msgspec.UNSET
+    job_timeout: Duration | None = None
+    cluster_concurrency: Positive | None = None
+    """Runs of its jobs at once over all gateways that share a database."""
+    warm: NotNegative | None = None
+    warm_min: NotNegative | None = None
+    warm_idle: Duration | None = None
+    recycle_uses: Positive | None = None
+    recycle_age: Duration | None = None
+    recycle_rss: Size | None = None
+    sandbox: Level | None = None
+    network: Literal["host", "none"] | None = None
+    read: list[Named] | None = None
+    write: list[Named] | None = None
+    max_pids: Positive | None = None
+    max_disk: Size | None = None
+    user: User | None = None
+
+    def limits(self, defaults: Limits) -> Limits:
+        """Return the effective limits."""
+        own = {name: getattr(self, name) for name in Limits.__struct_fields__}
+        said = {name: value for name, value in own.items() if value is not None and value is not msgspec.UNSET}
+        if self.promote_after is None:
+            said["promote_after"] = None
+        return msgspec.structs.replace(defaults, **said)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the running gateway was told, paths absolute. Handed on; never read again."""
+
+    file: Path
+    host: str | None
+    port: int
+    connectors_dir: Path | None
+    state_dir: Path
+    enable: Literal["all", "listed"]
+    max_processes: int
+    max_request: int
+    drain: float
+    api_key: str | None
+    cors_origins: tuple[str, ...]
+    metrics_open: bool
+    public_url: str | None
+    """Without a slash at its end."""
+    oauth: OAuthSection
+    typeahead_open: bool
+    typeahead_cache: float
+    jobs: Node
+    jobs_database: str | None
+    """What the environment has instead of `jobs.database`."""
+    callbacks: Node
+    workers: int
+    cgroup: bool
+    sandbox_uids: tuple[int, int]
+    """The first user of a range, and how many there are."""
+    path: str
+    """The PATH that connectors get."""
+    environ: dict[str, str]
+    """The gateway's own environment, for its workers."""
+    team_key: str = ""
+    """What several workers show each other, so that nobody else speaks to their sockets."""
+
+    def lend(self) -> int:
+        """Write this where a worker can read it: memory that nobody can change, since there are secrets in it."""
+        fd = os.memfd_create("settings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(msgspec.msgpack.encode(self, enc_hook=_plain))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        return fd
+
+    @classmethod
+    def borrow(cls, fd: int) -> Settings:
+        """Read what this process' master has lent."""
+        with open(f"/proc/self/fd/{fd}", "rb") as file:  # with a place of its own: each worker reads from the start
+            settings = msgspec.msgpack.decode(file.read(), type=cls, dec_hook=_as_was)
+        os.close(fd)
+        return settings
+
+
+def _plain(value: Any) -> Any:
+    """Return what msgpack knows in place of what it does not."""
+    for kind in (str, int, float):  # of ours: a size, a duration, a level
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Node):
+        return value.data, value.keys, [(keys, str(mark.path), mark.line) for keys, mark in value.marks.items()]
+    raise TypeError(f"settings hold no {type(value)}")
+
+
+def _as_was(kind: type, plain: Any) -> Any:
+    if kind is Node:
+        data, keys, marks = plain
+        return Node(data, tuple(keys), {tuple(place): Mark(Path(path), line) for place, path, line in marks})
+    return kind(plain)
+
+
+def operators_environment() -> dict[str, str]:
+    """Return the whole environment, for the programs that an operator has `gateway install` run."""
+    return dict(os.environ)
+
+
+def find_file(given: Path | None) -> Path:
+    """Return the absolute path of the configuration file.
+
+    Raises:
+        ConfigError: none was named and there is none here.
+    """
+    path = given or Path(DEFAULT_FILE)
+    if not path.exists():
+        hint = "" if given else " here: name one with --config FILE"
+        raise ConfigError(f"{path}: there is no such file{hint}")
+    return path.absolute()
+
+
+def read_settings(
+    file: Path, *, listen: str | None = None, workers: int | None = None, environ: Mapping[str, str] | None = None
+) -> tuple[Settings, Node]:
+    """Read the file's `gateway:` section and the environment; return the settings and the whole document.
+
+    Raises:
+        ConfigError: a setting is unknown, empty or cannot be parsed; it is named.
+    """
+    environ = os.environ if environ is None else environ
+    document = read_document(file)
+    gateway = section_of(document, "gateway")
+    section = gateway.decode(GatewaySection)
+    for name in ("connectors_dir", "state_dir"):
+        if getattr(section, name) == "":
+            raise document.error("is empty: name a folder", ("gateway", name))
+    oauth = _below(gateway, "oauth").decode(OAuthSection)
+    _check_oauth(section, oauth, document)
+    given = listen is not None
+    host, port = _address(section.listen if listen is None else listen, "--listen" if given else "gateway.listen")
+    if not given and "CONNECTOR_PROXY_PORT" in environ:
+        port = _port(environ["CONNECTOR_PROXY_PORT"], "CONNECTOR_PROXY_PORT")
+    origins = section.cors_origins
+    if "CONNECTOR_PROXY_CORS_ORIGINS" in environ:
+        origins = [origin.strip() for origin in environ["CONNECTOR_PROXY_CORS_ORIGINS"].split(",") if origin.strip()]
+    base = file.parent
+    settings = Settings(
+        file=file,
+        host=host,
+        port=port,
+        connectors_dir=base / section.connectors_dir if section.connectors_dir is not None else None,
+        # Without links: the kernel tells the real folder of a process that works there.
+        state_dir=(base / section.state_dir).resolve(),
+        enable=section.enable,
+        max_processes=section.max_processes,
+        max_request=section.max_request,
+        drain=float(section.drain),
+        api_key=_api_key(section, environ),
+        cors_origins=tuple(origins),
+        metrics_open=section.metrics == "open",
+        public_url=section.public_url.rstrip("/") if section.public_url is not None else None,
+        oauth=oauth,
+        typeahead_open=section.typeahead == "open",
+        typeahead_cache=float(section.typeahead_cache),
+        jobs=_below(gateway, "jobs"),
+        jobs_database=environ.get(JOBS_DATABASE),
+        callbacks=_below(gateway, "callbacks"),
+        workers=workers or (os.cpu_count() or 1 if section.workers == "auto" else section.workers),
+        cgroup=section.cgroup,
+        sandbox_uids=_uids(section, document),
+        path=environ.get("PATH") or os.defpath,
+        environ=dict(environ),
+    )
+    return settings, document
+
+
+def read_document(file: Path) -> Node:
+    """Read the whole file.
+
+    Raises:
+        ConfigError: it cannot be read or parsed, or has a section that does not exist.
+    """
+    document = load(file)
+    for key in document.data:
+        if key not in {"gateway", "defaults", "connectors"}:
+            raise document.error("unknown key (known: gateway, defaults, connectors)", (key,))
+    return document
+
+
+def section_of(document: Node, name: str) -> Node:
+    """Return a section of the document; an absent or empty one is an empty mapping."""
+    if document.data.get(name) is None:
+        return Node({}, (name,), document.marks)
+    return document.child(name)
+
+
+def _below(node: Node, name: str) -> Node:
+    return node.child(name) if node.data.get(name) else Node({}, (*node.keys, name), node.marks)
+
+
+def key_of_environment() -> str | None:
+    """Return the API key that the environment names, for whoever has no configuration file."""
+    return os.environ.get("CONNECTOR_PROXY_API_KEY") or None
+
+
+def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: Node) -> None:
+    """Check what is said about addresses of browsers, and the key."""
+    addresses: list[tuple[Keys, str]] = [
+        (("oauth", "redirects", number), one) for number, one in enumerate(oauth.redirects or ())
+    ]
+    if section.public_url is not None:
+        addresses.append((("public_url",), section.public_url))
+    for keys, address in addresses:
+        try:
+            origins.rule(address)
+        except ValueError as problem:
+            raise document.error(str(problem), ("gateway", *keys)) from problem
+    if oauth.key is not None and not oauth.key.strip():
+        raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
+
+
+def _uids(section: GatewaySection, document: Node) -> tuple[int, int]:
+    first, count = section.sandbox_uids
+    if first + count > LAST_UID + 1:
+        raise document.error(f"goes beyond the last user there can be, {LAST_UID}", ("gateway", "sandbox_uids"))
+    return first, count
+
+
+def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:
+    name = "CONNECTOR_PROXY_API_KEY"
+    if name in environ:
+        key: str | None = environ[name]
+    else:
+        name, key = "gateway.api_key", section.api_key
+    if key is not None and not key.strip():
+        raise ConfigError(f"{name} is empty: give it a value, or leave it out to run without a key")
+    return key
+
+
+def _address(text: str, setting: str) -> tuple[str | None, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon:
+        raise ConfigError(f"{setting}: {text!r} is not an address: write host:port, for example 127.0.0.1:7004")
+    return host.strip("[]") or None, _port(port, setting)
+
+
+def _port(text: str, setting: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise ConfigError(f"{setting}: {text!r} is not a port: write a number from 0 to 65535")
+    return int(text)

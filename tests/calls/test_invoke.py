@@ -1,0 +1,166 @@
+"""What a call's `on_slot` can rely on, and what is left of a call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from gateway.calls.invoke import Call
+from gateway.errors import ConnectorBusy, ConnectorTimeout, GatewayError
+from gateway.gateway import Gateway
+from gateway.observe.events import Bus
+from gateway.processes.run import Completed
+from gateway.protocol.result import Caller
+from gateway.settings import read_settings
+from tests.support import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tests.support import Site
+
+
+@contextlib.asynccontextmanager
+async def opened(site: Site) -> AsyncIterator[Gateway]:
+    settings, _ = read_settings(site.file)
+    made = Gateway(settings, Bus())
+    await made.open(watch=False)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def gateway(site: Site) -> AsyncIterator[Gateway]:
+    site.script("note.sh", f"cat >/dev/null; echo run >> {site.folder}/runs; echo '{{}}'")
+    site.script("hang.sh", "sleep 100")
+    limits = "concurrency: 1, queue: 5, commands: {Go: {}}"
+    site.configure(f"note: {{run: [./note.sh], {limits}}}\nhang: {{run: [./hang.sh], timeout: 300ms, {limits}}}")
+    async with opened(site) as made:
+        yield made
+
+
+def call(on_slot: Callable[[], Awaitable[None]] | None, connector: str = "note") -> Call:
+    return Call(connector=connector, command="Go", params={}, caller=Caller(request_id="r"), on_slot=on_slot)
+
+
+def runs(site: Site) -> int:
+    return len((site.folder / "runs").read_text().split()) if (site.folder / "runs").exists() else 0
+
+
+async def test_it_is_awaited_with_a_slot_and_before_a_process(gateway: Gateway, site: Site) -> None:
+    seen = []
+
+    async def look() -> None:
+        seen.append((gateway.supervisor.in_flight("note"), runs(site)))
+
+    await gateway.invoker.invoke(call(look))
+    assert seen == [(1, 0)]
+    assert runs(site) == 1
+
+
+async def test_when_it_raises_nothing_is_started_and_the_slot_is_given_back(gateway: Gateway, site: Site) -> None:
+    async def refuse() -> None:
+        raise ConnectorBusy("not now")
+
+    with pytest.raises(ConnectorBusy, match="not now"):
+        await gateway.invoker.invoke(call(refuse))
+    assert gateway.supervisor.in_flight("note") == 0
+    await gateway.invoker.invoke(call(None))
+    assert runs(site) == 1
+
+
+async def test_when_it_is_cancelled_the_slot_goes_to_the_next(gateway: Gateway, site: Site) -> None:
+    holds = asyncio.Event()
+
+    async def hold() -> None:
+        holds.set()
+        await asyncio.Event().wait()
+
+    holding = asyncio.create_task(gateway.invoker.invoke(call(hold)))
+    await holds.wait()
+    next_one = asyncio.create_task(gateway.invoker.invoke(call(None)))
+    holding.cancel()
+    await next_one
+    with contextlib.suppress(asyncio.CancelledError):
+        await holding
+    assert runs(site) == 1
+
+
+async def test_what_it_takes_is_not_the_runs_time(gateway: Gateway) -> None:
+    clock = asyncio.get_running_loop().time
+    begun: list[float] = []
+
+    async def take_long() -> None:
+        until = clock() + 0.4  # longer than the command may run
+        while clock() < until:
+            await asyncio.sleep(0)
+        begun.append(clock())
+
+    with pytest.raises(ConnectorTimeout):
+        await gateway.invoker.invoke(call(take_long, "hang"))
+    assert clock() - begun[0] > 0.25
+
+
+ACT = """
+import signal
+def good(text: str):
+    return len(text)
+def bad(text: str):
+    raise ValueError
+def slow(text: str):
+    signal.pause()
+"""
+HANG = """
+hang:
+  run: [sleep, "100"]
+  commands: {bad: {additional_parameters: true, timeout: 300ms}, slow: {additional_parameters: true}}
+"""
+
+
+@pytest.fixture
+async def modes(site: Site) -> AsyncIterator[Gateway]:
+    (site.folder / "act.py").write_text(ACT)
+    entries = [f"{mode}: {{runtime: python, module: ./act.py, mode: {mode}}}" for mode in MODES]
+    site.configure("\n".join([*entries, HANG]))
+    async with opened(site) as made:
+        yield made
+
+
+MODES = ("spawn", "standby", "fork", "persistent")
+
+
+@pytest.mark.parametrize("connector", [*MODES, "hang"])
+async def test_a_call_that_is_over_holds_no_memory_until_the_collector_comes(modes: Gateway, connector: str) -> None:
+    text = msgspec.Raw(msgspec.json.encode("x" * 100_000))
+
+    async def one(command: str) -> None:
+        with contextlib.suppress(GatewayError):
+            caller = Caller(request_id="r")
+            await modes.invoker.invoke(Call(connector=connector, command=command, params={"text": text}, caller=caller))
+
+    async def hung_up() -> None:
+        calling = asyncio.create_task(one("slow"))
+        await eventually(lambda: modes.supervisor.in_flight(connector))
+        calling.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await calling
+
+    await one("bad")  # there is a host now
+    gc.collect()
+    others = {id(one) for one in gc.get_objects() if type(one) in (Call, Completed)}  # of other tests
+    gc.disable()
+    try:
+        for act in (*(functools.partial(one, "good"),) * 3, *(functools.partial(one, "bad"),) * 3, hung_up):
+            await act()
+        await asyncio.create_task(asyncio.sleep(0))  # what is called soon has been called
+        assert [one for one in gc.get_objects() if type(one) in (Call, Completed) and id(one) not in others] == []
+    finally:
+        gc.enable()

@@ -1,0 +1,162 @@
+"""The log: one line a run, what connectors write attributed to them, no line ever split."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+import pytest_asyncio
+
+from tests.support import Server, Site, eventually, served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import pytest
+
+ANY = "commands: {Go: {additional_parameters: true}}"
+
+
+def lines(gateway: Server) -> list[dict[str, object]]:
+    """Return every line of the log; each of them has to be one JSON object."""
+    return [json.loads(line) for line in gateway.log().splitlines()]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """One gateway for the tests that only read its log."""
+    site = Site(tmp_path_factory.mktemp("logs"))
+    site.script("broken.sh", "printf 'first\\nsecond\\n\\tthird \\033[31m\\n' >&2; exit 3")
+    site.script(
+        "chatty.sh",
+        '(cat; echo) | sed \'s/.*"mark":"\\([a-z]*\\)".*/one \\1\\ntwo \\1/\' >&2; printf unfinished >&2; echo 1',
+    )
+    site.script("fd3.sh", "echo chatter; echo 7 >&3")
+    site.configure(
+        f"""
+        echo: {{run: [cat], {ANY}}}
+        broken: {{run: [./broken.sh], {ANY}}}
+        chatty: {{run: [./chatty.sh], {ANY}}}
+        crashed: {{run: [sh, -c, "kill -SEGV $$"], {ANY}}}
+        fd3: {{run: [./fd3.sh], result: fd3, {ANY}}}
+        gone: {{run: [no-such-program], {ANY}}}
+        """
+    )
+    async with served(site) as gateway:
+        yield gateway
+
+
+@pytest_asyncio.fixture
+async def gateway(running: Server) -> AsyncIterator[Server]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        running.session = session
+        yield running
+
+
+async def test_every_run_is_one_line_whatever_its_end(gateway: Server) -> None:
+    outcomes = {
+        "echo/Go": "ok",
+        "broken/Go": "connector_failed",
+        "crashed/Go": "connector_crashed",
+        "gone/Go": "connector_unavailable",
+        "nobody/Go": "command_not_found",
+    }
+    for target, outcome in outcomes.items():
+        answer = await gateway.do(target, headers={"X-Request-Id": outcome})
+        assert answer.headers["X-Request-Id"] == outcome
+    runs = [line for line in lines(gateway) if line["event"] == "run" and line["request_id"] in outcomes.values()]
+    assert [run["request_id"] for run in runs] == [run["outcome"] for run in runs]
+    assert len(runs) == 5
+    levels = [run["level"] for run in runs]
+    assert levels == ["info", "warning", "warning", "warning", "warning"]
+    ok, broken, crashed, gone, _ = runs
+    assert (ok["connector"], ok["command"], ok["status"]) == ("echo", "Go", 0)
+    assert isinstance(ok["pid"], int)
+    assert ok["pid"] > 0
+    assert {
+        "queue_wait",
+        "wall",
+        "cpu_user",
+        "cpu_system",
+        "peak_rss",
+        "request_bytes",
+        "result_bytes",
+        "log_bytes",
+    } <= ok.keys()
+    assert "error_code" not in ok
+    assert re.match(
+        r"broken/Go failed with exit status 3 \(after \d+\.\d\d s\); stderr: first\nsecond\n\tthird",
+        str(broken["message"]),
+    )
+    assert crashed["signal"] == "SIGSEGV"
+    assert gone["pid"] == 0
+
+
+async def test_lines_of_stderr_are_attributed_to_their_run(gateway: Server) -> None:
+    for mark in ("north", "south"):
+        await gateway.do("chatty/Go", {"mark": mark}, headers={"X-Request-Id": mark})
+    for mark in ("north", "south"):
+        of_run = gateway.events("log", request_id=mark)
+        assert [line["line"] for line in of_run] == [f"one {mark}", f"two {mark}", "unfinished"]
+        assert {(line["connector"], line["command"], line["stream"]) for line in of_run} == {("chatty", "Go", "stderr")}
+
+
+async def test_stdout_is_log_when_the_result_goes_to_descriptor_3(gateway: Server) -> None:
+    assert (await gateway.do("fd3/Go")).body == 7
+    assert gateway.events("log", connector="fd3", stream="stdout", line="chatter")
+
+
+async def test_a_failure_of_the_gateway_itself_is_one_line_with_its_traceback(site: Site) -> None:
+    site.configure(f"echo: {{run: [cat], {ANY}}}")
+    breaking = site.folder / "breaking"
+    breaking.mkdir()
+    (breaking / "sitecustomize.py").write_text(
+        "from gateway.http.handlers import Handlers\n"
+        "async def auths(self, request):\n    raise RuntimeError('two\\nlines')\n"
+        "Handlers.auths = auths\n"
+    )
+    root = Path(__file__).parent.parent.parent
+    async with served(site, env={"PYTHONPATH": f"{breaking}:{root}"}) as gateway:
+        answer = await gateway.get("/v1/auths")
+        assert (answer.status, answer.code) == (500, "internal_error")
+        request_id = answer.headers["X-Request-Id"]
+        assert request_id in answer.message
+        assert "two" not in answer.message
+        [line] = [line for line in lines(gateway) if line["event"] == "internal_error"]
+        assert line["request_id"] == request_id
+        assert "RuntimeError: two\nlines" in str(line["exception"])
+        assert (await gateway.do("echo/Go")).status == 200
+
+
+async def test_the_form_for_people_never_splits_a_line_either(site: Site) -> None:
+    site.script("broken.sh", "printf 'first\\nsecond\\033[31m\\n' >&2; exit 3")
+    site.configure(f"broken: {{run: [./broken.sh], {ANY}}}")
+    log = site.folder / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--listen", "127.0.0.1:0"],
+            stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=site.folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+        )  # fmt: skip
+    try:
+        port = (await eventually(lambda: re.search(r"listening .*port=(\d+)", log.read_text())))[1]
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"http://127.0.0.1:{port}/v1/do/broken/Go", json={}) as response,
+        ):
+            assert response.status == 502
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
+    text = log.read_text()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\S+ \[\w+ *\] ", line) for line in text.splitlines())
+    assert "\x1b" not in text
+    [run] = [line for line in text.splitlines() if re.search(r"\] run ", line)]
+    assert "first" in run
+    assert "second" in run

@@ -1,0 +1,255 @@
+"""Settings: what the example says is what the gateway gets, and nothing silently becomes a default."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.errors import ConfigError
+from gateway.jobs.settings import read_sections
+from gateway.settings import ConnectorEntry, Limits, Settings, find_file, read_settings, section_of
+from gateway.units import Duration, Size
+from tests.support import cli
+
+if TYPE_CHECKING:
+    from tests.support import Site
+
+
+def settings(site: Site, gateway: str = "", *, listen: str | None = None, **environ: str) -> Settings:
+    site.configure(gateway=gateway)
+    return read_settings(site.file, listen=listen, environ=environ)[0]
+
+
+def refusal(site: Site, gateway: str, *, listen: str | None = None, **environ: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        settings(site, gateway, listen=listen, **environ)
+    return str(caught.value)
+
+
+def test_an_empty_section_is_all_defaults(site: Site) -> None:
+    found = settings(site)
+    assert (found.host, found.port) == ("127.0.0.1", 7004)
+    assert found.connectors_dir == site.folder / "connectors.d"
+    assert found.state_dir == site.folder / ".gateway"
+    assert (found.enable, found.max_processes, found.max_request, found.drain) == ("all", 64, 32 << 20, 30)
+    assert (found.api_key, found.cors_origins, found.metrics_open, found.cgroup) == (None, (), False, True)
+    assert found.path
+
+
+def test_a_file_without_the_section_is_all_defaults(site: Site) -> None:
+    site.file.write_text("connectors: {}\n")
+    assert read_settings(site.file, environ={})[0].port == 7004
+
+
+@pytest.mark.parametrize(
+    ("line", "setting", "value"),
+    [
+        ("listen: 0.0.0.0:80", "port", 80),
+        ("listen: 0.0.0.0:80", "host", "0.0.0.0"),
+        ("listen: ':7005'", "host", None),
+        ("listen: '[::1]:7005'", "host", "::1"),
+        ("connectors_dir: null", "connectors_dir", None),
+        ("connectors_dir: /etc/connectors", "connectors_dir", "/etc/connectors"),
+        ("enable: listed", "enable", "listed"),
+        ("state_dir: /var/lib/gateway", "state_dir", "/var/lib/gateway"),
+        ("max_processes: 1", "max_processes", 1),
+        ("max_request: 1MiB", "max_request", 1 << 20),
+        ("drain: 1m", "drain", 60),
+        ("api_key: s3cret", "api_key", "s3cret"),
+        ("cors_origins: ['https://a.example', 'https://b.example']", "cors_origins", ("https://a.example", "https://b.example")),
+        ("metrics: open", "metrics_open", True),
+        ("cgroup: false", "cgroup", False),
+    ],
+)  # fmt: skip
+def test_each_setting_is_taken(site: Site, line: str, setting: str, value: Any) -> None:
+    found = getattr(settings(site, line), setting)
+    assert (str(found) if hasattr(found, "parent") else found) == value
+
+
+@pytest.mark.parametrize(("name", "line"), [("connectors_dir", "drop/ins"), ("state_dir", "../state")])
+def test_a_relative_folder_is_relative_to_the_file(
+    site: Site, name: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    assert getattr(settings(site, f"{name}: {line}"), name).resolve() == (site.folder / line).resolve()
+
+
+def test_the_state_folder_is_known_by_its_real_name(site: Site) -> None:
+    (site.folder / "link").symlink_to("real/state")
+    assert settings(site, "state_dir: link").state_dir == site.folder / "real/state"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("listen: 7004", "gateway.listen: expected `str`, got `int`"),
+        ("listen: ''", "gateway.listen: '' is not an address"),
+        ("listen: localhost", "gateway.listen: 'localhost' is not an address: write host:port"),
+        ("listen: 'localhost:'", "gateway.listen: '' is not a port"),
+        ("listen: 'localhost:http'", "gateway.listen: 'http' is not a port"),
+        ("listen: 'localhost:65536'", "gateway.listen: '65536' is not a port"),
+        ("listen: 'localhost:-1'", "gateway.listen: '-1' is not a port"),
+        ("listen: null", "gateway.listen: expected `str`, got `null`"),
+        ("connectors_dir: ''", "gateway.connectors_dir: is empty: name a folder"),
+        ("connectors_dir: [a]", "gateway.connectors_dir: expected `str | null`, got `array`"),
+        ("enable: some", "gateway.enable: invalid enum value 'some'"),
+        ("state_dir: null", "gateway.state_dir: expected `str`, got `null`"),
+        ("state_dir: ''", "gateway.state_dir: is empty: name a folder"),
+        ("max_processes: 0", "gateway.max_processes: expected `int` >= 1"),
+        ("max_processes: '8'", "gateway.max_processes: expected `int`, got `str`"),
+        ("max_processes: 1.5", "gateway.max_processes: expected `int`, got `float`"),
+        ("max_processes: true", "gateway.max_processes: expected `int`, got `bool`"),
+        ("max_processes:", "gateway.max_processes: expected `int`, got `null`"),
+        ("max_request: 1048576", "gateway.max_request: 1048576 is not a size"),
+        ("drain: 30", "gateway.drain: 30 is not a duration"),
+        ("drain: soon", "gateway.drain: 'soon' is not a duration"),
+        ("api_key: ''", "gateway.api_key is empty"),
+        ("api_key: '  '", "gateway.api_key is empty"),
+        ("api_key: 12345", "gateway.api_key: expected `str | null`, got `int`"),
+        ("cors_origins: https://a.example", "gateway.cors_origins: expected `array`, got `str`"),
+        ("metrics: closed", "gateway.metrics: invalid enum value 'closed'"),
+        ("cgroup: 'no'", "gateway.cgroup: expected `bool`, got `str`"),
+        ("max_proceses: 8", "gateway.max_proceses: unknown key (did you mean max_processes?)"),
+        ("completely: 8", "gateway.completely: unknown key (known: api_key, callbacks, cgroup, connectors_dir"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_by_its_name(site: Site, line: str, problem: str) -> None:
+    message = refusal(site, line)
+    assert problem in message
+    assert str(site.file) in message or "is empty" in message or "is not a" in message
+
+
+def test_the_section_must_be_a_mapping(site: Site) -> None:
+    site.file.write_text("gateway: [a]\n")
+    with pytest.raises(ConfigError, match=r"connectors\.yaml:1: gateway: expected `object`, got `array`"):
+        read_settings(site.file, environ={})
+
+
+def test_an_unknown_section_is_refused_by_its_name(site: Site) -> None:
+    site.file.write_text("gateway: {}\nconectors: {}\n")
+    with pytest.raises(
+        ConfigError, match=r"connectors\.yaml:2: conectors: unknown key \(known: gateway, defaults, connectors\)"
+    ):
+        read_settings(site.file, environ={})
+
+
+# --- the command line and the environment
+
+
+def test_the_command_line_goes_before_the_environment_and_both_before_the_file(site: Site) -> None:
+    line = "listen: 10.0.0.1:1"
+    assert settings(site, line, CONNECTOR_PROXY_PORT="2").port == 2
+    assert settings(site, line, CONNECTOR_PROXY_PORT="2").host == "10.0.0.1"
+    found = settings(site, line, listen="10.0.0.2:3", CONNECTOR_PROXY_PORT="2")
+    assert (found.host, found.port) == ("10.0.0.2", 3)
+
+
+def test_the_environment_overrides_key_and_origins(site: Site) -> None:
+    found = settings(
+        site,
+        "api_key: file\ncors_origins: ['https://file.example']",
+        CONNECTOR_PROXY_API_KEY="environment",
+        CONNECTOR_PROXY_CORS_ORIGINS="https://a.example, https://b.example,",
+    )
+    assert found.api_key == "environment"
+    assert found.cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize("value", ["", "http", "70000", "-1", "7004 ", "\u0667"])
+def test_a_port_in_the_environment_that_is_none_is_refused_by_its_name(site: Site, value: str) -> None:
+    assert f"CONNECTOR_PROXY_PORT: {value!r} is not a port" in refusal(site, "", CONNECTOR_PROXY_PORT=value)
+
+
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_key_in_the_environment_is_refused_even_when_the_file_has_one(site: Site, value: str) -> None:
+    assert "CONNECTOR_PROXY_API_KEY is empty" in refusal(site, "api_key: file", CONNECTOR_PROXY_API_KEY=value)
+
+
+@pytest.mark.parametrize("value", ["", "nonsense", "127.0.0.1:", "127.0.0.1:x"])
+def test_a_listen_option_that_is_none_is_refused_by_its_name(site: Site, value: str) -> None:
+    assert "--listen" in refusal(site, "", listen=value)
+
+
+def test_the_path_that_connectors_get_is_the_gateways(site: Site) -> None:
+    assert settings(site, "", PATH="/opt/bin").path == "/opt/bin"
+    assert settings(site, "").path
+
+
+@pytest.mark.parametrize("line", ["max_processes: none", "listen: x", "api_key: ''", "unheard: 1"])
+def test_a_bad_setting_ends_every_verb_with_status_2_and_one_line(site: Site, line: str) -> None:
+    site.configure(gateway=line)
+    for verb in (("serve",), ("check",)):
+        ended = cli(site, *verb)
+        assert ended.returncode == 2
+        assert ended.stdout == ""
+        assert ended.stderr.startswith("error: ")
+        assert line.partition(":")[0] in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(site.folder)
+    with pytest.raises(ConfigError, match=r"connectors\.yaml: there is no such file here: name one with --config FILE"):
+        find_file(None)
+    with pytest.raises(ConfigError, match=r"other\.yaml: there is no such file$"):
+        find_file(site.folder / "other.yaml")
+    site.configure()
+    assert find_file(None) == site.file
+
+
+# --- limits
+
+
+def defaults(site: Site, text: str) -> Limits:
+    site.configure(defaults=text)
+    _, document = read_settings(site.file, environ={})
+    return section_of(document, "defaults").decode(Limits)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("timeout: 1s", "timeout", 1),
+        ("concurrency: 1", "concurrency", 1),
+        ("queue: 0", "queue", 0),
+        ("queue_timeout: 1s", "queue_timeout", 1),
+        ("max_output: 1KiB", "max_output", 1024),
+        ("max_log: 1KiB", "max_log", 1024),
+        ("max_memory: 64MiB", "max_memory", 64 << 20),
+    ],
+)
+def test_each_default_limit_is_taken(site: Site, line: str, name: str, value: float) -> None:
+    assert getattr(defaults(site, line), name) == value
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("timeout: 1", "defaults.timeout: 1 is not a duration"),
+        ("concurrency: 0", "defaults.concurrency: expected `int` >= 1"),
+        ("queue: -1", "defaults.queue: expected `int` >= 0"),
+        ("max_output: lots", "defaults.max_output: 'lots' is not a size"),
+        ("max_memory:", "defaults.max_memory: none is not a size"),
+        ("timeot: 1s", "defaults.timeot: unknown key (did you mean timeout?)"),
+    ],
+)
+def test_a_default_that_cannot_be_used_is_refused_by_its_name(site: Site, line: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        defaults(site, line)
+    assert f"{site.file}:3: {problem}" in str(caught.value)
+
+
+def test_a_connector_s_own_limit_wins_over_the_default() -> None:
+    entry = ConnectorEntry(timeout=Duration(5), max_output=Size(10))
+    limits = entry.limits(Limits(timeout=Duration(1), concurrency=3))
+    assert (limits.timeout, limits.concurrency, limits.max_output) == (5, 3, 10)
+
+
+def test_the_database_of_jobs_can_come_from_the_environment(site: Site) -> None:
+    url = "postgresql://gateway:hunter2@db/gateway"
+    line = "jobs: {backlog: 7}"
+    jobs, _ = read_sections(settings(site, line, CONNECTOR_PROXY_JOBS_DATABASE=url))
+    assert (jobs.database, jobs.backlog) == (url, 7)
+    with pytest.raises(ConfigError, match="CONNECTOR_PROXY_JOBS_DATABASE: database is no postgresql:// URL"):
+        read_sections(settings(site, line, CONNECTOR_PROXY_JOBS_DATABASE=""))
