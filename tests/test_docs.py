@@ -211,7 +211,11 @@ def test_every_verb_and_every_option_is_documented_and_no_other() -> None:
     verbs = dict(verbs_of(main))
     assert set(re.findall(r"^## gateway (.+)$", text, flags=re.MULTILINE)) == set(verbs)
     for verb, command in verbs.items():
-        options = [param.opts for param in command.params if isinstance(param, click.Option) and not param.hidden]
+        options = [
+            [*param.opts, *param.secondary_opts]
+            for param in command.params
+            if isinstance(param, click.Option) and not param.hidden
+        ]
         documented = [re.findall(r"`(-[\w-]+)`", row[0]) for row in rows(section("cli.md", f"gateway {verb}"))]
         assert sorted(documented) == sorted(options), verb
 

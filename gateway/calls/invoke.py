@@ -36,12 +36,12 @@ from gateway.units import Duration, Size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.calls.admission import Admission
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.observe.redact import Redactor
-    from gateway.processes.base import Pool, Worker
+    from gateway.processes.base import Pool, Process
     from gateway.processes.run import Payload
-    from gateway.processes.supervisor import Supervisor
 
 TAIL_LINES = 20  # of a failed run's log, for its caller
 LARGE = 1 << 20  # bytes of a result
@@ -59,7 +59,7 @@ class Extension:
         self.spent = False
         """The first deadline has struck."""
         self._held = False
-        self._limit: tuple[Worker, float] | None = None
+        self._limit: tuple[Process, float] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
@@ -73,7 +73,7 @@ class Extension:
             self._held = False
             self._arm()
 
-    def limit(self, child: Worker, deadline: float) -> None:
+    def limit(self, child: Process, deadline: float) -> None:
         """Stop the child at its first deadline, unless the extension comes before."""
         self._limit = child, deadline
         self._arm()
@@ -88,7 +88,7 @@ class Extension:
             child, deadline = self._limit
             self._timer = asyncio.get_running_loop().call_at(deadline, self._strike, child)
 
-    def _strike(self, child: Worker) -> None:
+    def _strike(self, child: Process) -> None:
         self.spent = True
         child.stop(Stop.DEADLINE)
 
@@ -142,7 +142,7 @@ class Invoker:
     def __init__(
         self,
         registry: Registry,
-        supervisor: Supervisor,
+        admission: Admission,
         pool: Pool,
         bus: Bus,
         rewritten: Callable[[str], str] = lambda url: url,
@@ -150,7 +150,7 @@ class Invoker:
         """`rewritten` returns a callback URL as connectors reach it."""
         self._rewritten = rewritten
         self._registry = registry
-        self._supervisor = supervisor
+        self._admission = admission
         self._pool = pool
         self._bus = bus
         self._circuits: dict[str, tuple[str, Circuit]] = {}
@@ -163,7 +163,7 @@ class Invoker:
         """
         run = _Run(call, self._bus)
         try:
-            with self._supervisor.invocation():
+            with self._admission.invocation():
                 connector, command = self._registry.snapshot.find(call.connector, call.command)
                 reply = await self._invoke(run, connector, command)
         except GatewayError as problem:
@@ -200,7 +200,7 @@ class Invoker:
         deadline = run.begun + timeout
         decided = False
         try:
-            async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
+            async with self._admission.places.slot(connector.name, connector.limits, patience=deadline - clock()):
                 circuit.admit_after_wait()
                 run.queue_wait = clock() - run.begun
                 if call.on_slot is not None:
@@ -290,9 +290,9 @@ class Invoker:
         if run.call.caller.traceparent is not None:
             launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.caller.traceparent})
         run.started = asyncio.get_running_loop().time()
-        child = await self._pool.obtain(launch, on_line)
+        child = self._pool.obtain(launch, on_line)
         extension = run.call.extension
-        with self._supervisor.attended(child):
+        with self._admission.attended(child):
             if extension is not None:
                 extension.limit(child, run.deadlines[0])
             running = child.run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hmac
 import re
-import socket
 import uuid
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,6 @@ from gateway.errors import GatewayError, RequestTooLarge
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
 from gateway.http.routes import Access, Route
-from gateway.team import KEY_HEADER
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -78,11 +76,7 @@ def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         rule = rules.get((request.method, _path(request)))
-        if rule is Access.TEAM and _is_of_team(request, settings.team_key):
-            return await handler(request)
         if rule in opened or _is_preflight(request) or settings.api_key is None or _has_key(request, settings.api_key):
-            if rule is Access.TEAM:
-                raise web.HTTPNotFound
             return await handler(request)
         return json_response({"error": "Unauthorized"}, 401)
 
@@ -110,13 +104,6 @@ def _path(request: web.Request) -> str:
 def _is_preflight(request: web.Request) -> bool:
     asks = {hdrs.ORIGIN, hdrs.ACCESS_CONTROL_REQUEST_METHOD}
     return request.method == hdrs.METH_OPTIONS and all(name in request.headers for name in asks)
-
-
-def _is_of_team(request: web.Request, key: str) -> bool:
-    connection = request.get_extra_info("socket")
-    if connection is None or connection.family != socket.AF_UNIX or not key:
-        return False
-    return hmac.compare_digest(request.headers.get(KEY_HEADER, "").encode(), key.encode())
 
 
 def _has_key(request: web.Request, key: str) -> bool:

@@ -36,6 +36,8 @@ RUN_NAME = "{run}"  # stands for the run's own name in a command line
 _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process has of its own
 DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words
 OVER = {Why.PROCESSES: "max_pids", Why.DISK: "max_disk"}
+NEVER = Ended(0, signal.SIGKILL, Why.KILLED)
+"""Of a run that was stopped before there was a process."""
 
 
 Answered = Callable[[bytearray], bool]
@@ -306,9 +308,9 @@ class Child(Listener):
             elif self._stop is None:
                 self._begin(words_of(self._cell, self.launch), flags, payload, seconds)
             else:
-                self._gone.set_result(Ended(0, signal.SIGKILL, Why.KILLED))
+                self._gone.set_result(NEVER)
         except BaseException:
-            self._let_go()
+            self.let_go()
             raise
         del payload  # it may be large, and is not needed once it is written
         try:
@@ -322,7 +324,7 @@ class Child(Listener):
             try:
                 await self._clean_up()
             finally:
-                self._let_go()
+                self.let_go()
         return self._completed()
 
     async def discard(self) -> None:
@@ -333,7 +335,7 @@ class Child(Listener):
             self._lines.finish()
         else:
             self._gone.cancel()
-        self._let_go()
+        self.let_go()
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """Ask the whole group to end, and kill the whole tree after `grace` seconds. The first reason counts."""
@@ -346,6 +348,11 @@ class Child(Listener):
             self._cell.stop(self._run, grace=grace)
         else:
             self._cell.kill(self._run)
+
+    def let_go(self) -> None:
+        """Give the cell back; it does no harm to do so again."""
+        release, self._release = self._release, _nothing
+        release()
 
     # --- what the cell says
 
@@ -406,10 +413,6 @@ class Child(Listener):
         except OSError as problem:
             self.stop(Stop.CANCELLED, grace=0)
             raise StartFailed(str(problem)) from problem
-
-    def _let_go(self) -> None:
-        release, self._release = self._release, _nothing
-        release()
 
     async def _clean_up(self) -> None:
         launch = self.launch

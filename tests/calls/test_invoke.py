@@ -59,7 +59,7 @@ async def test_it_is_awaited_with_a_slot_and_before_a_process(gateway: Gateway, 
     seen = []
 
     async def look() -> None:
-        seen.append((gateway.supervisor.in_flight("note"), runs(site)))
+        seen.append((gateway.places.lane("note").running, runs(site)))
 
     await gateway.invoker.invoke(call(look))
     assert seen == [(1, 0)]
@@ -72,7 +72,7 @@ async def test_when_it_raises_nothing_is_started_and_the_slot_is_given_back(gate
 
     with pytest.raises(ConnectorBusy, match="not now"):
         await gateway.invoker.invoke(call(refuse))
-    assert gateway.supervisor.in_flight("note") == 0
+    assert gateway.places.lane("note").running == 0
     await gateway.invoker.invoke(call(None))
     assert runs(site) == 1
 
@@ -148,7 +148,7 @@ async def test_a_call_that_is_over_holds_no_memory_until_the_collector_comes(mod
 
     async def hung_up() -> None:
         calling = asyncio.create_task(one("slow"))
-        await eventually(lambda: modes.supervisor.in_flight(connector))
+        await eventually(lambda: modes.places.lane(connector).running)
         calling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await calling

@@ -1,0 +1,123 @@
+"""Which calls are let in, and their end when the gateway ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+from typing import TYPE_CHECKING
+
+from gateway.errors import GatewayDraining
+from gateway.observe.events import Bus, DrainFinished, DrainStarted
+from gateway.processes.run import GRACE, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.processes.base import Process
+    from gateway.processes.places import Places
+
+
+class State(enum.Enum):
+    """Whether new work is taken."""
+
+    SERVING = "serving"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+MOVES = {State.SERVING: {State.DRAINING, State.CLOSED}, State.DRAINING: {State.CLOSED}, State.CLOSED: set()}
+
+
+class Admission:
+    """Lets calls in, knows those that are, and ends them when the gateway does."""
+
+    def __init__(self, places: Places, bus: Bus) -> None:
+        self.state = State.SERVING
+        self.places = places
+        self._bus = bus
+        self._runs: set[Process] = set()
+        self._invocations = 0
+        self._sending = 0
+        self._less = asyncio.Event()
+        self._stopping = False
+        self._stopped = 0
+
+    @contextlib.contextmanager
+    def invocation(self) -> Iterator[None]:
+        """Count one call in flight, from its acceptance to its end.
+
+        Raises:
+            GatewayDraining: no new work is taken.
+        """
+        if self.state is not State.SERVING:
+            raise GatewayDraining(retry_after=5)
+        self._invocations += 1
+        try:
+            yield
+        finally:
+            self._invocations -= 1
+            self._less.set()
+
+    @contextlib.contextmanager
+    def sending(self) -> Iterator[None]:
+        """Count an answer that is being sent: a drain gives it the time that it gives to calls."""
+        self._sending += 1
+        try:
+            yield
+        finally:
+            self._sending -= 1
+            self._less.set()
+
+    @contextlib.contextmanager
+    def attended(self, run: Process) -> Iterator[None]:
+        """Know a process while it runs, so that a shutdown can stop it."""
+        self._runs.add(run)
+        if self._stopping:
+            run.stop(Stop.DRAINED)
+        try:
+            yield
+        finally:
+            self._runs.discard(run)
+
+    def drain(self, grace: float) -> None:
+        """Take no new work from now on."""
+        self._move(State.DRAINING)
+        self._bus.publish(DrainStarted(in_flight=self._invocations, grace=grace))
+
+    async def drained(self, grace: float) -> None:
+        """Wait for calls in flight and for their answers, `grace` seconds; then stop the calls that are left."""
+        try:
+            await asyncio.wait_for(self._over(), grace)
+        except TimeoutError:
+            self.stop_all(GRACE)
+            await self._over()
+        self._bus.publish(DrainFinished(stopped=self._stopped))
+
+    def stop_all(self, grace: float) -> None:
+        """Stop everything in flight: those that wait are refused, those that run are killed within `grace` seconds."""
+        if not self._stopping:
+            self._stopping = True
+            self._stopped = self._invocations
+            self._less.set()
+        self.places.refuse(GatewayDraining)
+        for run in list(self._runs):
+            run.stop(Stop.DRAINED, grace=grace)
+
+    def close(self) -> None:
+        """Refuse everything."""
+        if self.state is not State.CLOSED:
+            self._move(State.CLOSED)
+
+    # --- private
+
+    async def _over(self) -> None:
+        while self._invocations or (self._sending and not self._stopping):
+            self._less.clear()
+            await self._less.wait()
+
+    def _move(self, state: State) -> None:
+        if state not in MOVES[self.state]:
+            raise RuntimeError(f"an admission cannot go from {self.state} to {state}")
+        self.state = state
+        self.places.open = False
