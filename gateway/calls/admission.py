@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import GatewayDraining
 from gateway.observe.events import Bus, DrainFinished, DrainStarted
 from gateway.processes.run import GRACE, Stop
+from gateway.states import move
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from gateway.processes.places import Places
 
 
-class State(enum.Enum):
+class AdmissionState(enum.Enum):
     """Whether new work is taken."""
 
     SERVING = "serving"
@@ -26,14 +27,18 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-MOVES = {State.SERVING: {State.DRAINING, State.CLOSED}, State.DRAINING: {State.CLOSED}, State.CLOSED: set()}
+MOVES = {
+    AdmissionState.SERVING: {AdmissionState.DRAINING, AdmissionState.CLOSED},
+    AdmissionState.DRAINING: {AdmissionState.CLOSED},
+    AdmissionState.CLOSED: set(),
+}
 
 
 class Admission:
     """Lets calls in, knows those that are, and ends them when the gateway does."""
 
     def __init__(self, places: Places, bus: Bus) -> None:
-        self.state = State.SERVING
+        self.state = AdmissionState.SERVING
         self.places = places
         self._bus = bus
         self._runs: set[Process] = set()
@@ -50,7 +55,7 @@ class Admission:
         Raises:
             GatewayDraining: no new work is taken.
         """
-        if self.state is not State.SERVING:
+        if self.state is not AdmissionState.SERVING:
             raise GatewayDraining(retry_after=5)
         self._invocations += 1
         try:
@@ -82,7 +87,7 @@ class Admission:
 
     def drain(self, grace: float) -> None:
         """Take no new work from now on."""
-        self._move(State.DRAINING)
+        self._move(AdmissionState.DRAINING)
         self._bus.publish(DrainStarted(in_flight=self._invocations, grace=grace))
 
     async def drained(self, grace: float) -> None:
@@ -106,8 +111,8 @@ class Admission:
 
     def close(self) -> None:
         """Refuse everything."""
-        if self.state is not State.CLOSED:
-            self._move(State.CLOSED)
+        if self.state is not AdmissionState.CLOSED:
+            self._move(AdmissionState.CLOSED)
 
     # --- private
 
@@ -116,8 +121,6 @@ class Admission:
             self._less.clear()
             await self._less.wait()
 
-    def _move(self, state: State) -> None:
-        if state not in MOVES[self.state]:
-            raise RuntimeError(f"an admission cannot go from {self.state} to {state}")
-        self.state = state
+    def _move(self, state: AdmissionState) -> None:
+        self.state = move(self.state, state, MOVES)
         self.places.open = False

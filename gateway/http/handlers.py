@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from gateway.calls.admission import State as Admitting
+from gateway.calls.admission import AdmissionState
 from gateway.calls.invoke import Call
 from gateway.connectors.snapshot import State
 from gateway.errors import InvalidRequest
@@ -81,7 +81,7 @@ class Handlers:
     async def readiness(self, _request: web.Request) -> web.Response:
         """The process takes new work."""
         state = self._gateway.admission.state
-        if state is Admitting.SERVING:
+        if state is AdmissionState.SERVING:
             return json_response({"ok": True})
         return json_response({"ok": False, "reason": state.value}, 503)
 

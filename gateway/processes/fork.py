@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.cells.wire import Why
 from gateway.processes.base import after_idleness
-from gateway.processes.host import BootFailed, Host, UnfitError
+from gateway.processes.host import BootFailed, Host, HostState, UnfitError
 from gateway.processes.run import GRACE, NEVER, Completed, Launch, StartFailed, Stop, completed
 from gateway.processes.standby import Standby
 from gateway.processes.stock import Stock, Waiting
@@ -104,7 +104,7 @@ class ForkHost:
         elif self._host is None or not self._host.alive:
             if not self._held:
                 self.warm()
-        elif self._host.is_ready:
+        elif self._host.state is HostState.READY:
             self._host.resident.look()
             if self._next is None and self._host.resident.worn():
                 self._renew(self._host)
@@ -202,7 +202,7 @@ class ForkHost:
 
     def _fork_ahead(self) -> None:
         host = self._host
-        if self._called and not self._unfit and host is not None and host.alive and host.is_ready:
+        if self._called and not self._unfit and host is not None and host.state is HostState.READY:
             self._ahead.fill(host)
 
     def _current(self) -> Host:

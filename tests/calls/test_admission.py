@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gateway.calls.admission import Admission, State
+from gateway.calls.admission import Admission, AdmissionState
 from gateway.errors import GatewayDraining
 from gateway.observe.events import Bus, DrainFinished, DrainStarted, Event
 from gateway.processes.places import Places
@@ -88,7 +88,7 @@ async def test_an_admission_only_moves_forward(admission: Admission) -> None:
         admission.drain(1)
     admission.close()
     admission.close()
-    assert admission.state is State.CLOSED
+    assert admission.state is AdmissionState.CLOSED
     with pytest.raises(RuntimeError, match="cannot go from"):
         admission.drain(1)
     with pytest.raises(GatewayDraining), admission.invocation():
