@@ -18,11 +18,11 @@ from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError
 from gateway.jobs.background import Background
-from gateway.jobs.desk import Desk
 from gateway.jobs.destinations import Destinations
+from gateway.jobs.durable import DurableJobs
 from gateway.jobs.notices import of_connector
-from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import read_sections
+from gateway.jobs.submit import Submitter
 from gateway.observe.events import ConnectorWarning, RegistryLoaded, SandboxIncomplete
 from gateway.processes.places import Places
 from gateway.processes.pools import Pools
@@ -59,10 +59,8 @@ class Gateway:
         self.destinations = Destinations(self._callbacks)
         self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.destinations.rewritten)
         self.background = Background(self.invoker)
-        self.desk = Desk(self.registry, self.invoker, self.background, self.destinations)
+        self.submitter = Submitter(self.registry, self.invoker, self.background, self.destinations)
         self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
-        self.threads_left = False
-        """After `close`: threads of the jobs' engine wait for a database that is away, and would hold the end."""
         self._lock = -1
 
     async def open(self, *, registry: bool = True, watch: bool = True) -> None:
@@ -88,8 +86,8 @@ class Gateway:
                 self._warn(self.registry.snapshot.statuses)
                 self._tell_missing()
                 self.pools.open()
-                if self.desk.jobs is not None:
-                    await self.desk.jobs.start(warm=self.desk.expects_jobs())
+                if self.submitter.jobs is not None:
+                    await self.submitter.jobs.start(warm=self.submitter.expects_jobs())
         except BaseException:
             await self.close()
             raise
@@ -97,8 +95,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop at once: whatever still runs is killed."""
         self.admission.close()
-        if self.desk.jobs is not None:
-            self.threads_left = not await self.desk.jobs.stop()
+        if self.submitter.jobs is not None:
+            await self.submitter.jobs.stop()
         await self.registry.close()
         await self.pools.close()
         await self.cells.close()
@@ -110,8 +108,8 @@ class Gateway:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, RegistryLoaded):
             self._keep()
-            if self.desk.jobs is not None and self.desk.expects_jobs():
-                self.desk.jobs.wake()
+            if self.submitter.jobs is not None and self.submitter.expects_jobs():
+                self.submitter.jobs.wake()
             self._warn(event.changed)
 
     def notices(self, name: str) -> list[str]:
@@ -145,15 +143,15 @@ class Gateway:
 
     def keep_jobs(self, status_of: Callable[[Reply | GatewayError], int]) -> None:
         """Make jobs of calls that take long; to be said before `open`."""
-        engine = DurableJobs(
-            self.desk.run,
+        jobs = DurableJobs(
+            self.submitter.run,
             state_dir=self.settings.state_dir,
             jobs=self._jobs,
             callbacks=self._callbacks,
-            limit=self.desk.concurrency,
+            limit=self.submitter.concurrency,
             publish=self.bus.publish,
         )
-        self.desk.keep_jobs(engine, status_of)
+        self.submitter.keep_jobs(jobs, status_of)
 
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
@@ -167,4 +165,4 @@ class Gateway:
 
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
-        return self.desk.jobs.health().open if self.desk.jobs is not None else 0
+        return self.submitter.jobs.health().open if self.submitter.jobs is not None else 0

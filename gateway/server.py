@@ -32,8 +32,8 @@ FIELD = 1 << 15  # bytes of a header: the cookies of a few sign-ins that are und
 YOUNG = 10_000  # new objects until the collector looks at them; a call makes hundreds, and leaves no cycles
 
 
-async def serve(settings: Settings, bus: Bus) -> bool:
-    """Run the server until it was told to stop and has drained; False when threads are left that would hold the end.
+async def serve(settings: Settings, bus: Bus) -> None:
+    """Run the server until it was told to stop and has drained.
 
     Raises:
         ConfigError: the registry's files cannot be used.
@@ -68,7 +68,6 @@ async def serve(settings: Settings, bus: Bus) -> bool:
             await _drain(app, runner, stop)
         finally:
             await runner.cleanup()
-    return not app[GATEWAY].threads_left
 
 
 async def _listen(runner: web.AppRunner, gateway: Gateway) -> None:
@@ -91,8 +90,8 @@ async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> No
     gateway.settings.service.tell("STOPPING=1")
     grace = gateway.settings.drain
     gateway.admission.drain(grace)
-    if gateway.desk.jobs is not None:
-        gateway.desk.jobs.drain()
+    if gateway.submitter.jobs is not None:
+        gateway.submitter.jobs.drain()
     drained = asyncio.create_task(gateway.admission.drained(grace))
     at_once = asyncio.create_task(stop.at_once.wait())
     await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gateway.cli.common import config_option, err, escaped, fail, handled, out, run
 from gateway.errors import ConfigError
-from gateway.jobs.port import ENDS, State
+from gateway.jobs.contract import ENDS, State
 from gateway.settings import find_file, key_of_environment, read_settings
 from gateway.units import Duration
 

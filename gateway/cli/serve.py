@@ -86,11 +86,9 @@ def _serve(settings: Settings) -> None:
     bus.listen(logs.EventLog())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            ended = runner.run(run_server(settings, bus))
+            runner.run(run_server(settings, bus))
     except OSError as problem:
         raise _cannot_listen(settings, problem) from problem
-    if not ended:
-        os._exit(0)  # everything is closed but threads that wait for a database
 
 
 def _cannot_listen(settings: Settings, problem: OSError) -> ConfigError:

@@ -19,7 +19,7 @@ from gateway.http.jobs import JobHandlers
 from gateway.http.responses import json_response, of_job, of_reply, raw_json
 from gateway.http.routes import Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
-from gateway.jobs.port import Accepted
+from gateway.jobs.contract import Accepted
 from gateway.protocol.result import Caller, Object, read_object
 from gateway.sandbox import names
 
@@ -125,7 +125,7 @@ class Handlers:
         if len(fields) > MOST:
             raise InvalidRequest(f"the body has more than {MOST:,} parameters")
         params = {name: value for name, value in fields.items() if not name.startswith(_CONTEXT)}
-        answer = await self._gateway.desk.submit(
+        answer = await self._gateway.submitter.submit(
             Call(
                 connector=request.match_info["connector"],
                 command=request.match_info["command"],

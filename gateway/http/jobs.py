@@ -10,14 +10,15 @@ from gateway.errors import InvalidRequest
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
 from gateway.jobs.background import is_run
-from gateway.jobs.port import OPEN, JobConflict, JobNotFound, JobsUnavailable, Query, State
+from gateway.jobs.contract import OPEN, JobConflict, JobNotFound, JobsUnavailable, Query, State
 from gateway.units import Duration
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from gateway.gateway import Gateway
-    from gateway.jobs.port import Jobs, JobStatus
+    from gateway.jobs.contract import JobStatus
+    from gateway.jobs.durable import DurableJobs
 
 PAGE = 50
 LONGEST_PAGE = 500
@@ -27,7 +28,7 @@ class JobHandlers:
     """The routes below /v1/jobs: jobs, and calls that were answered and go on."""
 
     def __init__(self, gateway: Gateway) -> None:
-        self._desk = gateway.desk
+        self._submitter = gateway.submitter
         self._background = gateway.background
 
     def routes(self) -> list[Route]:
@@ -42,7 +43,7 @@ class JobHandlers:
 
     def health(self) -> Any:
         """Return whether jobs can be accepted, for the status view."""
-        return self._desk.jobs.health() if self._desk.jobs is not None else None
+        return self._submitter.jobs.health() if self._submitter.jobs is not None else None
 
     async def list(self, request: web.Request) -> web.Response:
         """List jobs, the latest first: `?state=&connector=&process_instance=&task=&client=&limit=&offset=`."""
@@ -56,12 +57,11 @@ class JobHandlers:
             task=query.get("task"),
             client=query.get("client"),
         )
-        going_on = [_told(one) for one in self._background.list(wanted)]
+        going_on = self._background.list(wanted)
         shown = going_on[offset : offset + limit]
         left = limit - len(shown)
         found = await self._jobs().list(wanted, limit=left, offset=max(0, offset - len(going_on))) if left else []
-        jobs = [*shown, *(_told(one) for one in found)]
-        return json_response({"jobs": jobs, "limit": limit, "offset": offset})
+        return json_response({"jobs": [_told(one) for one in (*shown, *found)], "limit": limit, "offset": offset})
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one job: attempts, timings, the outcome once there is one."""
@@ -100,10 +100,10 @@ class JobHandlers:
         removed = await self._jobs().purge(older_than=float(older_than), state=state)
         return json_response({"removed": removed})
 
-    def _jobs(self) -> Jobs:
-        if self._desk.jobs is None:
+    def _jobs(self) -> DurableJobs:
+        if self._submitter.jobs is None:
             raise JobsUnavailable("this gateway keeps no jobs")
-        return self._desk.jobs
+        return self._submitter.jobs
 
 
 def _found(name: str, status: JobStatus | None) -> web.Response:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from gateway.calls.invoke import Reply
-    from gateway.jobs.port import Accepted
+    from gateway.jobs.contract import Accepted
     from gateway.protocol.result import Piece
 
     Sending = Callable[[], AbstractContextManager[None]]

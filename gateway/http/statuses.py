@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway import errors
-from gateway.jobs.port import JobConflict, JobNotFound, JobsUnavailable
+from gateway.jobs.contract import JobConflict, JobNotFound, JobsUnavailable
 
 STATUSES: dict[type[errors.GatewayError], int] = {
     errors.InvalidRequest: 400,

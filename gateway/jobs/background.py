@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.calls.invoke import Acknowledgement, Extension
-from gateway.jobs.loops import looked_at
-from gateway.jobs.port import JobStatus, State
+from gateway.jobs.contract import JobStatus, State
+from gateway.jobs.futures import looked_at
 
 if TYPE_CHECKING:
     from gateway.calls.invoke import Call, Invoker, Reply
-    from gateway.jobs.port import Query
+    from gateway.jobs.contract import Query
 
 PREFIX = "run-"  # of their ids
 
@@ -56,7 +56,7 @@ class Background:
 
     def list(self, query: Query) -> list[JobStatus]:
         """Return those that go on now, the latest first."""
-        return [status for status, _ in reversed(self._runs.values()) if _fits(status, query)]
+        return [status for status, _ in reversed(self._runs.values()) if query.fits(status)]
 
     def find(self, name: str) -> JobStatus | None:
         """Return one of them."""
@@ -99,7 +99,3 @@ def _status(name: str, call: Call) -> JobStatus:
         callback=True,
         background=True,
     )
-
-
-def _fits(status: JobStatus, query: Query) -> bool:
-    return query.state in {None, status.state} and query.fits(status)

@@ -14,8 +14,8 @@ import aiohttp
 import msgspec
 
 from gateway.jobs.content import content
+from gateway.jobs.contract import Attempt, Job, Outcome, Verdict
 from gateway.jobs.destinations import Destinations
-from gateway.jobs.port import Attempt, Job, Outcome, Verdict
 from gateway.jobs.resolver import GuardedResolver
 from gateway.jobs.settings import Credentials
 from gateway.jobs.targets import Refused

@@ -15,7 +15,7 @@ import msgspec
 from gateway.protocol.result import JSON, read_object
 
 if TYPE_CHECKING:
-    from gateway.jobs.port import Job, Outcome
+    from gateway.jobs.contract import Job, Outcome
     from gateway.protocol.result import Object
 
 FAILED = 300  # HTTP statuses from here on are errors

@@ -1,88 +1,67 @@
-"""The engine: DBOS Transact. A job is one workflow; what it did is recorded step by step and never done again.
+"""The engine: the jobs in this gateway's hands, and what happens to each of them, from its acceptance to its end.
 
-It lives in a thread and an event loop of its own and reaches into the gateway's loop for one thing: to run a command.
-Importing this module imports DBOS, so only `gateway.jobs.service` does, when there is work.
+It lives in the gateway's loop. Importing this module imports a database's driver, so only `gateway.jobs.durable` does,
+when there is work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import itertools
-import sqlite3
-import threading
+import functools
 import time
 import uuid
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import psycopg
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowAttributes, SetWorkflowID
-from dbos import error as dbos_error
-from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.errors import ConnectorBusy, GatewayDraining
-from gateway.jobs import pauses
+from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining
 from gateway.jobs.callbacks import Callbacks
-from gateway.jobs.gate import Gate
-from gateway.jobs.lease import PACE, Lease, Pace, said
-from gateway.jobs.loops import LoopThread
-from gateway.jobs.port import (
+from gateway.jobs.cluster import PACE, Lease, Pace
+from gateway.jobs.contract import (
     OPEN,
     Accepted,
+    Health,
     Job,
     JobConflict,
     JobNotFound,
     JobStatus,
     JobsUnavailable,
+    Lost,
     Outcome,
     Query,
     Run,
     State,
+    StoreAway,
 )
-from gateway.jobs.quiet import quieten
-from gateway.jobs.records import (
-    ACTIVE,
-    NOT_BEGUN,
-    STATUSES,
-    Summary,
-    attempts_of,
-    notice_of,
-    outcomes,
-    read_row,
-    status_of,
-    summary_of,
-    text_of,
-)
-from gateway.jobs.recovery import Recovery
-from gateway.jobs.retention import Retention
-from gateway.jobs.store import SqliteStore
-from gateway.jobs.work import Work, accepting
-from gateway.observe.events import JobAccepted, NodeLost, StoreChanged
+from gateway.jobs.hands import Hands, Held
+from gateway.jobs.legacy import Legacy
+from gateway.jobs.queue import Queue
+from gateway.jobs.store import Store
+from gateway.jobs.trouble import Trouble
+from gateway.jobs.work import Work, interruption
+from gateway.observe.events import JobAccepted, NodeLost
 from gateway.units import Size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
-    from dbos import StepInfo, WorkflowStatus
-
+    from gateway.jobs.database import Database
+    from gateway.jobs.records import Row
     from gateway.jobs.settings import CallbacksSection, JobsSection
     from gateway.observe.events import Event
 
-# What a recorded job's next start has to understand. Change it only after every open job has ended: a job whose
-# version nobody has is never run.
-VERSION = "1"
+COUNT = 1000  # jobs of a dead gateway that are taken up at once
+SIZE = 16 << 20  # bytes of their parameters
 AGAIN = 1.0  # seconds until a store that failed is asked again for the jobs in it
-TROUBLE = 60.0  # seconds for which a store that failed is told to be unhealthy, unless it works again before
-_ROWS = 200  # a page when a list is filtered here
-_SCANNED = 5000  # rows that one filtered list looks at
+SWEEP = 60.0  # seconds between two looks for what is too old
+LOOK = 0.02  # seconds between looks whether the last run is recorded
 
 
 class Engine:
-    """DBOS, its store, and the jobs in this gateway's hands. One a process: DBOS is a singleton."""
+    """A store, and the jobs in this gateway's hands."""
 
     def __init__(
         self,
@@ -98,44 +77,26 @@ class Engine:
     ) -> None:
         self._settings = jobs
         self._publish = publish
-        self._patience = patience
-        self._gateway = asyncio.get_running_loop()
-        self._thread = LoopThread("jobs")
+        self._hands = Hands()
+        self._queue: Queue[Held] = Queue(limit, lambda held: self._do(held, self._turn(held)))
+        self._trouble = Trouble(publish)
         self._callbacks = Callbacks(callbacks)
-        self._gate = Gate(limit)
-        self._retention = Retention(float(jobs.keep), jobs.keep_count)
-        self._sweeper: asyncio.Task[None] | None = None
-        self._clock: pauses.Clock | None = None
-        self._taking_over: threading.Thread | None = None
-        self._fault = ""
-        self._trouble = (0.0, "")
-        self._recovery: Recovery | None = None
-        self.node = f"gateway-{uuid.uuid4().hex[:12]}"  # never used again: nobody runs a dead node's jobs by chance
-        if jobs.database is None:
-            self._store: SqliteStore | None = SqliteStore(folder / "jobs.sqlite")
-            self._lease: Lease | None = None
-        else:
-            self._store = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._left = 0
+        self.node = f"gateway-{uuid.uuid4().hex[:12]}"  # never used again: a statement under it is fenced
+        self._databases = _databases(jobs.database, folder)
+        self.store = Store(self._databases[0], self.node, patience)
+        self._legacy = Legacy(self.store)
+        self._lease: Lease | None = None
+        if jobs.database is not None:
             self._lease = Lease(
-                jobs.database, self.node, pace=pace, take_over=self._take_over, changed=self._store_changed
-            )
-
+                Store(self._databases[1], self.node), pace=pace, trouble=self._trouble,
+                beaten=self._look_for_cancelled, steady=self._take_over,
+            )  # fmt: skip
         self._work = Work(
-            run=run, settings=jobs, callbacks=self._callbacks, gate=self._gate, lease=self._lease, tell=self._tell
-        )
-
-    # --- from the gateway's loop
-
-    @property
-    def open_jobs(self) -> int:
-        """Return how many jobs are in this gateway's hands."""
-        return self._work.live.open
-
-    @property
-    def fault(self) -> str:
-        """Return what is wrong with the store, or nothing."""
-        since, trouble = self._trouble
-        return self._fault or (trouble if time.monotonic() - since < TROUBLE else "")
+            run=run, store=self.store, lease=self._lease, callbacks=self._callbacks, trouble=self._trouble,
+            publish=publish,
+        )  # fmt: skip
 
     async def open(self) -> None:
         """Take the store and start.
@@ -143,151 +104,61 @@ class Engine:
         Raises:
             JobsUnavailable: the store cannot be used.
         """
-        await asyncio.to_thread(self._take_store)
-        self._thread.start()
         try:
-            await self._thread.call(self._launch())
+            for database in self._databases:
+                await database.open()
+            await self.store.migrate()
+            await (self.store.enter() if self._lease is None else self._lease.start())
+            await self._legacy.move_open()
+            self._left = await self.store.count_orphans() if self._lease is None else 0
         except BaseException as problem:
-            await self._thread.stop()
-            await asyncio.to_thread(self._destroy)
-            if isinstance(problem, Exception):
-                raise JobsUnavailable(f"the jobs' store cannot be used: {said(problem)}") from problem
+            await self._give_up()
+            if isinstance(problem, StoreAway):
+                raise JobsUnavailable(self._said(problem)) from problem
             raise
-
-    async def close(self, grace: float) -> bool:
-        """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up.
-
-        Tell whether nothing is left: a thread whose statement the store does not answer cannot be stopped.
-        """
-        self.drain()
-        until = time.monotonic() + grace
-        # Polled: they change in another loop.
-        while time.monotonic() < until and any(one.runs for one in list(self._work.live.values())):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-        await self._thread.call(self._quit())
-        await asyncio.to_thread(self._destroy)
-        await self._thread.stop()
-        return await asyncio.to_thread(_threads_ended)
+        self._callbacks.open()
+        self._spawn(self._take_up_surely())
+        self._spawn(self._sweep_for_ever())
 
     def drain(self) -> None:
-        """Start no more runs."""
+        """Start no more runs; end the wait for slots, since who gets one now would not begin."""
         self._work.draining = True
-        self._thread.post(self._gate.close)
-        self._thread.post(self._work.hold_back)
+        self._queue.close()
+        for held in self._hands:
+            if held.task is not None and held.state is State.WAITING and not held.runs:
+                held.task.cancel()
 
-    async def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Do something in the engine's loop.
-
-        Raises:
-            JobsUnavailable: the store does not answer.
-        """
-        try:
-            return await self._thread.call(self._bounded(work))
-        except (SQLAlchemyError, dbos_error.DBOSException) as problem:
-            raise JobsUnavailable(self._failed(said(getattr(problem, "orig", None) or problem))) from problem
-
-    def _failed(self, reason: str) -> str:
-        """Note that the store failed; return what to tell."""
-        if not self.fault:
-            self._tell(StoreChanged(ok=False, reason=reason))
-        self._trouble = (time.monotonic(), f"the jobs' store failed: {reason}")
-        return self._trouble[1]
-
-    async def _bounded(self, work: Coroutine[Any, Any, Any]) -> Any:
-        if self._fault:
-            work.close()
-            raise JobsUnavailable(self._fault, retry_after=5)
-        # For what only reads. `accept` minds the time itself: what it has begun cannot be taken back.
-        task = asyncio.ensure_future(work)
-        done, _ = await asyncio.wait({task}, timeout=2 * self._patience)
-        if not done:
-            raise JobsUnavailable(self._failed("it does not answer"), retry_after=5)
-        return task.result()
-
-    # --- start and end, in the engine's loop
-
-    async def _launch(self) -> None:
-        config: DBOSConfig = {
-            "name": "gateway",
-            "executor_id": self.node,
-            "application_version": VERSION,
-            "serializer": DBOSPortableJSONSerializer(),  # the default is pickle: whoever writes the store runs code
-            "log_level": "ERROR",
-            "sys_db_pool_size": 5,
-            "max_executor_threads": 64,  # they sleep while the store is away
-            "use_listen_notify": False,  # nothing waits for a message; pgbouncer works
-            "notification_listener_polling_interval_sec": 0.25,  # asks nobody; closing waits for it
-            "scheduler_polling_interval_sec": 3600.0,
-        }
-        if self._store is not None:
-            config["system_database_url"] = self._store.url
-        else:
-            config["system_database_url"] = self._settings.database
-            config["dbos_system_schema"] = "gateway_jobs"
-            config["db_engine_kwargs"] = {"connect_args": {"options": "-c synchronous_commit=on"}}
-        self._clock = pauses.bound()
-        engine = DBOS(config=config)
-        quieten(DBOS.logger)
-        # Never counted by DBOS: a restart of the gateway is no fault of a job. What a run's crash costs is counted
-        # by its "begin" steps.
-        self._workflow = DBOS.workflow(name="job", max_recovery_attempts=None)(_workflow(self._work))
-        self._notice = DBOS.workflow(name="notice", max_recovery_attempts=None)(_notice(self._work))
-        DBOS.launch()
-        self._clock.database = engine._sys_db  # noqa: SLF001
-        self._callbacks.open()
-        sqlalchemy_event.listen(engine._sys_db.engine, "handle_error", _hold_on)  # noqa: SLF001 - see _hold_on
-        self._recovery = Recovery(engine._sys_db, self.node, VERSION, lambda: self._work.closing)  # noqa: SLF001
-        if self._store is not None:
-            left = await asyncio.to_thread(self._recovery.open_jobs)
-            self._work.live.left = left.difference(self._work.live)
-            if left:
-                self._take_over(None)
-        self._sweeper = asyncio.create_task(self._retention.sweep_for_ever())
-
-    async def _quit(self) -> None:
-        self._work.closing = True
-        self._gate.close()
-        tasks = [live.task for live in self._work.live.values() if live.task is not None]
-        if self._sweeper is not None:
-            tasks.append(self._sweeper)
-        for task in tasks:
+    async def close(self, grace: float) -> None:
+        """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up."""
+        self.drain()
+        until = time.monotonic() + grace
+        while time.monotonic() < until and any(held.runs for held in self._hands):
+            await asyncio.sleep(LOOK)
+        doing = [held.task for held in self._hands if held.task is not None]
+        for task in (*doing, *self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._callbacks.close()
+        await asyncio.gather(*doing, *self._tasks, return_exceptions=True)
+        await self._give_up()
 
-    def _take_store(self) -> None:
-        if self._store is not None:
-            self._store.open()
-        if self._lease is not None:
-            self._lease.join()
-            self._lease.start()  # at once: a slow start must not look like a death
+    def health(self) -> Health:
+        """Tell whether jobs can be accepted."""
+        fault = self._trouble.reason
+        return Health(
+            ok=not fault, state="unavailable" if fault else "running", reason=fault,
+            open=len(self._hands) + self._left, node=self.node,
+        )  # fmt: skip
 
-    def _destroy(self) -> None:
-        if self._clock is not None:
-            self._clock.end()
-        DBOS.destroy(destroy_registry=True)
-        if self._lease is not None:
-            self._lease.leave()
-        if self._store is not None:
-            self._store.close()
+    # --- what is asked
 
-    # --- the port's verbs, in the engine's loop
-
-    async def accept(self, job: Job, running: asyncio.Future[Outcome] | None) -> Accepted:
+    async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
         """Commit a job and start it."""
         begun = time.monotonic()
         if self._work.draining:
             raise GatewayDraining(retry_after=5)
-        starting = asyncio.ensure_future(self._start(job, running))
-        done, _ = await asyncio.wait({starting}, timeout=self._patience)
-        if not done:
-            self._withdraw(starting)
-            raise JobsUnavailable(self._failed(f"it did not answer within {self._patience:g} s"), retry_after=5)
-        accepted = starting.result()
-        if self._trouble[1]:
-            self._trouble = (0.0, "")
-            self._tell(StoreChanged(ok=True))
-        self._tell(
+        with self._told():
+            accepted = await self._add(job, running)
+        self._trouble.worked()
+        self._publish(
             JobAccepted(
                 id=accepted.id, connector=job.connector, command=job.command, request_id=job.context.request_id,
                 joined=accepted.joined, took=time.monotonic() - begun,
@@ -295,249 +166,304 @@ class Engine:
         )  # fmt: skip
         return accepted
 
-    async def find_open(self, job: Job) -> Accepted | None:
-        """Return the open job of the same task, if there is one."""
-        name, is_open = await _name_of(job)
-        return await self._joined(name) if is_open else None
+    async def find_open(self, job: Job, patience: float) -> Accepted | None:
+        """Return the open job of the same task, if there is one, and join it."""
+        with self._told():
+            if await self.store.find_open(job, patience) is None:
+                return None
+            return await self._join(job)
 
     async def status(self, name: str) -> JobStatus:
         """Return all that is known of a job."""
-        row = await read_row(name)
-        steps = await DBOS.list_workflow_steps_async(name)
-        runs = outcomes(steps)
-        attempts = attempts_of(steps)
-        if row.status == "CANCELLED":
-            attempts += attempts_of(await DBOS.list_workflow_steps_async(notice_of(name)))
-        return msgspec.structs.replace(
-            self._told(row, steps),
-            outcome=next((one for one in runs if one is not None), None),
-            attempts=tuple(attempts),
-        )
+        return (await self._row(name)).status()
 
-    async def find(self, query: Query, limit: int, offset: int) -> list[JobStatus]:
+    async def list(self, query: Query, limit: int, offset: int) -> list[JobStatus]:
         """Return jobs, the latest first."""
-        found: list[JobStatus] = []
-        for start in range(0, _SCANNED, _ROWS):
-            rows = await DBOS.list_workflows_async(
-                name="job",
-                status=STATUSES.get(query.state),
-                sort_desc=True,
-                limit=_ROWS,
-                offset=start,
-                load_input=False,
-            )
-            for row in rows:
-                if not query.fits(summary_of(row)):
-                    continue
-                steps = None
-                if row.status in ACTIVE and row.workflow_id not in self._work.live:
-                    steps = await DBOS.list_workflow_steps_async(row.workflow_id)
-                status = self._told(row, steps)
-                if query.state in {None, status.state}:
-                    found.append(status)
-            if len(found) >= offset + limit or len(rows) < _ROWS:
-                break
-        return found[offset : offset + limit]
+        with self._told():
+            return [row.status() for row in await self.store.listed(query, limit, offset)]
 
-    async def cancel(self, name: str, *, tell: bool) -> None:
-        """Stop an open job."""
-        status = await self.status(name)
-        if status.state not in OPEN:
-            raise JobConflict(f"job {name} is {status.state.value}")
-        if tell and status.callback and status.outcome is None:
-            row = await read_row(name, load_input=True)
-            # Recorded first: when this gateway dies now, the caller is told all the same.
-            with SetWorkflowID(notice_of(name)):
-                await DBOS.start_workflow_async(self._notice, text_of(row))
-        await DBOS.cancel_workflow_async(name)
-        self._work.live.left.discard(name)
-        if name in self._work.live:
-            self._work.live[name].cancel()
+    async def cancel(self, name: str) -> None:
+        """Stop an open job. Whoever has it in its hands ends it, and tells its caller."""
+        row = await self._row(name)
+        with self._told():
+            if await self.store.cancel(name) is None:
+                raise JobConflict(f"job {name} is {row.state}")
+        self._cancelled(name)
 
     async def retry(self, name: str, *, run: bool) -> str:
         """Deliver again, or run again as a new job."""
-        status = await self.status(name)
-        if status.state in OPEN:
-            live = self._work.live.get(name)
-            if run or live is None or live.state is not State.DELIVERING:
-                raise JobConflict(f"job {name} is {status.state.value}")
-            live.wake.set()
+        row = await self._row(name)
+        held = self._hands.get(name)
+        if State(row.state) in OPEN:
+            if run or held is None or held.state is not State.DELIVERING:
+                raise JobConflict(f"job {name} is {row.state}")
+            held.wake.set()
             return name
+        job = row.read_job()
         if run:
-            row = await read_row(name, load_input=True)
-            return (await self.accept(msgspec.json.decode(text_of(row), type=Job), None)).id
-        steps = await DBOS.list_workflow_steps_async(name)
-        recorded = [
-            one["function_id"]
-            for one in steps
-            if one["function_name"] == "run" and one["output"] and one["output"] != NOT_BEGUN
-        ]
-        if not recorded or not status.callback:
+            return (await self.accept(job)).id
+        with self._told():
+            try:
+                again = await self.store.deliver_again(job)
+            except StoreAway as problem:
+                self._unsure(name, problem)
+                raise
+        if again is None:
             raise JobConflict(f"job {name} has nothing to deliver")
-        await DBOS.rewind_workflow_async(name, start_step=recorded[-1] + 1)
+        self._go_on(again)
         return name
 
     async def purge(self, older_than: float, state: State | None) -> int:
         """Remove jobs that ended some time ago."""
-
-        def wanted(row: WorkflowStatus) -> bool:
-            if row.name != "job":  # a notice, which goes with the job that was cancelled
-                return state in {None, State.CANCELLED}
-            return state is None or status_of(row, None).state is state
-
-        return await self._retention.purge(older_than, wanted)
+        with self._told():
+            return await self.store.purge(time.time() - older_than, state)
 
     # --- accepting
 
-    async def _start(self, job: Job, running: asyncio.Future[Outcome] | None) -> Accepted:
-        accepting.set(True)
-        name, is_open = await _name_of(job)
-        if is_open:
-            return await self._joined(name)
-        hands = self._work.live
-        if hands.open >= self._settings.backlog or hands.size > self._settings.backlog_size:
-            raise ConnectorBusy(f"{hands.open} jobs of {Size(hands.size)} are open (jobs.backlog)", retry_after=30)
-        job = msgspec.structs.replace(job, id=name)
-        live = hands.take(name, job)
-        token = uuid.uuid4().hex if running is not None else ""
-        if running is not None:
-            self._work.adopted[token] = running
+    async def _add(self, job: Job, running: asyncio.Future[Outcome] | None) -> Accepted:
+        count, size = len(self._hands) + self._left, self._hands.size
+        if count >= self._settings.backlog or size > self._settings.backlog_size:
+            joined = await self._join(job) if job.context.task_id is not None else None
+            if joined is None:
+                raise ConnectorBusy(f"{count} jobs of {Size(size)} are open (jobs.backlog)", retry_after=30)
+            return joined
+        job = msgspec.structs.replace(job, id=uuid.uuid4().hex)
+        held = Held(job, State.WAITING if running is None else State.RUNNING)
+        held.adopted = running
+        self._hands.take(held)
         try:
-            with (
-                SetWorkflowAttributes(msgspec.to_builtins(Summary.of(job))),
-                SetWorkflowID(name, workflow_id_reuse_policy="reject"),
-            ):
-                await DBOS.start_workflow_async(self._workflow, msgspec.json.encode(job).decode(), token)
-        except BaseException as problem:
-            self._work.adopted.pop(token, None)
-            if live.task is None:
-                hands.let_go(name, live)
-            if isinstance(problem, dbos_error.DBOSWorkflowIDInUseError):  # another request was faster
-                return await self._joined(name)
+            while not await self.store.add(job, held.state, accepted=time.time()):
+                joined = await self._join(job)
+                if joined is not None:
+                    self._hands.let_go(held)
+                    return joined
+        except StoreAway as problem:
+            if problem.sent:
+                self._spawn(self._withdraw(held))
+            else:
+                self._hands.let_go(held)
             raise
-        return Accepted(id=name)
+        self._start(held)
+        return Accepted(id=job.id)
 
-    async def _joined(self, name: str) -> Accepted:
-        """Join an open job, also one whose own caller was told 503 before it was committed."""
-        live = self._work.live.get(name)
-        if live is None and self._lease is not None:  # another gateway's, which may be about to withdraw it
-            try:
-                verdict = await asyncio.to_thread(self._lease.verdict, name, "joined")
-            except psycopg.Error as problem:
-                raise JobsUnavailable(f"the jobs' database does not answer: {problem}", retry_after=5) from problem
-            if verdict == "withdrawn":
-                raise JobsUnavailable("a job of the same task is being withdrawn", retry_after=1)
-        if live is not None and live.withdrawn:
-            raise JobsUnavailable("a job of the same task is being withdrawn", retry_after=1)
-        if live is not None:
-            live.wanted = True
-        self._work.abandoned.discard(name)
-        return Accepted(id=name, joined=True)
+    async def _join(self, job: Job) -> Accepted | None:
+        name = await self.store.join(job)
+        return None if name is None else Accepted(id=name, joined=True)
 
-    def _withdraw(self, starting: asyncio.Future[Accepted]) -> None:
-        """The caller was told 503. Should the commit still happen, the job must not run."""
+    async def _withdraw(self, held: Held) -> None:
+        """The caller was told 503. Should the job be committed all the same it must not run, unless somebody joined."""
+        while True:
+            with contextlib.suppress(StoreAway):
+                if await self.store.withdraw(held.job.id):
+                    self._hands.let_go(held)
+                else:
+                    self._start(held)
+                return
+            await asyncio.sleep(AGAIN)
 
-        def late(done: asyncio.Future[Accepted]) -> None:
-            if not done.cancelled() and done.exception() is None and not done.result().joined:
-                live = self._work.live.get(done.result().id)
-                if live is not None and not live.wanted:
-                    self._work.abandoned.add(done.result().id)
+    # --- a job's way
 
-        starting.add_done_callback(late)
+    def _start(self, held: Held) -> None:
+        if held.adopted is not None:
+            self._do(held, self._adopt(held))
+        else:
+            self._queue.put(held.job.connector, held.job.priority, held)
 
-    def _told(self, row: WorkflowStatus, steps: list[StepInfo] | None) -> JobStatus:
-        live = self._work.live.get(row.workflow_id)
-        return status_of(row, steps) if live is None else status_of(row, steps, live.state, live.interrupted)
+    def _go_on(self, row: Row) -> None:
+        """Take a job up where its row says that it is."""
+        held = Held(row.read_job(), State(row.state))
+        held.interrupted, held.outcome, held.attempts = row.interrupted, row.read_outcome(), [*row.read_attempts()]
+        self._hands.take(held)
+        if held.cancelled:
+            self._do(held, self._end(held, None))
+        elif held.outcome is not None:
+            self._do(held, self._deliver(held))
+        elif (outcome := interruption(held, self._settings.max_interruptions)) is not None:
+            self._do(held, self._deliver(held, outcome))
+        else:
+            self._start(held)
 
-    # --- the world
-
-    def _tell(self, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the gateway's loop is closed
-            self._gateway.call_soon_threadsafe(self._publish, event)
-
-    def _store_changed(self, ok: bool, reason: str) -> None:  # noqa: FBT001 - as the lease calls it
-        self._fault = "" if ok else reason
-        self._trouble = (0.0, "")
-        self._tell(StoreChanged(ok=ok, reason=reason))
-
-    def _take_over(self, nodes: list[str] | None) -> None:
-        """Take up what dead gateways left, with a file what all earlier ones left.
-
-        Not in the lease's own thread, which must go on beating when the store goes.
-        """
-        recovery = self._recovery
-        if recovery is None or (self._taking_over is not None and self._taking_over.is_alive()):
-            return
-
-        def take_over() -> None:
-            for node in nodes or ():
-                with contextlib.suppress(SQLAlchemyError):  # they are found again
-                    self._tell(NodeLost(node=node, jobs=recovery.take_up([node])))
-
-        def take_up() -> None:
-            pause = threading.Event()
-            while not self._work.closing:
-                with contextlib.suppress(SQLAlchemyError):
-                    recovery.take_up(None)
-                    break
-                pause.wait(AGAIN)
-
-        what = take_up if nodes is None else take_over
-        self._taking_over = threading.Thread(target=what, name="jobs-take-over", daemon=True)
-        self._taking_over.start()
-
-
-def _workflow(work: Work) -> Callable[[str, str], Coroutine[Any, Any, str]]:
-    async def job(text: str, adopted: str) -> str:
-        return await work.do(text, adopted)
-
-    return job
-
-
-def _notice(work: Work) -> Callable[[str], Coroutine[Any, Any, None]]:
-    async def notice(text: str) -> None:
-        await work.tell_cancelled(text)
-
-    return notice
-
-
-def _hold_on(context: Any) -> None:
-    """Make the engine wait, rather than fail a job, when its store cannot be written for now.
-
-    DBOS repeats a statement whose connection was lost, for as long as it takes, and fails a workflow on any other
-    error: a full disk would cost a job its result. Only whoever accepts a job wants to know at once.
-    """
-    problem = context.original_exception
-    passing = isinstance(problem, sqlite3.OperationalError) or type(problem) is sqlite3.DatabaseError
-    if getattr(problem, "sqlstate", None) == "25006":  # a read-only standby, in the middle of a failover
-        passing = True
-    if passing and not accepting.get():
-        context.is_disconnect = True
-
-
-def _threads_ended() -> bool:
-    """Give DBOS's threads a moment to end."""
-    until = time.monotonic() + 1.0
-    for thread in threading.enumerate():
-        if thread.name.startswith("dbos-executor-"):
-            thread.join(max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                return False
-    return True
-
-
-async def _name_of(job: Job) -> tuple[str, bool]:
-    """Return a job's id, and whether it is open already: the same task has one open job."""
-    if job.context.task_id is None:
-        return uuid.uuid4().hex, False
-    known = f"{job.context.client}\0{job.context.task_id}\0{job.connector}\0{job.command}"
-    base = hashlib.sha256(known.encode()).hexdigest()[:24]
-    for number in itertools.count():
-        name = f"{base}-{number}"
+    async def _turn(self, held: Held) -> bool:
         try:
-            row = await read_row(name)
-        except JobNotFound:
-            return name, False
-        if row.status in ACTIVE:
-            return name, True
-    raise AssertionError("unreachable")
+            outcome = await self._work.run(held)
+            if outcome is None:
+                return False
+            await self._work.settle(held, outcome)
+        finally:
+            self._queue.leave(held.job.connector)
+        return await self._deliver(held)
+
+    async def _adopt(self, held: Held) -> bool:
+        came_to = await self._work.once(held)
+        if isinstance(came_to, Outcome):
+            return await self._deliver(held, came_to)
+        if isinstance(came_to, ConnectorBusy | ConnectorUnavailable):
+            held.task = None
+            self._start(held)
+        return False
+
+    async def _deliver(self, held: Held, outcome: Outcome | None = None) -> bool:
+        if outcome is not None:
+            await self._work.settle(held, outcome)
+        await self._work.deliver(held)
+        return True
+
+    def _cancelled(self, name: str) -> None:
+        """End a job that somebody has cancelled, if it is in our hands."""
+        held = self._hands.get(name)
+        if held is None or held.cancelled:
+            return
+        held.state = State.CANCELLED
+        self._work.finished(held)
+        if held.task is None:
+            self._queue.remove(held)
+        self._do(held, self._end(held, held.task))
+
+    async def _end(self, held: Held, doing: asyncio.Task[bool] | None) -> bool:
+        if doing is not None:
+            doing.cancel()
+            await asyncio.wait({doing})
+        await self._work.tell_cancelled(held)
+        return True
+
+    def _do(self, held: Held, work: Coroutine[Any, Any, bool]) -> None:
+        """Do something for a job; what it returns tells whether we are done with it."""
+        held.task = asyncio.create_task(work)
+        held.task.add_done_callback(functools.partial(self._done, held))
+
+    def _done(self, held: Held, task: asyncio.Task[bool]) -> None:
+        if task.cancelled():  # by a drain, or by whoever goes on with it
+            return
+        problem = task.exception()
+        if held.task is not task:
+            return
+        if problem is not None and not isinstance(problem, Lost):
+            self._work.fault(held, problem)
+        if problem is not None or task.result():
+            self._hands.let_go(held)
+        if isinstance(problem, Lost):
+            self._spawn(self._look_again(held.job.id))
+
+    # --- what others left
+
+    async def _take_up_surely(self) -> None:
+        """Take up what earlier gateways left, and read what an earlier version recorded."""
+        while True:
+            with contextlib.suppress(StoreAway):
+                await self._take_up()
+                await self._legacy.move_ended()
+                return
+            await asyncio.sleep(AGAIN)
+
+    async def _take_over(self) -> None:
+        await self._legacy.move_again()
+        for node, count in (await self._take_up()).items():
+            self._publish(NodeLost(node=node, jobs=count))
+
+    async def _take_up(self) -> Counter[str]:
+        """Take the jobs of dead gateways into our hands, the oldest first; return how many each has left."""
+        taken: Counter[str] = Counter()
+        while not self._work.draining and (found := await self.store.orphans(COUNT)):
+            owners = {name: owner for name, owner, _ in found}
+            names = fitting([(name, size) for name, _, size in found], SIZE)
+            try:
+                rows = await self.store.take(names)
+            except StoreAway as problem:
+                for name in names:
+                    self._unsure(name, problem)
+                raise
+            for row in sorted(rows, key=lambda row: row.accepted):
+                self._go_on(row)
+            self._left = max(0, self._left - len(rows))
+            taken.update(owners[row.id] for row in rows)
+        return taken
+
+    def _unsure(self, name: str, problem: StoreAway) -> None:
+        """Nobody knows whether a job came into our hands."""
+        if problem.sent:
+            self._spawn(self._look_again(name))
+
+    async def _look_again(self, name: str) -> None:
+        """Go on with a job if it is ours, and we do not know."""
+        while True:
+            with contextlib.suppress(StoreAway):
+                row = await self.store.mine(name)
+                if row is not None and self._hands.get(name) is None:
+                    self._go_on(row)
+                return
+            await asyncio.sleep(AGAIN)
+
+    async def _look_for_cancelled(self) -> None:
+        for name in await self.store.cancelled():
+            self._cancelled(name)
+
+    # --- the store
+
+    async def _row(self, name: str) -> Row:
+        with self._told():
+            row = await self.store.read(name)
+        if row is None:
+            raise JobNotFound(f"there is no job {name}")
+        return row
+
+    @contextlib.contextmanager
+    def _told(self):  # type: ignore[no-untyped-def] # noqa: ANN202
+        """Tell whoever asks what is wrong with the store, at once when that is known."""
+        if self._lease is not None and self._lease.away:
+            raise JobsUnavailable(self._lease.away, retry_after=5)
+        try:
+            yield
+        except StoreAway as problem:
+            self._trouble.failed(f"the jobs' store failed: {problem.reason}")
+            raise JobsUnavailable(self._trouble.reason, retry_after=5) from problem
+
+    def _said(self, problem: StoreAway) -> str:
+        if problem.reason.startswith("the jobs' "):
+            return problem.reason
+        where = "the jobs' store cannot be used" if self._lease is None else "the jobs' database does not answer"
+        return f"{where}: {problem.reason}"
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(StoreAway):  # others tell
+                await self.sweep()
+            await asyncio.sleep(SWEEP)
+
+    async def sweep(self) -> int:
+        """Remove what is too old and what is too much; return how many."""
+        removed = await self.store.purge(time.time() - float(self._settings.keep))
+        return removed + await self.store.purge_beyond(self._settings.keep_count)
+
+    async def _give_up(self) -> None:
+        await self._callbacks.close()
+        if self._lease is not None:
+            await self._lease.stop()
+        for database in self._databases:
+            await database.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _databases(url: str | None, folder: Path) -> Sequence[Database]:
+    """Return the database; of a shared one a second way into it, for the lease alone."""
+    if url is None:
+        from gateway.jobs.sqlite import Sqlite  # noqa: PLC0415 - one of the drivers is needed
+
+        return (Sqlite(folder / "jobs.sqlite"),)
+    from gateway.jobs.postgres import Postgres  # noqa: PLC0415
+
+    return Postgres(url), Postgres(url, connections=1)
+
+
+def fitting(found: Sequence[tuple[str, int]], size: int) -> list[str]:
+    """Return the first of those jobs, (id, size) each, that are no larger together; at least one."""
+    names: list[str] = []
+    for name, own in found:
+        size -= own
+        if names and size < 0:
+            break
+        names.append(name)
+    return names

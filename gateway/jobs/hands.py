@@ -5,76 +5,76 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from gateway.jobs.port import State
+from gateway.jobs.contract import OPEN, State
+from gateway.jobs.records import size_of
 
 if TYPE_CHECKING:
-    from gateway.jobs.port import Job, Outcome
-    from gateway.jobs.start import Start
+    from collections.abc import Awaitable, Iterator
+
+    from gateway.jobs.contract import Attempt, Job, Outcome
 
 
-class Live:
-    """A job in this gateway's hands."""
+class Held:
+    """One of them."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, state: State = State.WAITING) -> None:
         self.job = job
-        self.size = len(job.params) + len(job.task_data)
-        self.state = State.WAITING
+        self.state = state
         self.interrupted = 0
-        self.cancelled = False
+        self.outcome: Outcome | None = None
+        self.attempts: list[Attempt] = []
+        self.adopted: Awaitable[Outcome] | None = None
+        """Its run, where that was in progress when the job was accepted."""
+        self.begins = False
+        """It has its slot, and it is being recorded that it begins: nobody but its run ends it now."""
         self.wake = asyncio.Event()
-        self.turn: asyncio.Future[None] | None = None
-        self.start: Start | None = None
-        self.told: Outcome | None = None
-        """What a run came to that never held a slot."""
+        """Ends a pause."""
         self.task: asyncio.Task[Any] | None = None
-        self.placed = False
-        self.slotted = False
-        self.withdrawn = False
-        self.wanted = False
-        self.reads = False
-        """It was accepted by an earlier gateway, and reads what that one recorded of it."""
-
-    def cancel(self) -> None:
-        """Stop waiting for whatever it is: the next step finds the cancellation."""
-        self.cancelled = True
-        self.wake.set()
-        if self.turn is not None:
-            self.turn.cancel()
-        if self.start is not None:
-            self.start.hold_back()
+        """What is being done for it; None while it waits for its turn."""
 
     @property
     def runs(self) -> bool:
         """Its command was started, or is about to be."""
-        return self.state is State.RUNNING or (self.start is not None and self.start.committing)
-
-
-class Hands(dict[str, Live]):
-    """Those jobs, by their names. Each accept asks how many they are and how large: nothing is summed up for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 0
-        """Bytes of their parameters."""
-        self.left: set[str] = set()
-        """Jobs that an earlier gateway left in this one's file, and that are not taken up yet."""
+        return self.state is State.RUNNING or self.begins
 
     @property
-    def open(self) -> int:
-        """How many jobs have not ended."""
-        return len(self) + len(self.left)
+    def cancelled(self) -> bool:
+        """Somebody has cancelled it."""
+        return self.state is State.CANCELLED
 
-    def take(self, name: str, job: Job) -> Live:
-        """Take a job up, unless it is there already."""
-        live = self.get(name)
-        if live is None:
-            live = self[name] = Live(job)
-            self.size += live.size
-        self.left.discard(name)
-        return live
+    @property
+    def open(self) -> bool:
+        """It has not ended."""
+        return self.state in OPEN
 
-    def let_go(self, name: str, live: Live) -> None:
-        """Forget a job, unless another has its name now."""
-        if self.get(name) is live:
-            del self[name]
-            self.size -= live.size
+
+class Hands:
+    """All of them, by their names. Each accept asks how many they are and how large: nothing is summed up for it."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Held] = {}
+        self.size = 0
+        """Bytes of their parameters."""
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Held]:
+        """Give them out, as they are now."""
+        return iter(list(self._held.values()))
+
+    def get(self, name: str) -> Held | None:
+        """Return one."""
+        return self._held.get(name)
+
+    def take(self, held: Held) -> None:
+        """Take one up."""
+        self._held[held.job.id] = held
+        self.size += size_of(held.job)
+
+    def let_go(self, held: Held) -> None:
+        """Forget one."""
+        if self._held.get(held.job.id) is held:
+            del self._held[held.job.id]
+            self.size -= size_of(held.job)

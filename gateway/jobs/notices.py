@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.jobs.desk import may_be_promoted
+from gateway.jobs.submit import may_be_promoted
 from gateway.units import Duration
 
 if TYPE_CHECKING:

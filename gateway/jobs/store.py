@@ -1,95 +1,362 @@
-"""Where jobs are kept: one file for one gateway, or a PostgreSQL database that several share."""
+"""Where jobs are kept: the tables, and every statement.
+
+What is legal is held here. Each change of a job says whose it must be and which states it may come from, so that a
+gateway which lost a job, to a cancellation or to a gateway that took it over, changes nothing.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import sqlite3
-import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gateway.jobs.port import JobsUnavailable
+from gateway.jobs.contract import ENDS, MOVES, OPEN, Attempt, Job, Outcome, Query, State, StoreAway
+from gateway.jobs.records import ROW, SUMMARY, Row, task_of, text_of, values_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Collection, Iterable
 
-LOCK_PATIENCE = 5.0  # seconds for a gateway that is just leaving
-BUSY = 2.0  # seconds that a first look may wait for another process
+    from gateway.jobs.database import Database, Result, Step
 
-_OPEN_JOBS = "SELECT 1 FROM workflow_status WHERE status IN ('PENDING', 'ENQUEUED', 'DELAYED') LIMIT 1"
+PATIENCE = 5.0  # seconds
+BATCH = 500  # rows that are removed in one transaction
+MIGRATE = 60.0  # seconds
 
 
-class SqliteStore:
-    """The file, and the lock which says that it is ours.
+def _states(states: Iterable[State]) -> str:
+    return "(" + ", ".join(f"'{state.value}'" for state in states) + ")"
 
-    Two engines on one file would run each other's jobs. The lock is on a file beside it: SQLite's own are of another
-    kind, and on some file systems they are the same.
-    """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.url = f"sqlite:///{file}"
-        self._lock = -1
+def _before(*states: State) -> str:
+    """Return the states from which one of these can be reached, as SQL."""
+    return _states(one for one in State if MOVES[one] & set(states))
 
-    def unfinished(self) -> bool:
-        """Tell, without an engine, whether there are open jobs; what cannot be read counts as one."""
-        if not self.file.exists():
-            return False
-        try:
-            with contextlib.closing(sqlite3.connect(f"file:{self.file}?mode=ro", uri=True, timeout=BUSY)) as look:
-                return look.execute(_OPEN_JOBS).fetchone() is not None
-        except sqlite3.Error:
+
+# `held`: a gateway has still to do something for it. `slot`: a process of it may be alive. `task` is there as long as it
+# is open: a task has one open job.
+# The large columns come last: whoever reads the others does not read them.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        f"""
+        CREATE TABLE jobs (
+            id text PRIMARY KEY,
+            state text NOT NULL CHECK (state IN {_states(State)}),
+            owner text NOT NULL,
+            held smallint NOT NULL CHECK (held IN (0, 1)),
+            slot smallint NOT NULL DEFAULT 0 CHECK (slot IN (0, 1)),
+            task text UNIQUE,
+            joined integer NOT NULL DEFAULT 0,
+            connector text NOT NULL,
+            process_instance text,
+            task_id text,
+            client text,
+            accepted double precision NOT NULL,
+            finished double precision,
+            interrupted integer NOT NULL DEFAULT 0,
+            reason text NOT NULL DEFAULT '',
+            size bigint NOT NULL,
+            job text NOT NULL,
+            attempts text NOT NULL DEFAULT '[]',
+            outcome text,
+            params text NOT NULL,
+            task_data text NOT NULL,
+            CHECK ((state IN {_states(OPEN)}) = (finished IS NULL)),
+            CHECK (finished IS NOT NULL OR held = 1),
+            CHECK (finished IS NULL OR task IS NULL)
+        )
+        """,
+        "CREATE TABLE gateways (id text PRIMARY KEY, seen double precision NOT NULL)",
+        "CREATE INDEX jobs_held ON jobs (owner, accepted) WHERE held = 1",
+        "CREATE INDEX jobs_slots ON jobs (connector) WHERE slot = 1",
+        "CREATE INDEX jobs_listed ON jobs (accepted)",
+        "CREATE INDEX jobs_ended ON jobs (finished) WHERE held = 0",
+    ),
+)
+
+_VERSIONS = "CREATE TABLE versions (version integer PRIMARY KEY)"
+_VERSION = "SELECT max(version) FROM versions"
+_MIGRATED = "INSERT INTO versions (version) VALUES (:version)"
+
+_COLUMNS = "id, connector, process_instance, task_id, client, size, job, params, task_data"
+_VALUES = ", ".join(f":{name}" for name in _COLUMNS.split(", "))
+# A task that has another open job by now is left to that one.
+_TASK = "CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE task = CAST(:task AS text)) THEN NULL ELSE CAST(:task AS text) END"
+
+ADD = f"""
+INSERT INTO jobs ({_COLUMNS}, task, state, owner, held, slot, accepted)
+VALUES ({_VALUES}, :task, :state, :owner, 1, :slot, :accepted) ON CONFLICT (task) DO NOTHING
+"""
+IMPORT = f"""
+INSERT INTO jobs ({_COLUMNS}, task, state, owner, held, accepted, finished, interrupted, reason, attempts, outcome)
+SELECT {_VALUES}, {_TASK}, :state, :owner, :held, :accepted, :finished, :interrupted, :reason, :attempts, :outcome
+"""
+FIND_OPEN = "SELECT id FROM jobs WHERE task = :task"
+JOIN = "UPDATE jobs SET joined = joined + 1 WHERE task = :task RETURNING id"
+WITHDRAW = "DELETE FROM jobs WHERE id = :id AND owner = :owner AND joined = 0 AND finished IS NULL"
+
+_MINE = "WHERE id = :id AND owner = :owner"
+MINE = f"SELECT {ROW} FROM jobs {_MINE} AND held = 1"
+BEGIN = f"UPDATE jobs SET state = 'running', slot = 1 {_MINE} AND state IN {_before(State.RUNNING)}"
+_BUSY = "SELECT count(*) FROM jobs WHERE connector = :connector AND slot = 1"
+BEGIN_WITHIN = f"{BEGIN} AND ({_BUSY}) < :limit"
+TAKE_BACK = f"UPDATE jobs SET state = 'waiting', slot = 0 {_MINE} AND state = 'running'"
+# What is repeated, since nobody knows whether it was done, finds it done.
+RECORD = f"""
+UPDATE jobs SET state = :state, outcome = :outcome, slot = 0, finished = :finished, held = :held,
+    task = CASE WHEN :held = 0 THEN NULL ELSE task END
+{_MINE} AND state IN {_states([State.WAITING, State.RUNNING, State.DELIVERING, State.KEPT])}
+"""
+TRIED = f"""
+UPDATE jobs SET state = :state, attempts = :attempts, reason = :reason, finished = :finished, held = :held,
+    task = CASE WHEN :held = 0 THEN NULL ELSE task END
+{_MINE} AND state IN ('delivering', :state)
+"""
+TOLD = f"UPDATE jobs SET attempts = :attempts, held = :held, slot = 0 {_MINE} AND state = 'cancelled'"
+CANCEL = f"""
+UPDATE jobs SET state = 'cancelled', finished = :finished, task = NULL
+WHERE id = :id AND state IN {_before(State.CANCELLED)} RETURNING owner
+"""
+DELIVER_AGAIN = f"""
+UPDATE jobs SET state = 'delivering', owner = :owner, held = 1, finished = NULL, reason = '', attempts = '[]',
+    task = {_TASK}
+WHERE id = :id AND held = 0 AND state IN {_states(set(ENDS) - {State.KEPT})} AND outcome IS NOT NULL RETURNING {ROW}
+"""
+
+READ = f"SELECT {ROW} FROM jobs WHERE id = :id"
+LIST = f"SELECT {SUMMARY} FROM jobs {{where}} ORDER BY accepted DESC, id LIMIT :limit OFFSET :offset"
+PURGE = f"""
+DELETE FROM jobs WHERE id IN (
+    SELECT id FROM jobs WHERE held = 0 AND finished < :before {{where}} ORDER BY finished LIMIT {BATCH})
+"""
+PURGE_BEYOND = f"""
+DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE held = 0 ORDER BY finished DESC LIMIT {BATCH} OFFSET :count)
+"""
+
+ENTER = "INSERT INTO gateways (id, seen) VALUES (:owner, {now})"
+BEAT = "UPDATE gateways SET seen = {now} WHERE id = :owner"
+LEAVE = "DELETE FROM gateways WHERE id = :owner"
+BURY = "DELETE FROM gateways WHERE id <> :owner AND seen < {now} - :lease"
+BURY_OTHERS = "DELETE FROM gateways WHERE id <> :owner"
+_ORPHAN = "held = 1 AND owner NOT IN (SELECT id FROM gateways)"
+COUNT_ORPHANS = f"SELECT count(*) FROM jobs WHERE {_ORPHAN}"
+ORPHANS = f"SELECT id, owner, size FROM jobs WHERE {_ORPHAN} ORDER BY accepted, id LIMIT :limit"
+TAKE = f"""
+UPDATE jobs SET owner = :owner, slot = 0, interrupted = interrupted + CASE WHEN state = 'running' THEN 1 ELSE 0 END,
+    state = CASE WHEN state = 'running' THEN 'waiting' ELSE state END
+WHERE id = :id AND {_ORPHAN} RETURNING {ROW}
+"""
+CANCELLED = "SELECT id FROM jobs WHERE owner = :owner AND held = 1 AND state = 'cancelled'"
+
+_FILTERS = {
+    "state": "state = :state",
+    "connector": "connector = :connector",
+    "process_instance": "process_instance = :process_instance",
+    "task": "task_id = :task",
+    "client": "client = :client",
+}
+
+
+class Store:
+    """The jobs in a database, as one gateway, `owner`, sees them. Each method raises StoreAway."""
+
+    def __init__(self, database: Database, owner: str, patience: float = PATIENCE) -> None:
+        self.owner = owner
+        self.database = database
+        self.patience = patience
+
+    async def migrate(self) -> None:
+        """Make the tables, or what is missing of them."""
+        wait: list[Step] = [(step, {}) for step in self.database.setup]
+        if wait:
+            await self.database.run(*wait, patience=self.patience)
+        known = 0
+        if "versions" in await self.tables():
+            [[known]] = (await self._read(_VERSION)).rows
+        if known > len(MIGRATIONS):
+            raise StoreAway("the jobs' store was written by a later version of the gateway")
+        steps = list(wait)
+        if known == 0:
+            steps.append((_VERSIONS, {}))
+        for version in range(known + 1, len(MIGRATIONS) + 1):
+            steps += [*((step, {}) for step in MIGRATIONS[version - 1]), (_MIGRATED, {"version": version})]
+        if known < len(MIGRATIONS):
+            await self.database.run(*steps, patience=MIGRATE)  # fails when another gateway is faster
+
+    async def tables(self) -> set[str]:
+        """Return the names of the tables that are there."""
+        return {row[0] for row in (await self._read(self.database.tables)).rows}
+
+    # --- a job's way
+
+    async def add(self, job: Job, state: State, *, accepted: float) -> bool:
+        """Add a job; False when its task has an open one."""
+        slot = 1 if state is State.RUNNING else 0
+        values = {**values_of(job), "state": state.value, "slot": slot, "accepted": accepted}
+        return (await self._change(ADD, values)).changed == 1
+
+    async def find_open(self, job: Job, patience: float) -> str | None:
+        """Return the open job of the same task."""
+        found = await self.database.run((FIND_OPEN, {"task": task_of(job)}), patience=patience, reads=True)
+        return found[0].rows[0][0] if found[0].rows else None
+
+    async def join(self, job: Job) -> str | None:
+        """Join the open job of the same task: it is not withdrawn any more."""
+        rows = (await self._change(JOIN, {"task": task_of(job)})).rows
+        return rows[0][0] if rows else None
+
+    async def withdraw(self, job: str) -> bool:
+        """Take back what nobody was told to be accepted; False when somebody was."""
+        if (await self._change(WITHDRAW, {"id": job})).changed:
             return True
+        return not await self.owns(job)
 
-    def open(self) -> None:
-        """Lock the file and see that it can be written. It blocks.
+    async def begin(self, job: Job, limit: int | None, patience: float) -> bool:
+        """Record that a run begins; with `limit`, only if fewer of its connector run over all gateways."""
+        values: dict[str, Any] = {"id": job.id, "owner": self.owner}
+        if limit is None:
+            [done] = await self.database.run((BEGIN, values), patience=patience)
+        else:
+            turn = self.database.turn, {"name": job.connector}
+            values |= {"connector": job.connector, "limit": limit}
+            [_, done] = await self.database.run(turn, (BEGIN_WITHIN, values), patience=patience)
+        return done.changed == 1
 
-        Raises:
-            JobsUnavailable: it cannot.
-        """
-        try:
-            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._take()
-            self._prepare()
-        except (OSError, sqlite3.Error) as problem:
-            self.close()
-            said = problem.strerror if isinstance(problem, OSError) and problem.strerror else str(problem)
-            raise JobsUnavailable(f"the jobs' file {self.file} cannot be used: {said}") from problem
-        except BaseException:
-            self.close()
-            raise
+    async def busy(self, connector: str) -> int:
+        """Return how many runs of a connector go on over all gateways."""
+        return int((await self._read(_BUSY, {"connector": connector})).rows[0][0])
 
-    def close(self) -> None:
-        """Give the file up."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+    async def mine(self, job: str) -> Row | None:
+        """Return the row of a job if it is in this gateway's hands."""
+        rows = (await self._read(MINE, {"id": job})).rows
+        return Row(*rows[0]) if rows else None
 
-    def _take(self) -> None:
-        self._lock = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        until = time.monotonic() + LOCK_PATIENCE
-        pause = threading.Event()  # a lock has none of its own
+    async def owns(self, job: str) -> bool:
+        """Tell whether a job is in this gateway's hands."""
+        return await self.mine(job) is not None
+
+    async def take_back(self, job: str) -> bool:
+        """Record that a run did not begin after all."""
+        return await self._done(TAKE_BACK, {"id": job}) or await self.owns(job)
+
+    async def record(self, job: str, outcome: Outcome, state: State) -> bool:
+        """Record what a job came to. False, here and below: it is not ours any more."""
+        ends = state not in OPEN
+        values = {
+            "id": job, "state": state.value, "outcome": text_of(outcome),
+            "finished": time.time() if ends else None, "held": 0 if ends else 1,
+        }  # fmt: skip
+        return await self._done(RECORD, values)
+
+    async def tried(self, job: str, attempts: Collection[Attempt], state: State, reason: str) -> bool:
+        """Record the tries to deliver it, and where that has led."""
+        ends = state not in OPEN
+        values = {
+            "id": job, "state": state.value, "attempts": text_of(attempts), "reason": reason.replace("\0", "\ufffd"),
+            "finished": time.time() if ends else None, "held": 0 if ends else 1,
+        }  # fmt: skip
+        return await self._done(TRIED, values)
+
+    async def told(self, job: str, attempts: Collection[Attempt], *, ends: bool) -> bool:
+        """Record that its run is dead, and the tries to tell that it was cancelled; `ends`: nothing is left to do."""
+        return await self._done(TOLD, {"id": job, "attempts": text_of(attempts), "held": 0 if ends else 1})
+
+    async def cancel(self, job: str) -> str | None:
+        """Cancel a job that is open; return whose it is, who has to end it."""
+        rows = (await self._change(CANCEL, {"id": job, "finished": time.time()})).rows
+        return rows[0][0] if rows else None
+
+    async def deliver_again(self, job: Job) -> Row | None:
+        """Open a job that has ended, with its outcome; None when there is nothing to deliver, or it is open."""
+        rows = (await self._change(DELIVER_AGAIN, {"id": job.id, "task": task_of(job)})).rows
+        return Row(*rows[0]) if rows else None
+
+    # --- looking, and removing
+
+    async def read(self, job: str) -> Row | None:
+        """Return a job's row."""
+        rows = (await self._read(READ, {"id": job})).rows
+        return Row(*rows[0]) if rows else None
+
+    async def listed(self, query: Query, limit: int, offset: int) -> list[Row]:
+        """Return summaries, the latest first."""
+        where, values = _where(query)
+        statement = LIST.format(where=f"WHERE {where}" if where else "")
+        return [Row(*row) for row in (await self._read(statement, {**values, "limit": limit, "offset": offset})).rows]
+
+    async def purge(self, before: float, state: State | None = None) -> int:
+        """Remove what ended before that time; return how many."""
+        where, values = _where(Query(state=state))
+        return await self._purge(PURGE.format(where=f"AND {where}" if where else ""), {**values, "before": before})
+
+    async def purge_beyond(self, count: int) -> int:
+        """Remove all but the last ones that ended."""
+        return await self._purge(PURGE_BEYOND, {"count": count})
+
+    # --- whose they are
+
+    async def enter(self) -> None:
+        """Put this gateway on record. With a file every other one is dead."""
+        steps: list[Step] = [(ENTER.format(now=self.database.now), {"owner": self.owner})]
+        if not self.database.shared:
+            steps.insert(0, (BURY_OTHERS, {"owner": self.owner}))
+        await self.database.run(*steps, patience=self.patience)
+
+    async def beat(self, patience: float = PATIENCE) -> bool:
+        """Say that this gateway lives; False when it was declared dead."""
+        beat = BEAT.format(now=self.database.now), {"owner": self.owner}
+        [done] = await self.database.run(beat, patience=patience)
+        return done.changed == 1
+
+    async def bury(self, lease: float) -> None:
+        """Declare dead whoever was silent for so long, in seconds."""
+        await self._change(BURY.format(now=self.database.now), {"lease": lease})
+
+    async def leave(self) -> None:
+        """Take this gateway off the record: what it leaves is there for the others."""
+        await self._change(LEAVE)
+
+    async def cancelled(self) -> list[str]:
+        """Return those of this gateway's jobs that somebody has cancelled."""
+        return [row[0] for row in (await self._read(CANCELLED)).rows]
+
+    async def count_orphans(self) -> int:
+        """Return how many jobs of dead gateways are left."""
+        return int((await self._read(COUNT_ORPHANS)).rows[0][0])
+
+    async def orphans(self, limit: int) -> list[tuple[str, str, int]]:
+        """Return the oldest jobs of dead gateways: (id, owner, size)."""
+        return [(row[0], row[1], row[2]) for row in (await self._read(ORPHANS, {"limit": limit})).rows]
+
+    async def take(self, jobs: Collection[str]) -> list[Row]:
+        """Take jobs of dead gateways over; return those that nobody else has taken meanwhile."""
+        steps = [(TAKE, {"id": job, "owner": self.owner}) for job in jobs]
+        done = await self.database.run(*steps, patience=self.patience)
+        return [Row(*row) for one in done for row in one.rows]
+
+    # --- private
+
+    async def _purge(self, statement: str, values: dict[str, Any]) -> int:
+        removed = 0
         while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise JobsUnavailable(
-                        f"another gateway uses {self.file}: give this one a state_dir of its own, or both a "
-                        "PostgreSQL database (jobs.database)"
-                    ) from None
-                pause.wait(0.05)
-            else:
-                return
+            count = (await self._change(statement, values)).changed
+            removed += count
+            if count < BATCH:
+                return removed
 
-    def _prepare(self) -> None:
-        """Make the file, readable for us alone; a commit is one write to its log, synced."""
-        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))
-        with contextlib.closing(sqlite3.connect(self.file, timeout=BUSY, isolation_level=None)) as first:
-            first.execute("PRAGMA journal_mode=WAL")
-            first.execute("BEGIN IMMEDIATE")
-            first.execute("ROLLBACK")
-            if first.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("database disk image is malformed")
+    async def _done(self, statement: str, values: dict[str, Any]) -> bool:
+        return (await self._change(statement, values)).changed == 1
+
+    async def _change(self, statement: str, values: dict[str, Any] | None = None) -> Result:
+        [result] = await self.database.run((statement, {**(values or {}), "owner": self.owner}), patience=self.patience)
+        return result
+
+    async def _read(self, statement: str, values: dict[str, Any] | None = None) -> Result:
+        step = statement, {**(values or {}), "owner": self.owner}
+        [result] = await self.database.run(step, patience=self.patience, reads=True)
+        return result
+
+
+def _where(query: Query) -> tuple[str, dict[str, Any]]:
+    wanted = {name: getattr(query, name) for name in _FILTERS if getattr(query, name) is not None}
+    if query.state is not None:
+        wanted["state"] = query.state.value
+    return " AND ".join(_FILTERS[name] for name in wanted), wanted

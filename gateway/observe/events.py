@@ -212,7 +212,7 @@ class JobRan(Event, frozen=True, kw_only=True):
 class CallbackTried(Event, frozen=True, kw_only=True):
     """A callback was sent, or could not be. `host` is where to; the URL may hold a secret.
 
-    `verdict` is a `gateway.jobs.port.Verdict`.
+    `verdict` is a `gateway.jobs.contract.Verdict`.
     """
 
     id: str
@@ -226,7 +226,7 @@ class CallbackTried(Event, frozen=True, kw_only=True):
 
 
 class JobFinished(Event, frozen=True, kw_only=True):
-    """A job came to an end; `state` is a `gateway.jobs.port.State`.
+    """A job came to an end; `state` is a `gateway.jobs.contract.State`.
 
     `reason` says why it is a dead letter, or unwanted, or what its caller said when it took the outcome.
     """

@@ -25,7 +25,7 @@ from gateway.cli.main import main
 from gateway.connectors.definition import define, recognise
 from gateway.connectors.sources import Entry, Sources, read_sources
 from gateway.errors import Quarantine
-from gateway.jobs.port import JobStatus
+from gateway.jobs.contract import JobStatus
 from gateway.jobs.settings import read_sections
 from gateway.protocol.result import DescribeRequest, read_description, read_object
 from gateway.settings import Settings, read_settings

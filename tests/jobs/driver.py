@@ -15,14 +15,12 @@ from pathlib import Path
 from aiohttp import web
 
 from gateway.errors import GatewayError
-from gateway.jobs.lease import PACE, Pace
-from gateway.jobs.port import Begin, Job, Outcome
-from gateway.jobs.service import DurableJobs
+from gateway.jobs.cluster import PACE, Pace
+from gateway.jobs.contract import Begin, Job, Outcome
+from gateway.jobs.durable import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.protocol.result import Caller
 from gateway.units import Duration
-
-CLEAN = web.AppKey("clean", bool)
 
 
 class Events:
@@ -74,11 +72,11 @@ def application(state: Path, events: Events, database: str | None, pace: Pace) -
         told = jobs.health()
         return web.json_response({"ok": told.ok, "state": told.state, "open": told.open, "node": told.node})
 
-    async def life(app: web.Application):
+    async def life(_app: web.Application):
         await jobs.start()
         yield
         jobs.drain()
-        app[CLEAN] = await jobs.stop()
+        await jobs.stop()
 
     app = web.Application()
     app.router.add_post("/jobs", accept)
@@ -95,8 +93,6 @@ def main() -> None:
     app = application(Path(state), log, database, pace)
     app.on_startup.append(_up(log))
     web.run_app(app, host="127.0.0.1", port=int(port), print=None, shutdown_timeout=1)
-    if not app[CLEAN]:
-        os._exit(0)
 
 
 def _up(log: Events):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from aiohttp.abc import ResolveResult
 
-from gateway.jobs.port import OPEN, Job, Outcome
-from gateway.jobs.service import DurableJobs
+from gateway.jobs.contract import OPEN, Job, Outcome
+from gateway.jobs.durable import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.protocol.result import Caller
 from gateway.units import Duration
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from gateway.jobs.port import Begin, JobStatus
+    from gateway.jobs.contract import Begin, JobStatus
+    from gateway.jobs.store import Store
     from gateway.observe.events import Event
 
 QUICK = CallbacksSection(first_delay=Duration(0.05), timeout=Duration(2))
@@ -89,20 +90,29 @@ class Runner:
 class Bench:
     """One engine on one folder; `again` is the next start of the same gateway."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, database: str | None, options: dict[str, Any]) -> None:
         self.folder = folder
+        self.database = database
         self.runner = Runner()
         self.events: list[Event] = []
         self.limit = 8
-        self._options = {"jobs": JobsSection(), "callbacks": QUICK, **options}
-        self.jobs = self._make()
+        self._options: dict[str, Any] = {"callbacks": QUICK}
+        self._section: dict[str, Any] = {}
+        self._set(options)
+        self.jobs = self.make()
 
-    def _make(self) -> DurableJobs:
+    def _set(self, options: dict[str, Any]) -> None:
+        self._section |= {name: options.pop(name) for name in JobsSection.__struct_fields__ if name in options}
+        self._options |= options
+
+    def make(self) -> DurableJobs:
+        """Make the next engine on the same store."""
         return DurableJobs(
             self.runner,
             state_dir=self.folder,
             limit=lambda _connector: self.limit,
             publish=self.events.append,
+            jobs=JobsSection(database=self.database, **self._section),
             **self._options,
         )
 
@@ -110,8 +120,8 @@ class Bench:
         """Die in the middle of everything, and start again."""
         await self.jobs.stop(grace=0)
         self.runner = Runner()
-        self._options |= options
-        self.jobs = self._make()
+        self._set(options)
+        self.jobs = self.make()
         await self.jobs.start()
 
     async def accept(self, one: Job, running: asyncio.Future[Outcome] | None = None) -> str:
@@ -131,13 +141,20 @@ class Bench:
 
         return await eventually(look)
 
+    @property
+    def store(self) -> Store:
+        """What the engine has: it is awake."""
+        assert self.jobs._engine is not None
+        return self.jobs._engine.store
+
     def told(self, kind: type[Event]) -> list[Any]:
         return [one for one in self.events if isinstance(one, kind)]
 
 
 @contextlib.asynccontextmanager
-async def bench(folder: Path, **options: Any) -> AsyncIterator[Bench]:
-    made = Bench(folder, **options)
+async def bench(folder: Path, database: str | None = None, **options: Any) -> AsyncIterator[Bench]:
+    """Have one; `options` are keys of the section `jobs`, or what an engine is made with."""
+    made = Bench(folder, database, options)
     try:
         yield made
     finally:

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from gateway.jobs.callbacks import Answer, Callbacks, Policy
-from gateway.jobs.port import Attempt, Outcome, Verdict
+from gateway.jobs.contract import Attempt, Outcome, Verdict
 from gateway.jobs.settings import CallbacksSection, OAuth2
 from gateway.units import Duration
 from tests.jobs.support import Backend, answering, caller, envelope, job

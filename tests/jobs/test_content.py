@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.jobs.content import content
-from gateway.jobs.port import Job, Outcome, told
+from gateway.jobs.contract import Job, Outcome, told
 from gateway.protocol.result import Caller, as_envelope, interpret
 
 TITLE = "fax/Send"

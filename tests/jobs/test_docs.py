@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.jobs.port import CANCELLED, FAILED, INTERRUPTED, JobsUnavailable, State
+from gateway.jobs.contract import CANCELLED, FAILED, INTERRUPTED, JobsUnavailable, State
 from gateway.jobs.settings import CallbacksSection, JobsSection, OAuth2
 
 TEXT = (Path(__file__).parent.parent.parent / "docs/jobs.md").read_text()

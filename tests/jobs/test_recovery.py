@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import ConnectorBusy
 from gateway.jobs import recovery
-from gateway.jobs.port import State
+from gateway.jobs.contract import State
 from gateway.jobs.recovery import Found, fitting
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.units import Duration
@@ -47,7 +47,7 @@ async def test_more_jobs_than_fit_into_a_batch_are_all_taken_up(one: Bench) -> N
 
 async def test_a_new_job_does_not_wait_for_those_that_were_left(one: Bench) -> None:
     await leave(one, 8)
-    one.jobs = one._make()
+    one.jobs = one.make()
     await one.jobs.accept(job("New", connector="other"))
     assert one.jobs.health().open == 9
     one.runner.slot.set()
@@ -57,7 +57,7 @@ async def test_a_new_job_does_not_wait_for_those_that_were_left(one: Bench) -> N
 async def test_jobs_that_are_not_taken_up_yet_are_open(one: Bench) -> None:
     one._options["jobs"] = JobsSection(backlog=8)
     names = await leave(one, 8)
-    one.jobs = one._make()
+    one.jobs = one.make()
     with pytest.raises(ConnectorBusy, match="8 jobs"):
         await one.jobs.accept(job("New"))
     await one.jobs.cancel(names[-1])

@@ -1,21 +1,18 @@
-"""What the gateway knows of durable jobs: the shapes, the errors, and the Protocol of an engine.
+"""What the gateway knows of durable jobs: the shapes, the states and their moves, the errors, and what a run is.
 
-Nothing here imports an engine. An engine is handed a `Run` and never knows how a process is started.
+Nothing here imports an engine. The engine is handed a `Run` and never knows how a process is started.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from gateway.errors import GatewayError
 from gateway.protocol.result import Caller, error_envelope
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 class State(enum.Enum):
@@ -41,6 +38,18 @@ class State(enum.Enum):
 
 OPEN = frozenset({State.WAITING, State.RUNNING, State.DELIVERING})
 ENDS = tuple(state for state in State if state not in OPEN)
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset({State.RUNNING, State.DELIVERING, State.KEPT, State.CANCELLED}),
+    State.RUNNING: frozenset({State.WAITING, State.DELIVERING, State.KEPT, State.CANCELLED}),
+    State.DELIVERING: frozenset({State.DELIVERED, State.UNWANTED, State.DEAD, State.CANCELLED}),
+    State.DELIVERED: frozenset({State.DELIVERING}),
+    State.KEPT: frozenset(),
+    State.CANCELLED: frozenset({State.DELIVERING}),
+    State.UNWANTED: frozenset({State.DELIVERING}),
+    State.DEAD: frozenset({State.DELIVERING}),
+}
+"""Where a job can go from where it is. From an end it is somebody's wish: to have its outcome delivered again."""
 
 
 class Verdict(enum.Enum):
@@ -141,26 +150,6 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
 
 
-class Listed(Protocol):
-    """What lists look at."""
-
-    @property
-    def connector(self) -> str:
-        """The connector's name."""
-
-    @property
-    def process_instance_id(self) -> int | str | None:
-        """The caller's process instance."""
-
-    @property
-    def task_id(self) -> str | None:
-        """The caller's task."""
-
-    @property
-    def client(self) -> str | None:
-        """The client whose key was used."""
-
-
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs a list is to have; None is all of them."""
 
@@ -170,10 +159,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     task: str | None = None
     client: str | None = None
 
-    def fits(self, one: Listed) -> bool:
-        """Tell whether a job is one of them, whatever its state."""
+    def fits(self, one: JobStatus) -> bool:
+        """Tell whether a job is one of them."""
         instance = one.process_instance_id
         facts = (
+            (self.state, one.state),
             (self.connector, one.connector),
             (self.process_instance, None if instance is None else str(instance)),
             (self.task, one.task_id),
@@ -190,7 +180,7 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool
     state: str
-    """`asleep`, `starting`, `running`, `unavailable` or `stopped`; `remote` in a worker that has not asked yet."""
+    """`asleep`, `starting`, `running`, `unavailable` or `stopped`."""
     reason: str = ""
     open: int | None = None
     """Jobs in this gateway's hands; None when nobody can say now."""
@@ -205,8 +195,7 @@ Run = Callable[[Job, Begin], Awaitable[Outcome]]
 
 It returns an outcome for whatever happens, a command's errors included, and may raise:
 ConnectorBusy (no slot: asked again later, for as long as it takes), ConnectorUnavailable (asked again for some
-minutes), GatewayDraining (the job stays open for the next start), RunLost (as if a crash had interrupted it).
-Cancelling it kills what it started.
+minutes), GatewayDraining (the job stays open for the next start). Cancelling it kills what it started.
 """
 
 
@@ -228,8 +217,17 @@ class JobConflict(GatewayError):
     code = "job_conflict"
 
 
-class RunLost(Exception):
-    """The process in which a command ran is gone. How far it came is not known; the job's own rules decide."""
+class StoreAway(Exception):
+    """The store did not do what it was asked; `sent` tells whether it may do it, or have done it, all the same."""
+
+    def __init__(self, reason: str, *, sent: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.sent = sent
+
+
+class Lost(Exception):
+    """A job is no longer in this gateway's hands: it was cancelled, or taken over, while we worked on it."""
 
 
 INTERRUPTED = "job_interrupted"
@@ -240,68 +238,3 @@ FAILED = "job_failed"
 def told(code: str, message: str, status: int, **run: Any) -> Outcome:
     """Return the outcome that tells an error of the engine."""
     return Outcome(status=status, body=error_envelope(code, message).decode(), run=run)
-
-
-class Jobs(Protocol):
-    """An engine. Everything but `start`, `wake`, `drain` and `health` may raise JobsUnavailable."""
-
-    async def start(self, *, warm: bool = False) -> None:
-        """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job.
-
-        Does nothing when there is nothing to do.
-        """
-
-    def wake(self) -> None:
-        """Be ready for the first job soon: there may be one."""
-
-    async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
-        """Commit a job and start it. `running` is its run when that is already in progress: it is adopted.
-
-        Raises:
-            ConnectorBusy: the backlog is full.
-            GatewayDraining: the gateway is shutting down.
-        """
-
-    async def find_open(self, job: Job) -> Accepted | None:
-        """Return the open job of the same task and command, if there is one; never wakes an engine that sleeps."""
-
-    async def status(self, job: str) -> JobStatus:
-        """Return all that is known of a job.
-
-        Raises:
-            JobNotFound: there is none.
-        """
-
-    async def list(self, query: Query = EVERY, *, limit: int = 50, offset: int = 0) -> list[JobStatus]:
-        """Return jobs, the latest first."""
-
-    async def cancel(self, job: str, *, tell: bool = True) -> None:
-        """Stop an open job. With `tell` its caller gets the error `job_cancelled`, unless an outcome is recorded.
-
-        Raises:
-            JobNotFound: there is none.
-            JobConflict: it has ended.
-        """
-
-    async def retry(self, job: str, *, run: bool = False) -> str:
-        """Deliver again what a job came to; with `run`, run its command again as a new job. Return the job's id.
-
-        Raises:
-            JobNotFound: there is none.
-            JobConflict: it is open, or there is nothing to deliver.
-        """
-
-    async def purge(self, *, older_than: float, state: State | None = None) -> int:
-        """Remove jobs that ended more than `older_than` seconds ago; return how many. `state` None is every end."""
-
-    def drain(self) -> None:
-        """Start no more runs; those in progress go on."""
-
-    async def stop(self, grace: float = 5.0) -> bool:
-        """Wait at most `grace` seconds for runs to be recorded, leave the rest to the next start, and close.
-
-        False: threads still wait for a store that is away, and only `os._exit` ends the process in time.
-        """
-
-    def health(self) -> Health:
-        """Tell, at once, whether jobs can be accepted."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.jobs.port import JobNotFound, State
+from gateway.jobs.contract import JobNotFound, State
 from gateway.jobs.settings import JobsSection
 from tests.jobs.support import bench, job
 from tests.support import eventually
@@ -19,7 +19,7 @@ HEAVY = "{'dbos', 'sqlalchemy', 'psycopg'}"
 
 
 def test_the_port_and_the_sleeping_service_import_no_engine() -> None:
-    code = f"import sys, gateway.jobs.port, gateway.jobs.service; assert not {HEAVY} & set(sys.modules)"
+    code = f"import sys, gateway.jobs.contract, gateway.jobs.durable; assert not {HEAVY} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

@@ -10,8 +10,8 @@ import msgspec
 
 from gateway.calls.invoke import Call, Extension, Invoker, Reply
 from gateway.errors import GatewayError, InvalidRequest
-from gateway.jobs.loops import looked_at
-from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
+from gateway.jobs.contract import Accepted, Begin, Job, JobsUnavailable, Outcome
+from gateway.jobs.futures import looked_at
 from gateway.protocol.result import as_envelope, error_envelope, read_object
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from gateway.connectors.registry import Registry
     from gateway.jobs.background import Background
     from gateway.jobs.destinations import Destinations
+    from gateway.jobs.durable import DurableJobs
     from gateway.jobs.targets import Refused
 
 
-class Desk:
+class Submitter:
     """Takes every call."""
 
     def __init__(
@@ -36,10 +37,10 @@ class Desk:
         self._invoker = invoker
         self._destinations = destinations
         self._status_of: Callable[[Reply | GatewayError], int] = lambda _: 200
-        self.jobs: Jobs | None = None
+        self.jobs: DurableJobs | None = None
         """The engine; None where jobs are not kept (one command on the command line)."""
 
-    def keep_jobs(self, jobs: Jobs, status_of: Callable[[Reply | GatewayError], int]) -> None:
+    def keep_jobs(self, jobs: DurableJobs, status_of: Callable[[Reply | GatewayError], int]) -> None:
         """Begin to make jobs of calls; `status_of` tells the HTTP status that a synchronous caller would get."""
         self.jobs = jobs
         self._status_of = status_of
@@ -143,7 +144,7 @@ class Desk:
             await asyncio.wait((running,))
             raise
 
-    async def _make_job_instead(self, jobs: Jobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
+    async def _make_job_instead(self, jobs: DurableJobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
         """Make a job of a call that has not begun; None when it cannot be, and stays the call that it was."""
         try:
             accepted = await jobs.accept(job)
@@ -153,7 +154,7 @@ class Desk:
         running.cancel()
         return accepted
 
-    async def _promote(self, jobs: Jobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
+    async def _promote(self, jobs: DurableJobs, job: Job, running: asyncio.Future[Reply]) -> Accepted | None:
         """Make a job of a run in progress; None when it cannot be, and stays the call that it was."""
         outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         settling = asyncio.ensure_future(self._settle(running, outcome))
@@ -202,7 +203,7 @@ class Desk:
         url = call.caller.callback_url
         return self._destinations.refusal(url) if url is not None else None
 
-    def _jobs(self) -> Jobs:
+    def _jobs(self) -> DurableJobs:
         if self.jobs is None:
             raise JobsUnavailable("this gateway keeps no jobs")
         return self.jobs

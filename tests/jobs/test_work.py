@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed
-from gateway.jobs.port import State
+from gateway.jobs.contract import State
 from tests.jobs.support import Bench, Runner, bench, caller, job
 from tests.support import eventually
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from gateway.jobs.port import JobStatus, Outcome
+    from gateway.jobs.contract import JobStatus, Outcome
 
 
 @pytest.fixture

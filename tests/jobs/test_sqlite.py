@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.jobs.port import JobsUnavailable
+from gateway.jobs.contract import JobsUnavailable
 from gateway.jobs.store import SqliteStore
 from tests.support import eventually
 

@@ -1,4 +1,4 @@
-"""The port, with an engine that is woken by the first job: whoever has none pays nothing for it."""
+"""Durable jobs, with an engine that is woken by the first of them: whoever has none pays nothing for it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayDraining
-from gateway.jobs.loops import looked_at
-from gateway.jobs.port import (
+from gateway.jobs.contract import (
     EVERY,
     Accepted,
     Health,
@@ -22,7 +21,7 @@ from gateway.jobs.port import (
     Run,
     State,
 )
-from gateway.jobs.store import SqliteStore
+from gateway.jobs.futures import looked_at, unbroken
 from gateway.observe.events import StoreChanged
 
 if TYPE_CHECKING:
@@ -35,13 +34,14 @@ if TYPE_CHECKING:
     from gateway.observe.events import Event
 
 PATIENCE = 5.0  # seconds for the store to commit a job
+GLANCE = 2.0  # seconds for it to answer what a call does not wait for
 WAKING = 15.0  # seconds for the engine to start, when a request waits for it
 WARMING = 5.0  # seconds at most that a start waits for the engine, so that the first job is not late
 AGAIN = 2.0  # seconds between tries to start, while nobody asks
 
 
 class DurableJobs:
-    """Implements `gateway.jobs.port.Jobs`. Cheap to make."""
+    """The jobs of a gateway. Cheap to make. What asks the store may raise JobsUnavailable."""
 
     def __init__(
         self,
@@ -56,11 +56,10 @@ class DurableJobs:
         **engine: Any,
     ) -> None:
         """`limit` tells how many runs of a connector this gateway may have at once."""
-        self._settings = jobs
-        self._folder = state_dir / "jobs"
+        self._file = None if jobs.database is not None else state_dir / "jobs" / "jobs.sqlite"
         self._publish = publish
         self._options: dict[str, Any] = {
-            "run": run, "folder": self._folder, "jobs": jobs, "callbacks": callbacks, "limit": limit,
+            "run": run, "folder": state_dir / "jobs", "jobs": jobs, "callbacks": callbacks, "limit": limit,
             "publish": publish, "patience": patience, **engine,
         }  # fmt: skip
         self._engine: Engine | None = None
@@ -71,100 +70,98 @@ class DurableJobs:
         self._stopped = False
 
     async def start(self, *, warm: bool = False) -> None:
-        """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job."""
-        store = SqliteStore(self._folder / "jobs.sqlite")
-        if warm or self._settings.database is not None or await asyncio.to_thread(store.unfinished):
+        """Take up what an earlier gateway left, in the background; with `warm`, be ready for the first job.
+
+        Does nothing when there is nothing to do.
+        """
+        if warm or self._file is None or (self._file.exists() and await asyncio.to_thread(_unfinished, self._file)):
             self.wake()
         if warm and self._keeper is not None:
             await asyncio.wait((self._keeper,), timeout=WARMING)
 
     def wake(self) -> None:
-        """Start the engine in the background, unless it is there."""
+        """Start the engine in the background, unless it is there: there may be a job soon."""
         if self._engine is None and self._keeper is None and not self._stopped:
             self._keeper = asyncio.create_task(self._keep_trying())
 
     async def accept(self, job: Job, running: asyncio.Future[Outcome] | None = None) -> Accepted:
-        """Commit a job and start it."""
+        """Commit a job and start it. `running` is its run when that is already in progress: it is adopted.
+
+        Raises:
+            ConnectorBusy: the backlog is full.
+            GatewayDraining: the gateway is shutting down.
+        """
         if self._draining:  # an engine that sleeps is not woken for it
             raise GatewayDraining(retry_after=5)
         engine = await self._awake()
-        accepted: Accepted = await engine.call(engine.accept(job, running))
-        return accepted
+        return await unbroken(engine.accept(job, running))
 
     async def find_open(self, job: Job) -> Accepted | None:
-        """Return the open job of the same task, if there is one."""
+        """Join the open job of the same task and command, if there is one; never wakes an engine that sleeps."""
         if self._engine is None and self._waking is None:  # `start` wakes it for whatever is open
             return None
-        engine = await self._awake()
-        found: Accepted | None = await engine.call(engine.find_open(job))
-        return found
+        return await unbroken((await self._awake()).find_open(job, GLANCE))
 
     async def status(self, job: str) -> JobStatus:
-        """Return all that is known of a job."""
-        engine = await self._for_reading()
-        if engine is None:
-            raise JobNotFound(f"there is no job {job}")
-        status: JobStatus = await engine.call(engine.status(job))
-        return status
+        """Return all that is known of a job.
+
+        Raises:
+            JobNotFound: there is none.
+        """
+        return await (await self._that_knows(job)).status(job)
 
     async def list(self, query: Query = EVERY, *, limit: int = 50, offset: int = 0) -> list[JobStatus]:
         """Return jobs, the latest first."""
-        engine = await self._for_reading()
-        if engine is None:
-            return []
-        found: list[JobStatus] = await engine.call(engine.find(query, limit, offset))
-        return found
+        return await (await self._awake()).list(query, limit, offset) if self._knows_any else []
 
-    async def cancel(self, job: str, *, tell: bool = True) -> None:
-        """Stop an open job."""
-        engine = await self._for_reading()
-        if engine is None:
-            raise JobNotFound(f"there is no job {job}")
-        await engine.call(engine.cancel(job, tell=tell))
+    async def cancel(self, job: str) -> None:
+        """Stop an open job. Its caller gets the error `job_cancelled`, unless an outcome is recorded.
+
+        Raises:
+            JobNotFound: there is none.
+            JobConflict: it has ended.
+        """
+        await unbroken((await self._that_knows(job)).cancel(job))
 
     async def retry(self, job: str, *, run: bool = False) -> str:
-        """Deliver again what a job came to, or run it again."""
-        engine = await self._for_reading()
-        if engine is None:
-            raise JobNotFound(f"there is no job {job}")
-        name: str = await engine.call(engine.retry(job, run=run))
-        return name
+        """Deliver again what a job came to; with `run`, run its command again as a new job. Return the job's id.
+
+        Raises:
+            JobNotFound: there is none.
+            JobConflict: it is open, or there is nothing to deliver.
+        """
+        return await unbroken((await self._that_knows(job)).retry(job, run=run))
 
     async def purge(self, *, older_than: float, state: State | None = None) -> int:
-        """Remove jobs that ended some time ago."""
-        engine = await self._for_reading()
-        if engine is None:
-            return 0
-        removed: int = await engine.call(engine.purge(older_than, state))
-        return removed
+        """Remove jobs that ended more than `older_than` seconds ago; return how many. `state` None is every end."""
+        return await (await self._awake()).purge(older_than, state) if self._knows_any else 0
 
     def drain(self) -> None:
-        """Start no more runs."""
+        """Start no more runs; those in progress go on."""
         self._draining = True
         if self._engine is not None:
             self._engine.drain()
 
-    async def stop(self, grace: float = 5.0) -> bool:
-        """Let runs be recorded and close."""
+    async def stop(self, grace: float = 5.0) -> None:
+        """Wait at most `grace` seconds for runs to be recorded, leave the rest to the next start, and close.
+
+        Nothing is left of it.
+        """
         self._stopped = True
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        if self._waking is not None:
-            await asyncio.wait({self._waking}, timeout=WAKING)
+        for task in (self._keeper, self._waking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         engine, self._engine = self._engine, None
-        return self._waking is None if engine is None else await engine.close(grace)
+        if engine is not None:
+            await engine.close(grace)
 
     def health(self) -> Health:
-        """Tell whether jobs can be accepted."""
+        """Tell, at once, whether jobs can be accepted."""
         if self._stopped:
             return Health(ok=False, state="stopped")
         if self._engine is not None:
-            fault = self._engine.fault
-            return Health(
-                ok=not fault, state="unavailable" if fault else "running", reason=fault, open=self._engine.open_jobs,
-                node=self._engine.node,
-            )  # fmt: skip
+            return self._engine.health()
         if self._reason:
             return Health(ok=False, state="unavailable", reason=self._reason)
         waking = self._waking is not None or self._keeper is not None
@@ -172,10 +169,15 @@ class DurableJobs:
 
     # --- private
 
-    async def _for_reading(self) -> Engine | None:
-        """Return the engine; None when there is nothing that it could know."""
-        nothing = self._settings.database is None and not (self._folder / "jobs.sqlite").exists()
-        return None if self._engine is None and nothing else await self._awake()
+    @property
+    def _knows_any(self) -> bool:
+        """There is an engine, or something that it could know."""
+        return self._engine is not None or self._file is None or self._file.exists()
+
+    async def _that_knows(self, job: str) -> Engine:
+        if not self._knows_any:
+            raise JobNotFound(f"there is no job {job}")
+        return await self._awake()
 
     async def _awake(self) -> Engine:
         if self._stopped:
@@ -218,3 +220,10 @@ class DurableJobs:
                 await self._awake()
                 return
             await asyncio.sleep(AGAIN)
+
+
+def _unfinished(file: Path) -> bool:
+    """Tell, in a thread, whether a file has jobs to go on with."""
+    from gateway.jobs.sqlite import unfinished  # noqa: PLC0415 - whoever has no file needs no driver
+
+    return unfinished(file)

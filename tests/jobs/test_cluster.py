@@ -13,9 +13,9 @@ import aiohttp
 import psycopg
 import pytest
 
-from gateway.jobs.lease import FENCED, Lease, Pace
+from gateway.jobs.cluster import FENCED, Lease, Pace
 from gateway.jobs.pauses import Clock
-from gateway.jobs.port import JobsUnavailable, State
+from gateway.jobs.contract import JobsUnavailable, State
 from gateway.jobs.settings import JobsSection
 from tests.jobs.postgres import Postgres
 from tests.jobs.support import bench, job

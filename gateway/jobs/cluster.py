@@ -1,0 +1,110 @@
+"""Which gateways that share a database are alive, and who goes on with the jobs of the others.
+
+Each has a row, and renews it. One whose row is stale is declared dead by another, which deletes the row and takes its
+jobs over. A gateway that finds its row gone was declared dead, was only frozen, and must die at once: its jobs run
+elsewhere. Times are the database's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gateway.jobs.contract import StoreAway
+from gateway.jobs.database import said
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.jobs.store import Store
+    from gateway.jobs.trouble import Trouble
+
+FENCED = 70  # exit status
+_LOOK = 0.1  # seconds between looks whether we can still be alive
+
+
+class Pace(NamedTuple):
+    """Seconds: between two beats, and from a beat to death."""
+
+    beat: float = 1.5
+    lease: float = 6.0
+
+
+PACE = Pace()
+
+
+class Lease:
+    """This gateway's row. `steady` is awaited with each beat at which nothing stands against judging others."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        pace: Pace,
+        trouble: Trouble,
+        beaten: Callable[[], Awaitable[None]],
+        steady: Callable[[], Awaitable[None]],
+        die: Callable[[int], Any] = os._exit,
+    ) -> None:
+        """`store` has a connection that nobody else waits for. `beaten` is awaited with each beat."""
+        self._store = store
+        self._pace = pace
+        self._trouble = trouble
+        self._beaten = beaten
+        self._steady = steady
+        self._die = die
+        self._beating: asyncio.Task[None] | None = None
+        self._seen = self._steady_since = 0.0
+        self.away = ""
+        """Why it does not beat, if it does not."""
+
+    async def start(self) -> None:
+        """Write the row, before anything is promised under its name, and beat from now on."""
+        await self._store.enter()
+        self._seen = self._steady_since = time.monotonic()
+        self._beating = asyncio.create_task(self._beat_for_ever())
+
+    async def sure(self) -> None:
+        """Wait until nobody can have declared this gateway dead: a frozen one must not act before it knows."""
+        while time.monotonic() - self._seen >= self._pace.lease:
+            await asyncio.sleep(_LOOK)
+
+    async def stop(self) -> None:
+        """Stop beating, and delete the row, so that others go on with what is left at once."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        with contextlib.suppress(StoreAway):
+            await self._store.leave()
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._pace.beat)
+            try:
+                await self._beat()
+            except Exception as problem:  # noqa: BLE001 - a lease that stops beating is a dead gateway
+                self._steady_since = time.monotonic()
+                self.away = f"the jobs' database does not answer: {said(problem)}"
+                self._trouble.failed(self.away)
+            else:
+                if self.away:
+                    self.away = ""
+                    self._trouble.worked()
+
+    async def _beat(self) -> None:
+        begun = time.monotonic()
+        if not await self._store.beat():
+            self._die(FENCED)
+            return
+        now = time.monotonic()
+        if now - begun > self._pace.beat or begun - self._seen > self._pace.lease / 2:
+            self._steady_since = now
+        self._seen = begun
+        await self._beaten()
+        # After an outage everybody's row is stale: nobody is judged before all had the time of a lease to beat.
+        if now - self._steady_since >= self._pace.lease:
+            await self._store.bury(self._pace.lease)
+            await self._steady()

@@ -1,0 +1,60 @@
+"""What the store asks of a database, and gets from `sqlite.py` and `postgres.py` alike.
+
+The statements are the store's. A database does them in one transaction, in bounded time, and says whether it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+Values = Mapping[str, Any]
+Step = tuple[str, Values]
+"""A statement, with `:name` where a value goes, and the values."""
+
+
+class Result(NamedTuple):
+    """What one statement came to: the rows that it returned, or how many it changed."""
+
+    rows: list[tuple[Any, ...]]
+    changed: int
+
+
+class Database(Protocol):
+    """One of the two."""
+
+    shared: bool
+    """Several gateways use it, and one of them can be dead."""
+    now: str
+    """The SQL for the database's own time, in seconds."""
+    tables: str
+    """The SQL for the names of the tables that are there."""
+    setup: tuple[str, ...]
+    """What comes first in the transaction that makes the tables."""
+    turn: str
+    """What makes whoever asks for the same `:name` wait, until the end of the transaction."""
+
+    async def open(self) -> None:
+        """Begin.
+
+        Raises:
+            StoreAway: it cannot be used.
+        """
+
+    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Result]:
+        """Do all steps in one transaction, or none; what is changed is synced. `reads` changes nothing.
+
+        Whoever is cancelled while it waits leaves the steps to be done.
+
+        Raises:
+            StoreAway: it failed, or took longer than `patience` seconds.
+        """
+
+    async def close(self) -> None:
+        """End, within a moment: nothing is left."""
+
+
+def said(problem: BaseException) -> str:
+    """Return the first line of what a driver says; its others may quote the statement."""
+    lines = str(problem).strip().splitlines()
+    return lines[0][:200] if lines else type(problem).__name__

@@ -1,0 +1,222 @@
+"""The file of one gateway, and the lock which says that it is ours.
+
+One thread has the connection, and ends with it. It never waits long: what others lock, or are given up meanwhile, stays
+in line. What waits when it comes to write is committed together: a sync of the disk is what a write costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from gateway.jobs.contract import StoreAway
+from gateway.jobs.database import Result, Step, said
+from gateway.jobs.futures import looked_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LOCK_PATIENCE = 5.0  # seconds for a gateway that is just leaving
+BUSY = 2.0  # seconds that a first look may wait for another process
+GLANCE = 0.05  # seconds that the thread waits for one; then it looks what else there is to do
+
+_OPEN_JOBS = "SELECT 1 FROM jobs WHERE held = 1 LIMIT 1"
+
+
+def unfinished(file: Path) -> bool:
+    """Tell, without an engine, whether there are jobs to go on with; what cannot be read counts as one."""
+    if not file.exists():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=BUSY)) as look:
+            return look.execute(_OPEN_JOBS).fetchone() is not None
+    except sqlite3.Error:  # no table of ours: one of an earlier version, say
+        return True
+
+
+class _Asked:
+    """Steps that wait for the thread."""
+
+    def __init__(self, steps: tuple[Step, ...]) -> None:
+        self.steps = steps
+        self.done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        self.done.add_done_callback(looked_at)
+
+
+class Sqlite:
+    """Implements `gateway.jobs.database.Database`."""
+
+    shared = False
+    now = "0"
+    tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    setup: tuple[str, ...] = ()
+    turn = "SELECT :name"
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._loop = asyncio.get_running_loop()
+        self._change = threading.Condition()
+        self._reads: list[_Asked] = []
+        self._writes: list[_Asked] = []
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._ended = asyncio.Event()
+
+    async def open(self) -> None:
+        """Lock the file and see that it can be written."""
+        opened: asyncio.Future[None] = self._loop.create_future()
+        self._thread = threading.Thread(target=self._main, args=(opened,), name="jobs-store")
+        self._thread.start()
+        try:
+            await opened
+        except BaseException:
+            await self.close()
+            raise
+
+    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Result]:
+        """Do all steps in one transaction."""
+        asked = _Asked(steps)
+        line = self._reads if reads else self._writes
+        with self._change:
+            if self._closing.is_set():
+                raise StoreAway("it is closed")
+            line.append(asked)
+            self._change.notify()
+        done, _ = await asyncio.wait({asked.done}, timeout=patience)
+        if done:
+            return asked.done.result()
+        with self._change:
+            waits = asked in line
+            if waits:
+                line.remove(asked)
+        raise StoreAway(f"it did not answer within {patience:g} s", sent=not waits)
+
+    async def close(self) -> None:
+        """Do what waits, if that can be done at once, and end the thread."""
+        with self._change:
+            self._closing.set()
+            self._change.notify()
+        if self._thread is not None:
+            await self._ended.wait()
+            self._thread.join()
+
+    # --- in the thread
+
+    def _main(self, opened: asyncio.Future[None]) -> None:
+        lock = -1
+        try:
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            self._take(lock)
+            with contextlib.closing(self._prepared()) as connection:
+                self._post(_answer, opened, None)
+                self._serve(connection)
+        except StoreAway as problem:
+            self._post(_fail, opened, problem)
+        except (OSError, sqlite3.Error) as problem:
+            strerror = problem.strerror if isinstance(problem, OSError) else None
+            told = f"the jobs' file {self.file} cannot be used: {strerror or said(problem)}"
+            self._post(_fail, opened, StoreAway(told))
+        finally:
+            if lock >= 0:
+                os.close(lock)
+            self._post(self._ended.set)
+
+    def _take(self, lock: int) -> None:
+        """Take the lock. It is on a file beside the store: SQLite's own are of another kind, and may be the same."""
+        until = time.monotonic() + LOCK_PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > until or self._closing.wait(0.05):  # a lock has no such wait of its own
+                    raise StoreAway(
+                        f"another gateway uses {self.file}: give this one a state_dir of its own, or both a "
+                        "PostgreSQL database (jobs.database)"
+                    ) from None
+            else:
+                return
+
+    def _prepared(self) -> sqlite3.Connection:
+        """Make the file, readable for us alone; a commit is one write to its log, synced."""
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(self.file, timeout=BUSY, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("database disk image is malformed")
+            connection.execute(f"PRAGMA busy_timeout={round(GLANCE * 1000)}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _serve(self, connection: sqlite3.Connection) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._reads or self._writes or self._closing.is_set())
+                reads, self._reads[:] = list(self._reads), []
+                writes, self._writes[:] = list(self._writes), []
+            for one in reads:
+                self._read(connection, one)
+            left = self._write(connection, writes) if writes else []
+            if self._closing.is_set():
+                for one in left:
+                    self._post(_fail, one.done, StoreAway("database is locked"))
+                return
+            with self._change:
+                self._writes[:0] = left
+
+    def _read(self, connection: sqlite3.Connection, one: _Asked) -> None:
+        try:
+            self._post(_answer, one.done, [_result(connection, step) for step in one.steps])
+        except sqlite3.Error as problem:
+            self._post(_fail, one.done, StoreAway(said(problem)))
+
+    def _write(self, connection: sqlite3.Connection, batch: list[_Asked]) -> list[_Asked]:
+        """Commit them together; return those for which the file is locked by somebody else."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results = [[_result(connection, step) for step in one.steps] for one in batch]
+            connection.execute("COMMIT")
+        except sqlite3.Error as problem:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            elif problem.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                return batch
+            if len(batch) > 1:  # one that fails is not to cost the others
+                return [left for one in batch for left in self._write(connection, [one])]
+            self._post(_fail, batch[0].done, StoreAway(said(problem)))
+            return []
+        for one, result in zip(batch, results, strict=True):
+            self._post(_answer, one.done, result)
+        return []
+
+    def _post(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _result(connection: sqlite3.Connection, step: Step) -> Result:
+    with contextlib.closing(connection.execute(*step)) as cursor:
+        return Result(cursor.fetchall(), cursor.rowcount)
+
+
+def _answer(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], problem: Exception) -> None:
+    if not future.done():
+        future.set_exception(problem)
