@@ -69,7 +69,7 @@ class Lease:
 
     async def sure(self) -> None:
         """Wait until nobody can have declared this gateway dead: a frozen one must not act before it knows."""
-        while time.monotonic() - self._seen >= self._pace.lease:
+        while time.monotonic() - self._seen >= self._pace.lease:  # noqa: ASYNC110 - time passes, nobody tells
             await asyncio.sleep(_LOOK)
 
     async def stop(self) -> None:

@@ -132,7 +132,7 @@ class Engine:
         """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up."""
         self.drain()
         until = time.monotonic() + grace
-        while time.monotonic() < until and any(held.runs for held in self._hands):
+        while time.monotonic() < until and any(held.runs for held in self._hands):  # noqa: ASYNC110 - they are many
             await asyncio.sleep(LOOK)
         doing = [held.task for held in self._hands if held.task is not None]
         for task in (*doing, *self._tasks):

@@ -1,7 +1,7 @@
 """Jobs that a gateway has recorded in the tables of DBOS, the engine of earlier versions: moved into our own.
 
-A job was a workflow there, and `begin`, `run` and each `callback` one of its steps. What was open comes to us as the jobs
-of a dead gateway do. An earlier gateway that shares the database, and lives, keeps its own.
+A job was a workflow there, and `begin`, `run` and each `callback` one of its steps. What was open comes to us as the
+jobs of a dead gateway do. An earlier gateway that shares the database, and lives, keeps its own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ LEFT JOIN workflow_status n ON n.workflow_uuid = s.workflow_uuid || '.cancelled'
 WHERE s.name = 'job' AND ({which}) ORDER BY s.created_at, s.workflow_uuid LIMIT :limit OFFSET :broken
 """
 _IS_OPEN = f"s.status IN {_ACTIVE} OR n.status IN {_ACTIVE}"
-_IS_DEAD = "COALESCE(s.executor_id, '') NOT IN (SELECT id FROM gateway_node)"
+_IS_DEAD = f"""
+COALESCE(CASE WHEN s.status IN {_ACTIVE} THEN s.executor_id ELSE n.executor_id END, '')
+    NOT IN (SELECT id FROM gateway_node)
+"""
 _NONE_LIVES = "NOT EXISTS (SELECT 1 FROM gateway_node)"
 _STEPS = """
 SELECT function_name, output FROM operation_outputs WHERE workflow_uuid = :id AND error IS NULL ORDER BY function_id
@@ -174,7 +177,7 @@ def _attempts(steps: Sequence[tuple[Any, ...]]) -> list[Attempt]:
     return [msgspec.json.decode(text, type=Attempt) for text in recorded]
 
 
-def _state(
+def _state(  # noqa: PLR0911 - a table
     one: _Old, job: Job, error: _Error, outcome: Outcome | None, attempts: Sequence[Attempt], *, begun: bool
 ) -> State:
     calls_back = job.context.callback_url is not None

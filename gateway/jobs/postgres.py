@@ -81,9 +81,10 @@ class Postgres:
                 self._running[task] = connection
                 return await self._do(connection, steps)
         except asyncio.CancelledError:
-            raise StoreAway("it is closed") from None
+            pass
         finally:
             del self._running[task]
+        raise StoreAway("it is closed")
 
     async def _do(self, connection: Connection, steps: tuple[Step, ...]) -> list[Result]:
         try:
@@ -120,7 +121,8 @@ class Postgres:
             async with asyncio.timeout_at(until):
                 return await psycopg.AsyncConnection.connect(self._url, autocommit=True, **CONNECT)
         except (psycopg.Error, OSError, TimeoutError) as problem:
-            raise StoreAway(said(problem)) from problem
+            reason = said(problem)
+        raise StoreAway(reason)  # out here: what has failed holds a descriptor
 
     async def _take_back(self, connection: Connection) -> None:
         if not connection.closed and connection.info.transaction_status is TransactionStatus.IDLE:

@@ -153,8 +153,7 @@ class Sqlite:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
-            if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-                raise sqlite3.DatabaseError("database disk image is malformed")
+            _check(connection)
             connection.execute(f"PRAGMA busy_timeout={round(GLANCE * 1000)}")
         except BaseException:
             connection.close()
@@ -166,16 +165,12 @@ class Sqlite:
             with self._change:
                 self._change.wait_for(lambda: self._reads or self._writes or self._closing.is_set())
                 reads, self._reads[:] = list(self._reads), []
-                writes, self._writes[:] = list(self._writes), []
             for one in reads:
                 self._read(connection, one)
-            left = self._write(connection, writes) if writes else []
+            if self._writes:
+                self._write_all(connection)
             if self._closing.is_set():
-                for one in left:
-                    self._post(_fail, one.done, StoreAway("database is locked"))
                 return
-            with self._change:
-                self._writes[:0] = left
 
     def _read(self, connection: sqlite3.Connection, one: _Asked) -> None:
         try:
@@ -183,24 +178,48 @@ class Sqlite:
         except sqlite3.Error as problem:
             self._post(_fail, one.done, StoreAway(said(problem)))
 
-    def _write(self, connection: sqlite3.Connection, batch: list[_Asked]) -> list[_Asked]:
-        """Commit them together; return those for which the file is locked by somebody else."""
+    def _write_all(self, connection: sqlite3.Connection) -> None:
+        """Write what is in line. It stays there, and can be given up, until the transaction has begun."""
+        problem = self._begin(connection)
+        if problem is not None and _is_locked(problem) and not self._closing.is_set():
+            return
+        with self._change:
+            batch, self._writes[:] = list(self._writes), []
+        if problem is None:
+            self._write(connection, batch)
+        else:
+            for one in batch:
+                self._post(_fail, one.done, StoreAway(said(problem)))
+
+    def _begin(self, connection: sqlite3.Connection) -> sqlite3.Error | None:
+        """Begin to write; return what stands against it."""
         try:
             connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as problem:
+            return problem
+        return None
+
+    def _write(self, connection: sqlite3.Connection, batch: list[_Asked]) -> None:
+        """Commit them together, in a transaction that has begun."""
+        try:
             results = [[_result(connection, step) for step in one.steps] for one in batch]
             connection.execute("COMMIT")
         except sqlite3.Error as problem:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            elif problem.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
-                return batch
-            if len(batch) > 1:  # one that fails is not to cost the others
-                return [left for one in batch for left in self._write(connection, [one])]
-            self._post(_fail, batch[0].done, StoreAway(said(problem)))
-            return []
-        for one, result in zip(batch, results, strict=True):
-            self._post(_answer, one.done, result)
-        return []
+            self._write_alone(connection, batch, problem)
+        else:
+            for one, result in zip(batch, results, strict=True):
+                self._post(_answer, one.done, result)
+
+    def _write_alone(self, connection: sqlite3.Connection, batch: list[_Asked], problem: sqlite3.Error) -> None:
+        """Have a problem with one of them not cost the others."""
+        for one in batch:
+            again = self._begin(connection) if len(batch) > 1 else problem
+            if again is None:
+                self._write(connection, [one])
+            else:
+                self._post(_fail, one.done, StoreAway(said(again)))
 
     def _post(self, function: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -210,6 +229,15 @@ class Sqlite:
 def _result(connection: sqlite3.Connection, step: Step) -> Result:
     with contextlib.closing(connection.execute(*step)) as cursor:
         return Result(cursor.fetchall(), cursor.rowcount)
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+
+def _is_locked(problem: sqlite3.Error) -> bool:
+    return problem.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _answer(future: asyncio.Future[Any], result: object) -> None:

@@ -31,8 +31,8 @@ def _before(*states: State) -> str:
     return _states(one for one in State if MOVES[one] & set(states))
 
 
-# `held`: a gateway has still to do something for it. `slot`: a process of it may be alive. `task` is there as long as it
-# is open: a task has one open job.
+# `held`: a gateway has still to do something for it. `slot`: a process of it may be alive. `task` is there while it is
+# open: a task has one open job.
 # The large columns come last: whoever reads the others does not read them.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import psycopg
 import pytest
+from gateway.jobs.pauses import Clock
 
 from gateway.jobs.cluster import FENCED, Lease, Pace
-from gateway.jobs.pauses import Clock
 from gateway.jobs.contract import JobsUnavailable, State
 from gateway.jobs.settings import JobsSection
 from tests.jobs.postgres import Postgres

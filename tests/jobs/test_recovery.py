@@ -6,11 +6,11 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
+from gateway.jobs.recovery import Found, fitting
 
 from gateway.errors import ConnectorBusy
 from gateway.jobs import recovery
 from gateway.jobs.contract import State
-from gateway.jobs.recovery import Found, fitting
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.units import Duration
 from tests.jobs.support import Bench, bench, caller, job
