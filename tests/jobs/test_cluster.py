@@ -5,50 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import psycopg
 import pytest
-from gateway.jobs.pauses import Clock
 
 from gateway.jobs.cluster import FENCED, Lease, Pace
 from gateway.jobs.contract import JobsUnavailable, State
-from gateway.jobs.settings import JobsSection
-from tests.jobs.postgres import Postgres
-from tests.jobs.support import bench, job
+from gateway.jobs.postgres import Postgres as Database
+from gateway.jobs.store import Store
+from gateway.jobs.trouble import Trouble
+from gateway.observe.events import JobFinished
+from tests.jobs.support import bench, caller, job
 from tests.jobs.torture import Node, Torture
 from tests.support import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.jobs.postgres import Postgres
+
 PACE = Pace(beat=0.05, lease=0.5)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Postgres]:
-    made = Postgres()
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def database(server: Postgres) -> str:
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS gateway_jobs CASCADE")
-    return server.url
-
-
-@pytest.fixture
-def fragile() -> Iterator[Postgres]:
-    """A server that the test stops."""
-    made = Postgres()
-    yield made
-    made.close()
 
 
 class Member:
@@ -57,38 +37,46 @@ class Member:
     def __init__(self, url: str, name: str) -> None:
         self.taken: list[str] = []
         self.changes: list[bool] = []
-        self.died = threading.Event()
+        self.cancelled: list[str] = []
+        self.died = asyncio.Event()
+        self.database = Database(url)
+        self.store = Store(self.database, name)
         self.lease = Lease(
-            url,
-            name,
+            self.store,
             pace=PACE,
-            take_over=self.taken.extend,
-            changed=lambda ok, _reason: self.changes.append(ok),
+            trouble=Trouble(lambda event: self.changes.append(event.ok)),  # type: ignore[attr-defined]
+            beaten=self._beaten,
+            steady=self._steady,
             die=self._die,
         )
+
+    async def _beaten(self) -> None:
+        self.cancelled += await self.store.cancelled()
+
+    async def _steady(self) -> None:
+        self.taken += [owner for _, owner, _ in await self.store.orphans(10)]
 
     def _die(self, status: int) -> None:
         assert status == FENCED
         self.died.set()
-        self.lease._stop.set()
+
+    def sure(self) -> bool:
+        return time.monotonic() - self.lease._seen < PACE.lease
 
 
-@contextlib.contextmanager
-def members(url: str, *names: str) -> Iterator[list[Member]]:
+@contextlib.asynccontextmanager
+async def members(url: str, *names: str) -> AsyncIterator[list[Member]]:
     made = [Member(url, name) for name in names]
-    for one in made:
-        one.lease.join()
-    with psycopg.connect(url) as connection:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS gateway_jobs.workflow_status (workflow_uuid text, status text, executor_id text)"
-        )
-    for one in made:
-        one.lease.start()
     try:
+        for one in made:
+            await one.database.open()
+            await one.store.migrate()
+            await one.lease.start()
         yield made
     finally:
         for one in made:
-            one.lease.leave()
+            await one.lease.stop()
+            await one.database.close()
 
 
 def rows(url: str, query: str) -> list[Any]:
@@ -101,87 +89,84 @@ def execute(url: str, query: str) -> None:
         connection.execute(query)  # type: ignore[arg-type]
 
 
-NODES = "SELECT id FROM gateway_jobs.gateway_node"
+NODES = "SELECT id FROM gateway_jobs.gateways ORDER BY id"
+JOB = """
+INSERT INTO gateway_jobs.jobs (id, owner, state, held, finished, connector, accepted, size, job, params, task_data)
+VALUES ('{id}', '{owner}', '{state}', {held}, {finished}, 'c', 1, 0, '{{}}', '{{}}', '{{}}')
+"""
 
 
-def test_a_node_is_on_record_before_it_promises_anything(database: str) -> None:
-    one = Member(database, "one")
-    one.lease.join()
-    assert rows(database, NODES) == ["one"]
-    one.lease.leave()
-    assert rows(database, NODES) == []
+def left_by(owner: str) -> str:
+    return JOB.format(id=f"of {owner}", owner=owner, state="waiting", held=1, finished="NULL")
 
 
-async def test_a_node_that_stops_beating_is_removed_and_its_jobs_are_taken_over(database: str) -> None:
-    with members(database, "one") as [one]:
-        execute(database, "INSERT INTO gateway_jobs.gateway_node (id) VALUES ('dead')")
-        execute(database, "INSERT INTO gateway_jobs.workflow_status VALUES ('j', 'PENDING', 'dead')")
+async def test_a_gateway_is_on_record_until_it_leaves(url: str) -> None:
+    async with members(url, "one"):
+        assert rows(url, NODES) == ["one"]
+    assert rows(url, NODES) == []
+
+
+async def test_a_gateway_that_stops_beating_is_removed_and_its_jobs_are_taken_over(url: str) -> None:
+    async with members(url, "one") as [one]:
+        execute(url, "INSERT INTO gateway_jobs.gateways VALUES ('dead', extract(epoch FROM now()))")
+        execute(url, left_by("dead"))
         await eventually(lambda: "dead" in one.taken)
-        assert rows(database, NODES) == ["one"]
+        assert rows(url, NODES) == ["one"]
 
 
-async def test_jobs_of_a_node_that_has_no_row_are_taken_over_too(database: str) -> None:
-    with members(database, "one") as [one]:
-        execute(database, "INSERT INTO gateway_jobs.workflow_status VALUES ('j', 'PENDING', 'half reaped')")
-        execute(database, "INSERT INTO gateway_jobs.workflow_status VALUES ('k', 'SUCCESS', 'ended')")
+async def test_jobs_of_a_gateway_that_has_no_row_are_taken_over_too(url: str) -> None:
+    async with members(url, "one") as [one]:
+        execute(url, left_by("half buried"))
+        execute(url, JOB.format(id="ended", owner="gone", state="kept", held=0, finished=1))
         await eventually(lambda: len(one.taken) > 2)  # with every beat, until they are gone
-        assert set(one.taken) == {"half reaped"}
+        assert set(one.taken) == {"half buried"}
 
 
-async def test_a_node_whose_row_is_gone_dies_at_once(database: str) -> None:
-    with members(database, "one", "two") as [one, two]:
-        execute(database, "DELETE FROM gateway_jobs.gateway_node WHERE id = 'one'")
+async def test_a_gateway_whose_row_is_gone_dies_at_once(url: str) -> None:
+    async with members(url, "one", "two") as [one, two]:
+        execute(url, "DELETE FROM gateway_jobs.gateways WHERE id = 'one'")
         await eventually(one.died.is_set)
         assert not two.died.is_set()
 
 
+async def test_a_gateway_is_told_of_its_jobs_that_others_have_cancelled(url: str) -> None:
+    async with members(url, "one", "two") as [one, two]:
+        execute(url, JOB.format(id="j", owner="one", state="cancelled", held=1, finished=1))
+        await eventually(lambda: "j" in one.cancelled)
+        assert two.cancelled == []
+
+
 async def test_an_outage_makes_nobody_look_dead(fragile: Postgres) -> None:
-    server, database = fragile, fragile.url
-    with members(database, "one", "two") as both:
-        await eventually(lambda: rows(database, NODES))
-        server.stop()
+    url = fragile.url
+    async with members(url, "one", "two") as both:
+        await asyncio.to_thread(fragile.stop)
         await eventually(lambda: all(one.changes == [False] for one in both))
-        await eventually(lambda: not any(one.lease.sure() for one in both))
-        server.start()
+        assert all("does not answer" in one.lease.away for one in both)
+        await eventually(lambda: not any(one.sure() for one in both))
+        waiting = [asyncio.create_task(one.lease.sure()) for one in both]
+        await asyncio.to_thread(fragile.start)
+        await asyncio.gather(*waiting)
         await eventually(lambda: all(one.changes == [False, True] for one in both))
-        await eventually(lambda: all(one.lease.sure() for one in both))
-        seen = rows(database, "SELECT now() + interval '1 s'")[0]
-        await eventually(lambda: rows(database, "SELECT now()")[0] > seen)
+        seen = rows(url, "SELECT now() + interval '1 s'")[0]
+        await eventually(lambda: rows(url, "SELECT now()")[0] > seen)
         assert not any(one.died.is_set() for one in both)
-        assert sorted(rows(database, NODES)) == ["one", "two"]
+        assert rows(url, NODES) == ["one", "two"]
 
 
-async def test_slots_are_counted_over_all_nodes_and_a_dead_nodes_are_free(database: str) -> None:
-    with members(database, "one", "two") as [one, two]:
-        assert one.lease.take("c", 2, "j1")
-        assert two.lease.take("c", 2, "j2")
-        assert not two.lease.take("c", 2, "j3")
-        assert two.lease.take("other", 1, "j4")
-        one.lease.give("j1")
-        assert two.lease.take("c", 2, "j3")
-        execute(database, "DELETE FROM gateway_jobs.gateway_node WHERE id = 'two'")
-        assert one.lease.take("c", 2, "j5")
-        assert one.lease.take("c", 2, "j6")
-
-
-async def test_a_slot_that_could_not_be_given_back_is_given_back_by_a_beat(database: str) -> None:
-    with members(database, "one") as [one]:
-        assert one.lease.take("c", 1, "j1")
-        one.lease._held.discard("j1")
-        await eventually(lambda: one.lease.take("c", 1, "j2"))
-
-
-def test_a_database_that_does_not_answer_is_told() -> None:
-    with pytest.raises(JobsUnavailable, match="does not answer"):
-        Member("postgresql://gateway@127.0.0.1:1/gateway", "one").lease.join()
+async def test_a_fault_of_ours_does_not_end_the_beat(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with members(url, "one") as [one]:
+        monkeypatch.setattr(one.store, "cancelled", lambda: 1 / 0)
+        await eventually(lambda: one.changes == [False])
+        monkeypatch.undo()
+        await eventually(lambda: one.changes == [False, True])
 
 
 # --- the engine on PostgreSQL
 
 
 async def test_a_database_that_goes_away_is_told_and_costs_no_result(fragile: Postgres, tmp_path: Path) -> None:
-    server, settings = fragile, JobsSection(database=fragile.url)
-    async with bench(tmp_path, jobs=settings, pace=Pace(0.1, 1.0), patience=1.0) as one:
+    server = fragile
+    async with bench(tmp_path, fragile.url, pace=Pace(0.1, 1.0), patience=1.0) as one:
         one.runner.hold()
         name = await one.accept(job())
         await eventually(lambda: one.runner.started)
@@ -200,18 +185,17 @@ async def test_a_database_that_goes_away_is_told_and_costs_no_result(fragile: Po
 async def test_what_ends_in_a_long_outage_is_recorded_soon_after_it(
     fragile: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.jobs.pauses.LONGEST", 0.2)
-    asked: list[float] = []
-    sleep = Clock.sleep
-    monkeypatch.setattr(Clock, "sleep", lambda self, seconds: (asked.append(seconds), sleep(self, seconds))[1])
-    settings = JobsSection(database=fragile.url)
-    async with bench(tmp_path, jobs=settings, pace=Pace(0.1, 1.0), patience=1.0) as one:
+    monkeypatch.setattr("gateway.jobs.work.AGAIN", 0.2)
+    asked: list[str] = []
+    record = Store.record
+    monkeypatch.setattr(Store, "record", lambda self, job, *more: (asked.append(job), record(self, job, *more))[1])
+    async with bench(tmp_path, fragile.url, pace=Pace(0.1, 1.0), patience=1.0) as one:
         one.runner.hold()
         name = await one.accept(job())
         await eventually(lambda: one.runner.started)
         fragile.stop()
         one.runner.release.set()
-        await eventually(lambda: max(asked, default=0) > 20)  # so DBOS would wait before it tries again
+        await eventually(lambda: len(asked) > 12)  # so that doubled pauses would be long
         fragile.start()
         status = await eventually(lambda: ended(one, name), 10)
         assert status.outcome is not None
@@ -226,20 +210,71 @@ async def ended(one, name):
     return status if status.state is State.KEPT else None
 
 
-async def test_the_slots_of_a_connector_hold_over_all_gateways(database: str, tmp_path: Path) -> None:
-    settings = JobsSection(database=database)
-    async with bench(tmp_path, jobs=settings) as one:
+async def test_the_slots_of_a_connector_hold_over_all_gateways(url: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with bench(tmp_path, url) as one, bench(tmp_path / "other", url) as two:
         one.runner.hold()
         first = await one.accept(job("First", cluster_concurrency=1))
         await eventually(lambda: one.runner.started)
-        second = await one.accept(job("Second", cluster_concurrency=1))
-        other = await one.accept(job("Other", connector="other", cluster_concurrency=1))
-        await eventually(lambda: "Other" in one.runner.commands)
-        assert "Second" not in one.runner.commands
+        second = await two.accept(job("Second", cluster_concurrency=1))
+        other = await two.accept(job("Other", connector="other", cluster_concurrency=1))
+        await eventually(lambda: "Other" in two.runner.commands)
+        assert "Second" not in two.runner.commands
+        assert two.runner.taken == 0  # whoever waits for the others holds no slot
         one.runner.release.set()
         for name in (first, second, other):
             await one.ended(name)
-        assert rows(database, "SELECT count(*) FROM gateway_jobs.gateway_slot") == [0]
+        assert rows(url, "SELECT sum(slot) FROM gateway_jobs.jobs") == [0]
+
+
+async def test_of_two_that_begin_at_once_one_has_the_slot(url: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with bench(tmp_path, url) as one, bench(tmp_path / "other", url) as two:
+        for each in (one, two):
+            each.runner.hold()
+            each.runner.slot.clear()
+        names = [await each.accept(job(cluster_concurrency=1)) for each in (one, two)]
+        await eventually(lambda: one.runner.queued and two.runner.queued)
+        for each in (one, two):
+            each.runner.slot.set()
+        await eventually(lambda: len(one.runner.started) + len(two.runner.started) == 1)
+        await eventually(lambda: one.runner.taken + two.runner.taken == 1)
+        for each in (one, two):
+            each.runner.release.set()
+        for name in names:
+            assert (await one.ended(name)).interrupted == 0
+
+
+async def test_a_job_is_cancelled_by_whichever_gateway_is_asked(url: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with (
+        caller() as backend,
+        bench(tmp_path, url, pace=PACE) as one,
+        bench(tmp_path / "other", url, pace=PACE) as two,
+    ):
+        one.runner.hold()
+        name = await one.accept(job(callback=backend.url, cluster_concurrency=1))
+        await eventually(lambda: one.runner.started)
+        await two.jobs.cancel(name)
+        assert (await two.jobs.status(name)).state is State.CANCELLED
+        await eventually(lambda: one.runner.cancelled == [name])
+        await eventually(lambda: backend.seen)
+        await eventually(lambda: one.jobs.health().open == 0)
+        assert backend.seen[0][1]["error"]["error_code"] == "job_cancelled"
+        assert [event.state for event in one.told(JobFinished)] == ["cancelled"]
+        assert rows(url, "SELECT slot FROM gateway_jobs.jobs") == [0]
+
+
+async def test_a_task_joins_its_job_in_another_gateway(url: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    async with bench(tmp_path, url) as one, bench(tmp_path / "other", url) as two:
+        one.runner.hold()
+        name = await one.accept(job(task="t"))
+        again = await two.jobs.accept(job(task="t"))
+        assert (again.id, again.joined) == (name, True)
+        assert await two.jobs.find_open(job(task="t")) == again
+        assert await two.jobs.find_open(job(task="other")) is None
+        assert two.jobs.health().open == 0
 
 
 async def test_a_gateway_can_be_stopped_while_its_database_is_away(fragile: Postgres, tmp_path: Path) -> None:
@@ -260,9 +295,9 @@ async def test_a_gateway_can_be_stopped_while_its_database_is_away(fragile: Post
 
 
 @pytest.fixture
-async def two(database: str, tmp_path: Path) -> AsyncIterator[tuple[Torture, aiohttp.ClientSession]]:
+async def two(url: str, tmp_path: Path) -> AsyncIterator[tuple[Torture, aiohttp.ClientSession]]:
     events = tmp_path / "events"
-    nodes = [Node(tmp_path / name, events, database) for name in ("one", "two")]
+    nodes = [Node(tmp_path / name, events, url) for name in ("one", "two")]
     torture = Torture(tmp_path, nodes, events, 1)
     receiver = await torture.receiver.start()
     async with aiohttp.ClientSession() as session:
@@ -314,17 +349,3 @@ async def test_a_rolling_restart_loses_nothing_and_hands_over_at_once(two) -> No
     await eventually(lambda: torture.nodes[0].healthy(session), 60)
     await eventually(lambda: all(name in torture.receiver.taken for name in names), 30)
     assert all(len(runs(torture, name)) == 1 for name in names)
-    await asyncio.sleep(0)
-
-
-def test_a_job_that_one_node_has_joined_is_not_withdrawn_by_another(database: str) -> None:
-    with members(database, "one", "two") as [one, two]:
-        assert one.lease.verdict("j", "joined") == "joined"
-        assert two.lease.verdict("j", "withdrawn") == "joined"
-
-
-def test_a_job_that_one_node_has_withdrawn_is_not_joined_by_another(database: str) -> None:
-    with members(database, "one", "two") as [one, two]:
-        assert one.lease.verdict("j", "withdrawn") == "withdrawn"
-        assert two.lease.verdict("j", "joined") == "withdrawn"
-        assert two.lease.verdict("k", "joined") == "joined"

@@ -15,10 +15,10 @@ from tests.jobs.support import bench, job
 from tests.support import eventually
 
 ROOT = Path(__file__).parent.parent.parent
-HEAVY = "{'dbos', 'sqlalchemy', 'psycopg'}"
+HEAVY = "{'sqlite3', 'psycopg', 'gateway.jobs.engine'}"
 
 
-def test_the_port_and_the_sleeping_service_import_no_engine() -> None:
+def test_what_sleeps_imports_no_engine_and_no_driver() -> None:
     code = f"import sys, gateway.jobs.contract, gateway.jobs.durable; assert not {HEAVY} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -48,8 +48,7 @@ async def test_a_start_wakes_the_engine_only_for_open_jobs(tmp_path: Path) -> No
 
 
 async def test_a_database_that_is_away_at_the_start_is_told(tmp_path: Path) -> None:
-    settings = JobsSection(database="postgresql://gateway:hunter2@127.0.0.1:1/gateway")
-    async with bench(tmp_path, jobs=settings) as one:
+    async with bench(tmp_path, "postgresql://gateway:hunter2@127.0.0.1:1/gateway") as one:
         await one.jobs.start()
         await eventually(lambda: one.jobs.health().state == "unavailable")
         assert "does not answer" in one.jobs.health().reason

@@ -21,9 +21,12 @@ from gateway.jobs.contract import (
     Outcome,
     Query,
     State,
+    StoreAway,
     Verdict,
 )
+from gateway.jobs.engine import fitting
 from gateway.jobs.settings import CallbacksSection
+from gateway.jobs.store import Store
 from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
 from gateway.protocol.result import Caller
 from gateway.units import Duration, Size
@@ -31,6 +34,7 @@ from tests.jobs.support import Bench, bench, caller, envelope, job
 from tests.support import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 
@@ -731,3 +735,121 @@ async def test_what_has_ended_is_purged_by_age_and_by_end(one: Bench) -> None:
         assert {status.id for status in await one.jobs.list()} == {delivered, cancelled, running}
         assert await one.jobs.purge(older_than=-10) == 2
         assert [status.id for status in await one.jobs.list()] == [running]
+
+
+# --- what earlier gateways left
+
+
+@pytest.fixture
+async def few(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    """An engine that takes up few jobs at once, and runs them one by one."""
+    monkeypatch.setattr("gateway.jobs.engine.COUNT", 3)
+    async with bench(tmp_path, database) as made:
+        made.limit = 1
+        yield made
+
+
+@pytest.fixture
+async def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    """One on a file: what others left can be nobody's but its own."""
+    monkeypatch.setattr("gateway.jobs.engine.COUNT", 3)
+    async with bench(tmp_path) as made:
+        made.limit = 1
+        yield made
+
+
+async def leave(one: Bench, count: int) -> list[str]:
+    """Accept jobs, and begin none."""
+    one.runner.slot.clear()
+    names = [await one.accept(job(f"Job{number}", idempotent=True)) for number in range(count)]
+    await one.jobs.stop(grace=0)
+    return names
+
+
+async def test_more_jobs_than_fit_into_a_batch_are_all_taken_up(few: Bench) -> None:
+    names = await leave(few, 8)
+    await few.again()
+    for name in names:
+        assert (await few.ended(name)).state is State.KEPT
+    assert sorted(few.runner.commands) == [f"Job{number}" for number in range(8)]
+
+
+async def test_a_new_job_does_not_wait_for_those_that_were_left(alone: Bench) -> None:
+    await leave(alone, 8)
+    alone.jobs = alone.make()
+    await alone.jobs.accept(job("New", connector="other"))
+    assert alone.jobs.health().open == 9
+    alone.runner.slot.set()
+    await eventually(lambda: len(alone.runner.started) == 9)
+
+
+async def test_jobs_that_are_not_taken_up_yet_are_open(alone: Bench) -> None:
+    alone._section["backlog"] = 8
+    names = await leave(alone, 8)
+    alone.jobs = alone.make()
+    with pytest.raises(ConnectorBusy, match="8 jobs"):
+        await alone.jobs.accept(job("New"))
+    await alone.jobs.cancel(names[-1])
+    await eventually(lambda: alone.jobs.health().open == 7)
+    alone.runner.slot.set()
+    for name in names[:-1]:
+        await alone.ended(name)
+    await eventually(lambda: alone.jobs.health().open == 0)
+    assert len(alone.runner.started) == 7
+
+
+async def test_those_that_wait_for_their_next_delivery_do_not_hold_up_the_others(
+    tmp_path: Path, database: str | None
+) -> None:
+    slow = CallbacksSection(first_delay=Duration(600))
+    async with bench(tmp_path, database, callbacks=slow) as one, caller() as backend:
+        backend.answers = [503]
+        waiting = [await one.accept(job(callback=backend.url)) for _ in range(10)]
+        for name in waiting:
+            await one.reaches(name, lambda status: status.attempts)
+        one.runner.slot.clear()
+        last = await one.accept(job("Last"))
+        await one.again()
+        assert (await one.ended(last)).state is State.KEPT
+
+
+async def test_jobs_are_taken_up_though_the_store_fails_at_first(few: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    [name] = await leave(few, 1)
+    real, failed = Store.take, []
+
+    async def fail_once(self, jobs):
+        if failed:
+            return await real(self, jobs)
+        failed.append(jobs)
+        raise StoreAway("disk I/O error")
+
+    monkeypatch.setattr(Store, "take", fail_once)
+    await few.again()
+    assert (await few.ended(name)).state is State.KEPT
+    assert failed == [[name]]
+
+
+async def test_jobs_that_were_taken_up_though_nobody_said_so_are_gone_on_with(
+    few: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = await leave(few, 2)
+    real, failed = Store.take, []
+
+    async def take(self, jobs):
+        taken = await real(self, jobs)
+        if not failed:
+            failed.append(jobs)
+            raise StoreAway("the connection was lost", sent=True)
+        return taken
+
+    monkeypatch.setattr(Store, "take", take)
+    await few.again()
+    for name in names:
+        assert (await few.ended(name)).state is State.KEPT
+
+
+def test_a_batch_is_bounded_by_size_and_holds_at_least_one() -> None:
+    found = [("a", 60), ("b", 30), ("c", 30)]
+    assert fitting(found, 100) == ["a", "b"]
+    assert fitting(found, 10) == ["a"]
+    assert fitting([], 10) == []

@@ -30,7 +30,7 @@ def postgres() -> Iterator[Postgres]:
 
 def nodes_alive(url: str) -> int:
     with psycopg.connect(url) as connection:
-        row = connection.execute("SELECT count(*) FROM gateway_jobs.gateway_node").fetchone()
+        row = connection.execute("SELECT count(*) FROM gateway_jobs.gateways").fetchone()
     assert row is not None
     return int(row[0])
 
