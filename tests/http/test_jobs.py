@@ -781,7 +781,7 @@ async def test_a_locked_store_is_503_and_what_was_refused_never_runs(act: Act, b
 
 
 async def test_a_gateway_without_jobs_does_not_carry_the_engine(act: Act) -> None:
-    engine = ("sqlalchemy", "psycopg")
+    engine = ("_sqlite3", "psycopg")
 
     def loaded(gateway: Server) -> bool:
         maps = Path(f"/proc/{gateway.pid}/maps").read_text()

@@ -152,6 +152,8 @@ async def test_those_that_go_on_are_listed_shown_and_cancelled(site: Later) -> N
         assert {answer.status for answer in answers} == {202}
         found = await going_on(gateway)
         assert len(found) == 12
+        assert all(one["id"].startswith("run-") for one in found)
+        assert [one["accepted"] for one in found] == sorted((one["accepted"] for one in found), reverse=True)
         assert (await gateway.status())["background_runs"] == 12
         assert 'gateway_background_runs{connector="later"} 12.0' in (await gateway.get("/metrics")).raw.decode()
         running = gateway.connectors()
@@ -162,6 +164,8 @@ async def test_those_that_go_on_are_listed_shown_and_cancelled(site: Later) -> N
             assert (answer.status, answer.json["state"]) == (200, "cancelled")
         assert await going_on(gateway) == []
         assert (await gateway.get(f"/v1/jobs/{found[0]['id']}")).status == 404
+        again = await gateway.request("POST", f"/v1/jobs/{found[0]['id']}/retry")
+        assert (again.status, again.code) == (409, "job_conflict")
         await gone(running)
 
 

@@ -23,6 +23,7 @@ from tests.support import eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+UNDELIVERED = 100  # jobs at once: more would only take long
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -143,6 +144,7 @@ class Torture:
                 "task": f"{prefix}{number}", "callback": f"{self.receiver.url}/{prefix}{number}", "idempotent": idempotent,
                 "seconds": self.chance.uniform(0.05, 1.5),
             }  # fmt: skip
+            await eventually(lambda: stop.is_set() or self.undelivered < UNDELIVERED, 60)
             await eventually(lambda asked=asked: stop.is_set() or self._offer(session, asked), 60)
 
     async def _offer(self, session: aiohttp.ClientSession, asked: dict[str, Any]) -> bool:
@@ -156,6 +158,11 @@ class Torture:
                 return answer.status == 202
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
+
+    @property
+    def undelivered(self) -> int:
+        """How many jobs were accepted, and their caller has nothing yet."""
+        return len(self.accepted) - len(self.receiver.taken)
 
     async def more_accepted(self, number: int) -> None:
         """Wait until so many more jobs have been accepted: the time between two blows is told in work."""
