@@ -1,80 +1,162 @@
-"""The jobs that are in this gateway's hands."""
+"""The jobs in this gateway's hands: each goes its way here, from its turn to its end."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Any
 
-from gateway.jobs.contract import OPEN, State
+from gateway.errors import ConnectorBusy, ConnectorUnavailable
+from gateway.jobs.contract import Lost, Outcome, State
+from gateway.jobs.futures import Tasks
+from gateway.jobs.held import Held
+from gateway.jobs.queue import Queue
 from gateway.jobs.records import size_of
+from gateway.jobs.work import interruption
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Callable, Coroutine
 
-    from gateway.jobs.contract import Attempt, Job, Outcome
-
-
-class Held:
-    """One of them."""
-
-    def __init__(self, job: Job, state: State = State.WAITING) -> None:
-        self.job = job
-        self.state = state
-        self.interrupted = 0
-        self.outcome: Outcome | None = None
-        self.attempts: list[Attempt] = []
-        self.adopted: Awaitable[Outcome] | None = None
-        """Its run, where that was in progress when the job was accepted."""
-        self.begins = False
-        """It has its slot, and it is being recorded that it begins: nobody but its run ends it now."""
-        self.wake = asyncio.Event()
-        """Ends a pause."""
-        self.task: asyncio.Task[Any] | None = None
-        """What is being done for it; None while it waits for its turn."""
-
-    @property
-    def runs(self) -> bool:
-        """Its command was started, or is about to be."""
-        return self.state is State.RUNNING or self.begins
-
-    @property
-    def cancelled(self) -> bool:
-        """Somebody has cancelled it."""
-        return self.state is State.CANCELLED
-
-    @property
-    def open(self) -> bool:
-        """It has not ended."""
-        return self.state in OPEN
+    from gateway.jobs.records import Row
+    from gateway.jobs.work import Work
 
 
 class Hands:
     """All of them, by their names. Each accept asks how many they are and how large: nothing is summed up for it."""
 
-    def __init__(self) -> None:
-        self._held: dict[str, Held] = {}
+    def __init__(self, work: Work, *, limit: Callable[[str], int], longest: int, lost: Callable[[str], object]) -> None:
+        """After `longest` interruptions a job is not run again.
+
+        `lost` is called with the id of a job that turned out not to be ours any more.
+        """
         self.size = 0
         """Bytes of their parameters."""
+        self.queue: Queue[Held] = Queue(limit, lambda held: self._do(held, self._turn(held)))
+        self._work = work
+        self._longest = longest
+        self._lost = lost
+        self._held: dict[str, Held] = {}
+        self._tasks = Tasks()
 
     def __len__(self) -> int:
         """Count them."""
         return len(self._held)
 
-    def __iter__(self) -> Iterator[Held]:
-        """Give them out, as they are now."""
-        return iter(list(self._held.values()))
-
     def get(self, name: str) -> Held | None:
         """Return one."""
         return self._held.get(name)
 
+    @property
+    def run(self) -> bool:
+        """A command runs, or is about to."""
+        return any(held.runs for held in self._held.values())
+
+    @property
+    def draining(self) -> bool:
+        """Nothing begins any more."""
+        return self._work.draining
+
     def take(self, held: Held) -> None:
-        """Take one up."""
+        """Take a job that is being accepted."""
         self._held[held.job.id] = held
         self.size += size_of(held.job)
 
     def let_go(self, held: Held) -> None:
-        """Forget one."""
+        """Forget a job."""
         if self._held.get(held.job.id) is held:
             del self._held[held.job.id]
             self.size -= size_of(held.job)
+
+    def start(self, held: Held) -> None:
+        """Have a job that was accepted go its way."""
+        if held.adopted is not None:
+            self._do(held, self._adopt(held))
+        else:
+            self.queue.put(held.job.connector, held.job.priority, held)
+
+    def go_on(self, row: Row) -> None:
+        """Take a job up where its row says that it is."""
+        held = Held.of(row)
+        self.take(held)
+        if held.cancelled:
+            self._do(held, self._end(held, None))
+        elif held.outcome is not None:
+            self._do(held, self._deliver(held))
+        elif (outcome := interruption(held, self._longest)) is not None:
+            self._do(held, self._deliver(held, outcome))
+        else:
+            self.start(held)
+
+    def cancel(self, name: str) -> None:
+        """End a job that somebody has cancelled, if it is here."""
+        held = self._held.get(name)
+        if held is None or held.cancelled:
+            return
+        held.state = State.CANCELLED
+        self._work.finished(held)
+        if held.task is None:
+            self.queue.remove(held)
+        self._do(held, self._end(held, held.task))
+
+    def drain(self) -> None:
+        """Begin no more; end the wait for slots, since who gets one now would not begin."""
+        self._work.draining = True
+        self.queue.close()
+        for held in self._held.values():
+            if held.task is not None and held.state is State.WAITING and not held.runs:
+                held.task.cancel()
+
+    async def end(self) -> None:
+        """Kill what runs, and leave everything as it is recorded."""
+        await self._tasks.end()
+
+    # --- a job's way: each tells whether we are done with the job
+
+    async def _turn(self, held: Held) -> bool:
+        try:
+            outcome = await self._work.run(held)
+            if outcome is None:
+                return False
+            await self._work.settle(held, outcome)
+        finally:
+            self.queue.leave(held.job.connector)
+        return await self._deliver(held)
+
+    async def _adopt(self, held: Held) -> bool:
+        came_to = await self._work.once(held)
+        if isinstance(came_to, Outcome):
+            return await self._deliver(held, came_to)
+        if isinstance(came_to, ConnectorBusy | ConnectorUnavailable):
+            held.task = None
+            self.start(held)
+        return False
+
+    async def _deliver(self, held: Held, outcome: Outcome | None = None) -> bool:
+        if outcome is not None:
+            await self._work.settle(held, outcome)
+        await self._work.deliver(held)
+        return True
+
+    async def _end(self, held: Held, doing: asyncio.Task[bool] | None) -> bool:
+        if doing is not None:
+            doing.cancel()
+            await asyncio.wait({doing})
+        await self._work.tell_cancelled(held)
+        return True
+
+    def _do(self, held: Held, work: Coroutine[Any, Any, bool]) -> None:
+        held.task = self._tasks.begin(work)
+        held.task.add_done_callback(functools.partial(self._done, held))
+
+    def _done(self, held: Held, task: asyncio.Task[bool]) -> None:
+        if task.cancelled():  # by a drain, or by whoever goes on with it
+            return
+        problem = task.exception()
+        if held.task is not task:
+            return
+        if problem is not None and not isinstance(problem, Lost):
+            self._work.fault(held, problem)
+        if problem is not None or task.result():
+            self.let_go(held)
+        if isinstance(problem, Lost):
+            self._lost(held.job.id)

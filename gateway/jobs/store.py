@@ -300,11 +300,9 @@ class Store:
             steps.insert(0, (BURY_OTHERS, {"owner": self.owner}))
         await self.database.run(*steps, patience=self.patience)
 
-    async def beat(self, patience: float = PATIENCE) -> bool:
+    async def beat(self) -> bool:
         """Say that this gateway lives; False when it was declared dead."""
-        beat = BEAT.format(now=self.database.now), {"owner": self.owner}
-        [done] = await self.database.run(beat, patience=patience)
-        return done.changed == 1
+        return await self._done(BEAT.format(now=self.database.now))
 
     async def bury(self, lease: float) -> None:
         """Declare dead whoever was silent for so long, in seconds."""
@@ -342,7 +340,7 @@ class Store:
             if count < BATCH:
                 return removed
 
-    async def _done(self, statement: str, values: dict[str, Any]) -> bool:
+    async def _done(self, statement: str, values: dict[str, Any] | None = None) -> bool:
         return (await self._change(statement, values)).changed == 1
 
     async def _change(self, statement: str, values: dict[str, Any] | None = None) -> Result:

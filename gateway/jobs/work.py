@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.jobs.callbacks import Callbacks
     from gateway.jobs.cluster import Lease
     from gateway.jobs.contract import Run
-    from gateway.jobs.hands import Held
+    from gateway.jobs.held import Held
     from gateway.jobs.store import Store
     from gateway.jobs.trouble import Trouble
     from gateway.observe.events import Event

@@ -24,8 +24,9 @@ from gateway.jobs.contract import (
     StoreAway,
     Verdict,
 )
-from gateway.jobs.engine import fitting
-from gateway.jobs.settings import CallbacksSection
+from gateway.jobs.recovery import fitting
+from gateway.jobs.retention import sweep
+from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.jobs.store import Store
 from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
 from gateway.protocol.result import Caller
@@ -561,7 +562,7 @@ async def test_a_higher_priority_goes_first(one: Bench) -> None:
 
 def waiting(one: Bench) -> int:
     assert one.jobs._engine is not None
-    return one.jobs._engine._queue.waiting("fake")
+    return one.jobs._engine.hands.queue.waiting("fake")
 
 
 async def test_a_connector_that_is_full_does_not_hold_up_another(one: Bench) -> None:
@@ -693,9 +694,7 @@ async def test_what_has_ended_is_removed_by_age_and_by_number(tmp_path: Path, da
         one.runner.hold()
         running = await one.accept(job())
         await eventually(lambda: len(one.runner.started) == 6)
-        engine = one.jobs._engine
-        assert engine is not None
-        assert await engine.sweep() == 2
+        assert await sweep(one.store, JobsSection(keep_count=3)) == 2
         assert await one.jobs.purge(older_than=-10) == 3
         assert [status.id for status in await one.jobs.list()] == [running]
 
@@ -709,9 +708,7 @@ async def test_what_is_too_old_is_removed_and_nothing_else(tmp_path: Path, datab
         await one.store.database.run(aged, patience=5)
         one.runner.hold()
         await one.accept(job(task="t"))
-        engine = one.jobs._engine
-        assert engine is not None
-        assert await engine.sweep() == 1
+        assert await sweep(one.store, JobsSection(keep=Duration(1000))) == 1
         assert old not in {status.id for status in await one.jobs.list()}
         assert len(await one.jobs.list()) == 3
 
@@ -743,7 +740,7 @@ async def test_what_has_ended_is_purged_by_age_and_by_end(one: Bench) -> None:
 @pytest.fixture
 async def few(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """An engine that takes up few jobs at once, and runs them one by one."""
-    monkeypatch.setattr("gateway.jobs.engine.COUNT", 3)
+    monkeypatch.setattr("gateway.jobs.recovery.COUNT", 3)
     async with bench(tmp_path, database) as made:
         made.limit = 1
         yield made
@@ -752,7 +749,7 @@ async def few(tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 async def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     """One on a file: what others left can be nobody's but its own."""
-    monkeypatch.setattr("gateway.jobs.engine.COUNT", 3)
+    monkeypatch.setattr("gateway.jobs.recovery.COUNT", 3)
     async with bench(tmp_path) as made:
         made.limit = 1
         yield made
