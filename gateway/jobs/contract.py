@@ -40,8 +40,8 @@ OPEN = frozenset({State.WAITING, State.RUNNING, State.DELIVERING})
 ENDS = tuple(state for state in State if state not in OPEN)
 
 MOVES: Mapping[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.RUNNING, State.DELIVERING, State.KEPT, State.CANCELLED}),
-    State.RUNNING: frozenset({State.WAITING, State.DELIVERING, State.KEPT, State.CANCELLED}),
+    State.WAITING: frozenset({State.RUNNING, State.DELIVERING, State.KEPT, State.CANCELLED, State.DEAD}),
+    State.RUNNING: frozenset({State.WAITING, State.DELIVERING, State.KEPT, State.CANCELLED, State.DEAD}),
     State.DELIVERING: frozenset({State.DELIVERED, State.UNWANTED, State.DEAD, State.CANCELLED}),
     State.DELIVERED: frozenset({State.DELIVERING}),
     State.KEPT: frozenset(),
@@ -49,7 +49,11 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.UNWANTED: frozenset({State.DELIVERING}),
     State.DEAD: frozenset({State.DELIVERING}),
 }
-"""Where a job can go from where it is. From an end it is somebody's wish: to have its outcome delivered again."""
+"""Where a job can go from where it is.
+
+From an end it is somebody's wish, to have its outcome delivered again. What is dead without having been delivered was
+withdrawn: nobody was told that it was accepted.
+"""
 
 
 class Verdict(enum.Enum):

@@ -67,6 +67,12 @@ class Hands:
             del self._held[held.job.id]
             self.size -= size_of(held.job)
 
+    def withdrawn(self, held: Held, reason: str) -> None:
+        """Forget a job that is not to be done."""
+        held.state = State.DEAD
+        self.let_go(held)
+        self._work.finished(held, reason)
+
     def start(self, held: Held) -> None:
         """Have a job that was accepted go its way."""
         if held.adopted is not None:

@@ -23,6 +23,8 @@ class Held:
         self.state = state
         self.adopted = adopted
         self.interrupted = 0
+        self.epoch = 0
+        """How often it did not begin after all."""
         self.outcome: Outcome | None = None
         self.attempts: list[Attempt] = []
         self.begins = False
@@ -36,7 +38,8 @@ class Held:
     def of(cls, row: Row) -> Held:
         """Return one where its row says that it is."""
         held = cls(row.read_job(), State(row.state))
-        held.interrupted, held.outcome, held.attempts = row.interrupted, row.read_outcome(), [*row.read_attempts()]
+        held.interrupted, held.epoch = row.interrupted, row.epoch
+        held.outcome, held.attempts = row.read_outcome(), [*row.read_attempts()]
         return held
 
     @property

@@ -11,7 +11,7 @@ from gateway.jobs.contract import Attempt, Job, JobStatus, Outcome, State
 
 SUMMARY = "id, state, owner, accepted, finished, interrupted, reason, job"
 """What lists need: columns that are small."""
-ROW = f"{SUMMARY}, attempts, outcome, params, task_data"
+ROW = f"{SUMMARY}, attempts, outcome, params, task_data, epoch"
 
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...])
 
@@ -31,6 +31,7 @@ class Row(NamedTuple):
     outcome: str | None = None
     params: str = "{}"
     task_data: str = "{}"
+    epoch: int = 0
 
     def read_job(self) -> Job:
         """Return the job, as it was accepted."""

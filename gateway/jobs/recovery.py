@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.futures import Tasks
 from gateway.jobs.legacy import Legacy
+from gateway.jobs.store import WITHDRAWN
 from gateway.observe.events import NodeLost
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 COUNT = 1000  # jobs that are taken up at once
 SIZE = 16 << 20  # bytes of their parameters
+REMEMBER = 60.0  # seconds between looks for what is ours, and forgotten
 AGAIN = 1.0  # seconds until a store that failed is asked again
 
 
@@ -43,8 +45,9 @@ class Recovery:
         self.left = await self._store.count_orphans() if alone else 0
 
     def begin(self) -> None:
-        """Take up what is left, in the background."""
+        """Take up what is left, in the background, and see to it that nothing of ours is forgotten."""
         self._surely(self._take_up_all)
+        self._tasks.begin(self._remember_for_ever())
 
     async def take_over(self) -> None:
         """Take the jobs of gateways over that are dead now."""
@@ -61,8 +64,8 @@ class Recovery:
         """The caller was told 503. Should the job be committed all the same it must not run, unless somebody joined."""
 
         async def withdraw() -> None:
-            if await self._store.withdraw(held.job.id):
-                self.hands.let_go(held)
+            if await self._store.withdraw(held.job):
+                self.hands.withdrawn(held, WITHDRAWN)
             else:
                 self.hands.start(held)
 
@@ -81,6 +84,16 @@ class Recovery:
     async def end(self) -> None:
         """End what goes on in the background."""
         await self._tasks.end()
+
+    async def _remember_for_ever(self) -> None:
+        """Go on with what is ours, and not in our hands: it came late, after a statement that nobody waited for."""
+        unknown: set[str] = set()
+        while True:
+            await asyncio.sleep(REMEMBER)
+            with contextlib.suppress(StoreAway):
+                known, unknown = unknown, {name for name in await self._store.held() if self.hands.get(name) is None}
+                for name in unknown & known:  # it was so a minute ago
+                    self.look_again(name)
 
     async def _take_up_all(self) -> None:
         await self._take_up()

@@ -169,8 +169,9 @@ class Sqlite:
                 self._read(connection, one)
             if self._writes:
                 self._write_all(connection)
-            if self._closing.is_set():
-                return
+            with self._change:
+                if self._closing.is_set() and not self._reads and not self._writes:
+                    return
 
     def _read(self, connection: sqlite3.Connection, one: _Asked) -> None:
         try:

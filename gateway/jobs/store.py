@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PATIENCE = 5.0  # seconds
 BATCH = 500  # rows that are removed in one transaction
 MIGRATE = 60.0  # seconds
+WITHDRAWN = "it was never accepted: the caller was told that the store did not answer in time"
 
 
 def _states(states: Iterable[State]) -> str:
@@ -33,6 +34,7 @@ def _before(*states: State) -> str:
 
 # `held`: a gateway has still to do something for it. `slot`: a process of it may be alive. `task` is there while it is
 # open: a task has one open job.
+# `epoch`: a beginning that was given up, and is committed all the same, belongs to an earlier one.
 # The large columns come last: whoever reads the others does not read them.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -52,6 +54,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             accepted double precision NOT NULL,
             finished double precision,
             interrupted integer NOT NULL DEFAULT 0,
+            epoch integer NOT NULL DEFAULT 0,
             reason text NOT NULL DEFAULT '',
             size bigint NOT NULL,
             job text NOT NULL,
@@ -91,14 +94,25 @@ SELECT {_VALUES}, {_TASK}, :state, :owner, :held, :accepted, :finished, :interru
 """
 FIND_OPEN = "SELECT id FROM jobs WHERE task = :task"
 JOIN = "UPDATE jobs SET joined = joined + 1 WHERE task = :task RETURNING id"
-WITHDRAW = "DELETE FROM jobs WHERE id = :id AND owner = :owner AND joined = 0 AND finished IS NULL"
 
 _MINE = "WHERE id = :id AND owner = :owner"
+# The name is taken first, so that what is still on its way finds it taken.
+TAKE_NAME = f"""
+INSERT INTO jobs ({_COLUMNS}, state, owner, held, accepted, finished, reason)
+VALUES ({_VALUES}, 'dead', :owner, 0, :finished, :finished, :reason) ON CONFLICT (id) DO NOTHING
+"""
+WITHDRAW = f"""
+UPDATE jobs SET state = 'dead', held = 0, slot = 0, task = NULL, finished = :finished, reason = :reason
+{_MINE} AND joined = 0 AND state IN {_states([State.WAITING, State.RUNNING])}
+"""
 MINE = f"SELECT {ROW} FROM jobs {_MINE} AND held = 1"
-BEGIN = f"UPDATE jobs SET state = 'running', slot = 1 {_MINE} AND state IN {_before(State.RUNNING)}"
+BEGIN = f"UPDATE jobs SET state = 'running', slot = 1 {_MINE} AND epoch = :epoch AND state IN {_before(State.RUNNING)}"
 _BUSY = "SELECT count(*) FROM jobs WHERE connector = :connector AND slot = 1"
 BEGIN_WITHIN = f"{BEGIN} AND ({_BUSY}) < :limit"
-TAKE_BACK = f"UPDATE jobs SET state = 'waiting', slot = 0 {_MINE} AND state = 'running'"
+TAKE_BACK = f"""
+UPDATE jobs SET state = 'waiting', slot = 0, epoch = :epoch
+{_MINE} AND epoch <= :epoch AND state IN {_states([State.WAITING, State.RUNNING])}
+"""
 # What is repeated, since nobody knows whether it was done, finds it done.
 RECORD = f"""
 UPDATE jobs SET state = :state, outcome = :outcome, slot = 0, finished = :finished, held = :held,
@@ -144,6 +158,7 @@ UPDATE jobs SET owner = :owner, slot = 0, interrupted = interrupted + CASE WHEN 
     state = CASE WHEN state = 'running' THEN 'waiting' ELSE state END
 WHERE id = :id AND {_ORPHAN} RETURNING {ROW}
 """
+HELD = "SELECT id FROM jobs WHERE owner = :owner AND held = 1"
 CANCELLED = "SELECT id FROM jobs WHERE owner = :owner AND held = 1 AND state = 'cancelled'"
 
 _FILTERS = {
@@ -203,15 +218,15 @@ class Store:
         rows = (await self._change(JOIN, {"task": task_of(job)})).rows
         return rows[0][0] if rows else None
 
-    async def withdraw(self, job: str) -> bool:
-        """Take back what nobody was told to be accepted; False when somebody was."""
-        if (await self._change(WITHDRAW, {"id": job})).changed:
-            return True
-        return not await self.owns(job)
+    async def withdraw(self, job: Job) -> bool:
+        """Take back what nobody was told to be accepted, wherever it is on its way; False when somebody was."""
+        values = {**values_of(job), "owner": self.owner, "finished": time.time(), "reason": WITHDRAWN}
+        await self.database.run((TAKE_NAME, values), (WITHDRAW, values), patience=self.patience)
+        return not await self.owns(job.id)
 
-    async def begin(self, job: Job, limit: int | None, patience: float) -> bool:
+    async def begin(self, job: Job, epoch: int, limit: int | None, patience: float) -> bool:
         """Record that a run begins; with `limit`, only if fewer of its connector run over all gateways."""
-        values: dict[str, Any] = {"id": job.id, "owner": self.owner}
+        values: dict[str, Any] = {"id": job.id, "owner": self.owner, "epoch": epoch}
         if limit is None:
             [done] = await self.database.run((BEGIN, values), patience=patience)
         else:
@@ -233,9 +248,9 @@ class Store:
         """Tell whether a job is in this gateway's hands."""
         return await self.mine(job) is not None
 
-    async def take_back(self, job: str) -> bool:
-        """Record that a run did not begin after all."""
-        return await self._done(TAKE_BACK, {"id": job}) or await self.owns(job)
+    async def take_back(self, job: str, epoch: int) -> bool:
+        """Record that no run began before this epoch."""
+        return await self._done(TAKE_BACK, {"id": job, "epoch": epoch})
 
     async def record(self, job: str, outcome: Outcome, state: State) -> bool:
         """Record what a job came to. False, here and below: it is not ours any more."""
@@ -311,6 +326,10 @@ class Store:
     async def leave(self) -> None:
         """Take this gateway off the record: what it leaves is there for the others."""
         await self._change(LEAVE)
+
+    async def held(self) -> set[str]:
+        """Return the jobs for which this gateway has still to do something."""
+        return {row[0] for row in (await self._read(HELD)).rows}
 
     async def cancelled(self) -> list[str]:
         """Return those of this gateway's jobs that somebody has cancelled."""

@@ -138,7 +138,8 @@ class Work:
             return await (running or self._run(job, functools.partial(self._begin, held)))
         except (ConnectorBusy, ConnectorUnavailable) as problem:
             if held.state is State.RUNNING:
-                await self._surely(lambda: self._store.take_back(job.id))
+                held.epoch += 1
+                await self._surely(lambda: self._store.take_back(job.id, held.epoch))
                 held.state = State.WAITING
             return problem
         except GatewayDraining:
@@ -179,7 +180,7 @@ class Work:
         try:
             await self._sure()
             limit = job.cluster_concurrency if self._lease is not None else None
-            begun = await self._store.begin(job, limit, BEGIN)
+            begun = await self._store.begin(job, held.epoch, limit, BEGIN)
             if not begun and not await self._store.owns(job.id):
                 raise Lost
         except StoreAway as problem:

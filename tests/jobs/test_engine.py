@@ -845,6 +845,96 @@ async def test_jobs_that_were_taken_up_though_nobody_said_so_are_gone_on_with(
         assert (await few.ended(name)).state is State.KEPT
 
 
+async def test_what_is_ours_and_forgotten_is_remembered(
+    tmp_path: Path, database: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement that nobody waited for may have been done late."""
+    monkeypatch.setattr("gateway.jobs.recovery.REMEMBER", 0.05)
+    async with bench(tmp_path, database) as one:
+        await one.accept(job("First"))
+        late = msgspec.structs.replace(job("Late"), id="late")
+        assert await one.store.add(late, State.WAITING, accepted=1.0)
+        assert (await one.ended("late")).state is State.KEPT
+        assert one.runner.commands == ["First", "Late"]
+
+
+async def refused(one: Bench, monkeypatch: pytest.MonkeyPatch, *, before: bool) -> None:
+    """Have an accept fail, whose commit comes before that is told, or never."""
+    add = Store.add
+
+    async def lost(self, job, state, **more):
+        if before:
+            assert await add(self, job, state, **more)
+        raise StoreAway("the connection was lost", sent=True)
+
+    monkeypatch.setattr(Store, "add", lost)
+    with pytest.raises(JobsUnavailable, match="connection was lost"):
+        await one.accept(job("Refused", task="t"))
+    monkeypatch.setattr(Store, "add", add)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_what_was_refused_and_committed_all_the_same_is_withdrawn(
+    one: Bench, monkeypatch: pytest.MonkeyPatch, *, before: bool
+) -> None:
+    await refused(one, monkeypatch, before=before)
+    await eventually(lambda: one.jobs.health().open == 0)
+    assert one.runner.queued == []
+    [withdrawn] = await one.jobs.list(Query(state=State.DEAD))
+    assert "never accepted" in withdrawn.reason
+    assert [event.state for event in one.told(JobFinished)] == ["dead"]
+    again = await one.jobs.accept(job("Refused", task="t"))
+    assert not again.joined
+    await one.ended(again.id)
+
+
+async def test_what_was_refused_and_joined_before_it_was_withdrawn_runs(
+    one: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw, may = Store.withdraw, asyncio.Event()
+
+    async def later(self, job):
+        await may.wait()
+        return await withdraw(self, job)
+
+    monkeypatch.setattr(Store, "withdraw", later)
+    await refused(one, monkeypatch, before=True)
+    joined = await one.jobs.accept(job("Refused", task="t"))
+    assert joined.joined
+    may.set()
+    assert (await one.ended(joined.id)).state is State.KEPT
+    assert one.runner.commands == ["Refused"]
+
+
+async def test_a_delivery_of_which_nobody_knows_whether_it_was_asked_for_is_made(
+    one: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = Store.deliver_again
+
+    async def lost(self, job):
+        await again(self, job)
+        raise StoreAway("the connection was lost", sent=True)
+
+    async with caller() as backend:
+        backend.answers = [404, 200]
+        name = await one.accept(job(callback=backend.url))
+        await one.ended(name)
+        monkeypatch.setattr(Store, "deliver_again", lost)
+        with pytest.raises(JobsUnavailable):
+            await one.jobs.retry(name)
+        await one.reaches(name, lambda status: status.state is State.DELIVERED)
+
+
+async def test_a_full_backlog_lets_a_task_join_its_job(tmp_path: Path, database: str | None) -> None:
+    async with bench(tmp_path, database, backlog=1) as one:
+        one.runner.hold()
+        name = await one.accept(job(task="t"))
+        assert (await one.jobs.accept(job(task="t"))).id == name
+        for other in (job(), job(task="u")):
+            with pytest.raises(ConnectorBusy):
+                await one.accept(other)
+
+
 def test_a_batch_is_bounded_by_size_and_holds_at_least_one() -> None:
     found = [("a", 60), ("b", 30), ("c", 30)]
     assert fitting(found, 100) == ["a", "b"]

@@ -118,20 +118,31 @@ async def test_a_task_has_one_open_job(one: Store, other: Store) -> None:
 
 
 async def test_what_nobody_has_joined_can_be_withdrawn(one: Store, other: Store) -> None:
-    await added(one, "lonely", task="t")
-    await added(one, "joined", task="u")
+    lonely = await added(one, "lonely", task="t")
+    joined = await added(one, "joined", task="u")
     assert await other.join(job(task="u")) == "joined"
-    assert await one.withdraw("lonely")
-    assert await one.withdraw("never committed")
-    assert not await one.withdraw("joined")
-    assert [row.id for row in await one.listed(Query(), 10, 0)] == ["joined"]
+    assert await one.withdraw(lonely)
+    assert not await one.withdraw(joined)
+    row = await one.read("lonely")
+    assert row is not None
+    assert (row.state, row.read_job()) == ("dead", lonely)
+    assert "never accepted" in row.reason
+    assert await one.find_open(lonely, 5) is None
+
+
+async def test_what_is_withdrawn_before_it_arrives_never_does(one: Store) -> None:
+    late = replaced(job(task="t"), "late")
+    assert await one.withdraw(late)
+    with pytest.raises(StoreAway):
+        await one.add(late, State.WAITING, accepted=1.0)
+    assert await state(one, "late") is State.DEAD
 
 
 async def test_whoever_does_not_have_a_job_changes_nothing(one: Store, other: Store) -> None:
     made = await added(one)
-    assert not await other.begin(made, None, 5)
+    assert not await other.begin(made, 0, None, 5)
     assert not await other.record("j", OUTCOME, State.DELIVERING)
-    assert not await other.take_back("j")
+    assert not await other.take_back("j", 1)
     assert not await other.owns("j")
     assert await one.record("j", OUTCOME, State.DELIVERING)
     assert not await other.tried("j", [TRIED], State.DELIVERED, "")
@@ -153,12 +164,12 @@ BY_VERB = {
 async def test_a_job_goes_only_where_the_table_of_moves_lets_it(one: Store, begun: State, verb: str) -> None:
     made = await added(one, state=begun)
     calls = {
-        "begin": lambda: one.begin(made, None, 5),
+        "begin": lambda: one.begin(made, 0, None, 5),
         "record": lambda: one.record("j", OUTCOME, State.DELIVERING),
         "tried": lambda: one.tried("j", [TRIED], State.DELIVERED, ""),
         "cancel": lambda: one.cancel("j"),
         "deliver_again": lambda: one.deliver_again(made),
-        "take_back": lambda: one.take_back("j"),
+        "take_back": lambda: one.take_back("j", 1),
     }
     await calls[verb]()
     now = await state(one)
@@ -182,25 +193,28 @@ async def test_what_is_said_twice_is_done(one: Store) -> None:
     assert made.id == "j"
 
 
-async def test_a_beginning_can_be_taken_back_twice(one: Store) -> None:
+async def test_a_beginning_is_taken_back_also_one_that_comes_late(one: Store) -> None:
     made = await added(one)
-    assert await one.begin(made, None, 5)
+    assert await one.begin(made, 0, None, 5)
     for _ in range(2):
-        assert await one.take_back("j")
+        assert await one.take_back("j", 1)
     assert await state(one) is State.WAITING
-    assert await one.begin(made, None, 5)
+    assert not await one.begin(made, 0, None, 5)
+    assert await one.begin(made, 1, None, 5)
+    assert not await one.take_back("j", 0)
+    assert await state(one) is State.RUNNING
 
 
 async def test_a_run_begins_only_within_the_limit_over_all(one: Store) -> None:
     first, second, third = [await added(one, name) for name in ("a", "b", "c")]
-    assert await one.begin(first, 2, 5)
-    assert await one.begin(second, 2, 5)
+    assert await one.begin(first, 0, 2, 5)
+    assert await one.begin(second, 0, 2, 5)
     assert await one.busy("fake") == 2
-    assert not await one.begin(third, 2, 5)
+    assert not await one.begin(third, 0, 2, 5)
     assert await one.cancel("a") == "one"
-    assert not await one.begin(third, 2, 5)  # its process may be alive
+    assert not await one.begin(third, 0, 2, 5)  # its process may be alive
     assert await one.told("a", [], ends=False)
-    assert await one.begin(third, 2, 5)
+    assert await one.begin(third, 0, 2, 5)
 
 
 async def test_what_has_ended_is_delivered_again_with_its_outcome_alone(one: Store, other: Store) -> None:
