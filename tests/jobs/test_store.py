@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.jobs import store as module
-from gateway.jobs.contract import ENDS, MOVES, OPEN, Attempt, Job, Outcome, Query, State, StoreAway, Verdict
+from gateway.jobs.contract import MOVES, Attempt, Job, Outcome, Query, State, StoreAway, Verdict
 from gateway.jobs.postgres import Postgres
-from gateway.jobs.records import task_of
 from gateway.jobs.sqlite import Sqlite, unfinished
 from gateway.jobs.store import Store
 from gateway.protocol.result import Caller
@@ -344,21 +343,6 @@ async def test_what_the_code_should_never_say_the_tables_refuse(tables: Database
     for name, values in wrong.items():
         [said] = await asyncio.gather(tables.run((row.format(*values), {}), patience=5), return_exceptions=True)
         assert "check constraint" in str(said).lower(), name
-
-
-def test_every_state_can_be_reached_and_left_or_is_an_end() -> None:
-    reached = {one for moves in MOVES.values() for one in moves}
-    assert reached == set(State)
-    assert all(MOVES[one] for one in OPEN)
-    assert all(MOVES[one] <= {State.DELIVERING} for one in ENDS)
-
-
-def test_a_task_is_told_by_client_command_and_connector() -> None:
-    known = {
-        task_of(one) for one in (job(task="t"), job(task="u"), job("Other", task="t"), job(task="t", connector="d"))
-    }
-    assert len(known) == 4
-    assert task_of(job()) is None
 
 
 def test_a_file_without_jobs_to_go_on_with_is_finished(tmp_path: Path) -> None:
