@@ -122,7 +122,7 @@ class Engine:
         """Let runs end for `grace` seconds, leave the rest as it is recorded, and give the store up."""
         self.hands.drain()
         until = time.monotonic() + grace
-        while time.monotonic() < until and self.hands.run:  # noqa: ASYNC110 - they are many
+        while time.monotonic() < until and self.hands.running:  # noqa: ASYNC110 - they are many
             await asyncio.sleep(LOOK)
         await self._give_up()
 
@@ -176,11 +176,9 @@ class Engine:
     async def retry(self, name: str, *, run: bool) -> str:
         """Deliver again, or run again as a new job."""
         row = await self._row(name)
-        held = self.hands.get(name)
         if State(row.state) in OPEN:
-            if run or held is None or held.state is not State.DELIVERING:
+            if run or not self.hands.hurry(name):
                 raise JobConflict(f"job {name} is {row.state}")
-            held.wake.set()
             return name
         job = row.read_job()
         if run:

@@ -47,7 +47,7 @@ class Hands:
         return self._held.get(name)
 
     @property
-    def run(self) -> bool:
+    def running(self) -> bool:
         """A command runs, or is about to."""
         return any(held.runs for held in self._held.values())
 
@@ -104,9 +104,17 @@ class Hands:
             self.queue.remove(held)
         self._do(held, self._end(held, held.task))
 
+    def hurry(self, name: str) -> bool:
+        """Make the next try to deliver a job now; False when there is none to be made here."""
+        held = self._held.get(name)
+        if held is None or held.state is not State.DELIVERING:
+            return False
+        held.wake.set()
+        return True
+
     def drain(self) -> None:
         """Begin no more; end the wait for slots, since who gets one now would not begin."""
-        self._work.draining = True
+        self._work.drain()
         self.queue.close()
         for held in self._held.values():
             if held.task is not None and held.state is State.WAITING and not held.runs:

@@ -75,11 +75,16 @@ class Postgres:
         task = asyncio.current_task()
         assert task is not None
         self._running[task] = None
+        clock = asyncio.get_running_loop().time
+        until = clock() + patience
         try:
-            until = asyncio.get_running_loop().time() + patience
             async with self._connected(until) as connection:
                 self._running[task] = connection
                 return await self._do(connection, steps)
+        except StoreAway as problem:
+            if clock() >= until:  # what the driver says of a connection that we have shut is of no interest
+                raise StoreAway(f"it did not answer within {patience:g} s", sent=problem.sent) from None
+            raise
         except asyncio.CancelledError:
             pass
         finally:

@@ -70,6 +70,10 @@ class Work:
         self._trouble = trouble
         self._publish = publish
 
+    def drain(self) -> None:
+        """Let nothing begin any more."""
+        self.draining = True
+
     async def run(self, held: Held) -> Outcome | None:
         """Run a job, as often as it takes until it has begun; None: it is left to the next start."""
         since = time.monotonic()
