@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from gateway.errors import ConnectorBusy, ConnectorStartFailed
+from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable
+from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.contract import State
+from gateway.observe.events import JobFault
 from tests.jobs.support import Bench, Runner, caller, job
 from tests.support import eventually
 
@@ -148,4 +150,43 @@ async def test_an_adopted_run_that_found_no_slot_is_tried_again_as_a_job(one: Be
     running.set_exception(ConnectorBusy("no slot came free"))
     status = await one.ended(await one.accept(job(), running))
     assert ran_well(status)
+    assert one.runner.commands == ["Do"]
+
+
+async def test_a_connector_that_cannot_be_served_for_long_is_told(one: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.jobs.work.UNAVAILABLE", 0.0)
+    one.runner.refusals = [ConnectorUnavailable("open circuit")]
+    status = await one.ended(await one.accept(job()))
+    assert status.outcome is not None
+    assert status.outcome.status == 503
+    assert "connector_unavailable" in status.outcome.body
+    assert one.runner.started == []
+
+
+async def test_a_run_that_could_not_be_started_after_all_has_not_begun(one: Bench) -> None:
+    one.runner.problems = [ConnectorUnavailable("open circuit")]
+    name = await one.accept(job())
+    await eventually(lambda: len(one.runner.started) == 1)
+    await one.reaches(name, lambda status: status.state is State.WAITING)
+    assert ran_well(await one.ended(name))
+    assert len(one.runner.started) == 2
+
+
+async def test_a_fault_of_ours_in_a_delivery_is_told_and_costs_no_job(
+    one: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.jobs.recovery.REMEMBER", 0.05)
+    deliver, failed = Callbacks.deliver, []
+
+    async def fail_once(self, *arguments):
+        if not failed:
+            failed.append(arguments)
+            raise ZeroDivisionError
+        return await deliver(self, *arguments)
+
+    monkeypatch.setattr(Callbacks, "deliver", fail_once)
+    async with caller() as backend:
+        name = await one.accept(job(callback=backend.url))
+        assert (await one.ended(name)).state is State.DELIVERED
+    assert "ZeroDivisionError" in one.told(JobFault)[0].traceback
     assert one.runner.commands == ["Do"]
