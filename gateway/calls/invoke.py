@@ -30,7 +30,9 @@ from gateway.observe.events import (
     RunFinished,
 )
 from gateway.processes.run import Completed, StaleCell, StartFailed, Stop
-from gateway.protocol.result import Caller, Context, Object, Request, Result, encoded, interpret, told_error
+from gateway.protocol.document import Object
+from gateway.protocol.request import Caller, Context, Request, encoded
+from gateway.protocol.result import Result, interpret, told_error
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from gateway.calls.invoke import Reply
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
-    from gateway.protocol.result import Caller, ToldError
+    from gateway.protocol.request import Caller
+    from gateway.protocol.told import ToldError
 
 MOST = 1000  # answers that are kept
 LARGEST = 64 << 10  # bytes of one of them

@@ -34,16 +34,15 @@ from gateway.errors import (
 )
 from gateway.observe.events import Bus, ConnectorWarning, Event
 from gateway.processes.run import GRACE, StartFailed, Stop
-from gateway.protocol.result import (
-    Caller,
+from gateway.protocol.description import (
     DescribedAuth,
     DescribedCommand,
     DescribedParameter,
-    DescribeRequest,
     Description,
-    interpret,
     read_description,
 )
+from gateway.protocol.request import Caller, DescribeRequest
+from gateway.protocol.result import interpret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,7 +52,8 @@ if TYPE_CHECKING:
     from gateway.observe.events import RunFinished
     from gateway.processes.base import OnLine, Pool, Worker
     from gateway.processes.run import Answered, Completed, Launch, Payload
-    from gateway.protocol.result import Object, Result
+    from gateway.protocol.document import Object
+    from gateway.protocol.result import Result
 
 LARGE = 1 << 20  # characters
 SNOW = "\N{SNOWMAN}\N{GRINNING FACE}"

@@ -16,7 +16,7 @@ from gateway.settings import AuthEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from gateway.protocol.result import DescribedAuth
+    from gateway.protocol.description import DescribedAuth
     from gateway.yaml_document import Node
 
 

@@ -16,7 +16,7 @@ from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
 from gateway.observe.redact import Redactor, telling_values
 from gateway.processes.run import Bounds, Keep, Launch
-from gateway.protocol.result import Validate
+from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
@@ -24,7 +24,7 @@ from gateway.typeahead import Typeahead
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.protocol.result import DescribedCommand, Description
+    from gateway.protocol.description import DescribedCommand, Description
     from gateway.yaml_document import Node
 
 BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}

@@ -11,7 +11,7 @@ from gateway.errors import Quarantine
 from gateway.settings import ParameterEntry
 
 if TYPE_CHECKING:
-    from gateway.protocol.result import DescribedParameter
+    from gateway.protocol.description import DescribedParameter
     from gateway.yaml_document import Node
 
 

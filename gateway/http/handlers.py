@@ -23,7 +23,8 @@ from gateway.http.team import TeamHandlers
 from gateway.http.typeahead import TypeaheadHandlers
 from gateway.jobs.port import Accepted
 from gateway.processes.supervisor import State as Supervision
-from gateway.protocol.result import Caller, Object, read_object
+from gateway.protocol.document import Object, read_object
+from gateway.protocol.request import Caller
 from gateway.sandbox import names
 
 if TYPE_CHECKING:

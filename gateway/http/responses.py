@@ -10,7 +10,7 @@ from aiohttp import web
 
 from gateway.errors import GatewayError
 from gateway.http.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
-from gateway.protocol.result import JSON, accepted_envelope, error_envelope
+from gateway.protocol.envelope import JSON, accepted_envelope, error_envelope
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gateway.calls.invoke import Reply
     from gateway.jobs.port import Accepted
-    from gateway.protocol.result import Piece
+    from gateway.protocol.document import Piece
 
     Sending = Callable[[], AbstractContextManager[None]]
 

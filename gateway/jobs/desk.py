@@ -12,7 +12,8 @@ from gateway.calls.invoke import Call, Extension, Invoker, Reply
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
-from gateway.protocol.result import as_envelope, error_envelope, read_object
+from gateway.protocol.document import read_object
+from gateway.protocol.envelope import as_envelope, error_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.protocol.result import Caller, error_envelope
+from gateway.protocol.envelope import error_envelope
+from gateway.protocol.request import Caller
 
 if TYPE_CHECKING:
     import asyncio

@@ -15,7 +15,8 @@ from gateway.cells.wire import Why
 from gateway.processes.lines import Lines
 from gateway.processes.resident import Resident
 from gateway.processes.run import GRACE, Completed, StartFailed, Stop, completed, why_stopped
-from gateway.protocol.result import LARGE, is_document
+from gateway.protocol.document import is_document
+from gateway.protocol.request import LARGE
 
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Room, Worker

@@ -16,7 +16,7 @@ from gateway.errors import ConnectorBusy, ConnectorTimeout, GatewayError
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
 from gateway.processes.run import Completed
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.settings import read_settings
 from tests.support import eventually
 

@@ -19,7 +19,7 @@ from gateway.jobs.lease import PACE, Pace
 from gateway.jobs.port import Begin, Job, Outcome
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.units import Duration
 
 CLEAN = web.AppKey("clean", bool)

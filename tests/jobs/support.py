@@ -14,7 +14,7 @@ from aiohttp.abc import ResolveResult
 from gateway.jobs.port import OPEN, Job, Outcome
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.units import Duration
 from tests.support import eventually
 

@@ -30,7 +30,7 @@ from gateway.jobs.port import (
 )
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
 from tests.jobs.support import Bench, bench, caller, envelope, job
 from tests.support import eventually
