@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from gateway.calls.invoke import Reply
+    from gateway.calls.reply import Reply
     from gateway.errors import GatewayError
     from gateway.observe.events import Bus, Event
     from gateway.settings import Settings

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.calls.invoke import Call
+from gateway.calls.call import Call
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
 from gateway.protocol.request import Caller

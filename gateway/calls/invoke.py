@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.calls.circuit import Circuit
+from gateway.calls.outcome import interpreted, last_lines, problem_of
+from gateway.calls.reply import Reply
 from gateway.errors import (
-    ConnectorCrashed,
     ConnectorFailed,
     ConnectorInvalidOutput,
-    ConnectorOutOfMemory,
-    ConnectorOutputTooLarge,
     ConnectorStartFailed,
     ConnectorTimeout,
-    GatewayDraining,
     GatewayError,
 )
 from gateway.observe.events import (
@@ -29,113 +26,24 @@ from gateway.observe.events import (
     ConnectorWarning,
     RunFinished,
 )
-from gateway.processes.run import Completed, StaleCell, StartFailed, Stop
-from gateway.protocol.document import Object
-from gateway.protocol.request import Caller, Context, Request, encoded
+from gateway.processes.run import Completed, StaleCell, StartFailed
+from gateway.protocol.request import Context, Request, encoded
 from gateway.protocol.result import Result, interpret, told_error
-from gateway.units import Duration, Size
+from gateway.units import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
+    from gateway.calls.call import Call
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.observe.redact import Redactor
-    from gateway.processes.base import Pool, Worker
+    from gateway.processes.base import Pool
     from gateway.processes.run import Payload
     from gateway.processes.supervisor import Supervisor
+    from gateway.protocol.document import Object
 
-TAIL_LINES = 20  # of a failed run's log, for its caller
-LARGE = 1 << 20  # bytes of a result
 TAIL_IN_MESSAGE = 500  # characters
-
-_EMPTY = msgspec.Raw(b"{}")
-
-
-class Extension:
-    """Lets a call that is in progress run on beyond its deadline, once somebody has made a job of it."""
-
-    def __init__(self) -> None:
-        self.granted = False
-        """The job's own timeout holds."""
-        self.spent = False
-        """The first deadline has struck."""
-        self._held = False
-        self._limit: tuple[Worker, float] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the first deadline pass while a job is being made of the call; it holds again when there is none."""
-        self._held = True
-        self._disarm()
-        try:
-            yield
-        finally:
-            self._held = False
-            self._arm()
-
-    def limit(self, child: Worker, deadline: float) -> None:
-        """Stop the child at its first deadline, unless the extension comes before."""
-        self._limit = child, deadline
-        self._arm()
-
-    def over(self) -> None:
-        """The run has ended."""
-        self._limit = None
-        self._disarm()
-
-    def _arm(self) -> None:
-        if self._limit is not None and not self.granted and not self._held:
-            child, deadline = self._limit
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._strike, child)
-
-    def _strike(self, child: Worker) -> None:
-        self.spent = True
-        child.stop(Stop.DEADLINE)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-class Acknowledgement:
-    """Lets a call be answered while its run goes on: the command calls back by itself."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        """What the run is called from then on."""
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for. `timeout` (seconds) can only shorten the command's own."""
-
-    connector: str
-    command: str
-    params: Object
-    caller: Caller
-    task_data: msgspec.Raw = _EMPTY
-    timeout: float | None = None
-    job: bool = False
-    """It is a job's run: the command's job_timeout holds."""
-    extension: Extension | None = None
-    """It may become a job while it runs, or go on after its acknowledgement."""
-    acknowledgement: Acknowledgement | None = None
-    """Its run may go on once it has answered, within the command's job_timeout."""
-    on_slot: Callable[[], Awaitable[None]] | None = None
-    """Awaited when the call holds its slot, before a process is asked for. What it takes does not count as the run's
-    time; when it raises, nothing was started and the slot is given back."""
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller gets: the connector's result and what the run took."""
-
-    result: Result
-    run: RunFinished
-    logs: tuple[str, ...] = ()
-    accepted: bool = False
-    """The connector only acknowledged the call; the outcome goes to the caller's callback URL."""
 
 
 class Invoker:
@@ -221,7 +129,7 @@ class Invoker:
             if not decided:
                 circuit.undecided()
         if call.acknowledgement is not None and run.acknowledged:
-            fault = _problem(completed, run.title, command.job_timeout)
+            fault = problem_of(completed, run.title, command.job_timeout)
             failed = ("failed", f"exit status {completed.status}") if completed.status else ("ok", None)
             run.went_on(*(failed if fault is None else (fault.code, redact(fault.message))))
             return call.acknowledgement.reply.result()
@@ -354,12 +262,12 @@ class Invoker:
         self, run: _Run, completed: Completed, redact: Redactor, allowed: float, *, accepted: bool
     ) -> Reply:
         tail = redact(completed.log_tail)
-        problem = _problem(completed, run.title, allowed)
+        problem = problem_of(completed, run.title, allowed)
         result = None
         if isinstance(problem, ConnectorTimeout) and completed.whole:
             # It did what it was to do: told as a failure, it would be done again.
             with contextlib.suppress(ConnectorInvalidOutput):
-                result = await _interpreted(completed.result, redact, acknowledges=accepted)
+                result = await interpreted(completed.result, redact, acknowledges=accepted)
                 late = f"gave its result, and did not end until its deadline of {Duration(allowed)}: it was stopped"
                 result = msgspec.structs.replace(result, warnings=(*result.warnings, late))
                 problem = None
@@ -369,7 +277,7 @@ class Invoker:
                 problem = ConnectorFailed(f"{run.title} failed with exit status {completed.status}")
         elif problem is None:
             try:
-                result = await _interpreted(completed.result, redact, acknowledges=accepted)
+                result = await interpreted(completed.result, redact, acknowledges=accepted)
             except ConnectorInvalidOutput as invalid:
                 problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {redact(invalid.message)}")
         if problem is None and result is not None and result.error is not None and result.error.invalid_output:
@@ -377,9 +285,9 @@ class Invoker:
         if problem is not None:
             shown = f"; stderr: {tail[-TAIL_IN_MESSAGE:]}" if tail else ""
             message = f"{problem.message} (after {run.wall:.2f} s){shown}"
-            raise type(problem)(message, logs=_lines(tail), retry_after=problem.retry_after)
+            raise type(problem)(message, logs=last_lines(tail), retry_after=problem.retry_after)
         assert result is not None
-        return Reply(result=result, logs=_lines(tail), run=run.answered(result))
+        return Reply(result=result, logs=last_lines(tail), run=run.answered(result))
 
 
 class _Run:
@@ -467,35 +375,3 @@ class _Run:
         )
         self._bus.publish(event)
         return event
-
-
-def _problem(completed: Completed, title: str, timeout: float) -> GatewayError | None:  # noqa: PLR0911 - a table
-    """Return what the end of the process means, whatever it wrote."""
-    bounds = completed.bounds
-    if completed.stop is Stop.DEADLINE:
-        return ConnectorTimeout(f"{title} was still running at its deadline of {Duration(timeout)} and was stopped")
-    if completed.stop is Stop.DRAINED:
-        return GatewayDraining(f"{title} was stopped: the gateway is shutting down", retry_after=5)
-    if completed.stop is Stop.OUTPUT:
-        return ConnectorOutputTooLarge(f"{title} wrote a result of more than {Size(bounds.output)} (max_output)")
-    if completed.out_of_memory:
-        return ConnectorOutOfMemory(f"{title} used more than {Size(bounds.memory)} of memory (max_memory)")
-    if completed.over is not None:
-        return ConnectorCrashed(f"{title} had more than its {completed.over} allows, and was stopped")
-    if completed.cell_died:
-        return ConnectorCrashed(f"{title} was killed together with the process that watches over it")
-    if completed.signal is not None:
-        return ConnectorCrashed(f"{title} died of {completed.signal}")
-    return None
-
-
-async def _interpreted(stdout: bytearray, redact: Redactor, *, acknowledges: bool) -> Result:
-    if len(stdout) <= LARGE:
-        return interpret(stdout, redact, acknowledges=acknowledges)
-    return await asyncio.to_thread(
-        interpret, stdout, redact, acknowledges=acknowledges
-    )  # it takes its time, and others have their turns
-
-
-def _lines(tail: str) -> tuple[str, ...]:
-    return tuple(tail.splitlines()[-TAIL_LINES:])

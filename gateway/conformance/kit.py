@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
-from gateway.calls.invoke import Call, Invoker
+from gateway.calls.call import Call
+from gateway.calls.invoke import Invoker
 from gateway.conformance.examples import Example, Expect, is_subset, made_up
 from gateway.connectors.definition import Command
 from gateway.connectors.describe import Describer

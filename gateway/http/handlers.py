@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from gateway.calls.invoke import Call
+from gateway.calls.call import Call
 from gateway.connectors.snapshot import State
 from gateway.errors import InvalidRequest
 from gateway.http.auths import AuthHandlers

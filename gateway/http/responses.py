@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractContextManager
 
-    from gateway.calls.invoke import Reply
+    from gateway.calls.reply import Reply
     from gateway.jobs.port import Accepted
     from gateway.protocol.document import Piece
 

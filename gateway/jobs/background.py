@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.calls.invoke import Acknowledgement, Extension
+from gateway.calls.extension import Acknowledgement, Extension
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import JobStatus, State
 
 if TYPE_CHECKING:
-    from gateway.calls.invoke import Call, Invoker, Reply
+    from gateway.calls.call import Call
+    from gateway.calls.invoke import Invoker
+    from gateway.calls.reply import Reply
     from gateway.jobs.port import Query
 
 PREFIX = "run-"  # of their ids; the number of the worker follows

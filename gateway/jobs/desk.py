@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.calls.invoke import Call, Extension, Invoker, Reply
+from gateway.calls.call import Call
+from gateway.calls.extension import Extension
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.jobs.loops import looked_at
 from gateway.jobs.port import Accepted, Begin, Job, Jobs, JobsUnavailable, Outcome
@@ -18,6 +19,8 @@ from gateway.protocol.envelope import as_envelope, error_envelope
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from gateway.calls.invoke import Invoker
+    from gateway.calls.reply import Reply
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.jobs.background import Background

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from gateway.calls.invoke import Call
+from gateway.calls.call import Call
 from gateway.errors import ConnectorBusy, ConnectorTimeout, GatewayError
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
