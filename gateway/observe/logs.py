@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 Format = Literal["json", "human"]
 
 _LISTED = 10  # names of connectors in one line
-_SMALL = re.compile(r"(?<!^)(?=[A-Z])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -102,14 +101,13 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        name = event.title or _SMALL.sub("_", type(event).__name__).lower()
         facts = msgspec.structs.asdict(event)
         if isinstance(event, RunFinished):
             facts = _of_run(event)
         elif isinstance(event, RegistryLoaded):
             facts["changed"] = _some(event.changed)
             facts["removed"] = _some(event.removed)
-        getattr(self._logger, event.severity())(name, **facts)
+        getattr(self._logger, event.severity())(event.name, **facts)
 
 
 def _harmless(_logger: object, _method: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
