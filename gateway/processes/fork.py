@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.cells.wire import Why
 from gateway.processes.ahead import Forked
 from gateway.processes.host import BootFailed, Host, UnfitError
-from gateway.processes.run import GRACE, Completed, Launch, StartFailed, Stop
+from gateway.processes.run import GRACE, Completed, Launch, StartFailed, Stop, never_ran
 
 if TYPE_CHECKING:
     from gateway.cells.cell import Ended
@@ -335,23 +335,7 @@ class _Forking:
             self._obtaining.cancel()
 
     def _never_ran(self) -> Completed:
-        words = "the process that imports the connector is not ready yet"
-        return Completed(
-            pid=0,
-            bounds=self._launch.bounds,
-            status=None,
-            signal=None,
-            stop=self._stop,
-            out_of_memory=False,
-            over=None,
-            cell_died=False,
-            cpu_user=0.0,
-            cpu_system=0.0,
-            peak_rss=0,
-            result=bytearray(),
-            log_tail=words,
-            log_bytes=len(words),
-        )
+        return never_ran(self._launch, self._stop, "the process that imports the connector is not ready yet")
 
 
 async def _cleared(host: Host) -> None:
