@@ -97,7 +97,7 @@ class Gateway:
                 await self.registry.open(watch=watch)
             if watch:
                 self._keep()
-                self.bus.listen(self._on_event)
+                self.bus.listen(self._on_registry_loaded, RegistryLoaded)
                 self._warn(self.registry.snapshot.statuses)
                 self._tell_missing()
                 self.pools.open()
@@ -123,12 +123,12 @@ class Gateway:
             os.close(self._lock)
             self._lock = -1
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, RegistryLoaded):
-            self._keep()
-            if self.desk.jobs is not None and self.desk.expects_jobs():
-                self.desk.jobs.wake()
-            self._warn(event.changed)
+    def _on_registry_loaded(self, event: Event) -> None:
+        assert isinstance(event, RegistryLoaded)
+        self._keep()
+        if self.desk.jobs is not None and self.desk.expects_jobs():
+            self.desk.jobs.wake()
+        self._warn(event.changed)
 
     def notices(self, name: str) -> list[str]:
         """Return what an operator should know of a connector, beyond its processes."""

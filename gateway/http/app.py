@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -33,10 +34,10 @@ def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Applica
     """Make the application; nothing is started before its start-up."""
     gateway = Gateway(settings, bus, team)
     gateway.keep_jobs(status_of)
-    metrics = Metrics(gateway, team.metrics if team else None)
-    recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
-    bus.listen(metrics)
-    bus.listen(recent)
+    metrics = Metrics(gateway)
+    recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))
+    bus.listen(metrics, *Metrics.kinds)
+    bus.listen(recent, *Recent.kinds)
     routes = Handlers(gateway, metrics, recent, version("gateway"), _redirects(settings)).routes()
     app = web.Application(
         middlewares=[

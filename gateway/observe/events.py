@@ -299,16 +299,21 @@ class StoreChanged(Event, frozen=True, kw_only=True):
 
 
 class Bus:
-    """Hands each event to every listener, in order, at once."""
+    """Hands each event to those who listen to its kind, in order, at once."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Event], None]] = []
+        self._listeners: list[tuple[Callable[[Event], None], tuple[type[Event], ...]]] = []
+        self._by_kind: dict[type[Event], tuple[Callable[[Event], None], ...]] = {}
 
-    def listen(self, listener: Callable[[Event], None]) -> None:
-        """Add a listener; it must not raise or block."""
-        self._listeners.append(listener)
+    def listen(self, listener: Callable[[Event], None], *kinds: type[Event]) -> None:
+        """Add a listener to some kinds of events, or to all; it must not raise or block."""
+        self._listeners.append((listener, kinds))
+        self._by_kind.clear()
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
-        for listener in self._listeners:
+        kind = type(event)
+        if kind not in self._by_kind:
+            self._by_kind[kind] = tuple(one for one, kinds in self._listeners if not kinds or kind in kinds)
+        for listener in self._by_kind[kind]:
             listener(event)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import datetime
 import fcntl
 import io
 import logging
@@ -9,12 +12,15 @@ import os
 import re
 import stat
 import sys
+import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
 
 from gateway.observe.events import (
+    ConnectorLine,
     Event,
     RegistryLoaded,
     RunFinished,
@@ -26,8 +32,11 @@ if TYPE_CHECKING:
 
 Format = Literal["json", "human"]
 
+HELD = 256  # lines that wait for the end of a turn at most
 _LISTED = 10  # names of connectors in one line
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+_json = msgspec.json.Encoder(enc_hook=repr)
 
 
 def configure(
@@ -39,6 +48,7 @@ def configure(
     """
     if lock is not None and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # a file takes any line in one piece
         stream = cast("TextIO", _Shared(stream, lock))
+    _lines.begin(stream, form, "{" if worker is None else f'{{"worker":{worker},')
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -49,7 +59,7 @@ def configure(
     if form == "json":
         last: list[Any] = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(lambda value, **_: msgspec.json.encode(value, enc_hook=repr).decode()),
+            structlog.processors.JSONRenderer(lambda value, **_: _json.encode(value).decode()),
         ]
     else:
         last = [
@@ -58,16 +68,82 @@ def configure(
         ]
     structlog.configure(
         processors=[*shared, *last],
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _lines)),
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(_lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+class Lines(io.TextIOBase):
+    """The stream of the log: lines that are held go out in one write at the end of a turn of the loop, in their order.
+
+    They go out before anything else is written, and at the end of the process at the latest.
+    """
+
+    def __init__(self) -> None:
+        self.json = False
+        """Events are lines of JSON."""
+        self.opening = "{"
+        """What each of those begins with."""
+        self._stream: TextIO = sys.stderr
+        self._held: deque[str] = deque()
+        self._turn = threading.RLock()  # threads log too, and so may what the collector finds in the middle of a write
+
+    def begin(self, stream: TextIO, form: Format, opening: str) -> None:
+        """Write to a stream from now on."""
+        self.release()
+        self._stream = stream
+        self.json = form == "json"
+        self.opening = opening
+
+    def hold(self, line: str) -> None:
+        """Write a line at the end of this turn, with all others that are held; at once where no loop runs."""
+        held = self._held
+        held.append(line)
+        if len(held) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.release)
+            except RuntimeError:
+                self.release()
+        elif len(held) > HELD:
+            self.release()
+
+    def release(self) -> None:
+        """Write what is held."""
+        with self._turn:
+            text = ""
+            while self._held:
+                text += self._held.popleft()
+            if text:
+                self._stream.write(text)
+                self._stream.flush()
+
+    def write(self, text: str) -> int:
+        """Write at once, after what is held."""
+        with self._turn:
+            if self._held:
+                self.release()
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Hold nothing back of what was written."""
+        self.release()
+
+    def isatty(self) -> bool:
+        """Tell whether people look at it."""
+        return self._stream.isatty()
+
+
+_lines = Lines()
+atexit.register(_lines.release)
 
 
 class _Shared(io.TextIOBase):
@@ -101,13 +177,68 @@ class EventLog:
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        facts = msgspec.structs.asdict(event)
-        if isinstance(event, RunFinished):
-            facts = _of_run(event)
-        elif isinstance(event, RegistryLoaded):
-            facts["changed"] = _some(event.changed)
-            facts["removed"] = _some(event.removed)
-        getattr(self._logger, event.severity())(event.name, **facts)
+        if not _lines.json:
+            getattr(self._logger, event.severity())(event.name, **_facts(event))
+            return
+        now = datetime.datetime.now(datetime.UTC)
+        line: _Run | dict[str, Any]
+        if type(event) is RunFinished:  # one a call, and the only line of most
+            line = _Run(
+                connector=event.connector,
+                command=event.command,
+                request_id=event.request_id,
+                outcome=event.outcome,
+                error_code=event.error_code,
+                message=event.message,
+                client=event.client,
+                pid=event.pid,
+                status=event.status,
+                signal=event.signal,
+                queue_wait=round(event.queue_wait, 4),
+                wall=round(event.wall, 4),
+                cpu_user=round(event.cpu_user, 4),
+                cpu_system=round(event.cpu_system, 4),
+                peak_rss=event.peak_rss,
+                request_bytes=event.request_bytes,
+                result_bytes=event.result_bytes,
+                log_bytes=event.log_bytes,
+                event=event.name,
+                level="info" if event.outcome == "ok" else event.severity(),
+                timestamp=now,
+            )
+        else:
+            line = {**_facts(event), "event": event.name, "level": event.severity(), "timestamp": now}
+        text = f"{_lines.opening}{_json.encode(line)[1:].decode()}\n"
+        if type(event) is ConnectorLine:  # they come by the dozen
+            _lines.hold(text)
+        else:  # whoever is answered finds the line of his call
+            _lines.write(text)
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The line of a run, in this order: what has no value is left out."""
+
+    connector: str
+    command: str
+    request_id: str
+    outcome: str
+    error_code: str | None = None
+    message: str | None = None
+    client: str | None = None
+    pid: int
+    status: int | None = None
+    signal: str | None = None
+    queue_wait: float
+    wall: float
+    cpu_user: float
+    cpu_system: float
+    peak_rss: int
+    request_bytes: int
+    result_bytes: int
+    log_bytes: int
+    event: str
+    level: str
+    timestamp: datetime.datetime
 
 
 def _harmless(_logger: object, _method: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -118,10 +249,15 @@ def _harmless(_logger: object, _method: str, facts: MutableMapping[str, Any]) ->
     return facts
 
 
-def _of_run(event: RunFinished) -> dict[str, Any]:
-    facts = {key: value for key, value in msgspec.structs.asdict(event).items() if value is not None}
-    for key in ("queue_wait", "wall", "cpu_user", "cpu_system"):
-        facts[key] = round(facts[key], 4)
+def _facts(event: Event) -> dict[str, Any]:
+    facts = msgspec.structs.asdict(event)
+    if isinstance(event, RunFinished):
+        facts = {key: value for key, value in facts.items() if value is not None}
+        for key in ("queue_wait", "wall", "cpu_user", "cpu_system"):
+            facts[key] = round(facts[key], 4)
+    elif isinstance(event, RegistryLoaded):
+        facts["changed"] = _some(event.changed)
+        facts["removed"] = _some(event.removed)
     return facts
 
 

@@ -155,7 +155,6 @@ async def test_any_worker_lists_shows_and_cancels_those_of_all(site: Later) -> N
         assert len(found) == 12
         assert {one["id"].split("-")[1] for one in found} == {"0", "1"}
         assert (await gateway.status())["background_runs"] == 12
-        assert 'gateway_background_runs{connector="later"} 12.0' in (await gateway.get("/metrics")).raw.decode()
         running = gateway.connectors()
         assert len(running) >= 12
         for one in found:
