@@ -10,7 +10,7 @@ from gateway.calls.extension import Acknowledgement, Extension
 from gateway.protocol.document import Object
 from gateway.protocol.request import Caller
 
-_EMPTY = msgspec.Raw(b"{}")
+EMPTY = msgspec.Raw(b"{}")
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,8 +20,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     command: str
     params: Object
     caller: Caller
-    task_data: msgspec.Raw = _EMPTY
+    task_data: msgspec.Raw = EMPTY
     timeout: float | None = None
+    small: bool = False
+    """None of its values is so large that its request has to be written in pieces."""
     job: bool = False
     """It is a job's run: the command's job_timeout holds."""
     extension: Extension | None = None

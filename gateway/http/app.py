@@ -1,4 +1,4 @@
-"""Puts HTTP around a gateway: the order of the middleware, the routes, what is opened and closed."""
+"""Puts HTTP around a gateway: the middleware, the routes, what is opened and closed."""
 
 from __future__ import annotations
 
@@ -40,16 +40,9 @@ def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Applica
     bus.listen(recent, *Recent.kinds)
     routes = Handlers(gateway, metrics, recent, version("gateway"), _redirects(settings)).routes()
     app = web.Application(
-        middlewares=[
-            middleware.request_id,
-            middleware.private,
-            middleware.errors,
-            middleware.access(settings, routes),
-            middleware.options(routes),
-        ],
+        middlewares=[middleware.around(settings, routes)],
         client_max_size=settings.max_request,
     )
-    app[middleware.SETTINGS] = settings
     app[GATEWAY] = gateway
     for route in routes:
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from yarl import URL
 
-from gateway.calls.call import Call
+from gateway.calls.call import EMPTY, Call
 from gateway.connectors.snapshot import State
 from gateway.errors import InvalidRequest
 from gateway.http.auths import AuthHandlers
@@ -24,10 +24,11 @@ from gateway.http.typeahead import TypeaheadHandlers
 from gateway.jobs.port import Accepted
 from gateway.processes.supervisor import State as Supervision
 from gateway.protocol.document import Object, read_object
-from gateway.protocol.request import Caller
+from gateway.protocol.request import LARGE, Caller
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
+    from gateway.calls.reply import Reply
     from gateway.gateway import Gateway
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import Recent
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 MOST = 10_000  # parameters
 _CONTEXT = "spiff__"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_EMPTY = msgspec.Raw(b"{}")
 
 
 class Handlers:
@@ -134,21 +134,16 @@ class Handlers:
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
-        fields = _fields(await _body(request), method=request.method)
-        if len(fields) > MOST:
-            raise InvalidRequest(f"the body has more than {MOST:,} parameters")
-        params = {name: value for name, value in fields.items() if not name.startswith(_CONTEXT)}
-        answer = await self._gateway.desk.submit(
-            Call(
-                connector=request.match_info["connector"],
-                command=request.match_info["command"],
-                params=params,
-                caller=_caller(request, fields),
-                task_data=_task_data(fields),
-                timeout=_timeout(request.headers.get("X-Timeout")),
-            ),
-            respond_async="respond-async" in request.headers.get("Prefer", ""),
-        )
+        content = request.content
+        body = content.read_nowait() if content.is_eof() else await _body(request)
+        if len(body) > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
+        call, respond_async = _call(request, body)
+        del body  # it may be large, and all of it is in the call
+        if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
+            answer: Reply | Accepted = await self._gateway.invoker.invoke(call)
+        else:
+            answer = await self._gateway.desk.submit(call, respond_async=respond_async)
         return of_job(answer) if isinstance(answer, Accepted) else of_reply(answer, self._gateway.supervisor.sending)
 
     def _connector(self, name: str) -> dict[str, Any]:
@@ -185,7 +180,35 @@ async def _body(request: web.Request) -> bytearray:
     return body
 
 
-def _fields(body: bytearray, *, method: str) -> Object:
+def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
+    """Return what is asked for, and whether its caller rather has a job of it."""
+    headers, match = request.headers, request.match_info
+    params = _fields(body, method=request.method)
+    if len(params) > MOST:
+        raise InvalidRequest(f"the body has more than {MOST:,} parameters")
+    context: Object = {}
+    for name in params:
+        if name.startswith(_CONTEXT):
+            context[name] = params[name]
+    for name in context:
+        del params[name]
+    traceparent = headers.get("traceparent")
+    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+        traceparent = None
+    name, timeout = request["request_id"], headers.get("X-Timeout")
+    call = Call(
+        connector=match["connector"],
+        command=match["command"],
+        params=params,
+        caller=_caller(name, traceparent, context) if context else Caller(request_id=name, traceparent=traceparent),
+        task_data=_task_data(context) if context else EMPTY,
+        timeout=None if timeout is None else _timeout(timeout),
+        small=len(body) <= LARGE,
+    )
+    return call, "respond-async" in headers.get("Prefer", "")
+
+
+def _fields(body: bytes | bytearray, *, method: str) -> Object:
     if not body and method != "POST":
         return {}
     try:
@@ -194,11 +217,10 @@ def _fields(body: bytearray, *, method: str) -> Object:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
 
 
-def _caller(request: web.Request, fields: Object) -> Caller:
-    traceparent = request.headers.get("traceparent")
+def _caller(request_id: str, traceparent: str | None, fields: Object) -> Caller:
     return Caller(
-        request_id=request["request_id"],
-        traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
+        request_id=request_id,
+        traceparent=traceparent,
         process_instance_id=_context(fields, "process_instance_id", int | str | None),
         process_model_identifier=_context(fields, "process_model_identifier", str | None),
         task_id=_context(fields, "task_id", str | None),
@@ -207,7 +229,7 @@ def _caller(request: web.Request, fields: Object) -> Caller:
 
 
 def _task_data(fields: Object) -> msgspec.Raw:
-    raw = fields.get(f"{_CONTEXT}task_data", _EMPTY)
+    raw = fields.get(f"{_CONTEXT}task_data", EMPTY)
     first = bytes(memoryview(raw)[:1])
     if first == b'"':  # older callers send it as JSON in a string
         raw = msgspec.Raw(msgspec.json.decode(raw, type=str).encode() or b"{}")
@@ -217,7 +239,7 @@ def _task_data(fields: Object) -> msgspec.Raw:
             raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object: {problem}") from problem
         return raw
     if first == b"n":
-        return _EMPTY
+        return EMPTY
     if first != b"{":
         raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object")
     return raw
@@ -243,9 +265,7 @@ def _callback_url(fields: Object) -> str | None:
     return url or None
 
 
-def _timeout(header: str | None) -> float | None:
-    if header is None:
-        return None
+def _timeout(header: str) -> float:
     try:
         timeout = float(header)
     except ValueError:

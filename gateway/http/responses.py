@@ -38,13 +38,16 @@ def raw_json(body: bytes, status: int = 200) -> web.Response:
 
 def of_reply(reply: Reply, sending: Sending) -> web.Response:
     """Answer what a connector answered; what takes its time is sent in a context of `sending`."""
-    headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
-    pieces = reply.result.pieces
+    result = reply.result
+    headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
+    plain = result.error is None and result.status is None and not reply.accepted
+    status = TOLD if plain else status_of(reply)
+    pieces = result.pieces
     size = sum(map(len, pieces))
     if size <= SLICE:
-        return web.Response(body=reply.result.content, status=status_of(reply), headers=headers)
+        return web.Response(body=b"".join(pieces), status=status, headers=headers)
     headers["Content-Length"] = str(size)
-    return web.Response(body=_sliced(pieces, sending), status=status_of(reply), headers=headers)
+    return web.Response(body=_sliced(pieces, sending), status=status, headers=headers)
 
 
 async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
