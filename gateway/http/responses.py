@@ -13,16 +13,9 @@ from gateway.http.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.protocol.envelope import JSON, accepted_envelope, error_envelope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractContextManager
-
     from gateway.calls.reply import Reply
     from gateway.jobs.port import Accepted
-    from gateway.protocol.document import Piece
 
-    Sending = Callable[[], AbstractContextManager[None]]
-
-SLICE = 1 << 18  # bytes
 DURATION = "X-Run-Duration"  # seconds that the process ran
 
 
@@ -34,29 +27,6 @@ def json_response(value: object, status: int = 200) -> web.Response:
 def raw_json(body: bytes, status: int = 200) -> web.Response:
     """Answer what is JSON already."""
     return web.Response(body=body, status=status, content_type=JSON)
-
-
-def of_reply(reply: Reply, sending: Sending) -> web.Response:
-    """Answer what a connector answered; what takes its time is sent in a context of `sending`."""
-    result = reply.result
-    headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
-    plain = result.error is None and result.status is None and not reply.accepted
-    status = TOLD if plain else status_of(reply)
-    pieces = result.pieces
-    size = sum(map(len, pieces))
-    if size <= SLICE:
-        return web.Response(body=b"".join(pieces), status=status, headers=headers)
-    headers["Content-Length"] = str(size)
-    return web.Response(body=_sliced(pieces, sending), status=status, headers=headers)
-
-
-async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
-    """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
-    with sending():
-        for piece in pieces:
-            view = memoryview(piece)
-            for start in range(0, len(view), SLICE):
-                yield view[start : start + SLICE]
 
 
 def of_job(accepted: Accepted) -> web.Response:

@@ -9,6 +9,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Listener = Callable[["Event"], None]
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened."""
@@ -298,22 +300,36 @@ class StoreChanged(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Listeners(dict[type[Event], list["Listener"]]):
+    """Those who listen to a kind of events, in their order."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[Listener, tuple[type[Event], ...]]] = []
+        super().__init__()
+
+    def __missing__(self, kind: type[Event]) -> list[Listener]:
+        """Find them; they stand ready from then on."""
+        found = self[kind] = [one for one, kinds in self._all if not kinds or kind in kinds]
+        return found
+
+    def add(self, listener: Listener, kinds: tuple[type[Event], ...]) -> None:
+        """Add one; no kinds are all."""
+        self._all.append((listener, kinds))
+        self.clear()
+
+
 class Bus:
     """Hands each event to those who listen to its kind, in order, at once."""
 
     def __init__(self) -> None:
-        self._listeners: list[tuple[Callable[[Event], None], tuple[type[Event], ...]]] = []
-        self._by_kind: dict[type[Event], tuple[Callable[[Event], None], ...]] = {}
+        self.listeners = Listeners()
+        """For those who publish so often that a step counts."""
 
-    def listen(self, listener: Callable[[Event], None], *kinds: type[Event]) -> None:
+    def listen(self, listener: Listener, *kinds: type[Event]) -> None:
         """Add a listener to some kinds of events, or to all; it must not raise or block."""
-        self._listeners.append((listener, kinds))
-        self._by_kind.clear()
+        self.listeners.add(listener, kinds)
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
-        kind = type(event)
-        if kind not in self._by_kind:
-            self._by_kind[kind] = tuple(one for one, kinds in self._listeners if not kinds or kind in kinds)
-        for listener in self._by_kind[kind]:
+        for listener in self.listeners[type(event)]:
             listener(event)

@@ -122,6 +122,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """Its result was closed before it was stopped: it had said all that it would."""
     left_behind: bool = False
     """Something that it had started outlived it, although nobody stopped it."""
+    clean: bool = False
+    """It ended by itself, with status 0."""
 
 
 class StartFailed(Exception):
@@ -491,7 +493,7 @@ def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
 def never_ran(launch: Launch, stop: Stop | None, words: str) -> Completed:
     """Return what a run came to that was stopped before it had a process."""
     run = completed(Ended(0, 0, Why.BY_ITSELF), launch, stop=stop, log=(words, len(words)))
-    return msgspec.structs.replace(run, status=None)
+    return msgspec.structs.replace(run, status=None, clean=False)
 
 
 def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
@@ -516,6 +518,7 @@ def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str
         log_bytes=max(log[1], ended.log_bytes),
         whole=ended.whole,
         left_behind=ended.left_behind,
+        clean=stop is None and ended.status == 0 and ended.why is Why.BY_ITSELF,
     )
 
 
