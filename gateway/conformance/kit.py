@@ -202,7 +202,9 @@ class Kit:
             self._connector = self._connector.described(description)
         except Quarantine as problem:
             return _failed("describe", None, str(problem), 'Answer {"op": "describe"} as docs/protocol.md says.')
-        faults = list(_faults(self._connector))
+        lost = {one.name for one in description.commands} - set(self._connector.commands or ())
+        faults = [one for one in self._connector.notices if one.partition(" is left out")[0] in lost]
+        faults += _faults(self._connector)
         if faults:
             return _failed("describe", None, "; ".join(faults), "Mend what describe prints.")
         raw = await self._raw(msgspec.json.encode(DescribeRequest(config=self._connector.config)))
@@ -461,14 +463,10 @@ def _short(value: object) -> str:
 def _faults(connector: Connector) -> Iterator[str]:
     """Find what makes a description wrong."""
     for command in (connector.commands or {}).values():
-        seen: set[str] = set()
         for parameter in command.signature.parameters:
             name = f"{command.name}, parameter {parameter.id!r}"
-            if not parameter.id or parameter.id.startswith("spiff__"):
+            if not parameter.id:
                 yield f"{name}: this name never reaches a connector"
-            if parameter.id in seen:
-                yield f"{name}: named twice"
-            seen.add(parameter.id)
             yield from (f"{name}: {problem}" for problem in _unfit(parameter))
 
 

@@ -11,7 +11,7 @@ import msgspec
 from gateway.connectors import auths, signatures, typeaheads
 from gateway.connectors.auths import Auth
 from gateway.connectors.confinement import Case, confine
-from gateway.connectors.parameters import Signature
+from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
 from gateway.observe.redact import Redactor, telling_values
@@ -82,11 +82,16 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Quarantine: the description contradicts itself.
         """
-        commands = {one.name: self._overridden(one) for one in description.commands}
-        signed = auths.merged(auths.told(description.auths), self.auths)
-        if len(commands) != len(description.commands):
+        if len({one.name for one in description.commands}) != len(description.commands):
             raise Quarantine("describe names a command twice")
         problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
+        commands: dict[str, Command] = {}
+        for one in description.commands:
+            try:
+                commands[one.name] = self._overridden(one)
+            except NotAName as problem:
+                problems += (f"{one.name} is left out: parameters.{problem.name}: {problem}",)
+        signed = auths.merged(auths.told(description.auths), self.auths)
         if problems and not commands and not signed:
             raise Quarantine("; ".join(problems))
         known = ", ".join(commands) or "none"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _FITTING = {"str": b'"', "int": b"", "bool": b"tf", "any": b'"-0123456789tfn{['}
+CONTEXT = "spiff__"
+"""What the names of a caller's context begin with."""
+
 _NAMES = {"str": "text", "int": "an integer", "bool": "true or false", "any": "anything"}
 
 
@@ -33,17 +36,26 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     schema: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+class NotAName(ValueError):
+    """A parameter cannot be called what it is called; `name` says what that is."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        self.name = name
+        super().__init__(fault)
+
+
 class Signature:
     """All parameters of a command, ready to check calls against."""
 
     def __init__(
         self, parameters: tuple[Parameter, ...], *, additional: bool = False, enforced: bool = True, filled: bool = True
     ) -> None:
-        """Raise ValueError when a JSON Schema among them is none.
+        """Raise ValueError when a JSON Schema among them is none, or a name cannot be one (`NotAName`).
 
         Not `enforced`: types, enums and schemas only describe, and any value goes to the connector. Not `filled`: the
         connector has defaults of its own for what the caller left out.
         """
+        _check_names(parameters)
         self.parameters = parameters
         self.additional = additional
         self.enforced = enforced
@@ -121,6 +133,17 @@ class Signature:
                 # The library's own sentence quotes the value, which may be a secret.
                 return f"{name}{where} does not satisfy {fault.validator}: {_bounded(fault.validator_value)}"
         return None
+
+
+def _check_names(parameters: tuple[Parameter, ...]) -> None:
+    seen = set()
+    for one in parameters:
+        if one.id.startswith(CONTEXT):
+            fault = f"names that begin with {CONTEXT} are the caller's context, never parameters"
+            raise NotAName(one.id, f"{fault}: this one never reaches a connector")
+        if one.id in seen:
+            raise NotAName(one.id, "named twice")
+        seen.add(one.id)
 
 
 def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:

@@ -10,6 +10,7 @@ from aiohttp import web
 from yarl import URL
 
 from gateway.calls.call import EMPTY, Call
+from gateway.connectors.parameters import CONTEXT
 from gateway.errors import InvalidRequest
 from gateway.http.responses import DURATION, of_job, status_of
 from gateway.http.routes import Access, Route
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 PATH = "/v1/do/{connector}/{command}"
 MOST = 10_000  # parameters
 SLICE = 1 << 18  # bytes of an answer that are sent at once
-_CONTEXT = "spiff__"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _object = msgspec.json.Decoder(Object)
@@ -103,7 +103,7 @@ def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
         raise InvalidRequest(f"the body has more than {MOST:,} parameters")
     context: Object = {}
     for name in params:
-        if name.startswith(_CONTEXT):
+        if name.startswith(CONTEXT):
             context[name] = params[name]
     for name in context:
         del params[name]
@@ -149,39 +149,39 @@ def _caller(request_id: str, traceparent: str | None, fields: Object) -> Caller:
 
 
 def _task_data(fields: Object) -> msgspec.Raw:
-    raw = fields.get(f"{_CONTEXT}task_data", EMPTY)
+    raw = fields.get(f"{CONTEXT}task_data", EMPTY)
     first = bytes(memoryview(raw)[:1])
     if first == b'"':  # older callers send it as JSON in a string
         raw = msgspec.Raw(msgspec.json.decode(raw, type=str).encode() or b"{}")
         try:
             read_object(bytes(raw))
         except (ValueError, msgspec.DecodeError) as problem:
-            raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object: {problem}") from problem
+            raise InvalidRequest(f"{CONTEXT}task_data is not a JSON object: {problem}") from problem
         return raw
     if first == b"n":
         return EMPTY
     if first != b"{":
-        raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object")
+        raise InvalidRequest(f"{CONTEXT}task_data is not a JSON object")
     return raw
 
 
 def _context(fields: Object, name: str, kind: Any) -> Any:
-    raw = fields.get(f"{_CONTEXT}{name}")
+    raw = fields.get(f"{CONTEXT}{name}")
     if raw is None:
         return None
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as problem:
-        raise InvalidRequest(f"{_CONTEXT}{name}: {problem}") from problem
+        raise InvalidRequest(f"{CONTEXT}{name}: {problem}") from problem
 
 
 def _callback_url(fields: Object) -> str | None:
     url: str | None = _context(fields, "callback_url", str | None)
     try:
         if url and URL(url).scheme not in {"http", "https"}:
-            raise InvalidRequest(f"{_CONTEXT}callback_url is not an http or https URL")
+            raise InvalidRequest(f"{CONTEXT}callback_url is not an http or https URL")
     except ValueError as problem:
-        raise InvalidRequest(f"{_CONTEXT}callback_url is not a URL: {problem}") from problem
+        raise InvalidRequest(f"{CONTEXT}callback_url is not a URL: {problem}") from problem
     return url or None
 
 
