@@ -209,10 +209,10 @@ class Cell:
             self.loop.call_soon(listener.on_ended, Ended(0, STOPPED, Why.CELL_DIED))
             return run
         pieces = [words.data, *payload]
-        fields = (
-            *(words.argc, words.envc, len(words.data), _ms(seconds), _ms(limits.grace), limits.processes),
-            *(limits.output, limits.log, limits.memory),
-        )
+        argc, envc, data = words
+        time = min(max(1, round(seconds * 1000)), _LONGEST) if seconds else 0
+        grace = min(max(1, round(limits.grace * 1000)), _LONGEST) if limits.grace else 0
+        fields = (argc, envc, len(data), time, grace, limits.processes, limits.output, limits.log, limits.memory)
         self._post((Kind.RUN, run, flags), wire.RUN, fields, pieces, fds)
         self._listeners[run] = listener
         if seconds:

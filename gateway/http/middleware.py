@@ -1,4 +1,4 @@
-"""What happens around every handler: a request id, who may come in, what becomes of errors; one step a request."""
+"""Around every handler: a request id, who may come in, what becomes of errors; one step a request."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def _of_problem(request: web.Request, problem: Exception, settings: Settings) ->
         if "Allow" in problem.headers:
             response.headers["Allow"] = problem.headers["Allow"]
         return response
-    name = request["request_id"]
-    structlog.get_logger().exception("internal_error", path=request.path, request_id=name)  # the log gets all of it
+    name = request["request_id"]  # the log gets all of it
+    structlog.get_logger().error("internal_error", path=request.path, request_id=name, exc_info=problem)
     return of_status(500, f"the gateway failed; its log has the cause under {name}")
 
 

@@ -334,7 +334,8 @@ class Child(Listener):
                 if self.launch.cleanup and self._has_to_be_cleaned_up():
                     await self._clean_up()
             finally:
-                self._let_go()
+                release, self._release = self._release, _nothing
+                release()
         ended = self._gone.result()
         stop = None if ended.why is Why.BY_ITSELF else why_stopped(ended, self._stop)
         log = (self._lines.tail(), self._lines.total) if self._lines is not None else ("", 0)

@@ -19,6 +19,8 @@ from gateway.protocol.told import ToldError, short, told
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_object = msgspec.json.Decoder(Object)
+
 LOG_LINES = 100  # lines of `spiff__logs` that leave the gateway
 
 
@@ -50,14 +52,14 @@ def interpret(stdout: bytearray, redact: Callable[[str], str], *, acknowledges: 
     Raises:
         ConnectorInvalidOutput: not JSON, not UTF-8, empty, two documents, NaN, or an envelope that is none.
     """
-    document, fields, warnings = find_document(stdout)
-    if _is_envelope(fields):
+    document, fields, warnings = _plain_object(stdout) or find_document(stdout)
+    if "command_response_version" in fields and _is_envelope(fields):
         return _from_envelope(document, fields, redact, warnings)
     if "response" in fields and "mimetype" in fields and not acknowledges:
         legacy = read_legacy(fields)
         warnings += legacy.warnings
         return Result(pieces=(legacy.body,), mimetype=legacy.mimetype, status=legacy.status, warnings=warnings)
-    error = told(fields.get("error"))
+    error = told(fields["error"]) if "error" in fields else None
     if error is not None:
         status, problem = http_status(fields.get("http_status", NULL))
         warnings += () if problem is None else (problem,)
@@ -79,10 +81,22 @@ def told_error(stdout: bytearray, redact: Callable[[str], str]) -> Result | None
 # --- private
 
 
+def _plain_object(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...]] | None:
+    """Return what nearly every output is, an object in ASCII, as `find_document` does; None where it is not that."""
+    if not stdout.startswith(b"{") or not stdout.isascii():
+        return None
+    end = len(stdout)
+    while stdout[end - 1] in b" \t\r\n":
+        end -= 1
+    document = memoryview(stdout)[:end]
+    try:
+        return document, _object.decode(document), ()
+    except (msgspec.DecodeError, RecursionError):
+        return None  # there it is found out what it is
+
+
 def _is_envelope(fields: Object) -> bool:
-    """Tell whether an object is a version 2 envelope, or is meant to be one."""
-    if "command_response_version" not in fields:
-        return False
+    """Tell whether an object with a version is an envelope of version 2, or is meant to be one."""
     is_legacy = "response" in fields and "mimetype" in fields
     return "command_response" in fields or (bytes(fields["command_response_version"]) == b"2" and not is_legacy)
 
