@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WATCHED = 10  # seconds; the kernel counts CPU in hundredths
-CASES = {  # name -> (workers, connectors)
-    "1 connector": (1, 1),
-    "1,000 connectors": (1, 1000),
-    "2 workers, 1 connector": (2, 1),
+CASES = {  # name -> (connectors, option)
+    "1 connector": (1, "--no-restart"),
+    "1,000 connectors": (1000, "--no-restart"),
+    "1 connector, kept by a keeper": (1, "--restart"),
 }
 
 
@@ -28,10 +28,10 @@ def run(plan: Plan) -> None:
     trees = {}
     rounds = min(plan.rounds, 3)
     for number in range(rounds):
-        for name, (workers, connectors) in CASES.items():
-            site = _site(plan.folder / f"idle-{workers}-{connectors}", program, connectors)
+        for number_of_case, (name, (connectors, option)) in enumerate(CASES.items()):
+            site = _site(plan.folder / f"idle-{number_of_case}", program, connectors)
             with contextlib.ExitStack() as stack:
-                server = stack.enter_context(gateway(site, "--workers", str(workers)))
+                server = stack.enter_context(gateway(site, option))
                 server.post("/v1/do/c0/Go", {})
                 settle(server.pid)
                 begun, before = time.monotonic(), use_of(server.pid)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import uv
 
-from bench.harness import Case, Figures, Plan, contest, eventually, key
+from bench.harness import Case, Figures, Plan, contest, key
 from bench.report import load_table
 from bench.servers import HERE, Server, Site, compiled, free_port, gateway, started
 
@@ -28,8 +28,8 @@ WHAT = {
 }
 FRESH, STANDBY, FORK, PERSISTENT = "spawn (fresh interpreter)", "standby", "fork", "persistent"
 MODES = {FRESH: "spawn", STANDBY: "standby", FORK: "fork", PERSISTENT: "persistent"}
-FORK_TWO, RELOADING, PLAIN = "fork, 2 workers", "Flask, re-importing", "Flask"
-OURS = (*MODES, FORK_TWO)
+RELOADING, PLAIN = "Flask, re-importing", "Flask"
+OURS = tuple(MODES)
 HOST = "48"  # MiB: what a host that has imported boto3 has in memory
 MORE, EACH = 2, 6  # connectors that nobody calls, and commands in each: a proxy that re-imports meets them all
 REQUIREMENTS = ("flask==3.1.2", "gunicorn==23.0.0")
@@ -38,10 +38,9 @@ REQUIREMENTS = ("flask==3.1.2", "gunicorn==23.0.0")
 def run(plan: Plan) -> None:
     """Measure each connector in each mode."""
     plugins = _plugins(plan.folder / "plugins")
-    sites = [_site(plan.folder / f"gateway-{workers}", plugins) for workers in (1, 2)]
+    site = _site(plan.folder / "gateway", plugins)
     plan.report.progress("gateway install: a venv a connector")
-    sites[0].install(*(f"{name}-fork" for name in COMMANDS))
-    shutil.copytree(sites[0].state / "runtimes", sites[1].state / "runtimes", symlinks=True)
+    site.install(*(f"{name}-fork" for name in COMMANDS))
     figures = Figures()
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(_target(plan.folder))
@@ -51,23 +50,19 @@ def run(plan: Plan) -> None:
             "bucket": {"region": "eu-north-1"},
             "kept": {"region": "eu-north-1"},
         }
-        one, two = (
-            stack.enter_context(gateway(site, "--workers", str(count))) for count, site in enumerate(sites, start=1)
-        )
+        one = stack.enter_context(gateway(site))
         flasks = {}
         for name, reimport in ((RELOADING, True), (PLAIN, False)):
             flasks[name] = stack.enter_context(_flask(plan.folder / f"flask-{reimport}", plugins, reimport=reimport))
         cases = []
         for connector, command in COMMANDS.items():
             places = {name: (one, f"{connector}-{mode}") for name, mode in MODES.items()}
-            places[FORK_TWO] = (two, f"{connector}-fork")
             places |= {name: (server, connector) for name, server in flasks.items()}
             for count in CONNECTIONS:
                 cases += [
                     Case(f"{connector}, {name}", server, f"/v1/do/{entry}/{command}", bodies[connector], count)
                     for name, (server, entry) in places.items()
                 ]
-        _both_workers_are_warm(two, cases)
         contest(plan, cases, figures)
     for connector, what in WHAT.items():
         names = [f"{connector}, {name}" for name in (*OURS, *flasks)]
@@ -91,20 +86,17 @@ def _compare(plan: Plan, figures: Figures) -> None:
     report = plan.report
     rows = []
     for connector in COMMANDS:
-        fork, two = f"{connector}, {FORK}", f"{connector}, {FORK_TWO}"
+        fork = f"{connector}, {FORK}"
         fresh, reloading, plain = (f"{connector}, {name}" for name in (FRESH, RELOADING, PLAIN))
         rows.append(
             (
                 WHAT[connector],
                 f"{figures.ratio(key(fresh, 8), key(fork, 8), 'cpu'):.1f}",
-                f"{figures.ratio(key(two, 8), key(reloading, 8), 'rate'):.2f}",
-                f"{figures.ratio(key(two, 8), key(plain, 8), 'rate'):.2f}",
                 f"{figures.ratio(key(fork, 8), key(reloading, 8), 'rate'):.2f}",
                 f"{figures.ratio(key(fork, 8), key(plain, 8), 'rate'):.2f}",
             )
         )
-    headers = ("fork against", "less CPU than fresh", "2 workers: rate / re-importing", "rate / Flask",
-               "1 worker: rate / re-importing", "rate / Flask")  # fmt: skip
+    headers = ("fork against", "less CPU than fresh", "rate / re-importing", "rate / Flask")
     report.table("Ratios at 8 connections", headers, rows)
     for name in ("bucket", "kept"):
         p50 = figures.median(key(f"{name}, {FORK}", 1), "p50") * 1000
@@ -113,8 +105,8 @@ def _compare(plan: Plan, figures: Figures) -> None:
         report.at_least(f"fork, {WHAT[name]}: a 60th of the CPU of a fresh interpreter", saved, 60)
     for connector in COMMANDS:
         for other, bound in ((RELOADING, 4.0), (PLAIN, 1.0)):
-            value = figures.ratio(key(f"{connector}, {FORK_TWO}", 8), key(f"{connector}, {other}", 8), "rate")
-            text = f"fork, 2 workers, {WHAT[connector]}: at least {bound:g} x the rate of {other}"
+            value = figures.ratio(key(f"{connector}, {FORK}", 8), key(f"{connector}, {other}", 8), "rate")
+            text = f"fork, {WHAT[connector]}: at least {bound:g} x the rate of {other}"
             report.at_least(text, value, bound)
 
 
@@ -177,11 +169,3 @@ def _flask(folder: Path, plugins: Path, *, reimport: bool) -> Iterator[Server]:
     env = {"REIMPORT": str(int(reimport)), "PYTHONPATH": ""}
     with started(argv, port=port, folder=folder, env=env) as server:
         yield server
-
-
-def _both_workers_are_warm(server: Server, cases: list[Case]) -> None:
-    """Call until each worker has made a host: which one takes a connection is the kernel's choice."""
-    for case in {case.path: case for case in cases if case.server is server}.values():
-        for _ in range(24):
-            server.post(case.path, case.body)
-    eventually(lambda: server.get("/v1/status")["state"] == "serving", "two workers serving")

@@ -19,12 +19,7 @@ CONNECTIONS = (1, 8, 32)
 BODY = {"text": "hello", "number": 17}
 PATH = "/v1/do/filter/Go"
 OFF, STANDARD = "gateway, off", "gateway, standard"
-OURS = {  # name -> (workers, level)
-    OFF: (1, "off"),
-    STANDARD: (1, "standard"),
-    "gateway, strict": (1, "strict"),
-    "gateway, standard, 2 workers": (2, "standard"),
-}
+OURS = {OFF: "off", STANDARD: "standard", "gateway, strict": "strict"}  # name -> level
 GOALS = {OFF: 0.9, STANDARD: 0.8}  # at 8 connections, as a multiple of a peer's rate
 
 
@@ -34,9 +29,9 @@ def run(plan: Plan) -> None:
     figures = Figures()
     with contextlib.ExitStack() as stack:
         targets: list[tuple[str, Server, str]] = []
-        for name, (workers, level) in OURS.items():
-            where = site(plan.folder / f"gateway-{workers}-{level}", program, level)
-            server = stack.enter_context(gateway(where, "--workers", str(workers)))
+        for name, level in OURS.items():
+            where = site(plan.folder / f"gateway-{level}", program, level)
+            server = stack.enter_context(gateway(where))
             targets.append((name, server, PATH))
         for name, path in peers.PATHS.items():
             if not peers.available(name):

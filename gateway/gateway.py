@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import uuid
 from typing import TYPE_CHECKING
 
+from gateway import leftovers
+from gateway.calls.admission import Admission
 from gateway.calls.invoke import Invoker
 from gateway.calls.suggestions import Suggestions
 from gateway.cells import machine
@@ -21,51 +21,44 @@ from gateway.jobs.background import Background
 from gateway.jobs.desk import Desk
 from gateway.jobs.destinations import Destinations
 from gateway.jobs.notices import of_connector
-from gateway.jobs.remote import ENGINE, RemoteJobs
 from gateway.jobs.service import DurableJobs
 from gateway.jobs.settings import read_sections
 from gateway.observe.events import ConnectorWarning, RegistryLoaded, SandboxIncomplete
+from gateway.processes.places import Places
 from gateway.processes.pools import Pools
-from gateway.processes.slots import SharedSlots
-from gateway.processes.supervisor import Supervisor
 from gateway.sandbox import Given, Step, given, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from gateway.calls.reply import Reply
     from gateway.errors import GatewayError
     from gateway.observe.events import Bus, Event
     from gateway.settings import Settings
-    from gateway.team import Team
 
 
 class Gateway:
     """The parts, put together. Cheap to make; `open` loads the registry."""
 
-    def __init__(self, settings: Settings, bus: Bus, team: Team | None = None) -> None:
-        """`team` is set in a worker of several.
+    def __init__(self, settings: Settings, bus: Bus) -> None:
+        """Read the sections that are parts' own.
 
         Raises:
             ConfigError: the sections `jobs` or `callbacks` cannot be used.
         """
         self.settings = settings
         self.bus = bus
-        self.team = team
-        self.run_folder = team.run_folder if team else settings.state_dir / "run" / uuid.uuid4().hex[:12]
-        self._shared = (
-            SharedSlots(team.short_folder, team.worker, team.workers, settings.max_processes) if team else None
-        )
+        self.run_folder = settings.state_dir / "run" / uuid.uuid4().hex[:12]
         self.cells = Cells(self.run_folder, cgroup=settings.cgroup)
-        self.supervisor = Supervisor(settings.max_processes, bus, self._shared)
-        self.pools = Pools(self.cells, bus, self.supervisor)
+        self.places = Places(settings.max_processes)
+        self.admission = Admission(self.places, bus)
+        self.pools = Pools(self.cells, bus, self.places)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
         self.registry = Registry(settings, self.describer, bus, machine.look)
         self._jobs, self._callbacks = read_sections(settings)
         self.destinations = Destinations(self._callbacks)
-        self.invoker = Invoker(self.registry, self.supervisor, self.pools, bus, self.destinations.rewritten)
-        self.background = Background(self.invoker, team.worker if team else 0)
+        self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.destinations.rewritten)
+        self.background = Background(self.invoker)
         self.desk = Desk(self.registry, self.invoker, self.background, self.destinations)
         self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
         self.threads_left = False
@@ -79,16 +72,10 @@ class Gateway:
             ConfigError: the registry's files cannot be used.
         """
         try:
-            if self.team is None:
-                self._lock = claim(self.run_folder)
-            else:  # its master has claimed the folder above
-                self.run_folder.mkdir(mode=0o700)
+            self._lock = await leftovers.claim(self.run_folder)
         except OSError as problem:
             raise ConfigError(f"gateway.state_dir: {problem.filename}: {problem.strerror}") from problem
         try:
-            if self._shared is not None:
-                self._shared.open(self.supervisor.grant, self.pools.on_asked)
-                self.supervisor.settle = self.pools.tell
             try:
                 self.cells.open()
             except NoCell as problem:
@@ -109,16 +96,13 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop at once: whatever still runs is killed."""
-        self.supervisor.close()
+        self.admission.close()
         if self.desk.jobs is not None:
             self.threads_left = not await self.desk.jobs.stop()
         await self.registry.close()
         await self.pools.close()
         await self.cells.close()
         shutil.rmtree(self.run_folder, ignore_errors=True)
-        if self._shared is not None:
-            self._shared.close()
-            self._shared = None
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -143,8 +127,6 @@ class Gateway:
         return given(found.launch.sandbox, steps) if found is not None else None
 
     def _tell_missing(self) -> None:
-        if self.team is not None and self.team.worker != 0:  # one of them says it
-            return
         got = self.registry.machine.steps | Step.PIDS  # that a bound is held by looking is no news
         connectors = [status.connector for status in self.registry.snapshot.statuses.values() if status.connector]
         told = [text for one in connectors for text in missing(one.launch.sandbox, got)]
@@ -152,8 +134,6 @@ class Gateway:
             self.bus.publish(SandboxIncomplete(missing=tuple(dict.fromkeys(told))))
 
     def _warn(self, names: Iterable[str]) -> None:
-        if self.team is not None and self.team.worker != 0:  # one of them says it
-            return
         for name in names:
             status = self.registry.snapshot.statuses.get(name)
             found = status.connector if status is not None else None
@@ -161,15 +141,10 @@ class Gateway:
                 self.bus.publish(ConnectorWarning(connector=name, command="", request_id="", message=notice))
 
     def _keep(self) -> None:
-        # The first worker keeps processes ahead for all; the others begin with a connector's first call.
-        launches = [connector.launch for connector in self.registry.snapshot.ready()]
-        self.pools.keep(launches, ahead=self.team is None or self.team.worker == 0)
+        self.pools.keep(connector.launch for connector in self.registry.snapshot.ready())
 
     def keep_jobs(self, status_of: Callable[[Reply | GatewayError], int]) -> None:
         """Make jobs of calls that take long; to be said before `open`."""
-        if self.team is not None and self.team.worker != ENGINE:
-            self.desk.keep_jobs(RemoteJobs(self.team), status_of)
-            return
         engine = DurableJobs(
             self.desk.run,
             state_dir=self.settings.state_dir,
@@ -183,7 +158,8 @@ class Gateway:
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
         for name in self.registry.snapshot.statuses:
-            yield name, self.supervisor.in_flight(name), self.supervisor.queued(name)
+            lane = self.places.lane(name)
+            yield name, lane.running, len(lane.waiting)
 
     def background_runs(self) -> int:
         """Return how many runs go on after their answers."""
@@ -192,26 +168,3 @@ class Gateway:
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
         return self.desk.jobs.health().open if self.desk.jobs is not None else 0
-
-
-def claim(folder: Path) -> int:
-    """Make this gateway's folder, lock it, and remove those whose gateway and cells are gone (a power cut)."""
-    parent = folder.parent
-    parent.mkdir(parents=True, exist_ok=True)
-    turn = os.open(parent, os.O_RDONLY)
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        for old in parent.iterdir():
-            with contextlib.suppress(OSError):
-                handle = os.open(old, os.O_RDONLY)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(old, ignore_errors=True)
-                finally:
-                    os.close(handle)
-        folder.mkdir(mode=0o700)
-        lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    finally:
-        os.close(turn)
-    return lock

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from aiohttp.log import server_logger
 from gateway import signals
 from gateway.http.app import GATEWAY, build
 from gateway.jobs.notices import of_callbacks
-from gateway.team import beat
+from gateway.service import BACKLOG, sockets
 
 if TYPE_CHECKING:
     import logging
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.observe.events import Bus
     from gateway.settings import Settings
-    from gateway.team import Team
 
 KEEP_ALIVE = 75.0  # seconds
 LAST_WORDS = 5.0  # seconds for connections to send what was answered
@@ -34,14 +32,14 @@ FIELD = 1 << 15  # bytes of a header: the cookies of a few sign-ins that are und
 YOUNG = 10_000  # new objects until the collector looks at them; a call makes hundreds, and leaves no cycles
 
 
-async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
+async def serve(settings: Settings, bus: Bus) -> bool:
     """Run the server until it was told to stop and has drained; False when threads are left that would hold the end.
 
     Raises:
         ConfigError: the registry's files cannot be used.
         OSError: the address cannot be listened on.
     """
-    app = build(settings, bus, team)
+    app = build(settings, bus)
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
@@ -56,8 +54,7 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.on_signal)
     loop.add_signal_handler(signal.SIGHUP, stop.on_reload)
-    if team is not None:
-        beat()
+    settings.service.beat()
     with signals.taken():
         await runner.setup()
         gc.collect()
@@ -66,7 +63,7 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
         stop.up.set()
         try:
             if not stop.drain.is_set():
-                await _listen(runner, app[GATEWAY], team)
+                await _listen(runner, app[GATEWAY])
                 await stop.drain.wait()
             await _drain(app, runner, stop)
         finally:
@@ -74,15 +71,11 @@ async def serve(settings: Settings, bus: Bus, team: Team | None = None) -> bool:
     return not app[GATEWAY].threads_left
 
 
-async def _listen(runner: web.AppRunner, gateway: Gateway, team: Team | None) -> None:
+async def _listen(runner: web.AppRunner, gateway: Gateway) -> None:
     settings = gateway.settings
-    port_shared = team is not None
-    await web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_port=port_shared).start()
-    if team is not None:
-        path = team.socket(team.worker)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        await web.UnixSite(runner, path).start()
+    for one in sockets(settings.service, settings.host, settings.port):
+        await web.SockSite(runner, one, backlog=BACKLOG).start()
+    settings.service.tell("READY=1")
     for address in [one for one in runner.addresses if isinstance(one, tuple)]:
         structlog.get_logger().info("listening", host=address[0], port=address[1])
     if settings.api_key is None:
@@ -95,15 +88,16 @@ async def _listen(runner: web.AppRunner, gateway: Gateway, team: Team | None) ->
 async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> None:
     # The listener stays open: probes and metrics must see the drain.
     gateway = app[GATEWAY]
+    gateway.settings.service.tell("STOPPING=1")
     grace = gateway.settings.drain
-    gateway.supervisor.drain(grace)
+    gateway.admission.drain(grace)
     if gateway.desk.jobs is not None:
         gateway.desk.jobs.drain()
-    drained = asyncio.create_task(gateway.supervisor.drained(grace))
+    drained = asyncio.create_task(gateway.admission.drained(grace))
     at_once = asyncio.create_task(stop.at_once.wait())
     await asyncio.wait((drained, at_once), return_when=asyncio.FIRST_COMPLETED)
     if not drained.done():
-        gateway.supervisor.stop_all(grace=0)
+        gateway.admission.stop_all(grace=0)
     at_once.cancel()
     await drained
     with contextlib.suppress(TimeoutError):

@@ -6,7 +6,6 @@ decoded one by one by the registry, so that a bad one takes nobody with it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from pathlib import Path
@@ -16,12 +15,12 @@ import msgspec
 
 from gateway import origins
 from gateway.application import Application
-from gateway.cells.wire import SEALS
 from gateway.errors import ConfigError
 from gateway.sandbox import STANDARD, Level
+from gateway.service import Service
 from gateway.typeahead import Typeahead
 from gateway.units import Duration, Size
-from gateway.yaml_document import Keys, Mark, Node, load
+from gateway.yaml_document import Keys, Node, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,8 +80,10 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Durable jobs: see docs/jobs.md."""
     callbacks: dict[str, Any] = {}
     """Where and how outcomes of jobs are delivered: see docs/jobs.md."""
+    restart: bool = False
+    """Start the gateway again when it crashes or hangs; its listening sockets stay."""
     workers: Positive | Literal["auto"] = 1
-    """Processes that serve the port together; auto is one a processor."""
+    """Of former times: the gateway is one process. More than one means `restart: true`."""
     cgroup: bool = True
     """Put each cell into a control group where that is possible."""
     sandbox_uids: Annotated[list[Positive], msgspec.Meta(min_length=2, max_length=2)] = msgspec.field(
@@ -282,51 +283,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
     callbacks: Node
-    workers: int
+    restart: bool
+    """Whether a keeper starts the gateway again."""
+    workers: bool
+    """Whether several workers were asked for, as there were in former times."""
     cgroup: bool
     sandbox_uids: tuple[int, int]
     """The first user of a range, and how many there are."""
     path: str
     """The PATH that connectors get."""
-    environ: dict[str, str]
-    """The gateway's own environment, for its workers."""
-    team_key: str = ""
-    """What several workers show each other, so that nobody else speaks to their sockets."""
-
-    def lend(self) -> int:
-        """Write this where a worker can read it: memory that nobody can change, since there are secrets in it."""
-        fd = os.memfd_create("settings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        with open(fd, "wb", closefd=False) as file:
-            file.write(msgspec.msgpack.encode(self, enc_hook=_plain))
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        return fd
-
-    @classmethod
-    def borrow(cls, fd: int) -> Settings:
-        """Read what this process' master has lent."""
-        with open(f"/proc/self/fd/{fd}", "rb") as file:  # with a place of its own: each worker reads from the start
-            settings = msgspec.msgpack.decode(file.read(), type=cls, dec_hook=_as_was)
-        os.close(fd)
-        return settings
-
-
-def _plain(value: Any) -> Any:
-    """Return what msgpack knows in place of what it does not."""
-    for kind in (str, int, float):  # of ours: a size, a duration, a level
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Node):
-        return value.data, value.keys, [(keys, str(mark.path), mark.line) for keys, mark in value.marks.items()]
-    raise TypeError(f"settings hold no {type(value)}")
-
-
-def _as_was(kind: type, plain: Any) -> Any:
-    if kind is Node:
-        data, keys, marks = plain
-        return Node(data, tuple(keys), {tuple(place): Mark(Path(path), line) for place, path, line in marks})
-    return kind(plain)
+    service: Service
+    """What whoever keeps this process running has told it."""
 
 
 def operators_environment() -> dict[str, str]:
@@ -348,7 +315,7 @@ def find_file(given: Path | None) -> Path:
 
 
 def read_settings(
-    file: Path, *, listen: str | None = None, workers: int | None = None, environ: Mapping[str, str] | None = None
+    file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None
 ) -> tuple[Settings, Node]:
     """Read the file's `gateway:` section and the environment; return the settings and the whole document.
 
@@ -393,11 +360,12 @@ def read_settings(
         jobs=_below(gateway, "jobs"),
         jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),
-        workers=workers or (os.cpu_count() or 1 if section.workers == "auto" else section.workers),
+        restart=section.restart,
+        workers=section.workers != 1,
         cgroup=section.cgroup,
         sandbox_uids=_uids(section, document),
         path=environ.get("PATH") or os.defpath,
-        environ=dict(environ),
+        service=Service.told(environ),
     )
     return settings, document
 

@@ -167,7 +167,11 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def served(
-    site: Site, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    site: Site,
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    pass_fds: tuple[int, ...] = (),
 ) -> AsyncIterator[Server]:
     """Run `gateway serve` on a free port until the block ends."""
     log = site.folder / f"serve-{time.monotonic_ns()}.log"
@@ -175,7 +179,7 @@ async def served(
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", "--config", str(site.file), "--listen", "127.0.0.1:0",
              "--log-format", "json", *arguments],
-            stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=cwd or site.folder,
+            stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=cwd or site.folder, pass_fds=pass_fds,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **(env or {})},
         )  # fmt: skip
     try:

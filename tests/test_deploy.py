@@ -123,6 +123,13 @@ def test_the_service_leaves_cells_their_namespaces_and_bounds_what_is_in_it() ->
     assert {"MemoryMax", "TasksMax", "IPAddressDeny"} <= set(said)
 
 
+def test_the_service_says_what_systemd_is_to_watch_and_its_socket_is_where_the_gateway_listens() -> None:
+    unit = (DEPLOY / "gateway.service").read_text()
+    assert re.findall(r"^(?:Type|WatchdogSec)=(.*)$", unit, flags=re.MULTILINE) == ["notify", "15"]
+    listen = GatewaySection().listen
+    assert f"ListenStream={listen}\n" in (DEPLOY / "gateway.socket").read_text()
+
+
 def test_compose_and_haproxy_name_the_same_servers_and_ports(compose: Any) -> None:
     text = (DEPLOY / "haproxy.cfg").read_text()
     assert re.findall(r"^ +server (\w+) (\w+):7004$", text, flags=re.MULTILINE) == [("one", "one"), ("two", "two")]

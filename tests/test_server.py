@@ -199,7 +199,7 @@ def test_a_port_in_use_is_one_clear_line_and_status_2(site: Site) -> None:
         done = cli(site, "serve", "--listen", address)
     assert done.returncode == 2
     assert f"error: cannot listen on {address}" in done.stderr
-    assert "address already in use" in done.stderr
+    assert "Address already in use" in done.stderr
     assert "Traceback" not in done.stderr
 
 

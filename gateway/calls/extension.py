@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.calls.reply import Reply
-    from gateway.processes.base import Worker
+    from gateway.processes.base import Process
 
 
 class Extension:
@@ -24,7 +24,7 @@ class Extension:
         self.spent = False
         """The first deadline has struck."""
         self._held = False
-        self._limit: tuple[Worker, float] | None = None
+        self._limit: tuple[Process, float] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @contextlib.contextmanager
@@ -38,7 +38,7 @@ class Extension:
             self._held = False
             self._arm()
 
-    def limit(self, child: Worker, deadline: float) -> None:
+    def limit(self, child: Process, deadline: float) -> None:
         """Stop the child at its first deadline, unless the extension comes before."""
         self._limit = child, deadline
         self._arm()
@@ -53,7 +53,7 @@ class Extension:
             child, deadline = self._limit
             self._timer = asyncio.get_running_loop().call_at(deadline, self._strike, child)
 
-    def _strike(self, child: Worker) -> None:
+    def _strike(self, child: Process) -> None:
         self.spent = True
         child.stop(Stop.DEADLINE)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from gateway.calls.admission import AdmissionState
 from gateway.calls.call import Call
 from gateway.calls.circuit import Circuit, State
 from gateway.calls.outcome import LARGE, meaning, problem_of
@@ -22,19 +23,18 @@ from gateway.observe.events import (
     RunFinished,
 )
 from gateway.processes.run import Completed, StaleCell, StartFailed
-from gateway.processes.supervisor import State as Supervision
 from gateway.protocol.request import Context, Request, encoded
 from gateway.protocol.result import Result, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.calls.admission import Admission
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.observe.redact import Redactor
     from gateway.processes.base import Pool
     from gateway.processes.run import Launch, Payload
-    from gateway.processes.supervisor import Supervisor
     from gateway.protocol.document import Object
 
     Found = tuple[Connector, Command]
@@ -78,7 +78,7 @@ class Invoker:
     def __init__(
         self,
         registry: Registry,
-        supervisor: Supervisor,
+        admission: Admission,
         pool: Pool,
         bus: Bus,
         rewritten: Callable[[str], str] = lambda url: url,
@@ -86,7 +86,7 @@ class Invoker:
         """`rewritten` returns a callback URL as connectors reach it."""
         self._rewritten = rewritten
         self._registry = registry
-        self._supervisor = supervisor
+        self._admission = admission
         self._pool = pool
         self._bus = bus
         self._circuits: dict[str, tuple[str, Circuit]] = {}
@@ -99,8 +99,11 @@ class Invoker:
         """
         run = _Run(call=call, begun=asyncio.get_running_loop().time())
         try:
-            with self._supervisor.invocation():
+            self._admission.enter()
+            try:
                 return await self._invoke(run, self._admitted(call, found))
+            finally:
+                self._admission.leave()
         except GatewayError as problem:
             self._fail(run, problem)
             raise
@@ -113,7 +116,7 @@ class Invoker:
 
     def refused(self, call: Call, problem: GatewayError) -> GatewayError:
         """Tell everybody that a call came to nothing before it was run, and return what to tell its caller."""
-        if self._supervisor.state is not Supervision.SERVING:
+        if self._admission.state is not AdmissionState.SERVING:
             problem = GatewayDraining(retry_after=5)
         self._fail(_Run(call=call, begun=asyncio.get_running_loop().time()), problem)
         return problem
@@ -154,26 +157,31 @@ class Invoker:
         if call.timeout is not None:
             timeout = min(call.timeout, timeout)
         deadline = run.begun + timeout
+        places = self._admission.places
+        lane = places.lane(connector.name)
         decided = False
         try:
-            async with self._supervisor.slot(connector.name, connector.limits, patience=deadline - clock()):
+            if not places.take(lane, connector.limits.concurrency):
+                await places.wait(lane, connector.limits, deadline - clock())
+            taken = clock()
+            try:
                 if circuit.state is State.OPEN:
                     circuit.admit()
-                run.queue_wait = clock() - run.begun
+                run.queue_wait = taken - run.begun
                 if call.on_slot is not None:
-                    asked = clock()
                     await call.on_slot()
-                    deadline += clock() - asked
+                    deadline += clock() - taken
                 run.deadlines = (deadline, run.begun + command.job_timeout)
                 try:
-                    try:
-                        completed = await self._run(run, admitted)
-                    except StaleCell:  # in another cell it can be started
-                        completed = await self._run(run, admitted)
-                except StartFailed as problem:
-                    decided = True
-                    circuit.failed(str(problem))
-                    raise ConnectorStartFailed(f"{run.title} could not be started: {redact(str(problem))}") from problem
+                    completed = await self._run(run, admitted)
+                except StaleCell:  # in another cell it can be started
+                    completed = await self._run(run, admitted)
+            except StartFailed as problem:
+                decided = True
+                circuit.failed(str(problem))
+                raise ConnectorStartFailed(f"{run.title} could not be started: {redact(str(problem))}") from problem
+            finally:
+                places.give(lane, clock() - taken)
             decided = _judge(circuit, completed)
         finally:
             if not decided:
@@ -201,9 +209,10 @@ class Invoker:
         plain = call.caller.traceparent is None and call.acknowledgement is None
         launch = connector.launch if plain else _launch(connector.launch, call)
         run.started = asyncio.get_running_loop().time()
-        child = await self._pool.obtain(launch, on_line)
+        child = self._pool.obtain(launch, on_line)
         extension = call.extension
-        with self._supervisor.attended(child):
+        self._admission.attend(child)
+        try:
             if extension is not None:
                 extension.limit(child, run.deadlines[0])
             running = child.run(
@@ -212,11 +221,11 @@ class Invoker:
                 answered=None if call.acknowledgement is None else functools.partial(self._acknowledge, run, redact),
             )
             del payload  # it may be large, and is not needed once it is written
-            try:
-                run.completed = completed = await running
-            finally:
-                if extension is not None:
-                    extension.over()
+            run.completed = completed = await running
+        finally:
+            self._admission.dismiss(child)
+            if extension is not None:
+                extension.over()
         return completed
 
     def _payload(self, run: _Run, admitted: _Admitted) -> Payload:

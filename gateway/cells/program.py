@@ -10,7 +10,6 @@ The build of the wheel uses this file too (hatch_build.py): it needs nothing but
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -23,6 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.locks import locked
 from gateway.runners import RUNNERS
 
 if TYPE_CHECKING:
@@ -146,16 +146,14 @@ def _make_private(folder: Path) -> None:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[Path]:
     """Give an empty folder for drafts inside of this one, while nobody else has it."""
-    lock = os.open(folder / ".cell.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     draft = folder / ".cell.draft"
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        shutil.rmtree(draft, ignore_errors=True)  # of a build that was killed
-        draft.mkdir(mode=0o700)
-        yield draft
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        os.close(lock)
+    with locked(folder / ".cell.lock"):
+        try:
+            shutil.rmtree(draft, ignore_errors=True)  # of a build that was killed
+            draft.mkdir(mode=0o700)
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def _compile(program: Path, compiler: Compiler) -> str | None:

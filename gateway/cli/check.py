@@ -13,7 +13,7 @@ from gateway.cli import levels
 from gateway.cli.common import config_option, escaped, handled, opened, out, run
 from gateway.connectors.snapshot import State, Status
 from gateway.jobs.notices import of_callbacks, of_command
-from gateway.processes.base import counts, keeps
+from gateway.processes.pools import MODES
 from gateway.sandbox import STANDARD, STRICT, given, names
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "runtime": connector.runtime if connector else None,
         "run": list(connector.launch.argv) if connector else None,
         "mode": connector.launch.mode if connector else None,
-        "keeps": keeps(connector.launch, gateway.settings.workers) if connector else None,
+        "keeps": MODES[connector.launch.mode].keeps(connector.launch.keep) if connector else None,
         "memory": _memory(connector, gateway) if connector else None,
         "limits": _limits(connector) if connector else None,
         "sandbox": _of_sandbox(connector, gateway) if connector else None,
@@ -126,7 +126,7 @@ def _of_sandbox(connector: Connector, gateway: Gateway) -> dict[str, Any]:
 
 def _memory(connector: Connector, gateway: Gateway) -> dict[str, int | None]:
     """Estimate the MiB of what is kept: its processes are taken for as large as the one that described itself."""
-    start, most = counts(connector.launch, gateway.settings.workers)
+    start, most = MODES[connector.launch.mode].counts(connector.launch.keep)
     size = gateway.describer.peak_rss(connector)
     process = None if size is None else max(1, round(size / MIB))
     if most == 0:

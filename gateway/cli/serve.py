@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
+import structlog
 
+from gateway.cells import orphans
 from gateway.cli.common import config_option, handled
 from gateway.errors import ConfigError
 from gateway.observe import logs
 from gateway.observe.events import Bus
-from gateway.settings import Settings, find_file, read_settings
+from gateway.settings import find_file, read_settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.team import Team
+    from gateway.settings import Settings
 
 
 @click.command()
@@ -28,59 +30,54 @@ if TYPE_CHECKING:
     "--log-format", type=click.Choice(["json", "human"]), default="human", show_default=True, help="Form of the log."
 )
 @click.option(
-    "--workers",
-    "-w",
-    metavar="N",
-    help="Processes that serve the port together: a number, or auto; overrides gateway.workers.",
+    "--restart/--no-restart",
+    default=None,
+    help="Start the gateway again when it crashes or hangs; overrides gateway.restart.",
 )
-@click.option("--team", hidden=True, help="What a master tells its workers.")
+@click.option("--fd", "fds", type=int, multiple=True, help="Listen at this descriptor, a socket; can be repeated.")
+@click.option("--workers", "-w", hidden=True, help="Of former times: more than one means --restart.")
+@click.option("--keeper", type=int, hidden=True, help="The process that keeps this one.")
 @handled
 def serve(
+    *,
     config: Path | None,
     listen: str | None,
     log_format: Literal["json", "human"],
+    fds: tuple[int, ...],
     workers: str | None,
-    team: str | None,
+    keeper: int | None,
+    restart: bool | None,
 ) -> None:
     """Serve the connectors over HTTP.
 
     SIGTERM or ^C finishes what is in flight (at most gateway.drain) and ends with status 0; a second one stops at
     once. SIGHUP reads the files again; they are watched anyway.
     """
-    if team is not None:
-        _work(team, log_format)
-        return
-    settings, _ = read_settings(find_file(config), listen=listen, workers=_workers(workers))
-    if settings.workers > 1:
-        from gateway.master import Master  # noqa: PLC0415 - the other verbs need no server
+    if keeper is not None:
+        orphans.die_with_parent()
+        if os.getppid() != keeper:  # it is gone already
+            raise SystemExit(1)
+    file = find_file(config)
+    settings, _ = read_settings(file, listen=listen)
+    if fds:
+        settings = msgspec.structs.replace(settings, service=settings.service._replace(fds=fds))
+    logs.configure(log_format)
+    several = settings.workers if workers is None else _several(workers)
+    if several and keeper is None:
+        structlog.get_logger().warning("workers_ignored", hint="the gateway is one process: say restart instead")
+    if keeper is None and (settings.restart or several if restart is None else restart):
+        from gateway.keeper import Keeper  # noqa: PLC0415 - the other verbs need none
 
+        arguments = ["--config", str(file), "--log-format", log_format, *(("--listen", listen) if listen else ())]
         try:
-            status = asyncio.run(Master(settings, log_format).run())
+            status = asyncio.run(Keeper(settings, arguments).run())
         except OSError as problem:
             raise _cannot_listen(settings, problem) from problem
-        if status:
-            raise SystemExit(status)
-    else:
-        logs.configure(log_format)
-        _serve(settings, None)
+        raise SystemExit(status)
+    _serve(settings)
 
 
-def _work(text: str, log_format: Literal["json", "human"]) -> None:
-    """Be one of several workers, as the master says; what is wrong is for the master to say, once."""
-    from gateway.team import Team, follow, tell  # noqa: PLC0415 - the other verbs need none
-
-    follow()
-    team = Team.from_text(text)
-    logs.configure(log_format, worker=team.worker, lock=team.log_lock)
-    try:
-        settings = Settings.borrow(team.settings)
-        _serve(settings, msgspec.structs.replace(team, key=settings.team_key))
-    except ConfigError as problem:
-        tell(str(problem))
-        raise SystemExit(2) from problem
-
-
-def _serve(settings: Settings, team: Team | None) -> None:
+def _serve(settings: Settings) -> None:
     import uvloop  # noqa: PLC0415
 
     from gateway.server import serve as run_server  # noqa: PLC0415
@@ -89,7 +86,7 @@ def _serve(settings: Settings, team: Team | None) -> None:
     bus.listen(logs.EventLog())
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            ended = runner.run(run_server(settings, bus, team))
+            ended = runner.run(run_server(settings, bus))
     except OSError as problem:
         raise _cannot_listen(settings, problem) from problem
     if not ended:
@@ -100,11 +97,7 @@ def _cannot_listen(settings: Settings, problem: OSError) -> ConfigError:
     return ConfigError(f"cannot listen on {settings.host or '*'}:{settings.port}: {problem.strerror or problem}")
 
 
-def _workers(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if text == "auto":
-        return os.cpu_count() or 1
-    if text.isascii() and text.isdigit() and int(text) > 0:
-        return int(text)
+def _several(text: str) -> bool:
+    if text == "auto" or (text.isascii() and text.isdigit() and int(text) > 0):
+        return text != "1"
     raise ConfigError(f"--workers: {text!r} is neither a number of processes nor auto")

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
     from gateway.observe.events import RunFinished
-    from gateway.processes.base import OnLine, Pool, Worker
+    from gateway.processes.base import OnLine, Pool, Process
     from gateway.processes.run import Answered, Completed, Launch, Payload
     from gateway.protocol.document import Object
     from gateway.protocol.result import Result
@@ -133,22 +133,22 @@ class _Watched:
         self._pool = pool
         self._ended = ended
 
-    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
-        return _WatchedWorker(await self._pool.obtain(launch, on_line), self._ended)
+    def obtain(self, launch: Launch, on_line: OnLine) -> Process:
+        return _WatchedProcess(self._pool.obtain(launch, on_line), self._ended)
 
 
-class _WatchedWorker:
-    def __init__(self, worker: Worker, ended: list[Completed]) -> None:
-        self._worker = worker
+class _WatchedProcess:
+    def __init__(self, process: Process, ended: list[Completed]) -> None:
+        self._process = process
         self._ended = ended
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
-        completed = await self._worker.run(payload, deadline=deadline, answered=answered)
+        completed = await self._process.run(payload, deadline=deadline, answered=answered)
         self._ended.append(completed)
         return completed
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
-        self._worker.stop(why, grace=grace)
+        self._process.stop(why, grace=grace)
 
 
 class Kit:
@@ -383,14 +383,14 @@ class Kit:
             timeout=within,
         )
         try:
-            reply = await Invoker(registry, self._gateway.supervisor, self._pool, self._bus).invoke(call)
+            reply = await Invoker(registry, self._gateway.admission, self._pool, self._bus).invoke(call)
         except GatewayError as problem:
             return _Run(None, problem, cast("RunFinished", problem.run))
         return _Run(reply.result, None, reply.run)
 
     async def _raw(self, payload: Payload) -> Completed:
-        worker = await self._spawn.obtain(self._connector.launch, lambda _stream, _line: None)
-        return await worker.run(payload, deadline=asyncio.get_running_loop().time() + EARLY)
+        process = self._spawn.obtain(self._connector.launch, lambda _stream, _line: None)
+        return await process.run(payload, deadline=asyncio.get_running_loop().time() + EARLY)
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, ConnectorWarning):

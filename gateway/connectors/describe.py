@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import os
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.errors import ConnectorInvalidOutput, Quarantine
+from gateway.locks import lock
 from gateway.processes.run import Completed, StartFailed
 from gateway.protocol.description import Description, read_description
 from gateway.protocol.request import DescribeRequest
@@ -99,7 +99,7 @@ class Describer:
 
     async def _run(self, connector: Connector) -> Completed:
         try:
-            child = await self._pool.obtain(connector.launch, lambda _stream, _line: None)
+            child = self._pool.obtain(connector.launch, lambda _stream, _line: None)
             deadline = asyncio.get_running_loop().time() + self._timeout
             return await child.run(msgspec.json.encode(DescribeRequest(config=connector.config)), deadline=deadline)
         except StartFailed as problem:
@@ -113,19 +113,14 @@ class Describer:
         """Keep other gateways from asking the same executable at the same time; False where one of them asks it now."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._folder / f"{connector.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self._folder / f"{connector.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError:  # nothing can be remembered there either
             yield True
             return
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = True
-        except BlockingIOError:
-            ours = False
-        try:
-            yield ours
+            yield lock(fd, wait=False)
         finally:
-            os.close(lock)
+            os.close(fd)
 
     def _cached(self, connector: Connector) -> _Cached | None:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import shutil
 import uuid
@@ -18,6 +17,7 @@ import msgspec
 
 from gateway.connectors.definition import Recognised, recognise
 from gateway.errors import Quarantine
+from gateway.locks import lock
 from gateway.processes.run import Bounds, Launch, StartFailed
 from gateway.runtimes import Build, BuildFailed, Made, Place, made_at
 from gateway.runtimes.base import MARKER
@@ -119,7 +119,7 @@ class Installer:
         launch = Launch(argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS)
         program = os.path.basename(argv[0])
         try:
-            child = await self._pool.obtain(launch, lambda _stream, _line: None)
+            child = self._pool.obtain(launch, lambda _stream, _line: None)
             done = await child.run(stdin, deadline=asyncio.get_running_loop().time() + TIMEOUT)
         except StartFailed as problem:
             raise BuildFailed(f"{program} could not be started: {problem}") from problem
@@ -151,13 +151,10 @@ class _Tools:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second `gateway install` out of one connector's builds."""
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise BuildFailed("another gateway install is building it") from None
-    try:
+        if not lock(handle, wait=False):
+            raise BuildFailed("another gateway install is building it")
         yield
     finally:
         os.close(handle)

@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from gateway.observe.events import Bus
     from gateway.origins import Origin
     from gateway.settings import Settings
-    from gateway.team import Team
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 
 
-def build(settings: Settings, bus: Bus, team: Team | None = None) -> web.Application:
+def build(settings: Settings, bus: Bus) -> web.Application:
     """Make the application; nothing is started before its start-up."""
-    gateway = Gateway(settings, bus, team)
+    gateway = Gateway(settings, bus)
     gateway.keep_jobs(status_of)
     metrics = Metrics(gateway)
     recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))

@@ -43,7 +43,7 @@ class CallHandlers:
     def __init__(self, gateway: Gateway) -> None:
         self._invoker = gateway.invoker
         self._desk = gateway.desk
-        self._sending = gateway.supervisor.sending
+        self._sending = gateway.admission.sending
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""

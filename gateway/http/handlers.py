@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from gateway.calls.admission import AdmissionState
 from gateway.connectors.snapshot import State
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
-from gateway.http.peers import ALONE
 from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import Access, Route, whole
-from gateway.http.status import status_of_team
-from gateway.http.team import TeamHandlers
 from gateway.http.typeahead import TypeaheadHandlers
-from gateway.processes.supervisor import State as Supervision
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
@@ -39,7 +36,6 @@ class Handlers:
         self._recent = recent
         self._version = version
         self._jobs = JobHandlers(gateway)
-        self._team = TeamHandlers(gateway)
         self._auths = AuthHandlers(gateway, redirects)
 
     def routes(self) -> list[Route]:
@@ -57,7 +53,6 @@ class Handlers:
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
-                *self._team.routes(),
                 *CallHandlers(self._gateway).routes(),
             ]
         )
@@ -72,8 +67,8 @@ class Handlers:
 
     async def readiness(self, _request: web.Request) -> web.Response:
         """The process takes new work."""
-        state = self._gateway.supervisor.state
-        if state is Supervision.SERVING:
+        state = self._gateway.admission.state
+        if state is AdmissionState.SERVING:
             return json_response({"ok": True})
         return json_response({"ok": False, "reason": state.value}, 503)
 
@@ -87,41 +82,35 @@ class Handlers:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus' format."""
-        await self._team.look()
         return web.Response(
             body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def status(self, request: web.Request) -> web.Response:
-        """Every connector's state, for people, over all workers."""
-        own = self._status()
-        team = self._gateway.team
-        if team is None or ALONE in request.query:
-            return json_response(own)
-        return json_response(await status_of_team(own, team, f"/v1/status?{ALONE}", dict(request.headers)))
-
-    def _status(self) -> dict[str, Any]:
+    async def status(self, _request: web.Request) -> web.Response:
+        """Every connector's state, for people."""
         gateway = self._gateway
-        return {
+        facts = {
             "version": self._version,
-            "state": gateway.supervisor.state.value,
+            "state": gateway.admission.state.value,
             "registry_problem": gateway.registry.problem,
             "processes": {
-                "in_flight": gateway.supervisor.running,
-                "kept": gateway.pools.kept(),
+                "in_flight": gateway.places.running,
+                "kept": gateway.places.kept + gateway.places.hosts,
                 "max": gateway.settings.max_processes,
             },
             "background_runs": gateway.background_runs(),
             "sandbox": {"steps": names(gateway.registry.machine.steps), "problem": gateway.registry.machine.problem},
             "jobs": self._jobs.health(),
-            "workers": [{"worker": gateway.team.worker if gateway.team else 0, "pid": os.getpid()}],
+            "workers": [{"worker": 0, "pid": os.getpid()}],
             "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
         }
+        return json_response(facts)
 
     def _connector(self, name: str) -> dict[str, Any]:
         status = self._gateway.registry.snapshot.statuses[name]
         connector = status.connector
         mode, notices = self._gateway.pools.told(connector.launch) if connector is not None else (None, [])
+        lane = self._gateway.places.lane(name)
         facts: dict[str, Any] = {
             "state": status.state.value,
             "reason": status.reason,
@@ -129,8 +118,8 @@ class Handlers:
             "mode": mode,
             "sandbox": self._gateway.given(name),
             "commands": [],
-            "in_flight": self._gateway.supervisor.in_flight(name),
-            "queued": self._gateway.supervisor.queued(name),
+            "in_flight": lane.running,
+            "queued": len(lane.waiting),
             "notices": [*self._gateway.notices(name), *notices],
             "last_outcomes": self._recent.of(name),
         }

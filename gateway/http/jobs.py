@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from gateway.errors import InvalidRequest
-from gateway.http.peers import ALONE, ask
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
-from gateway.jobs.background import worker_of
+from gateway.jobs.background import is_run
 from gateway.jobs.port import OPEN, JobConflict, JobNotFound, JobsUnavailable, Query, State
 from gateway.units import Duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from aiohttp import web
 
     from gateway.gateway import Gateway
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
 
 PAGE = 50
 LONGEST_PAGE = 500
-CANCELLING = 15.0  # seconds for another worker to kill what goes on there
 
 
 class JobHandlers:
@@ -34,7 +29,6 @@ class JobHandlers:
     def __init__(self, gateway: Gateway) -> None:
         self._desk = gateway.desk
         self._background = gateway.background
-        self._team = gateway.team
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -62,9 +56,7 @@ class JobHandlers:
             task=query.get("task"),
             client=query.get("client"),
         )
-        if ALONE in query:
-            return json_response({"jobs": [_told(one) for one in self._background.list(wanted)]})
-        going_on = await self._going_on(wanted, request)
+        going_on = [_told(one) for one in self._background.list(wanted)]
         shown = going_on[offset : offset + limit]
         left = limit - len(shown)
         found = await self._jobs().list(wanted, limit=left, offset=max(0, offset - len(going_on))) if left else []
@@ -74,30 +66,24 @@ class JobHandlers:
     async def show(self, request: web.Request) -> web.Response:
         """Show one job: attempts, timings, the outcome once there is one."""
         name = request.match_info["id"]
-        worker = worker_of(name)
-        if worker is None:
-            return json_response(_told(await self._jobs().status(name)))
-        if self._is_elsewhere(worker):
-            return await self._asked(worker, request)
-        return _found(name, self._background.find(name))
+        if is_run(name):
+            return _found(name, self._background.find(name))
+        return json_response(_told(await self._jobs().status(name)))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Kill what it runs, or end its delivery; its caller is told, unless it calls back by itself."""
         name = request.match_info["id"]
-        worker = worker_of(name)
-        if worker is None:
-            await self._jobs().cancel(name)
-            return json_response(_told(await self._jobs().status(name)))
-        if self._is_elsewhere(worker):
-            return await self._asked(worker, request)
-        return _found(name, await self._background.cancel(name))
+        if is_run(name):
+            return _found(name, await self._background.cancel(name))
+        await self._jobs().cancel(name)
+        return json_response(_told(await self._jobs().status(name)))
 
     async def retry(self, request: web.Request) -> web.Response:
         """Deliver again what it came to; with `?run=true` run it again, as a new job."""
         again = request.query.get("run", "false")
         if again not in {"true", "false"}:
             raise InvalidRequest("run is true or false")
-        if worker_of(request.match_info["id"]) is not None:
+        if is_run(request.match_info["id"]):
             raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
         name = await self._jobs().retry(request.match_info["id"], run=again == "true")
         return json_response(_told(await self._jobs().status(name)), 202)
@@ -113,30 +99,6 @@ class JobHandlers:
             raise InvalidRequest(f"older_than: {problem}") from problem
         removed = await self._jobs().purge(older_than=float(older_than), state=state)
         return json_response({"removed": removed})
-
-    async def _going_on(self, wanted: Query, request: web.Request) -> Sequence[dict[str, Any]]:
-        """Return the calls that go on, over all workers."""
-        found = [_told(one) for one in self._background.list(wanted)]
-        if self._team is not None:
-            path = f"/v1/jobs?{ALONE}&{request.query_string}"
-            answers = await asyncio.gather(
-                *(ask(self._team, worker, path, request.headers) for worker in self._team.others())
-            )
-            for answer in answers:
-                found += answer.value["jobs"] if answer is not None and answer.status == 200 else []
-        return sorted(found, key=lambda one: float(one["accepted"]), reverse=True)
-
-    def _is_elsewhere(self, worker: int) -> bool:
-        return self._team is not None and worker in self._team.others()
-
-    async def _asked(self, worker: int, request: web.Request) -> web.Response:
-        assert self._team is not None
-        answer = await ask(
-            self._team, worker, request.path, request.headers, method=request.method, patience=CANCELLING
-        )
-        if answer is None:
-            raise JobsUnavailable(f"worker {worker}, which has it, does not answer", retry_after=5)
-        return json_response(answer.value, answer.status)
 
     def _jobs(self) -> Jobs:
         if self._desk.jobs is None:

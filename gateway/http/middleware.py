@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import os
 import re
-import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -15,7 +14,6 @@ from gateway.errors import GatewayError, RequestTooLarge
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
 from gateway.http.routes import Access, Route
-from gateway.team import KEY_HEADER
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
             door = doors.find(request)
         try:
             if not door.open:
-                doors.check(request, door.access)
+                doors.check(request)
             if door.options is not None and not _is_preflight(request):
                 handler = door.options
             response = await handler(request)
@@ -63,8 +61,6 @@ def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
 class _Door(NamedTuple):
     """What is known of a route."""
 
-    access: Access | None
-    """None: it is no route at all."""
     open: bool
     """Nothing has to be checked."""
     private: bool
@@ -78,7 +74,6 @@ class _Doors:
 
     def __init__(self, settings: Settings, routes: list[Route]) -> None:
         self.known: dict[web.AbstractRoute, _Door] = {}
-        self._settings = settings
         self._key = settings.api_key.encode() if settings.api_key is not None else None
         self._rules = {(route.method, route.path): route.access for route in routes}
         self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
@@ -91,32 +86,26 @@ class _Doors:
         path = route.resource.canonical if route.resource is not None else ""
         access = self._rules.get((request.method, path))
         options = self._options.get(path) if request.method == hdrs.METH_OPTIONS else None
-        is_open = access in self._opened or (self._key is None and access is not Access.TEAM)
-        door = _Door(access, is_open, request.path.startswith(SIGN_IN), options)
+        is_open = access in self._opened or self._key is None
+        door = _Door(is_open, request.path.startswith(SIGN_IN), options)
         if path:
             self.known[route] = door
         return door
 
-    def check(self, request: web.Request, access: Access | None) -> None:
-        """Let a request pass that needs the API key, or is from another worker.
+    def check(self, request: web.Request) -> None:
+        """Let a request pass that needs the API key.
 
         Raises:
             _Unauthorized: it has not the key.
-            web.HTTPNotFound: it is for workers only.
         """
-        if access is Access.TEAM and _is_of_team(request, self._settings.team_key):
-            return
-        if self._key is not None:
-            given = request.headers.get(_KEY_HEADER)
-            if given is None:
-                scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-                given = token.strip() if scheme.lower() == "bearer" else ""
-            # aiohttp keeps bytes that are no UTF-8 as surrogates.
-            has_key = hmac.compare_digest(given.encode(errors="surrogateescape"), self._key)
-            if not has_key and not _is_preflight(request):
-                raise _Unauthorized
-        if access is Access.TEAM:
-            raise web.HTTPNotFound
+        given = request.headers.get(_KEY_HEADER)
+        if given is None:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            given = token.strip() if scheme.lower() == "bearer" else ""
+        # aiohttp keeps bytes that are no UTF-8 as surrogates.
+        has_key = hmac.compare_digest(given.encode(errors="surrogateescape"), self._key or b"")
+        if not has_key and not _is_preflight(request):
+            raise _Unauthorized
 
 
 class _Unauthorized(Exception):
@@ -144,10 +133,3 @@ def _of_problem(request: web.Request, problem: Exception, settings: Settings) ->
 def _is_preflight(request: web.Request) -> bool:
     asks = {hdrs.ORIGIN, hdrs.ACCESS_CONTROL_REQUEST_METHOD}
     return request.method == hdrs.METH_OPTIONS and all(name in request.headers for name in asks)
-
-
-def _is_of_team(request: web.Request, key: str) -> bool:
-    connection = request.get_extra_info("socket")
-    if connection is None or connection.family != socket.AF_UNIX or not key:
-        return False
-    return hmac.compare_digest(request.headers.get(KEY_HEADER, "").encode(), key.encode())

@@ -22,8 +22,6 @@ class Access(enum.Enum):
     """As the setting `gateway.metrics` says."""
     TYPEAHEAD = "typeahead"
     """As the setting `gateway.typeahead` says."""
-    TEAM = "team"
-    """The other workers of the same gateway, over a Unix socket; over TCP it is no route at all."""
 
 
 class Route(NamedTuple):

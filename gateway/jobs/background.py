@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from gateway.connectors.definition import Command, Connector
     from gateway.jobs.port import Query
 
-PREFIX = "run-"  # of their ids; the number of the worker follows
+PREFIX = "run-"  # of their ids
 
 
 class Background:
     """Those of this process."""
 
-    def __init__(self, invoker: Invoker, worker: int) -> None:
+    def __init__(self, invoker: Invoker) -> None:
         self._invoker = invoker
-        self._worker = worker
         self._runs: dict[str, tuple[JobStatus, asyncio.Future[Reply]]] = {}
 
     async def run(self, call: Call, found: tuple[Connector, Command]) -> Reply:
@@ -41,7 +40,7 @@ class Background:
         Raises:
             GatewayError: it was refused, or failed, before it answered.
         """
-        name = f"{PREFIX}{self._worker}-{uuid.uuid4().hex[:16]}"
+        name = f"{PREFIX}{uuid.uuid4().hex[:16]}"
         acknowledgement = Acknowledgement(name)
         call = msgspec.structs.replace(call, acknowledgement=acknowledgement, extension=Extension())
         running = asyncio.ensure_future(self._invoker.invoke(call, found))
@@ -82,10 +81,9 @@ class Background:
         return len(self._runs)
 
 
-def worker_of(name: str) -> int | None:
-    """Return which worker has a run of that id; None where the id is none of a run's."""
-    number = name.removeprefix(PREFIX).partition("-")[0] if name.startswith(PREFIX) else ""
-    return int(number) if number.isascii() and number.isdigit() and len(number) < 6 else None
+def is_run(name: str) -> bool:
+    """Tell whether an id is one of theirs, be it of a run that has ended."""
+    return name.startswith(PREFIX)
 
 
 def _status(name: str, call: Call) -> JobStatus:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import atexit
 import datetime
-import fcntl
 import io
 import logging
-import os
 import re
-import stat
 import sys
 import threading
 from collections import deque
@@ -28,7 +25,6 @@ from gateway.observe.events import (
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
-    from pathlib import Path
 
 Format = Literal["json", "human"]
 
@@ -39,23 +35,14 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _json = msgspec.json.Encoder(enc_hook=repr)
 
 
-def configure(
-    form: Format, stream: TextIO = sys.stderr, *, worker: int | None = None, lock: Path | None = None
-) -> None:
-    """Send everything that is logged, the libraries' lines included, to one stream in one form.
-
-    Several workers write to the same one: each line names its `worker`, and the file `lock` is locked for its length.
-    """
-    if lock is not None and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):  # a file takes any line in one piece
-        stream = cast("TextIO", _Shared(stream, lock))
-    _lines.begin(stream, form, "{" if worker is None else f'{{"worker":{worker},')
+def configure(form: Format, stream: TextIO = sys.stderr) -> None:
+    """Send everything that is logged, the libraries' lines included, to one stream in one form."""
+    _lines.begin(stream, form)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if worker is not None:
-        shared.append(lambda _logger, _method, facts: {"worker": worker, **facts})
     if form == "json":
         last: list[Any] = [
             structlog.processors.format_exc_info,
@@ -89,18 +76,15 @@ class Lines(io.TextIOBase):
     def __init__(self) -> None:
         self.json = False
         """Events are lines of JSON."""
-        self.opening = "{"
-        """What each of those begins with."""
         self._stream: TextIO = sys.stderr
         self._held: deque[str] = deque()
         self._turn = threading.RLock()  # threads log too, and so may what the collector finds in the middle of a write
 
-    def begin(self, stream: TextIO, form: Format, opening: str) -> None:
+    def begin(self, stream: TextIO, form: Format) -> None:
         """Write to a stream from now on."""
         self.release()
         self._stream = stream
         self.json = form == "json"
-        self.opening = opening
 
     def hold(self, line: str) -> None:
         """Write a line at the end of this turn, with all others that are held; at once where no loop runs."""
@@ -146,29 +130,6 @@ _lines = Lines()
 atexit.register(_lines.release)
 
 
-class _Shared(io.TextIOBase):
-    """A pipe, or what is like one, that several processes write to: it would take a long line in pieces."""
-
-    def __init__(self, stream: TextIO, lock: Path) -> None:
-        self._stream = stream
-        self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-    def write(self, text: str) -> int:
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        try:
-            written = self._stream.write(text)
-            self._stream.flush()
-        finally:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-        return written
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-
 class EventLog:
     """Listens to everything."""
 
@@ -208,7 +169,7 @@ class EventLog:
             )
         else:
             line = {**_facts(event), "event": event.name, "level": event.severity(), "timestamp": now}
-        text = f"{_lines.opening}{_json.encode(line)[1:].decode()}\n"
+        text = f"{_json.encode(line).decode()}\n"
         if type(event) is ConnectorLine:  # they come by the dozen
             _lines.hold(text)
         else:  # whoever is answered finds the line of his call

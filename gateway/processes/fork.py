@@ -11,17 +11,18 @@ import functools
 from typing import TYPE_CHECKING
 
 from gateway.cells.wire import Why
-from gateway.processes.ahead import Forked
-from gateway.processes.host import BootFailed, Host, UnfitError
-from gateway.processes.run import GRACE, Completed, Launch, StartFailed, Stop, never_ran
+from gateway.processes.base import after_idleness
+from gateway.processes.host import BootFailed, Host, HostState, UnfitError
+from gateway.processes.run import GRACE, NEVER, Completed, Launch, StartFailed, Stop, completed
+from gateway.processes.standby import Standby
+from gateway.processes.stock import Stock, Waiting
 
 if TYPE_CHECKING:
     from gateway.cells.cell import Ended
-    from gateway.processes.base import OnLine, Room, Worker
+    from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.notices import Notices
-    from gateway.processes.run import Answered, Child, Mode, Payload
+    from gateway.processes.run import Answered, Child, Keep, Mode, Payload
     from gateway.processes.spawn import SpawnPool
-    from gateway.processes.standby import Standby
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
 LINGER = 1.0  # seconds without a child until a host gives way: it is not to be lost between two calls of many
@@ -30,13 +31,14 @@ LINGER = 1.0  # seconds without a child until a host gives way: it is not to be 
 class ForkHost:
     """One connector's host, the next one while it boots, and the old ones while they have children."""
 
-    def __init__(self, launch: Launch, spawn: SpawnPool, standby: Standby, room: Room, notices: Notices) -> None:
-        """`standby` serves when the connector turns out to be unfit for forking."""
+    def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch
-        self._spawn = spawn
-        self._standby = standby
-        self._room = room
         self.notices = notices
+        self._spawn = spawn
+        self._standby = Standby(launch, spawn, room, notices)
+        """Serves when the connector turns out to be unfit for forking."""
+        self._room = room
+        self._places = room.places
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
         self._host: Host | None = None
@@ -45,10 +47,10 @@ class ForkHost:
         self._ending: dict[Host, asyncio.Task[None]] = {}
         self._unfit = False
         self._strikes = 0
-        self._ahead = Forked(launch, room)
+        self._ahead = _Ahead(launch, room)
         self._coming = 0
-        self._counted = 0
-        """How many hosts take a place of their own."""
+        self._counted = (0, 0)
+        """How many hosts have work, and how many have none."""
         self._lingers = False
         self._needed_at = 0.0
         self._called = False
@@ -61,14 +63,14 @@ class ForkHost:
         """How processes are obtained now."""
         return self._standby.mode if self._unfit else "fork"
 
-    async def obtain(self, launch: Launch, on_line: OnLine) -> Worker:
+    def obtain(self, launch: Launch, on_line: OnLine) -> Process:
         """Return a process that was forked ahead, or what will be forked as soon as the host is ready."""
         self.used = self._loop.time()
         if self._unfit:
-            return await self._standby.obtain(launch, on_line)
+            return self._standby.obtain(launch, on_line)
         self._called = True
         if not self._fits():
-            return self._spawn.start(launch, on_line)
+            return self._spawn.obtain(launch, on_line)
         child = self._ahead.take(on_line)
         if child is None:
             self.coming(1)
@@ -78,19 +80,12 @@ class ForkHost:
         self._loop.call_soon(self._fork_ahead)  # the request goes first
         return child
 
-    def idle(self) -> int:
-        """Return how many processes are there without a request, but for the hosts that are needed."""
-        hosts = [
-            host for host in (self._host, self._next) if host is not None and host.alive and not self._needed(host)
-        ]
-        return len(hosts) + len(self._ahead) + self._standby.idle()
-
     def warm(self) -> None:
         """Start the host."""
         self._held = False
         if self._unfit:
             self._standby.warm()
-        elif self.launch.keep.warm > 0 and self._room.free() > 0 and (self._host is None or not self._host.alive):
+        elif self.launch.keep.warm > 0 and self._places.free() > 0 and (self._host is None or not self._host.alive):
             with contextlib.suppress(StartFailed):  # the next request will tell
                 self._current()
 
@@ -100,39 +95,37 @@ class ForkHost:
         self._count()
         idle = now - self.used > self.launch.keep.warm_idle
         self._called = self._called and not idle
-        while idle and self._ahead.shed():
+        while idle and self._ahead.stock.retire():
             pass
         if self._unfit:
             self._standby.tend(now)
         elif idle and self.launch.keep.warm_min == 0:
-            self._retire(self._host, self._next)
+            self._let_go(self._host, self._next)
         elif self._host is None or not self._host.alive:
             if not self._held:
                 self.warm()
-        elif self._host.is_ready:
+        elif self._host.state is HostState.READY:
             self._host.resident.look()
             if self._next is None and self._host.resident.worn():
                 self._renew(self._host)
         self._fork_ahead()
 
-    def shed(self) -> bool:
-        """Give up a process that was forked ahead; tell whether there was one."""
-        return self._ahead.shed()
-
-    def evict(self) -> bool:
-        """Give up a process that was forked ahead, then the host when it has nothing to do."""
-        if self.shed():
+    def retire(self, *, light: bool = False) -> bool:
+        """Give up a process that was forked ahead, which is light; then the host when it has nothing to do."""
+        if self._ahead.stock.retire():
             return True
+        if light:
+            return False
         host = self._next or self._host
         if host is not None and host.alive and not self._needed(host):
-            self._retire(host)
+            self._let_go(host)
             return True
-        return self._standby.evict()
+        return self._standby.retire()
 
     async def close(self) -> None:
         """Let the host's children end by themselves; then it goes."""
         self._unfit = self._held = True
-        self._retire(self._host, self._next)
+        self._let_go(self._host, self._next)
         await self._ahead.close()
         await self._standby.close()
         await asyncio.gather(*[task for host, task in self._ending.items() if not host.busy], return_exceptions=True)
@@ -145,33 +138,47 @@ class ForkHost:
                 self._current()
         self._count()
 
-    async def worker(self, launch: Launch, on_line: OnLine) -> Worker:
+    async def process(self, launch: Launch, on_line: OnLine) -> Process:
         """Return a forked process; a standby or a new one where that cannot be.
 
         Raises:
             StartFailed: there is none to be had at all.
         """
         if self._unfit:
-            return await self._standby.obtain(launch, on_line)
+            return self._standby.obtain(launch, on_line)
         try:
             host = self._current()
             await asyncio.shield(host.ready)
             child = await self._forked(host, launch, on_line)
         except UnfitError:
-            return await self._standby.obtain(launch, on_line)
+            return self._standby.obtain(launch, on_line)
         except (BootFailed, StartFailed):
             # What is wrong with it a process of its own tells in its own words, and only this call waits for them.
-            return self._spawn.start(launch, on_line)
+            return self._spawn.obtain(launch, on_line)
         child.gone.add_done_callback(self._count)
         self._loop.call_soon(self._fork_ahead)
         return child
+
+    @staticmethod
+    def keeps(keep: Keep) -> str:
+        """See `Source`."""
+        ahead = f", {keep.warm} forked ahead from the first call on" if keep.warm else ", from the first call on"
+        least = "" if keep.warm_min else "none"
+        if keep.warm and keep.warm_min:
+            least = "the host alone"
+        return f"1 host{ahead}{after_idleness(keep, least)}"
+
+    @staticmethod
+    def counts(keep: Keep) -> tuple[int, int]:
+        """See `Source`."""
+        return min(keep.warm, 1), 1
 
     # --- private
 
     def _fits(self) -> bool:
         """Have others give way for the host and one more child; tell whether there is room for both."""
-        while self._room.free() < (self._host is None or not self._host.alive) - (len(self._ahead) > 0):
-            if not self._room.evict():
+        while self._places.free() < (self._host is None or not self._host.alive) - (len(self._ahead.stock) > 0):
+            if not self._room.make_room():
                 return False
         return True
 
@@ -180,20 +187,22 @@ class ForkHost:
         return host.busy > 0 or (host is self._host and (self._coming > 0 or self._lingers))
 
     def _count(self, _gone: object = None) -> None:
-        """Have the hosts that are needed counted."""
+        """Have the hosts counted: those that have work take a place, the others have one that gives way."""
         if self._host is None or not self._host.alive:
             self._lingers = False
         elif self._host.busy or self._coming:
             self._lingers, self._needed_at = True, self._loop.time()
-        hosts = {self._host, self._next, *self._old}
-        needed = sum(host is not None and host.alive and self._needed(host) for host in hosts)
-        if needed != self._counted:
-            change, self._counted = needed - self._counted, needed
-            self._room.hosts(change)
+        hosts = {host for host in (self._host, self._next, *self._old) if host is not None and host.alive}
+        needed = sum(map(self._needed, hosts))
+        idle = len(hosts - self._old) - sum(map(self._needed, hosts - self._old))
+        if (needed, idle) != self._counted:
+            before, self._counted = self._counted, (needed, idle)
+            self._places.kept += idle - before[1]
+            self._places.host(needed - before[0])
 
     def _fork_ahead(self) -> None:
         host = self._host
-        if self._called and not self._unfit and host is not None and host.alive and host.is_ready:
+        if self._called and not self._unfit and host is not None and host.state is HostState.READY:
             self._ahead.fill(host)
 
     def _current(self) -> Host:
@@ -221,7 +230,7 @@ class ForkHost:
                 self.notices.warn_once(f"did not warm up as a whole: {trouble}")
             if self._next is host:
                 self._next = None
-                self._retire(self._host)
+                self._let_go(self._host)
                 self._host = host
                 self._count()
             self._fork_ahead()
@@ -235,17 +244,18 @@ class ForkHost:
             self._strikes += 1
             if self._strikes == STRIKES:
                 self._give_up(f"its host fails: {problem}")
-        self._retire(host)
+        self._let_go(host)
 
     def _renew(self, worn: Host) -> None:
         """Have a worn host serve on until its successor is ready; where there is no room for two, let it go."""
-        if self._room.free() > 0:
+        if self._places.free() > 0:
             with contextlib.suppress(StartFailed):
                 self._next = self._booting()
+                self._count()
                 return
-        self._retire(worn)
+        self._let_go(worn)
 
-    def _retire(self, *hosts: Host | None) -> None:
+    def _let_go(self, *hosts: Host | None) -> None:
         for host in hosts:
             if host is None:
                 continue
@@ -283,39 +293,39 @@ class ForkHost:
 class _Forking:
     """A request whose process is still to be forked: a deadline, a drain or a hang-up may come first."""
 
-    def __init__(self, pool: ForkHost, launch: Launch, on_line: OnLine) -> None:
-        self._pool = pool
+    def __init__(self, source: ForkHost, launch: Launch, on_line: OnLine) -> None:
+        self._source = source
         self._launch = launch
         self._on_line = on_line
         self._loop = asyncio.get_running_loop()
         self._stop: Stop | None = None
-        self._obtaining: asyncio.Task[Worker] | None = None
-        self._worker: Worker | None = None
+        self._obtaining: asyncio.Task[Process] | None = None
+        self._process: Process | None = None
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         try:
-            worker = await self._obtained(deadline)
+            process = await self._obtained(deadline)
         finally:
-            self._pool.coming(-1)
-        if worker is None:
+            self._source.coming(-1)
+        if process is None:
             return self._never_ran()
-        self._worker = worker
+        self._process = process
         if self._stop is not None:
-            worker.stop(self._stop)
-        return await worker.run(payload, deadline=deadline, answered=answered)
+            process.stop(self._stop)
+        return await process.run(payload, deadline=deadline, answered=answered)
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
-        if self._worker is not None:
-            self._worker.stop(why, grace=grace)
+        if self._process is not None:
+            self._process.stop(why, grace=grace)
             return
         self._stop = self._stop or why
         self._give_up_obtaining()
 
-    async def _obtained(self, deadline: float) -> Worker | None:
+    async def _obtained(self, deadline: float) -> Process | None:
         """Return the process, None when the run was stopped before there was one."""
         if self._stop is not None:
             return None
-        obtaining = self._obtaining = self._loop.create_task(self._pool.worker(self._launch, self._on_line))
+        obtaining = self._obtaining = self._loop.create_task(self._source.process(self._launch, self._on_line))
         timer = self._loop.call_at(deadline, self.stop, Stop.DEADLINE)
         try:
             await asyncio.wait([obtaining])
@@ -335,7 +345,79 @@ class _Forking:
             self._obtaining.cancel()
 
     def _never_ran(self) -> Completed:
-        return never_ran(self._launch, self._stop, "the process that imports the connector is not ready yet")
+        words = "the process that imports the connector is not ready yet"
+        return completed(NEVER, self._launch, stop=self._stop, log=(words, len(words)))
+
+
+class _Ahead:
+    """The children of one connector's host that wait: each in its folder, and blocked on stdin."""
+
+    def __init__(self, launch: Launch, room: Room) -> None:
+        self.stock: Stock[_Forked] = Stock(room.places, self._on_unfit)
+        self._launch = launch
+        self._places = room.places
+        self._loop = asyncio.get_running_loop()
+        self._forking: set[asyncio.Task[None]] = set()
+        self._host: Host | None = None
+        self._held = False
+        """One could not be forked, or died while it waited: the next request will tell why."""
+
+    def take(self, on_line: OnLine) -> Child | None:
+        """Return one that waits, for a request with this log; None when none does."""
+        one = self.stock.take()
+        self._held = False
+        if one is None:
+            return None
+        child = one.hand_over(on_line)
+        one.host.hand_over(child)
+        return child
+
+    def fill(self, host: Host) -> None:
+        """Have the host fork until `warm` wait, as far as there is room."""
+        if self._host is not host:
+            self._host, self._held = host, False
+        while not self._held and len(self.stock) < self._launch.keep.warm and self._places.free() > 0:
+            self.stock.expect()
+            task = self._loop.create_task(self._fork(host))
+            self._forking.add(task)
+            task.add_done_callback(self._forking.discard)
+
+    def leave(self, host: Host) -> None:
+        """Give those of one host up."""
+        if self._host is host:
+            self._host = None
+            self.stock.retire_all()
+
+    async def close(self) -> None:
+        """Give all up, and wait for the end of those that were."""
+        self.stock.retire_all()
+        while self._forking:
+            await asyncio.wait(self._forking)
+        await self.stock.close()
+
+    async def _fork(self, host: Host) -> None:
+        one = _Forked(host)
+        try:
+            one.child = await host.fork(self._launch, one.on_line, ahead=True)
+        except StartFailed:
+            self._held = self._held or self._host is host  # that another host died says nothing of this one
+            self.stock.arrived(None)
+            return
+        if self._host is host:
+            self.stock.watch(one)
+            self.stock.arrived(one)
+        else:
+            self.stock.arrived(None)
+            self.stock.end(one)
+
+    def _on_unfit(self, _one: _Forked) -> None:
+        self._held = True
+
+
+class _Forked(Waiting):
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+        self.host = host
 
 
 async def _cleared(host: Host) -> None:
@@ -343,18 +425,18 @@ async def _cleared(host: Host) -> None:
         await host.resident.ended()
 
 
-async def _done(task: asyncio.Task[Child] | asyncio.Task[Worker]) -> None:
+async def _done(task: asyncio.Task[Child] | asyncio.Task[Process]) -> None:
     """Wait for a task's end whatever is cancelled meanwhile; its exception is its owner's business."""
     while not task.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([task])
 
 
-async def _cancelled(worker: Worker) -> None:
+async def _cancelled(process: Process) -> None:
     """End a process that has been obtained for nobody."""
-    worker.stop(Stop.CANCELLED, grace=0)
+    process.stop(Stop.CANCELLED, grace=0)
     with contextlib.suppress(StartFailed):
-        await worker.run(b"", deadline=asyncio.get_running_loop().time())
+        await process.run(b"", deadline=asyncio.get_running_loop().time())
 
 
 def _cell_died(host: Host) -> bool:

@@ -11,6 +11,7 @@ A child that is forked ahead has its request later, and uses the time to copy th
 from __future__ import annotations
 
 import asyncio
+import enum
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from gateway.cells.wire import Flag
 from gateway.processes.resident import Resident
 from gateway.processes.run import Child, StartFailed
+from gateway.states import move
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +49,27 @@ class _Unfit(msgspec.Struct, frozen=True, tag_field="ev", tag="unfit"):
 _DECODER = msgspec.json.Decoder(_Ready | _Unfit)
 
 
+class HostState(enum.Enum):
+    """Where a host is in its life."""
+
+    BOOTING = "booting"
+    """It imports the connector, and warms up."""
+    READY = "ready"
+    """It forks."""
+    RETIRED = "retired"
+    """It forks no more, and goes with its last child."""
+    GONE = "gone"
+    """There is no process."""
+
+
+MOVES = {
+    HostState.BOOTING: {HostState.READY, HostState.RETIRED, HostState.GONE},
+    HostState.READY: {HostState.RETIRED, HostState.GONE},
+    HostState.RETIRED: {HostState.GONE},
+    HostState.GONE: frozenset[HostState](),
+}
+
+
 class UnfitError(Exception):
     """The host has threads, sockets or the like, which children would share or miss; the message names them."""
 
@@ -64,7 +87,7 @@ class Host:
         Raises:
             StartFailed: there is no cell, or there are no more descriptors.
         """
-        self.is_ready = False
+        self.state = HostState.BOOTING
         self.problems: list[str] = []
         """What did not work while it imported and warmed up, once it is ready."""
         self._loop = asyncio.get_running_loop()
@@ -72,7 +95,6 @@ class Host:
         """Done when it can fork; `UnfitError` when it must not, `BootFailed` when it died."""
         self._children: set[Child] = set()
         self._busy: set[Child] = set()
-        self._retired = False
         self.resident = Resident(spawn, launch, on_line)
         if self.resident.cell.group is not None:
             self.resident.cell.group.bound(1 + launch.keep.concurrency + launch.keep.warm)
@@ -84,7 +106,7 @@ class Host:
     @property
     def alive(self) -> bool:
         """Whether there is a process."""
-        return not self.resident.gone.done()
+        return self.state is not HostState.GONE
 
     @property
     def busy(self) -> int:
@@ -118,7 +140,8 @@ class Host:
 
     def retire(self) -> None:
         """Take no more requests, and go when the last child is over."""
-        self._retired = True
+        if self.state in {HostState.BOOTING, HostState.READY}:
+            self._move(HostState.RETIRED)
         if not self._children:
             self.resident.kill()
 
@@ -129,8 +152,11 @@ class Host:
         self._busy.discard(child)
         if not self.alive:
             self.resident.release()
-        elif self._retired and not self._children:
+        elif self.state is HostState.RETIRED and not self._children:
             self.resident.kill()
+
+    def _move(self, state: HostState) -> None:
+        self.state = move(self.state, state, MOVES)
 
     def _took_too_long(self) -> None:
         self._fail(BootFailed(f"it was not imported within {BOOT:g} s"))
@@ -152,11 +178,12 @@ class Host:
             self._fail(UnfitError(message.reason))
         elif not self.ready.done():
             self._patience.cancel()
-            self.is_ready = True
+            if self.state is HostState.BOOTING:
+                self._move(HostState.READY)
             self.problems = [f"{problem.module}: {problem.message}" for problem in message.problems]
             self.ready.set_result(None)
 
     def _on_gone(self, gone: asyncio.Future[Ended]) -> None:
-        self.is_ready = False
+        self._move(HostState.GONE)
         self._patience.cancel()
         self._fail(BootFailed(str(gone.exception() or f"it died: {self.resident.log_tail()[0][-500:]}")))

@@ -17,13 +17,14 @@ from gateway.processes.run import CHUNK, DRAIN, StartFailed, pieces
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.cells.cell import Ended
     from gateway.processes.resident import Resident
     from gateway.processes.run import Payload
 
 PIPE = 1 << 16  # bytes that a pipe holds
 
 
-class Lines:
+class LineProcess:
     """A process with its two pipes."""
 
     def __init__(self, resident: Resident) -> None:
@@ -80,8 +81,14 @@ class Lines:
         """Whether it was not heard to have ended."""
         return not self.resident.gone.done()
 
-    def quiet(self) -> bool:
-        """Tell whether it lives and has said nothing since its last answer."""
+    @property
+    def gone(self) -> asyncio.Future[Ended]:
+        """Done when nothing of it is left."""
+        return self.resident.gone
+
+    @property
+    def ready(self) -> bool:
+        """Whether it lives and has said nothing since its last answer."""
         if self.alive:
             self._on_readable()
         return self.alive and not self.babbled and not self.mute

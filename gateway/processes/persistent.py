@@ -12,74 +12,84 @@ from typing import TYPE_CHECKING
 
 from gateway.cells.cell import Ended
 from gateway.cells.wire import Why
-from gateway.processes.lines import Lines
+from gateway.processes.base import processes
+from gateway.processes.lines import LineProcess
 from gateway.processes.resident import Resident
-from gateway.processes.run import GRACE, Completed, StartFailed, Stop, completed, why_stopped
+from gateway.processes.run import GRACE, NEVER, Completed, StartFailed, Stop, completed, why_stopped
+from gateway.processes.stock import Stock
 from gateway.protocol.document import is_document
 from gateway.protocol.request import LARGE
 
 if TYPE_CHECKING:
-    from gateway.processes.base import OnLine, Room, Worker
+    from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.notices import Notices
-    from gateway.processes.run import Answered, Launch, Mode, Payload
+    from gateway.processes.run import Answered, Keep, Launch, Mode, Payload
     from gateway.processes.spawn import SpawnPool
 
 
+PATIENCE = 2.0  # seconds that a process has to go before there is another in its place
+
+
 class Persistent:
-    """One connector's processes: those without a request, the latest used first."""
+    """One connector's processes, the latest used first."""
 
     def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch
-        self._spawn = spawn
-        self._room = room
         self.notices = notices
+        self._spawn = spawn
+        self._places = room.places
         self._loop = asyncio.get_running_loop()
         self.used = self._loop.time()
-        self._free: list[Lines] = []
+        self._stock: Stock[LineProcess] = Stock(room.places, self._on_unfit)
         self._busy = 0
         self._held = True
         """Nobody has asked for processes ahead yet, or the latest of them has ended by itself."""
         self._closed = False
-        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def mode(self) -> Mode:
         """How processes are obtained."""
         return "persistent"
 
-    async def obtain(self, _launch: Launch, on_line: OnLine) -> Worker:
-        """Return a process without a request."""
+    def obtain(self, _launch: Launch, on_line: OnLine) -> Process:
+        """Return a process without a request, or what will be a new one."""
         self.used = self._loop.time()
-        while self._free:
-            process = self._free.pop()
-            if process.quiet():
-                self._busy += 1
-                return _Session(self, process, on_line, new=False)
-            self._dismiss(process)
-        return _Session(self, self.fresh(), on_line, new=True)
+        self._busy += 1
+        return _Session(self, self._stock.take(latest=True), on_line)
 
-    def fresh(self) -> Lines:
+    async def new(self) -> LineProcess:
+        """Return a new process, once one that was given up has gone where there would be one too many.
+
+        Raises:
+            StartFailed: it could not be started.
+        """
+        if self._busy + self._stock.leaving > self.launch.keep.concurrency:
+            await self._stock.one_less(PATIENCE)
+        return self.fresh()
+
+    def fresh(self) -> LineProcess:
         """Start a process for a request.
 
         Raises:
             StartFailed: it could not be.
         """
-        process = self._start()
-        self._busy += 1
+        try:
+            process = LineProcess(Resident(self._spawn, self.launch, self.notices.line))
+        except OSError as problem:
+            raise StartFailed(str(problem)) from problem
+        self._stock.watch(process)
         return process
-
-    def idle(self) -> int:
-        """Return how many processes have no request."""
-        return len(self._free)
 
     def warm(self, *, idle: bool = False) -> None:
         """Start the first ones, or those that are to stay after idleness."""
         self._held = False
         keep = self.launch.keep
-        wanted = min(keep.warm, keep.warm_min) if idle else keep.warm
-        while len(self._free) + self._busy < wanted and self._room.free(self.launch) > 0:
+        wanted = min(min(keep.warm, keep.warm_min) if idle else keep.warm, keep.concurrency)
+        while (there := len(self._stock) + self._busy) < wanted and self._places.free() > 0:
+            if there + self._stock.leaving >= keep.concurrency:
+                return  # until they are gone
             try:
-                self._free.append(self._start())
+                self._stock.give_back(self.fresh())
             except StartFailed:
                 self._held = True  # the next request will tell
                 return
@@ -87,144 +97,150 @@ class Persistent:
     def tend(self, now: float) -> None:
         """Recycle the worn, and shrink after idleness."""
         idle = now - self.used > self.launch.keep.warm_idle
-        for process in list(self._free):
+        self._stock.look()
+        for process in self._stock:
             process.resident.look()
             if not process.resident.uses and process.resident.heavy():
                 self.notices.heavy()
-            if not process.quiet():
-                self._free.remove(process)
-                self._held = self._held or not process.resident.uses
-                self._dismiss(process)
-            elif process.resident.worn() or (idle and len(self._free) > self.launch.keep.warm_min):
-                self._free.remove(process)
-                self._end(process)
+            if process.resident.worn() or (idle and len(self._stock) > self.launch.keep.warm_min):
+                self._stock.retire(process)
         if not self._held:
             self.warm(idle=idle)
 
-    def evict(self) -> bool:
-        """Give up one without a request."""
-        if not self._free:
-            return False
-        self._end(self._free.pop(0))
-        return True
+    def retire(self, *, light: bool = False) -> bool:
+        """Give up one without a request; none is light."""
+        return not light and self._stock.retire()
 
     async def close(self) -> None:
         """Kill those without a request; the others go when they are done."""
         self._closed = True
-        while self.evict():
-            pass
-        await self.left()
+        await self._stock.close()
 
-    def leaving(self) -> int:
-        """Return how many processes have been given up and are not gone yet."""
-        return len(self._ending)
+    def exchange(self, process: LineProcess) -> LineProcess:
+        """Return a new one in place of one that has ended.
 
-    async def left(self) -> None:
-        """Wait until those are gone."""
-        await asyncio.gather(*self._ending, return_exceptions=True)
+        Raises:
+            StartFailed: it could not be started.
+        """
+        fresh = self.fresh()
+        self._end(process)
+        return fresh
 
-    def give_back(self, process: Lines, *, fit: bool) -> None:
+    def give_back(self, process: LineProcess | None, *, fit: bool) -> None:
         """Take a process back after a request; `fit` for another one, as far as its session knows."""
         self._busy -= 1
+        if process is None:
+            return
         if fit:
             self._held = False
-        if fit and process.quiet() and not self._closed and not process.resident.worn():
-            self._free.append(process)
+        if fit and process.ready and not self._closed and not process.resident.worn():
+            self._stock.give_back(process)
         else:
-            self._dismiss(process)
+            self._end(process)
 
-    def _start(self) -> Lines:
-        try:
-            return Lines(Resident(self._spawn, self.launch, self.notices.line))
-        except OSError as problem:
-            raise StartFailed(str(problem)) from problem
+    @staticmethod
+    def keeps(keep: Keep) -> str:
+        """See `Source`."""
+        return processes(keep, f", and those that calls have needed (at most {keep.concurrency})")
 
-    def _dismiss(self, process: Lines) -> None:
+    @staticmethod
+    def counts(keep: Keep) -> tuple[int, int]:
+        """See `Source`."""
+        return min(keep.warm, keep.concurrency), keep.concurrency
+
+    def _on_unfit(self, process: LineProcess) -> None:
+        self._held = self._held or not process.resident.uses
+        self._warn(process)
+
+    def _end(self, process: LineProcess) -> None:
+        self._warn(process)
+        self._stock.end(process)
+
+    def _warn(self, process: LineProcess) -> None:
         if process.babbled:
             self.notices.warn(
                 "wrote more than one line for a request, or one without a request: the process was ended, "
                 "since its words would be taken for the next request's answer"
             )
-        self._end(process)
-
-    def _end(self, process: Lines) -> None:
-        task = self._loop.create_task(process.end())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
 
 
 class _Session:
     """One request at a process that stays."""
 
-    def __init__(self, pool: Persistent, process: Lines, on_line: OnLine, *, new: bool) -> None:
-        self._pool = pool
+    def __init__(self, source: Persistent, process: LineProcess | None, on_line: OnLine) -> None:
+        """`process` is one that was there; None: there is to be a new one."""
+        self._source = source
         self._on_line = on_line
-        self._new = new
         self._stop: Stop | None = None
-        self._take(process)
+        self._there = process
+        self._process: LineProcess | None = None
 
-    def _take(self, process: Lines) -> None:
+    @property
+    def _resident(self) -> Resident:
+        assert self._process is not None
+        return self._process.resident
+
+    def _take(self, process: LineProcess) -> None:
         self._process = process
-        self._resident = process.resident
         self._resident.uses += 1
         self._resident.fresh_log(self._on_line)
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:  # noqa: ARG002 - nothing goes on in it
-        before = self._resident.cpu
-        fit = False
+        process, fit = self._there, False
+        new = process is None
         try:
-            asked = self._process.ask(payload)
+            process = process or await self._source.new()
+            if self._stop is not None:
+                fit = True
+                return completed(NEVER, process.resident.launch, stop=self._stop, log=("", 0))
+            self._take(process)
+            before = self._resident.cpu
+            asked = process.ask(payload)
             self._resident.begin_request(deadline)
             del payload  # it may be large, and is not needed once it is written
             answer = await _settled(asked)
-            unread, self._process.unread = self._process.unread, None
-            if answer is None and unread is not None and not self._new and self._stop is None:
+            unread, process.unread = process.unread, None
+            if answer is None and unread is not None and not new and self._stop is None:
                 # It was about to end when it was chosen. One that dies while it starts up would only do so again.
-                self._exchange()
+                process = self._source.exchange(process)
+                self._take(process)
                 before = self._resident.cpu
-                asked = self._process.ask(unread)
+                asked = process.ask(unread)
                 self._resident.begin_request(deadline)
                 del unread
                 answer = await _settled(asked)
             if answer is None or self._stop is not None:
                 return await self._broken_off(before)
             # After what is no answer the answer may still come: it would be the next request's.
-            fit = await _is_document(answer) and await self._process.tidy() and self._stop is None
+            fit = await _is_document(answer) and await process.tidy() and self._stop is None
             if not fit:
-                await self._process.end()
+                await process.end()
                 if why_stopped(self._resident.gone.result(), None) is not None:
                     return await self._broken_off(before)
             return self._answered(answer, before)
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
-            with contextlib.suppress(StartFailed):
-                await self._resident.ended()
+            if process is not None:
+                with contextlib.suppress(StartFailed):
+                    await process.resident.ended()
             raise
         finally:
-            self._pool.give_back(self._process, fit=fit)
-
-    def _exchange(self) -> None:
-        """Go on with a new process.
-
-        Raises:
-            StartFailed: it could not be started.
-        """
-        process = self._pool.fresh()
-        self._pool.give_back(self._process, fit=False)
-        self._take(process)
+            self._source.give_back(process, fit=fit)
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """End the process: it cannot go on with half a request."""
-        if self._resident.gone.done():
-            return
-        self._stop = self._stop or why
-        self._resident.stop(grace)
+        if self._process is None:
+            self._stop = self._stop or why
+        elif not self._resident.gone.done():
+            self._stop = self._stop or why
+            self._resident.stop(grace)
 
     async def _broken_off(self, before: tuple[float, float]) -> Completed:
         """Tell how the process ended: by itself, or since an answer after the deadline is too late to trust it."""
-        self._resident.kill()
-        ended = await self._resident.ended()
         process = self._process
+        assert process is not None
+        process.resident.kill()
+        ended = await process.resident.ended()
         stop = Stop.OUTPUT if process.overflow else self._stop
         if stop is None and not process.cut_off:
             stop = why_stopped(ended, None)

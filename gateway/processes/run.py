@@ -37,6 +37,8 @@ _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process 
 _RESULT_ON_3, _TELL_RESULT = int(Flag.RESULT_ON_3), int(Flag.TELL_RESULT)  # the operators of enumerations are slow
 DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words
 OVER = {Why.PROCESSES: "max_pids", Why.DISK: "max_disk"}
+NEVER = Ended(0, signal.SIGKILL, Why.KILLED)
+"""Of a run that was stopped before there was a process."""
 
 
 Answered = Callable[[bytearray], bool]
@@ -314,9 +316,9 @@ class Child(Listener):
             elif self._stop is None:
                 self._begin(*words_of(self._cell, self.launch), flags, payload, seconds)
             else:
-                self._gone.set_result(Ended(0, signal.SIGKILL, Why.KILLED))
+                self._gone.set_result(NEVER)
         except BaseException:
-            self._let_go()
+            self.let_go()
             raise
         del payload  # it may be large, and is not needed once it is written
         try:
@@ -350,7 +352,7 @@ class Child(Listener):
                 self._lines.finish()
         else:
             self._gone.cancel()
-        self._let_go()
+        self.let_go()
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         """Ask the whole group to end, and kill the whole tree after `grace` seconds. The first reason counts."""
@@ -363,6 +365,11 @@ class Child(Listener):
             self._cell.stop(self._run, grace=grace)
         else:
             self._cell.kill(self._run)
+
+    def let_go(self) -> None:
+        """Give the cell back; it does no harm to do so again."""
+        release, self._release = self._release, _nothing
+        release()
 
     # --- what the cell says
 
@@ -431,10 +438,6 @@ class Child(Listener):
             self.stop(Stop.CANCELLED, grace=0)
             raise StartFailed(str(problem)) from problem
 
-    def _let_go(self) -> None:
-        release, self._release = self._release, _nothing
-        release()
-
     def _has_to_be_cleaned_up(self) -> bool:
         return bool(self._stop is not None or self._gone.exception() or self._gone.result().status)
 
@@ -489,12 +492,6 @@ def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
     if ended.why == Why.OUTPUT:
         return Stop.OUTPUT
     return stop if ended.why in (Why.STOPPED, Why.KILLED, Why.CELL_DIED) else None
-
-
-def never_ran(launch: Launch, stop: Stop | None, words: str) -> Completed:
-    """Return what a run came to that was stopped before it had a process."""
-    run = completed(Ended(0, 0, Why.BY_ITSELF), launch, stop=stop, log=(words, len(words)))
-    return msgspec.structs.replace(run, status=None, clean=False)
 
 
 def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gateway.cells.cell import Cell
     from gateway.cells.stock import Cells
     from gateway.processes.base import OnLine
-    from gateway.processes.run import Launch
+    from gateway.processes.run import Keep, Launch
 
 
 class SpawnPool:
@@ -37,25 +37,38 @@ class SpawnPool:
         """Keep a cell for the connector's next process."""
         self._cells.give_back(cell, keep=launch.keep.concurrency + launch.keep.warm)
 
-    def start(self, launch: Launch, on_line: OnLine, *, ahead: bool = False) -> Child:
-        """Return a process in a cell of its own, which is started with its request, or `ahead` of it.
+    def obtain(self, launch: Launch, on_line: OnLine) -> Child:
+        """Return a process in a cell of its own, which is started with its request.
 
         Raises:
             StartFailed: there is none to be had.
         """
         cell, release = self._taken(launch)
-        child = Child(cell, launch, on_line, release, functools.partial(self._taken, launch))
-        if ahead:
-            try:
-                child.begin()
-            except StartFailed:
-                release()
-                raise
+        return Child(cell, launch, on_line, release, functools.partial(self._taken, launch))
+
+    def ahead(self, launch: Launch, on_line: OnLine) -> Child:
+        """Return a process that is started ahead of its request.
+
+        Raises:
+            StartFailed: it cannot be.
+        """
+        child = self.obtain(launch, on_line)
+        try:
+            child.begin()
+        except StartFailed:
+            child.let_go()
+            raise
         return child
 
-    async def obtain(self, launch: Launch, on_line: OnLine) -> Child:
-        """Start a process."""
-        return self.start(launch, on_line)
+    @staticmethod
+    def keeps(_keep: Keep) -> str:
+        """See `Source`."""
+        return "nothing"
+
+    @staticmethod
+    def counts(_keep: Keep) -> tuple[int, int]:
+        """See `Source`."""
+        return 0, 0
 
     def _taken(self, launch: Launch) -> tuple[Cell, Callable[[], None]]:
         cell = self.cell(launch)

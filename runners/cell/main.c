@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,6 +29,12 @@ static int usage(void) {
 static int failed(const char *what) {
   fprintf(stderr, "cell: %s: %s\n", what, strerror(errno));
   return 71;
+}
+
+/* Have the folder locked for as long as the cell, and who waits for it, live: nobody takes it for one that was left. */
+static bool hold(const char *path) {
+  int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+  return fd >= 0 && !flock(fd, LOCK_SH | LOCK_NB);
 }
 
 static void sandbox_init(struct sandbox *sandbox) {
@@ -170,6 +177,7 @@ int main(int argc, char **argv) {
   if (group) join(group);
   if (!open_folder(&sandbox, path ? path : ".")) return failed(path ? path : ".");
   if (!by_hand && fcntl(control, F_SETFD, FD_CLOEXEC)) return failed("--control");
+  if (!by_hand && !hold(path)) return failed(path);
   if (chdir("/")) return failed("/");
   sandbox.serves = !by_hand;
   if (!by_hand) signal(SIGPIPE, SIG_IGN);

@@ -87,7 +87,7 @@ def interpreter() -> tuple[str, str]:
 class Attacked:
     """A running gateway in one place, with connectors of each level and mode that are hostile, and victims."""
 
-    def __init__(self, place: Place, arms: Path, *, workers: int = 1) -> None:
+    def __init__(self, place: Place, arms: Path, *, kept: bool = False) -> None:
         self.place = place
         # Where everybody may look, as most machines have it; pytest's own folder is closed.
         self.folder = Path(tempfile.mkdtemp(prefix=f"attacks-{place.name}-", dir="/tmp"))
@@ -98,7 +98,7 @@ class Attacked:
         if place.ordinary and os.getuid() == 0:
             for path in (self.folder, *self.folder.rglob("*")):
                 os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
-        self._start(arms, workers)
+        self._start(arms, kept=kept)
 
     def _lay_out(self, arms: Path) -> None:
         python, _ = interpreter()
@@ -148,7 +148,7 @@ class Attacked:
             """,
         )
 
-    def _start(self, arms: Path, workers: int) -> None:
+    def _start(self, arms: Path, *, kept: bool) -> None:
         python, path = interpreter()
         wrapper: list[str] = []
         if self.place.ordinary and os.getuid() == 0:
@@ -159,7 +159,7 @@ class Attacked:
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
                 [*wrapper, python, "-m", "gateway", "serve", "--config", str(self.site.file),
-                 "--listen", "127.0.0.1:0", "--log-format", "json", "--workers", str(workers)],
+                 "--listen", "127.0.0.1:0", "--log-format", "json", "--restart" if kept else "--no-restart"],
                 stdout=stream, stderr=stream, stdin=subprocess.DEVNULL, cwd=self.folder,
                 env={"PATH": os.defpath, "HOME": str(self.folder), "PYTHONPATH": path,
                      "CONNECTOR_PROXY_API_KEY": KEY},

@@ -151,40 +151,27 @@ def restore_modes(site: Path) -> bool:
 
 
 @pytest.mark.attack(where=lambda place: place.name != "root-groups")
-async def test_a_team_of_workers_is_nobody_elses(attacked: Place, arms: Path) -> None:
-    one = Attacked(attacked, arms, workers=2)
+async def test_a_gateway_that_is_kept_and_its_keeper_are_nobody_elses(attacked: Place, arms: Path) -> None:
+    one = Attacked(attacked, arms, kept=True)
     try:
         async with one.connected() as enemy:
-            sockets = [str(path) for path in enemy.state.rglob("*.sock")]
-            assert sockets
-            workers = [
-                one.pid,
-                *(pid for pid in one.mine() if "gateway" in commands(pid) and "--worker" in commands(pid)),
-            ]
+            kept = (await enemy.server.status())["workers"][0]["pid"]
+            assert kept != one.pid
             for level in attacked.levels:
                 told = await enemy.told(
                     f"{level}-spawn",
                     INTO
                     + f"""
-    import socket, urllib.request
-    def ask(path, what):
-        with socket.socket(socket.AF_UNIX) as one:
-            one.connect(path)
-            one.sendall(f"{{what}} HTTP/1.1\\r\\nHost: worker\\r\\nContent-Length: 0\\r\\n\\r\\n".encode())
-            answer = one.recv(200)
-            if b" 401 " in answer or b" 403 " in answer: raise PermissionError(13, "refused")
-            return answer
+    import socket
     def listen():
         with socket.socket() as one:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             one.bind(("127.0.0.1", {one.port}))
             one.listen()
-    result = [into(pid) for pid in {workers}]
-    result.append({{"listen": tried(listen)}} | {{path + what: tried(ask, path, what) for path in {sockets}
-        for what in ("POST /team/jobs/list", "GET /team/jobs/offer", "GET /v1/status?alone=1", "GET /metrics")}})
+    result = [*(into(pid) for pid in {[one.pid, kept]}), {{"listen": tried(listen)}}]
     """,
                 )
-                if level == "off":  # of the team's sockets it is the secret that keeps, and root is root
+                if level == "off":  # root is root
                     if attacked.ordinary:
                         for found in told[:-1]:
                             assert denied({name: what for name, what in found.items() if "signal" not in name}) == {}
@@ -193,7 +180,6 @@ async def test_a_team_of_workers_is_nobody_elses(attacked: Place, arms: Path) ->
                     del told[-1]["listen"]  # in a network of its own, where nobody calls
                 assert [denied(found) for found in told] == [{}] * len(told)
             await enemy.serves_others()
-            asked = [await enemy.server.get(f"/team/jobs/{verb}") for verb in ("list", "offer", "health")]
-            assert {answer.status for answer in asked} <= {404, 405}
+            assert (await enemy.server.status())["workers"][0]["pid"] == kept
     finally:
         one.close()

@@ -60,7 +60,7 @@ async def test_it_is_awaited_with_a_slot_and_before_a_process(gateway: Gateway, 
     seen = []
 
     async def look() -> None:
-        seen.append((gateway.supervisor.in_flight("note"), runs(site)))
+        seen.append((gateway.places.lane("note").running, runs(site)))
 
     await gateway.invoker.invoke(call(look))
     assert seen == [(1, 0)]
@@ -73,7 +73,7 @@ async def test_when_it_raises_nothing_is_started_and_the_slot_is_given_back(gate
 
     with pytest.raises(ConnectorBusy, match="not now"):
         await gateway.invoker.invoke(call(refuse))
-    assert gateway.supervisor.in_flight("note") == 0
+    assert gateway.places.lane("note").running == 0
     await gateway.invoker.invoke(call(None))
     assert runs(site) == 1
 
@@ -149,7 +149,7 @@ async def test_a_call_that_is_over_holds_no_memory_until_the_collector_comes(mod
 
     async def hung_up() -> None:
         calling = asyncio.create_task(one("slow"))
-        await eventually(lambda: modes.supervisor.in_flight(connector))
+        await eventually(lambda: modes.places.lane(connector).running)
         calling.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await calling
@@ -198,5 +198,5 @@ async def test_a_call_that_was_refused_before_it_was_run_is_told_as_any_other(ga
 
 
 async def test_a_drain_refuses_whatever_else_is_wrong_with_a_call(gateway: Gateway) -> None:
-    gateway.supervisor.drain(1)
+    gateway.admission.drain(1)
     assert isinstance(gateway.invoker.refused(call(None), CommandNotFound("")), GatewayDraining)

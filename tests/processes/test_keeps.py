@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
-from gateway.processes.base import counts, keeps
-from gateway.processes.run import Bounds, Keep, Launch, Mode
+from gateway.processes.pools import MODES
+from gateway.processes.run import Keep, Mode
 
 
 @pytest.mark.parametrize(
@@ -31,31 +33,23 @@ from gateway.processes.run import Bounds, Keep, Launch, Mode
     ],
 )
 def test_check_says_what_is_kept(mode: Mode, keep: Keep, said: str) -> None:
-    assert keeps(launched(mode, keep)) == said
-
-
-def launched(mode: Mode, keep: Keep) -> Launch:
-    return Launch(
-        argv=("/bin/cat",), env={}, result_on_fd3=False, bounds=Bounds(output=1, log=1, memory=0), mode=mode, keep=keep
-    )
-
-
-def test_check_says_that_each_worker_keeps_some() -> None:
-    said = keeps(launched("standby", Keep(warm=1, warm_min=1)), 4)
-    assert said == "1 process; each of 4 workers, once it is called"
-    assert keeps(launched("spawn", Keep()), 4) == "nothing"
+    assert MODES[mode].keeps(keep) == said
 
 
 @pytest.mark.parametrize(
     ("mode", "keep", "counted"),
     [
         ("spawn", Keep(warm=3), (0, 0)),
-        ("standby", Keep(warm=2), (2, 6)),
-        ("fork", Keep(warm=5), (1, 3)),
-        ("fork", Keep(warm=0), (0, 3)),
+        ("standby", Keep(warm=2), (2, 2)),
+        ("fork", Keep(warm=5), (1, 1)),
+        ("fork", Keep(warm=0), (0, 1)),
         ("persistent", Keep(warm=2, concurrency=4), (2, 4)),
         ("persistent", Keep(warm=2, concurrency=1), (1, 1)),
     ],
 )
-def test_what_is_kept_by_three_workers_is_counted(mode: Mode, keep: Keep, counted: tuple[int, int]) -> None:
-    assert counts(launched(mode, keep), 3) == counted
+def test_what_is_kept_is_counted(mode: Mode, keep: Keep, counted: tuple[int, int]) -> None:
+    assert MODES[mode].counts(keep) == counted
+
+
+def test_every_mode_is_in_the_table() -> None:
+    assert set(MODES) == set(get_args(Mode))

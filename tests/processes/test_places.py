@@ -10,12 +10,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway.errors import ConnectorBusy, GatewayDraining
-from gateway.observe.events import Bus, DrainFinished, DrainStarted, Event
-from gateway.processes.run import Stop
-from gateway.processes.supervisor import Lane, State, Supervisor
+from gateway.errors import ConnectorBusy
+from gateway.processes.places import Lane, Places
 from gateway.settings import Limits
-from gateway.units import Duration
 from tests.support import Answer, Server, Site, eventually, gone, served
 
 if TYPE_CHECKING:
@@ -85,7 +82,7 @@ def crew_site(site: Site, connectors: dict[str, str], gateway: str = "") -> Site
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     """One gateway for every test whose connectors have a lane of their own."""
-    site = Site(tmp_path_factory.mktemp("supervisor"))
+    site = Site(tmp_path_factory.mktemp("places"))
     crew_site(
         site,
         {
@@ -233,14 +230,14 @@ async def test_the_cap_over_all_connectors_is_exact_and_they_take_turns(site: Si
         await holder
 
 
-# --- the supervisor itself
+# --- the places themselves
 
 
 class Held:
     """A slot that is taken and given back by hand, so that races can be put into one turn of the loop."""
 
-    def __init__(self, supervisor: Supervisor, name: str, limits: Limits, patience: float = 60) -> None:
-        self._slot = supervisor.slot(name, limits, patience=patience)
+    def __init__(self, places: Places, name: str, limits: Limits, patience: float = 60) -> None:
+        self._slot = places.slot(name, limits, patience=patience)
 
     async def take(self) -> Held:
         await self._slot.__aenter__()
@@ -252,113 +249,104 @@ class Held:
 
 
 @pytest.fixture
-def events() -> list[Event]:
-    return []
-
-
-@pytest.fixture
-def supervisor(events: list[Event]) -> Supervisor:
-    bus = Bus()
-    bus.listen(events.append)
-    return Supervisor(4, bus)
+def places() -> Places:
+    return Places(4)
 
 
 ONE = Limits(concurrency=1, queue=5)
 
 
-async def waiting_for(
-    supervisor: Supervisor, name: str, limits: Limits = ONE, patience: float = 60
-) -> asyncio.Task[Held]:
+async def waiting_for(places: Places, name: str, limits: Limits = ONE, patience: float = 60) -> asyncio.Task[Held]:
     """Start to wait for a slot, and return when the wait has begun."""
-    queued = supervisor.queued(name)
-    task = asyncio.create_task(Held(supervisor, name, limits, patience).take())
-    await eventually(lambda: supervisor.queued(name) == queued + 1)
+    queued = len(places.lane(name).waiting)
+    task = asyncio.create_task(Held(places, name, limits, patience).take())
+    await eventually(lambda: len(places.lane(name).waiting) == queued + 1)
     return task
 
 
-async def test_a_waiter_cancelled_in_the_turn_it_is_granted_passes_the_slot_on(supervisor: Supervisor) -> None:
-    holder = await Held(supervisor, "fax", ONE).take()
-    unlucky = await waiting_for(supervisor, "fax")
-    next_one = await waiting_for(supervisor, "fax")
+async def test_a_waiter_cancelled_in_the_turn_it_is_granted_passes_the_slot_on(places: Places) -> None:
+    holder = await Held(places, "fax", ONE).take()
+    unlucky = await waiting_for(places, "fax")
+    next_one = await waiting_for(places, "fax")
     holder.give_back()
-    assert supervisor.in_flight("fax") == 1
+    assert places.lane("fax").running == 1
     unlucky.cancel()
     with pytest.raises(asyncio.CancelledError):
         await unlucky
     (await next_one).give_back()
-    assert (supervisor.in_flight("fax"), supervisor.queued("fax"), supervisor.running) == (0, 0, 0)
+    assert (places.lane("fax").running, len(places.lane("fax").waiting), places.running) == (0, 0, 0)
 
 
-async def test_a_waiter_cancelled_before_it_is_granted_is_passed_over(supervisor: Supervisor) -> None:
-    holder = await Held(supervisor, "fax", ONE).take()
-    unlucky = await waiting_for(supervisor, "fax")
-    next_one = await waiting_for(supervisor, "fax")
+async def test_a_waiter_cancelled_before_it_is_granted_is_passed_over(places: Places) -> None:
+    holder = await Held(places, "fax", ONE).take()
+    unlucky = await waiting_for(places, "fax")
+    next_one = await waiting_for(places, "fax")
     unlucky.cancel()
     holder.give_back()
     (await next_one).give_back()
     with pytest.raises(asyncio.CancelledError):
         await unlucky
-    assert (supervisor.in_flight("fax"), supervisor.queued("fax"), supervisor.running) == (0, 0, 0)
+    assert (places.lane("fax").running, len(places.lane("fax").waiting), places.running) == (0, 0, 0)
 
 
-async def test_a_waiter_granted_in_the_turn_its_patience_ends_keeps_the_slot(supervisor: Supervisor) -> None:
+async def test_a_waiter_granted_in_the_turn_its_patience_ends_keeps_the_slot(places: Places) -> None:
     loop = asyncio.get_running_loop()
-    holder = await Held(supervisor, "fax", ONE).take()
-    lucky = await waiting_for(supervisor, "fax", patience=0.2)
+    holder = await Held(places, "fax", ONE).take()
+    lucky = await waiting_for(places, "fax", patience=0.2)
     loop.call_soon(holder.give_back)
     over = loop.time() + 0.25
     while loop.time() < over:  # both are due when the loop turns again, the grant first
         pass
     (await lucky).give_back()
-    assert (supervisor.in_flight("fax"), supervisor.queued("fax"), supervisor.running) == (0, 0, 0)
+    assert (places.lane("fax").running, len(places.lane("fax").waiting), places.running) == (0, 0, 0)
 
 
 async def test_a_cap_that_frees_serves_the_next_connector_when_the_first_waiter_is_cancelled() -> None:
-    supervisor = Supervisor(1, Bus())
-    holder = await Held(supervisor, "a", ONE).take()
-    unlucky = await waiting_for(supervisor, "b")
-    next_one = await waiting_for(supervisor, "c")
+    places = Places(1)
+    holder = await Held(places, "a", ONE).take()
+    unlucky = await waiting_for(places, "b")
+    next_one = await waiting_for(places, "c")
     holder.give_back()
     unlucky.cancel()
     (await next_one).give_back()
     with pytest.raises(asyncio.CancelledError):
         await unlucky
-    assert supervisor.running == 0
+    assert places.running == 0
 
 
-async def test_a_queue_of_zero_places_is_never_waited_in(supervisor: Supervisor) -> None:
+async def test_a_queue_of_zero_places_is_never_waited_in(places: Places) -> None:
     limits = Limits(concurrency=1, queue=0)
-    holder = await Held(supervisor, "fax", limits).take()
+    holder = await Held(places, "fax", limits).take()
     with pytest.raises(ConnectorBusy, match="all 1 slots are taken and 0 calls wait"):
-        await Held(supervisor, "fax", limits).take()
+        await Held(places, "fax", limits).take()
     holder.give_back()
-    (await Held(supervisor, "fax", limits).take()).give_back()
+    (await Held(places, "fax", limits).take()).give_back()
 
 
 async def test_who_is_refused_for_the_cap_over_all_is_told_that_it_was_the_cap() -> None:
-    supervisor = Supervisor(1, Bus())
-    holder = await Held(supervisor, "fax", ONE).take()
+    places = Places(1)
+    holder = await Held(places, "fax", ONE).take()
     with pytest.raises(ConnectorBusy, match=r"all 1 processes of the gateway \(max_processes\) are taken"):
-        await Held(supervisor, "mail", Limits(queue=0)).take()
+        await Held(places, "mail", Limits(queue=0)).take()
     holder.give_back()
 
 
-async def test_a_raised_concurrency_counts_for_those_who_wait_already(supervisor: Supervisor) -> None:
-    holder = await Held(supervisor, "fax", ONE).take()
-    waiting = await waiting_for(supervisor, "fax")
-    newcomer = await Held(supervisor, "fax", Limits(concurrency=3)).take()
+async def test_a_raised_concurrency_counts_for_those_who_wait_already(places: Places) -> None:
+    holder = await Held(places, "fax", ONE).take()
+    waiting = await waiting_for(places, "fax")
+    newcomer = await Held(places, "fax", Limits(concurrency=3)).take()
     for held in (holder, await waiting, newcomer):
         held.give_back()
-    assert supervisor.running == 0
+    assert places.running == 0
 
 
 async def test_slots_survive_any_mix_of_cancellations_time_outs_and_errors() -> None:
     dice = random.Random(7)
-    supervisor = Supervisor(5, Bus())
+    places = Places(5)
     alive: dict[str, int] = dict.fromkeys("abc", 0)
 
     async def work(name: str, patience: float) -> None:
-        async with supervisor.slot(name, Limits(concurrency=3, queue=100), patience=patience):
+        async with places.slot(name, Limits(concurrency=3, queue=100), patience=patience):
             alive[name] += 1
             try:
                 assert alive[name] <= 3
@@ -377,9 +365,9 @@ async def test_slots_survive_any_mix_of_cancellations_time_outs_and_errors() -> 
     await asyncio.gather(*[hang_up(task) for task in tasks if dice.random() < 0.4])
     ends = await asyncio.gather(*tasks, return_exceptions=True)
     assert {type(end) for end in ends} == {type(None), ValueError, ConnectorBusy, asyncio.CancelledError}
-    assert supervisor.running == 0
+    assert places.running == 0
     for name in alive:
-        assert (supervisor.in_flight(name), supervisor.queued(name)) == (0, 0)
+        assert (places.lane(name).running, len(places.lane(name).waiting)) == (0, 0)
 
 
 async def test_the_hint_when_to_come_back_stays_between_a_second_and_a_minute() -> None:
@@ -391,67 +379,3 @@ async def test_the_hint_when_to_come_back_stays_between_a_second_and_a_minute() 
     lane.typical = 4
     lane.concurrency = 2
     assert lane.retry_after() == 2
-
-
-async def test_a_drain_refuses_new_work_and_ends_with_the_last_call(
-    supervisor: Supervisor, events: list[Event]
-) -> None:
-    with supervisor.invocation():
-        supervisor.drain(60)
-        with pytest.raises(GatewayDraining), supervisor.invocation():
-            pass
-        drained = asyncio.create_task(supervisor.drained(60))
-        (await Held(supervisor, "fax", ONE).take()).give_back()  # what is in flight may still take its slot
-        assert not drained.done()
-    await drained
-    assert events == [DrainStarted(in_flight=1, grace=60), DrainFinished(stopped=0)]
-
-
-async def test_a_drain_with_nothing_in_flight_is_over_at_once(supervisor: Supervisor, events: list[Event]) -> None:
-    supervisor.drain(60)
-    await supervisor.drained(60)
-    assert events == [DrainStarted(in_flight=0, grace=60), DrainFinished(stopped=0)]
-
-
-async def test_a_drain_that_takes_too_long_refuses_those_who_wait(supervisor: Supervisor, events: list[Event]) -> None:
-    holder = await Held(supervisor, "fax", ONE).take()
-
-    async def queued() -> None:
-        with supervisor.invocation():
-            await Held(supervisor, "fax", ONE).take()
-
-    call = asyncio.create_task(queued())
-    await eventually(lambda: supervisor.queued("fax") == 1)
-    supervisor.drain(0)
-    await supervisor.drained(Duration(0))
-    with pytest.raises(GatewayDraining):
-        await call
-    assert events[-1] == DrainFinished(stopped=1)
-    holder.give_back()
-    assert (supervisor.queued("fax"), supervisor.running) == (0, 0)
-
-
-async def test_a_process_that_starts_while_all_is_being_stopped_is_stopped_too(supervisor: Supervisor) -> None:
-    stopped: list[Stop] = []
-
-    class Listening:
-        def stop(self, why: Stop, **_: object) -> None:
-            stopped.append(why)
-
-    supervisor.stop_all(grace=0)
-    with supervisor.attended(Listening()):  # type: ignore[arg-type]
-        pass
-    assert stopped == [Stop.DRAINED]
-
-
-async def test_a_supervisor_only_moves_forward(supervisor: Supervisor) -> None:
-    supervisor.drain(1)
-    with pytest.raises(RuntimeError, match="cannot go from"):
-        supervisor.drain(1)
-    supervisor.close()
-    supervisor.close()
-    assert supervisor.state is State.CLOSED
-    with pytest.raises(RuntimeError, match="cannot go from"):
-        supervisor.drain(1)
-    with pytest.raises(GatewayDraining), supervisor.invocation():
-        pass
