@@ -11,11 +11,11 @@ import functools
 from typing import TYPE_CHECKING
 
 from gateway.cells.wire import Why
+from gateway.processes.ahead import Ahead
 from gateway.processes.base import after_idleness
-from gateway.processes.host import BootFailed, Host, HostState, UnfitError
+from gateway.processes.fork_host import BootFailed, Host, HostState, UnfitError
 from gateway.processes.run import GRACE, NEVER, Completed, Launch, StartFailed, Stop, completed
 from gateway.processes.standby import Standby
-from gateway.processes.stock import Stock, Waiting
 
 if TYPE_CHECKING:
     from gateway.cells.cell import Ended
@@ -47,7 +47,7 @@ class ForkHost:
         self._ending: dict[Host, asyncio.Task[None]] = {}
         self._unfit = False
         self._strikes = 0
-        self._ahead = _Ahead(launch, room)
+        self._ahead = Ahead(launch, room)
         self._coming = 0
         self._counted = (0, 0)
         """How many hosts have work, and how many have none."""
@@ -347,77 +347,6 @@ class _Forking:
     def _never_ran(self) -> Completed:
         words = "the process that imports the connector is not ready yet"
         return completed(NEVER, self._launch, stop=self._stop, log=(words, len(words)))
-
-
-class _Ahead:
-    """The children of one connector's host that wait: each in its folder, and blocked on stdin."""
-
-    def __init__(self, launch: Launch, room: Room) -> None:
-        self.stock: Stock[_Forked] = Stock(room.places, self._on_unfit)
-        self._launch = launch
-        self._places = room.places
-        self._loop = asyncio.get_running_loop()
-        self._forking: set[asyncio.Task[None]] = set()
-        self._host: Host | None = None
-        self._held = False
-        """One could not be forked, or died while it waited: the next request will tell why."""
-
-    def take(self, on_line: OnLine) -> Child | None:
-        """Return one that waits, for a request with this log; None when none does."""
-        one = self.stock.take()
-        self._held = False
-        if one is None:
-            return None
-        child = one.hand_over(on_line)
-        one.host.hand_over(child)
-        return child
-
-    def fill(self, host: Host) -> None:
-        """Have the host fork until `warm` wait, as far as there is room."""
-        if self._host is not host:
-            self._host, self._held = host, False
-        while not self._held and len(self.stock) < self._launch.keep.warm and self._places.free() > 0:
-            self.stock.expect()
-            task = self._loop.create_task(self._fork(host))
-            self._forking.add(task)
-            task.add_done_callback(self._forking.discard)
-
-    def leave(self, host: Host) -> None:
-        """Give those of one host up."""
-        if self._host is host:
-            self._host = None
-            self.stock.retire_all()
-
-    async def close(self) -> None:
-        """Give all up, and wait for the end of those that were."""
-        self.stock.retire_all()
-        while self._forking:
-            await asyncio.wait(self._forking)
-        await self.stock.close()
-
-    async def _fork(self, host: Host) -> None:
-        one = _Forked(host)
-        try:
-            one.child = await host.fork(self._launch, one.on_line, ahead=True)
-        except StartFailed:
-            self._held = self._held or self._host is host  # that another host died says nothing of this one
-            self.stock.arrived(None)
-            return
-        if self._host is host:
-            self.stock.watch(one)
-            self.stock.arrived(one)
-        else:
-            self.stock.arrived(None)
-            self.stock.end(one)
-
-    def _on_unfit(self, _one: _Forked) -> None:
-        self._held = True
-
-
-class _Forked(Waiting):
-    def __init__(self, host: Host) -> None:
-        super().__init__()
-        self.host = host
 
 
 async def _cleared(host: Host) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.cells.cell import Ended
 from gateway.cells.wire import Why
 from gateway.processes.base import processes
-from gateway.processes.lines import LineProcess
+from gateway.processes.line_process import LineProcess
 from gateway.processes.resident import Resident
 from gateway.processes.run import GRACE, NEVER, Completed, StartFailed, Stop, completed, why_stopped
 from gateway.processes.stock import Stock

@@ -378,7 +378,7 @@ bool folder_bare(int folder);
 bool folder_names(int folder, struct names *into);
 bool names_have(const struct names *names, const char *name);
 
-/* --- run.c: one run, from its message to its end */
+/* --- run.c, words.c, end.c, watch.c: one run, from its message to its end */
 
 enum state {
   FORKING, /* the host has been asked for it */
