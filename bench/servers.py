@@ -59,13 +59,15 @@ class Server:
         return False
 
 
-def post(connection: http.client.HTTPConnection, path: str, body: bytes) -> bytes:
+def post(
+    connection: http.client.HTTPConnection, path: str, body: bytes, headers: Mapping[str, str] | None = None
+) -> bytes:
     """Return the answer to a POST.
 
     Raises:
         RuntimeError: it was no success.
     """
-    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    connection.request("POST", path, body, {"Content-Type": "application/json", **(headers or {})})
     answer = connection.getresponse()
     data = answer.read()
     if answer.status >= 300 or (data.startswith(b'{"command_response"') and b'"error":null' not in data):

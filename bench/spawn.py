@@ -30,8 +30,8 @@ def run(plan: Plan) -> None:
     with contextlib.ExitStack() as stack:
         targets: list[tuple[str, Server, str]] = []
         for name, level in OURS.items():
-            site = _site(plan.folder / f"gateway-{level}", program, level)
-            server = stack.enter_context(gateway(site))
+            where = site(plan.folder / f"gateway-{level}", program, level)
+            server = stack.enter_context(gateway(where))
             targets.append((name, server, PATH))
         for name, path in peers.PATHS.items():
             if not peers.available(name):
@@ -49,6 +49,14 @@ def run(plan: Plan) -> None:
     _compare(plan, figures, [name for name in names if name not in OURS and name != peers.FLOOR])
 
 
+def site(folder: Path, program: Path, level: str) -> Site:
+    """Return a site whose one connector is the filter."""
+    made = Site(folder)
+    keys = f"run: [{program}], concurrency: 32, queue: 64, sandbox: {level}"
+    made.configure(f"filter: {{{keys}, commands: {{Go: {{additional_parameters: true}}}}}}")
+    return made
+
+
 def _compare(plan: Plan, figures: Figures, others: list[str]) -> None:
     rows = []
     for name in OURS:
@@ -60,10 +68,3 @@ def _compare(plan: Plan, figures: Figures, others: list[str]) -> None:
             if other in others:
                 value = figures.ratio(key(name, 8), key(other, 8), "rate")
                 plan.report.at_least(f"{name}, 8 connections: at least {bound} x the rate of {other}", value, bound)
-
-
-def _site(folder: Path, program: Path, level: str) -> Site:
-    site = Site(folder)
-    keys = f"run: [{program}], concurrency: 32, queue: 64, sandbox: {level}"
-    site.configure(f"filter: {{{keys}, commands: {{Go: {{additional_parameters: true}}}}}}")
-    return site

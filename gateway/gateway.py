@@ -31,7 +31,7 @@ from gateway.sandbox import Given, Step, given, missing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gateway.calls.invoke import Reply
+    from gateway.calls.reply import Reply
     from gateway.errors import GatewayError
     from gateway.observe.events import Bus, Event
     from gateway.settings import Settings
@@ -82,7 +82,7 @@ class Gateway:
                 await self.registry.open(watch=watch)
             if watch:
                 self._keep()
-                self.bus.listen(self._on_event)
+                self.bus.listen(self._on_registry_loaded, RegistryLoaded)
                 self._warn(self.registry.snapshot.statuses)
                 self._tell_missing()
                 self.pools.open()
@@ -105,12 +105,12 @@ class Gateway:
             os.close(self._lock)
             self._lock = -1
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, RegistryLoaded):
-            self._keep()
-            if self.submitter.jobs is not None and self.submitter.expects_jobs():
-                self.submitter.jobs.wake()
-            self._warn(event.changed)
+    def _on_registry_loaded(self, event: Event) -> None:
+        assert isinstance(event, RegistryLoaded)
+        self._keep()
+        if self.submitter.jobs is not None and self.submitter.expects_jobs():
+            self.submitter.jobs.wake()
+        self._warn(event.changed)
 
     def notices(self, name: str) -> list[str]:
         """Return what an operator should know of a connector, beyond its processes."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 import click
 import msgspec
@@ -15,6 +16,7 @@ from gateway.connectors.definition import define
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
+from gateway.observe.events import Event
 from gateway.observe.metrics import Metrics
 from gateway.runtimes import RUNTIMES
 from gateway.settings import (
@@ -104,6 +106,61 @@ def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
     table = [row for row in rows((DOCS / "metrics.md").read_text()) if row[0].startswith("`gateway_")]
     assert {row[0].strip("`"): row[1] for row in table} == expected
     assert len(table) == len(expected)
+
+
+# --- the log
+
+
+class Logged(NamedTuple):
+    """An event as the log has it: its name, the levels that it may have, its fields."""
+
+    name: str
+    levels: frozenset[str]
+    fields: tuple[str, ...]
+
+
+def told_events() -> set[Logged]:
+    """Return the events that are published on the bus."""
+    found = set()
+    for kind in subclasses(Event):
+        levels = {"info", "warning"} if kind.severity is not Event.severity else {kind.level}
+        found.add(Logged(kind.name, frozenset(levels), tuple(field.name for field in msgspec.structs.fields(kind))))
+    return found
+
+
+def written_events() -> set[Logged]:
+    """Return the events that code logs without the bus, as calls (or what is called in a thread) spell them."""
+    found = set()
+    for file in [one for one in (ROOT / "gateway").rglob("*.py") if "import structlog" in one.read_text()]:
+        for call in [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]:
+            method, arguments = call.func, call.args
+            if isinstance(method, ast.Attribute) and method.attr == "to_thread":
+                method, *arguments = arguments
+            if not isinstance(method, ast.Attribute) or method.attr not in LEVELS or not arguments:
+                continue
+            if isinstance(arguments[0], ast.Constant):
+                fields = tuple(keyword.arg for keyword in call.keywords if keyword.arg not in {None, "exc_info"})
+                found.add(Logged(str(arguments[0].value), frozenset({LEVELS[method.attr]}), fields))
+    return found
+
+
+LEVELS = {"info": "info", "warning": "warning", "error": "error", "exception": "error"}
+
+
+def test_the_tables_of_log_events_are_those_in_the_code() -> None:
+    table = [row for row in rows((DOCS / "log-events.md").read_text()) if len(row) == 4]
+    documented = [
+        Logged(row[0].strip("`"), frozenset(row[1].split(", ")), tuple(re.findall(r"`(\w+)`", row[2]))) for row in table
+    ]
+    assert set(documented) == told_events() | written_events()
+    assert len(documented) == len(set(documented))
+    assert all(row[3] for row in table)
+
+
+def test_every_event_says_its_name_itself() -> None:
+    kinds = set(subclasses(Event))
+    assert all("name" in vars(kind) for kind in kinds)
+    assert len({kind.name for kind in kinds}) == len(kinds)
 
 
 # --- configuration

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gateway.calls.invoke import Call
+from gateway.calls.call import Call
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.settings import read_settings
 
 if TYPE_CHECKING:

@@ -45,12 +45,13 @@ class Admission:
         self._invocations = 0
         self._sending = 0
         self._less = asyncio.Event()
+        self._awaited = False
+        """Somebody waits until there are less."""
         self._stopping = False
         self._stopped = 0
 
-    @contextlib.contextmanager
-    def invocation(self) -> Iterator[None]:
-        """Count one call in flight, from its acceptance to its end.
+    def enter(self) -> None:
+        """Count one call in flight, from its acceptance until it leaves.
 
         Raises:
             GatewayDraining: no new work is taken.
@@ -58,10 +59,11 @@ class Admission:
         if self.state is not AdmissionState.SERVING:
             raise GatewayDraining(retry_after=5)
         self._invocations += 1
-        try:
-            yield
-        finally:
-            self._invocations -= 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        self._invocations -= 1
+        if self._awaited:
             self._less.set()
 
     @contextlib.contextmanager
@@ -74,16 +76,15 @@ class Admission:
             self._sending -= 1
             self._less.set()
 
-    @contextlib.contextmanager
-    def attended(self, run: Process) -> Iterator[None]:
-        """Know a process while it runs, so that a shutdown can stop it."""
+    def attend(self, run: Process) -> None:
+        """Know a process until it is dismissed, so that a shutdown can stop it."""
         self._runs.add(run)
         if self._stopping:
             run.stop(Stop.DRAINED)
-        try:
-            yield
-        finally:
-            self._runs.discard(run)
+
+    def dismiss(self, run: Process) -> None:
+        """Know it no more: it is over."""
+        self._runs.discard(run)
 
     def drain(self, grace: float) -> None:
         """Take no new work from now on."""
@@ -117,6 +118,7 @@ class Admission:
     # --- private
 
     async def _over(self) -> None:
+        self._awaited = True
         while self._invocations or (self._sending and not self._stopping):
             self._less.clear()
             await self._less.wait()

@@ -32,6 +32,8 @@ class Circuit:
         self.connector = connector
         self.state = State.CLOSED
         self.reason = ""
+        self.spotless = True
+        """It is closed, and the latest run that said anything succeeded."""
         self._bus = bus
         self._clock = clock
         self._failures = 0
@@ -70,12 +72,14 @@ class Circuit:
         if self.state is not State.CLOSED:
             self._bus.publish(CircuitClosed(connector=self.connector))
         self.state = State.CLOSED
+        self.spotless = True
         self._failures = 0
         self._cooldown = COOLDOWN
 
     def failed(self, reason: str) -> None:
         """The process could not be started, or crashed."""
         self._failures += 1
+        self.spotless = False
         self.reason = reason
         if self.state is State.HALF_OPEN:
             self._cooldown = min(LONGEST, 2 * self._cooldown)

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from gateway.calls.circuit import Circuit
-from gateway.errors import (
-    ConnectorCrashed,
-    ConnectorFailed,
-    ConnectorInvalidOutput,
-    ConnectorOutOfMemory,
-    ConnectorOutputTooLarge,
-    ConnectorStartFailed,
-    ConnectorTimeout,
-    GatewayDraining,
-    GatewayError,
-)
+from gateway.calls.admission import AdmissionState
+from gateway.calls.call import Call
+from gateway.calls.circuit import Circuit, State
+from gateway.calls.outcome import LARGE, meaning, problem_of
+from gateway.calls.reply import Reply
+from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
 from gateway.observe.events import (
     BackgroundFinished,
     BackgroundStarted,
@@ -29,111 +22,54 @@ from gateway.observe.events import (
     ConnectorWarning,
     RunFinished,
 )
-from gateway.processes.run import Completed, StaleCell, StartFailed, Stop
-from gateway.protocol.result import Caller, Context, Object, Request, Result, encoded, interpret, told_error
-from gateway.units import Duration, Size
+from gateway.processes.run import Completed, StaleCell, StartFailed
+from gateway.protocol.request import Context, Request, encoded
+from gateway.protocol.result import Result, interpret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from gateway.calls.admission import Admission
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.observe.redact import Redactor
-    from gateway.processes.base import Pool, Process
-    from gateway.processes.run import Payload
+    from gateway.processes.base import Pool
+    from gateway.processes.run import Launch, Payload
+    from gateway.protocol.document import Object
 
-TAIL_LINES = 20  # of a failed run's log, for its caller
-LARGE = 1 << 20  # bytes of a result
-TAIL_IN_MESSAGE = 500  # characters
+    Found = tuple[Connector, Command]
 
-_EMPTY = msgspec.Raw(b"{}")
-
-
-class Extension:
-    """Lets a call that is in progress run on beyond its deadline, once somebody has made a job of it."""
-
-    def __init__(self) -> None:
-        self.granted = False
-        """The job's own timeout holds."""
-        self.spent = False
-        """The first deadline has struck."""
-        self._held = False
-        self._limit: tuple[Process, float] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let the first deadline pass while a job is being made of the call; it holds again when there is none."""
-        self._held = True
-        self._disarm()
-        try:
-            yield
-        finally:
-            self._held = False
-            self._arm()
-
-    def limit(self, child: Process, deadline: float) -> None:
-        """Stop the child at its first deadline, unless the extension comes before."""
-        self._limit = child, deadline
-        self._arm()
-
-    def over(self) -> None:
-        """The run has ended."""
-        self._limit = None
-        self._disarm()
-
-    def _arm(self) -> None:
-        if self._limit is not None and not self.granted and not self._held:
-            child, deadline = self._limit
-            self._timer = asyncio.get_running_loop().call_at(deadline, self._strike, child)
-
-    def _strike(self, child: Process) -> None:
-        self.spent = True
-        child.stop(Stop.DEADLINE)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+_request = msgspec.json.Encoder()
 
 
-class Acknowledgement:
-    """Lets a call be answered while its run goes on: the command calls back by itself."""
+class _Run(msgspec.Struct, kw_only=True):
+    """What is known of one invocation so far. Moments are the loop's."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        """What the run is called from then on."""
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    call: Call
+    begun: float
+    queue_wait: float = 0.0
+    request_bytes: int = 0
+    deadlines: tuple[float, float] = (0.0, 0.0)
+    """When it is stopped: as a call, and when it has become a job."""
+    started: float | None = None
+    """When its process was asked for."""
+    completed: Completed | None = None
+    acknowledged: bool = False
+    """It was answered, and goes on."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.call.connector}/{self.call.command}"
 
 
-class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for. `timeout` (seconds) can only shorten the command's own."""
+class _Admitted(NamedTuple):
+    """What a call runs with."""
 
-    connector: str
-    command: str
+    connector: Connector
+    command: Command
     params: Object
-    caller: Caller
-    task_data: msgspec.Raw = _EMPTY
-    timeout: float | None = None
-    job: bool = False
-    """It is a job's run: the command's job_timeout holds."""
-    extension: Extension | None = None
-    """It may become a job while it runs, or go on after its acknowledgement."""
-    acknowledgement: Acknowledgement | None = None
-    """Its run may go on once it has answered, within the command's job_timeout."""
-    on_slot: Callable[[], Awaitable[None]] | None = None
-    """Awaited when the call holds its slot, before a process is asked for. What it takes does not count as the run's
-    time; when it raises, nothing was started and the slot is given back."""
-
-
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller gets: the connector's result and what the run took."""
-
-    result: Result
-    run: RunFinished
-    logs: tuple[str, ...] = ()
-    accepted: bool = False
-    """The connector only acknowledged the call; the outcome goes to the caller's callback URL."""
+    redact: Redactor
+    circuit: Circuit
 
 
 class Invoker:
@@ -155,29 +91,35 @@ class Invoker:
         self._bus = bus
         self._circuits: dict[str, tuple[str, Circuit]] = {}
 
-    async def invoke(self, call: Call) -> Reply:
-        """Run one command in a process of its own.
+    async def invoke(self, call: Call, found: Found | None = None) -> Reply:
+        """Run one command in a process of its own; `found` is what the registry has said of it, if it was asked.
 
         Raises:
             GatewayError: one of its classes says what went wrong; the run's event has been published.
         """
-        run = _Run(call, self._bus)
+        run = _Run(call=call, begun=asyncio.get_running_loop().time())
         try:
-            with self._admission.invocation():
-                connector, command = self._registry.snapshot.find(call.connector, call.command)
-                reply = await self._invoke(run, connector, command)
+            self._admission.enter()
+            try:
+                return await self._invoke(run, self._admitted(call, found))
+            finally:
+                self._admission.leave()
         except GatewayError as problem:
-            if run.title not in problem.message:
-                problem.message = f"{run.title}: {problem.message}"
-            problem.run = run.finished(problem.code, message=problem.message)
+            self._fail(run, problem)
             raise
         except asyncio.CancelledError:
             if run.acknowledged:
-                run.went_on("cancelled", "it was cancelled")
+                self._went_on(run, "cancelled", "it was cancelled")
             else:
-                run.finished("cancelled", message="the caller hung up")
+                self._finish(run, "cancelled", error_code="cancelled", message="the caller hung up")
             raise
-        return reply
+
+    def refused(self, call: Call, problem: GatewayError) -> GatewayError:
+        """Tell everybody that a call came to nothing before it was run, and return what to tell its caller."""
+        if self._admission.state is not AdmissionState.SERVING:
+            problem = GatewayDraining(retry_after=5)
+        self._fail(_Run(call=call, begun=asyncio.get_running_loop().time()), problem)
+        return problem
 
     def circuit(self, connector: Connector) -> Circuit:
         """Return the circuit of a connector's present definition; a new definition starts afresh."""
@@ -187,90 +129,73 @@ class Invoker:
             self._circuits[connector.name] = (connector.identity, circuit)
         return circuit
 
-    async def _invoke(self, run: _Run, connector: Connector, command: Command) -> Reply:
+    # --- private: the way of a call
+
+    def _admitted(self, call: Call, found: Found | None) -> _Admitted:
+        """Find what a call names, check its parameters, ask the circuit: each once."""
+        if found is None:
+            snapshot = self._registry.snapshot
+            found = snapshot.found.get((call.connector, call.command)) or snapshot.find(call.connector, call.command)
+        connector, command = found
+        signature = command.signature
+        params = signature.check(call.params)
+        redact = connector.redact
+        if signature.secrets:
+            redact = redact.plus(signature.secret_values(params))
+        identity, circuit = self._circuits.get(connector.name, ("", None))
+        if circuit is None or identity != connector.identity:
+            circuit = self.circuit(connector)
+        if circuit.state is not State.CLOSED:
+            circuit.admit()
+        return _Admitted(connector, command, params, redact, circuit)
+
+    async def _invoke(self, run: _Run, admitted: _Admitted) -> Reply:
+        connector, command, _, redact, circuit = admitted
         call = run.call
-        params = command.signature.check(call.params)
-        redact = connector.redact.plus(command.signature.secret_values(params))
-        circuit = self.circuit(connector)
-        circuit.admit()
         clock = asyncio.get_running_loop().time
         timeout = command.job_timeout if call.job else command.timeout
         if call.timeout is not None:
             timeout = min(call.timeout, timeout)
         deadline = run.begun + timeout
+        places = self._admission.places
+        lane = places.lane(connector.name)
         decided = False
         try:
-            async with self._admission.places.slot(connector.name, connector.limits, patience=deadline - clock()):
-                circuit.admit_after_wait()
-                run.queue_wait = clock() - run.begun
+            if not places.take(lane, connector.limits.concurrency):
+                await places.wait(lane, connector.limits, deadline - clock())
+            taken = clock()
+            try:
+                if circuit.state is State.OPEN:
+                    circuit.admit()
+                run.queue_wait = taken - run.begun
                 if call.on_slot is not None:
-                    asked = clock()
                     await call.on_slot()
-                    deadline += clock() - asked
+                    deadline += clock() - taken
                 run.deadlines = (deadline, run.begun + command.job_timeout)
                 try:
-                    completed = await self._ran(run, connector, command, params, redact)
-                except StartFailed as problem:
-                    decided = True
-                    circuit.failed(str(problem))
-                    raise ConnectorStartFailed(f"{run.title} could not be started: {redact(str(problem))}") from problem
-            decided = self._judge(circuit, completed)
+                    completed = await self._run(run, admitted)
+                except StaleCell:  # in another cell it can be started
+                    completed = await self._run(run, admitted)
+            except StartFailed as problem:
+                decided = True
+                circuit.failed(str(problem))
+                raise ConnectorStartFailed(f"{run.title} could not be started: {redact(str(problem))}") from problem
+            finally:
+                places.give(lane, clock() - taken)
+            decided = _judge(circuit, completed)
         finally:
             if not decided:
                 circuit.undecided()
-        if call.acknowledgement is not None and run.acknowledged:
-            fault = _problem(completed, run.title, command.job_timeout)
-            failed = ("failed", f"exit status {completed.status}") if completed.status else ("ok", None)
-            run.went_on(*(failed if fault is None else (fault.code, redact(fault.message))))
-            return call.acknowledgement.reply.result()
-        if call.extension is not None and not call.extension.spent:
-            timeout = command.job_timeout  # also where the promotion took so long that it came first
-        accepted = call.acknowledgement is not None
-        reply = await self._reply(run, completed, redact, timeout, accepted=accepted)
-        return msgspec.structs.replace(reply, accepted=True) if accepted else reply
+        return self._plain_reply(run, completed, redact) or await self._reply(run, completed, admitted, timeout)
 
-    def _request(self, run: _Run, connector: Connector, command: Command, params: Object, left: float) -> Payload:
-        call = run.call
-        caller = msgspec.structs.asdict(call.caller)
-        url = call.caller.callback_url
-        if url is not None:
-            # A job's outcome is called back by us; a command that could do it by itself has none to call.
-            caller["callback_url"] = None if call.job and command.execute_async else self._rewritten(url)
-        context = Context(deadline_ms=max(0, round(left * 1000)), **caller)
-        request = Request(
-            command=call.command,
-            module=command.module or msgspec.UNSET,
-            params=params,
-            task_data=call.task_data,
-            config=connector.config,
-            context=context,
-        )
-        payload = encoded(request)
-        run.request_bytes = sum(map(len, payload)) if isinstance(payload, tuple) else len(payload)
-        return payload
-
-    async def _ran(
-        self, run: _Run, connector: Connector, command: Command, params: Object, redact: Redactor
-    ) -> Completed:
-        """Run a process; in another cell where the first one is stale."""
-        clock = asyncio.get_running_loop().time
-        for last in (False, True):
-            left = run.deadlines[0] - clock()
-            try:
-                # No name for the request here: it may be large, and is to be gone once it is written.
-                return await self._run(run, connector, redact, self._request(run, connector, command, params, left))
-            except StaleCell:
-                if last:
-                    raise
-        raise AssertionError
-
-    async def _run(self, run: _Run, connector: Connector, redact: Redactor, payload: Payload) -> Completed:
+    async def _run(self, run: _Run, admitted: _Admitted) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""
+        call, connector, redact = run.call, admitted.connector, admitted.redact
         # A process that stays has this until its next request: not to hold the call, whose parameters may be large.
-        command, request_id = run.call.command, run.call.caller.request_id
+        publish, command, request_id = self._bus.publish, call.command, call.caller.request_id
 
         def on_line(stream: str, line: str) -> None:
-            self._bus.publish(
+            publish(
                 ConnectorLine(
                     connector=connector.name,
                     command=command,
@@ -280,34 +205,87 @@ class Invoker:
                 )
             )
 
-        def answered(result: bytearray) -> bool:
-            return self._acknowledge(run, redact, result)
-
-        launch = connector.launch
-        acknowledgement = run.call.acknowledgement
-        if acknowledgement is not None and launch.mode == "persistent":
-            launch = msgspec.structs.replace(launch, mode="spawn")  # it goes on beside later calls
-        if run.call.caller.traceparent is not None:
-            launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": run.call.caller.traceparent})
+        payload = self._payload(run, admitted)
+        plain = call.caller.traceparent is None and call.acknowledgement is None
+        launch = connector.launch if plain else _launch(connector.launch, call)
         run.started = asyncio.get_running_loop().time()
         child = self._pool.obtain(launch, on_line)
-        extension = run.call.extension
-        with self._admission.attended(child):
+        extension = call.extension
+        self._admission.attend(child)
+        try:
             if extension is not None:
                 extension.limit(child, run.deadlines[0])
             running = child.run(
                 payload,
                 deadline=run.deadlines[0 if extension is None else 1],
-                answered=None if acknowledgement is None else answered,
+                answered=None if call.acknowledgement is None else functools.partial(self._acknowledge, run, redact),
             )
             del payload  # it may be large, and is not needed once it is written
-            try:
-                completed = await running
-            finally:
-                if extension is not None:
-                    extension.over()
-        run.completed = completed
+            run.completed = completed = await running
+        finally:
+            self._admission.dismiss(child)
+            if extension is not None:
+                extension.over()
         return completed
+
+    def _payload(self, run: _Run, admitted: _Admitted) -> Payload:
+        """Write what the process reads."""
+        call, command = run.call, admitted.command
+        caller = call.caller
+        url = caller.callback_url
+        if url is not None:
+            # A job's outcome is called back by us; a command that could do it by itself has none to call.
+            url = None if call.job and command.execute_async else self._rewritten(url)
+        left = run.deadlines[0] - asyncio.get_running_loop().time()
+        request = Request(
+            command=call.command,
+            module=command.module or msgspec.UNSET,
+            params=admitted.params,
+            task_data=call.task_data,
+            config=admitted.connector.config,
+            context=Context(
+                request_id=caller.request_id,
+                client=caller.client,
+                traceparent=caller.traceparent,
+                process_instance_id=caller.process_instance_id,
+                process_model_identifier=caller.process_model_identifier,
+                task_id=caller.task_id,
+                callback_url=url,
+                deadline_ms=max(0, round(left * 1000)),
+            ),
+        )
+        payload = _request.encode(request) if call.small else encoded(request)
+        run.request_bytes = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
+        return payload
+
+    def _plain_reply(self, run: _Run, completed: Completed, redact: Redactor) -> Reply | None:
+        """Return the reply to a run of which nothing is to be said but its result; None where there is more to it."""
+        result = completed.result
+        if not completed.clean or completed.log_tail or len(result) > LARGE or run.call.acknowledgement is not None:
+            return None
+        try:
+            meant = interpret(result, redact)
+        except ConnectorInvalidOutput:
+            return None
+        if meant.error is not None and meant.error.invalid_output:
+            return None
+        return Reply(result=meant, run=self._answered(run, meant))
+
+    async def _reply(self, run: _Run, completed: Completed, admitted: _Admitted, allowed: float) -> Reply:
+        call, job_timeout, redact = run.call, admitted.command.job_timeout, admitted.redact
+        if call.acknowledgement is not None and run.acknowledged:
+            fault = problem_of(completed, run.title, job_timeout)
+            failed = ("failed", f"exit status {completed.status}") if completed.status else ("ok", None)
+            self._went_on(run, *(failed if fault is None else (fault.code, redact(fault.message))))
+            return call.acknowledgement.reply.result()
+        if call.extension is not None and not call.extension.spent:
+            allowed = job_timeout  # also where the promotion took so long that it came first
+        accepted = call.acknowledgement is not None
+        meant = await meaning(completed, run.title, redact, allowed, acknowledges=accepted)
+        if meant.result is None or meant.problem is not None:
+            raise meant.told(self._wall(run))
+        event = self._answered(run, meant.result)
+        return Reply(result=meant.result, logs=meant.lines, run=event, accepted=accepted)
 
     def _acknowledge(self, run: _Run, redact: Redactor, answer: bytearray) -> bool:
         """Answer the call with what its run has written so far, if that is an answer; the run goes on."""
@@ -324,7 +302,7 @@ class Invoker:
             return False  # nothing goes on, and the answer is no 202
         extension.granted = True
         extension.over()
-        event = run.answered(result)
+        event = self._answered(run, result)
         run.acknowledged = True
         self._bus.publish(
             BackgroundStarted(
@@ -337,163 +315,118 @@ class Invoker:
         acknowledgement.reply.set_result(Reply(result=result, run=event, accepted=True))
         return True
 
-    @staticmethod
-    def _judge(circuit: Circuit, completed: Completed) -> bool:
-        """Tell the circuit what the end of a run says about the connector, if it says anything."""
-        if completed.stop is not None or completed.out_of_memory or completed.over or completed.cell_died:
-            return False
-        if completed.signal is not None:
-            circuit.failed(f"died of {completed.signal}")
-        else:
-            circuit.succeeded()
-        return True
+    # --- private: what is told of it
 
-    async def _reply(
-        self, run: _Run, completed: Completed, redact: Redactor, allowed: float, *, accepted: bool
-    ) -> Reply:
-        tail = redact(completed.log_tail)
-        problem = _problem(completed, run.title, allowed)
-        result = None
-        if isinstance(problem, ConnectorTimeout) and completed.whole:
-            # It did what it was to do: told as a failure, it would be done again.
-            with contextlib.suppress(ConnectorInvalidOutput):
-                result = await _interpreted(completed.result, redact, acknowledges=accepted)
-                late = f"gave its result, and did not end until its deadline of {Duration(allowed)}: it was stopped"
-                result = msgspec.structs.replace(result, warnings=(*result.warnings, late))
-                problem = None
-        elif problem is None and completed.status:
-            result = told_error(completed.result, redact)
-            if result is None:
-                problem = ConnectorFailed(f"{run.title} failed with exit status {completed.status}")
-        elif problem is None:
-            try:
-                result = await _interpreted(completed.result, redact, acknowledges=accepted)
-            except ConnectorInvalidOutput as invalid:
-                problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {redact(invalid.message)}")
-        if problem is None and result is not None and result.error is not None and result.error.invalid_output:
-            problem = ConnectorInvalidOutput(f"{run.title} gave no valid result: {result.error.message}")
-        if problem is not None:
-            shown = f"; stderr: {tail[-TAIL_IN_MESSAGE:]}" if tail else ""
-            message = f"{problem.message} (after {run.wall:.2f} s){shown}"
-            raise type(problem)(message, logs=_lines(tail), retry_after=problem.retry_after)
-        assert result is not None
-        return Reply(result=result, logs=_lines(tail), run=run.answered(result))
+    def _wall(self, run: _Run) -> float:
+        """Return seconds since the process was asked for; 0 when none was."""
+        return 0.0 if run.started is None else asyncio.get_running_loop().time() - run.started
 
+    def _fail(self, run: _Run, problem: GatewayError) -> None:
+        """Publish that there is none, and put what the run took into the problem."""
+        if run.title not in problem.message:
+            problem.message = f"{run.title}: {problem.message}"
+        problem.run = self._finish(run, problem.code, error_code=problem.code, message=problem.message)
 
-class _Run:
-    """What is known of one invocation so far."""
-
-    def __init__(self, call: Call, bus: Bus) -> None:
-        self.call = call
-        self.title = f"{call.connector}/{call.command}"
-        self.queue_wait = 0.0
-        self.request_bytes = 0
-        self.deadlines = (0.0, 0.0)
-        """When it is stopped: as a call, and when it has become a job."""
-        self.started: float | None = None
-        self.completed: Completed | None = None
-        self.acknowledged = False
-        """It was answered, and goes on."""
-        self._bus = bus
-        self._clock = asyncio.get_running_loop().time
-        self.begun = self._clock()
-
-    @property
-    def wall(self) -> float:
-        """Seconds since the process was asked for; 0 when none was."""
-        return 0.0 if self.started is None else self._clock() - self.started
-
-    def answered(self, result: Result) -> RunFinished:
+    def _answered(self, run: _Run, result: Result) -> RunFinished:
         """Publish that there is a result, and what is wrong with it."""
         for warning in result.warnings:
             self._bus.publish(
                 ConnectorWarning(
-                    connector=self.call.connector,
-                    command=self.call.command,
-                    request_id=self.call.caller.request_id,
+                    connector=run.call.connector,
+                    command=run.call.command,
+                    request_id=run.call.caller.request_id,
                     message=warning,
                 )
             )
         error = result.error
-        return self.finished(
-            "ok" if error is None else "raised" if error.raised else "error",
-            error_code=error.error_code if error else None,
-            message=error.message if error else None,
+        if error is None:
+            return self._finish(run, "ok")
+        return self._finish(
+            run, "raised" if error.raised else "error", error_code=error.error_code, message=error.message
         )
 
-    def went_on(self, outcome: str, message: str | None = None) -> None:
+    def _finish(
+        self, run: _Run, outcome: str, *, error_code: str | None = None, message: str | None = None
+    ) -> RunFinished:
+        """Publish the run's event and return it."""
+        call, done, started = run.call, run.completed, run.started
+        caller = call.caller
+        wall = 0.0 if started is None else asyncio.get_running_loop().time() - started
+        if done is None:
+            event = RunFinished(
+                connector=call.connector,
+                command=call.command,
+                request_id=caller.request_id,
+                client=caller.client,
+                outcome=outcome,
+                error_code=error_code,
+                message=message,
+                queue_wait=run.queue_wait,
+                wall=wall,
+                request_bytes=run.request_bytes,
+            )
+        else:
+            event = RunFinished(
+                connector=call.connector,
+                command=call.command,
+                request_id=caller.request_id,
+                client=caller.client,
+                outcome=outcome,
+                error_code=error_code,
+                message=message,
+                queue_wait=run.queue_wait,
+                wall=wall,
+                request_bytes=run.request_bytes,
+                pid=done.pid,
+                status=done.status,
+                signal=done.signal,
+                cpu_user=done.cpu_user,
+                cpu_system=done.cpu_system,
+                peak_rss=done.peak_rss,
+                result_bytes=len(done.result),
+                log_bytes=done.log_bytes,
+            )
+        for listener in self._bus.listeners[RunFinished]:
+            listener(event)
+        return event
+
+    def _went_on(self, run: _Run, outcome: str, message: str | None = None) -> None:
         """Publish the end of what went on after the answer."""
-        done, acknowledgement = self.completed, self.call.acknowledgement
+        done, acknowledgement = run.completed, run.call.acknowledgement
         assert acknowledgement is not None
         self._bus.publish(
             BackgroundFinished(
                 id=acknowledgement.name,
-                connector=self.call.connector,
-                command=self.call.command,
-                request_id=self.call.caller.request_id,
+                connector=run.call.connector,
+                command=run.call.command,
+                request_id=run.call.caller.request_id,
                 outcome=outcome,
                 message=message,
-                wall=self.wall,
+                wall=self._wall(run),
                 cpu_user=done.cpu_user if done else 0.0,
                 cpu_system=done.cpu_system if done else 0.0,
                 peak_rss=done.peak_rss if done else 0,
             )
         )
 
-    def finished(self, outcome: str, *, error_code: str | None = None, message: str | None = None) -> RunFinished:
-        """Publish the run's event and return it."""
-        done = self.completed
-        event = RunFinished(
-            connector=self.call.connector,
-            command=self.call.command,
-            request_id=self.call.caller.request_id,
-            client=self.call.caller.client,
-            outcome=outcome,
-            error_code=error_code if error_code is not None or outcome == "ok" else outcome,
-            message=message,
-            queue_wait=self.queue_wait,
-            wall=self.wall,
-            request_bytes=self.request_bytes,
-            pid=done.pid if done else 0,
-            status=done.status if done else None,
-            signal=done.signal if done else None,
-            cpu_user=done.cpu_user if done else 0.0,
-            cpu_system=done.cpu_system if done else 0.0,
-            peak_rss=done.peak_rss if done else 0,
-            result_bytes=len(done.result) if done else 0,
-            log_bytes=done.log_bytes if done else 0,
-        )
-        self._bus.publish(event)
-        return event
 
-
-def _problem(completed: Completed, title: str, timeout: float) -> GatewayError | None:  # noqa: PLR0911 - a table
-    """Return what the end of the process means, whatever it wrote."""
-    bounds = completed.bounds
-    if completed.stop is Stop.DEADLINE:
-        return ConnectorTimeout(f"{title} was still running at its deadline of {Duration(timeout)} and was stopped")
-    if completed.stop is Stop.DRAINED:
-        return GatewayDraining(f"{title} was stopped: the gateway is shutting down", retry_after=5)
-    if completed.stop is Stop.OUTPUT:
-        return ConnectorOutputTooLarge(f"{title} wrote a result of more than {Size(bounds.output)} (max_output)")
-    if completed.out_of_memory:
-        return ConnectorOutOfMemory(f"{title} used more than {Size(bounds.memory)} of memory (max_memory)")
-    if completed.over is not None:
-        return ConnectorCrashed(f"{title} had more than its {completed.over} allows, and was stopped")
-    if completed.cell_died:
-        return ConnectorCrashed(f"{title} was killed together with the process that watches over it")
+def _judge(circuit: Circuit, completed: Completed) -> bool:
+    """Tell the circuit what the end of a run says about the connector, if it says anything."""
+    if completed.clean and circuit.spotless:
+        return True
+    if completed.stop is not None or completed.out_of_memory or completed.over or completed.cell_died:
+        return False
     if completed.signal is not None:
-        return ConnectorCrashed(f"{title} died of {completed.signal}")
-    return None
+        circuit.failed(f"died of {completed.signal}")
+    else:
+        circuit.succeeded()
+    return True
 
 
-async def _interpreted(stdout: bytearray, redact: Redactor, *, acknowledges: bool) -> Result:
-    if len(stdout) <= LARGE:
-        return interpret(stdout, redact, acknowledges=acknowledges)
-    return await asyncio.to_thread(
-        interpret, stdout, redact, acknowledges=acknowledges
-    )  # it takes its time, and others have their turns
-
-
-def _lines(tail: str) -> tuple[str, ...]:
-    return tuple(tail.splitlines()[-TAIL_LINES:])
+def _launch(launch: Launch, call: Call) -> Launch:
+    """Return a launch with what one call changes about it."""
+    if call.acknowledgement is not None and launch.mode == "persistent":
+        launch = msgspec.structs.replace(launch, mode="spawn")  # it goes on beside later calls
+    if call.caller.traceparent is not None:
+        launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": call.caller.traceparent})
+    return launch

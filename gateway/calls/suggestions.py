@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from gateway.calls.invoke import Call
+from gateway.calls.call import Call
 from gateway.errors import ConnectorInvalidOutput
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.calls.invoke import Reply
+    from gateway.calls.reply import Reply
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
-    from gateway.protocol.result import Caller, ToldError
+    from gateway.protocol.request import Caller
+    from gateway.protocol.told import ToldError
 
 MOST = 1000  # answers that are kept
 LARGEST = 64 << 10  # bytes of one of them

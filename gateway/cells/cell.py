@@ -30,6 +30,9 @@ AT_ONCE = 16  # messages that are read before others have the loop
 OVERDUE = 15.0  # seconds after the end that a run should have come to: then something is wrong with its cell
 STOPPED = 9  # a wait status: SIGKILL
 
+_BODY_IN_FD = int(Flag.BODY_IN_FD)  # a number: the operators of an enumeration are slow
+_LONGEST = (1 << 32) - 1  # milliseconds that the wire can hold
+
 _buffer = bytearray(wire.MESSAGE)
 _view = memoryview(_buffer)
 _ROOM_FOR_DESCRIPTORS = socket.CMSG_SPACE(wire.DESCRIPTORS * array.array("i").itemsize)
@@ -140,15 +143,17 @@ class Cell:
         """It cannot hide any more what it was to hide."""
         self.closed = False
         """It was told to go."""
+        self.alive = True
+        """It was not heard to have ended."""
         self.got: int | None = None
         """The steps of the sandbox that it has, once it has said so."""
         self.idle_since = 0.0
-        self.memo: tuple[object, Words] | None = None
-        """The words of the latest run, and what they are those of."""
+        self.memo: tuple[object, Words, Limits] | None = None
+        """The words and limits of the latest run, and what they are those of."""
         self.group = group
         self._judge = judge
-        self.on_death: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.on_death: asyncio.Future[None] = self.loop.create_future()
         self._listeners: dict[int, Listener] = {}
         self._due: dict[int, float] = {}
         self._last_run = 0
@@ -170,12 +175,7 @@ class Cell:
             raise
         finally:
             theirs.close()
-        self._loop.add_reader(self._socket, self._on_readable)
-
-    @property
-    def alive(self) -> bool:
-        """Whether it was not heard to have ended."""
-        return self._socket.fileno() >= 0
+        self.loop.add_reader(self._socket, self._on_readable)
 
     @property
     def busy(self) -> bool:
@@ -206,17 +206,17 @@ class Cell:
         self._last_run += 1
         run = self._last_run
         if not self.alive:
-            self._loop.call_soon(listener.on_ended, Ended(0, STOPPED, Why.CELL_DIED))
+            self.loop.call_soon(listener.on_ended, Ended(0, STOPPED, Why.CELL_DIED))
             return run
         pieces = [words.data, *payload]
-        fields = (
-            *(words.argc, words.envc, len(words.data), _ms(seconds), _ms(limits.grace), limits.processes),
-            *(limits.output, limits.log, limits.memory),
-        )
+        argc, envc, data = words
+        time = min(max(1, round(seconds * 1000)), _LONGEST) if seconds else 0
+        grace = min(max(1, round(limits.grace * 1000)), _LONGEST) if limits.grace else 0
+        fields = (argc, envc, len(data), time, grace, limits.processes, limits.output, limits.log, limits.memory)
         self._post((Kind.RUN, run, flags), wire.RUN, fields, pieces, fds)
         self._listeners[run] = listener
         if seconds:
-            self._due[run] = self._loop.time() + seconds + limits.grace + OVERDUE
+            self._due[run] = self.loop.time() + seconds + limits.grace + OVERDUE
         return run
 
     def feed(self, run: int, payload: Iterable[Piece], *, seconds: float, grace: float, flags: int = 0) -> None:
@@ -226,17 +226,17 @@ class Cell:
             OSError: there is no memory or there are no descriptors for it.
         """
         self._post((Kind.FEED, run, flags), wire.FEED, (_ms(seconds), 0), list(payload))
-        self._due[run] = self._loop.time() + seconds + grace + OVERDUE
+        self._due[run] = self.loop.time() + seconds + grace + OVERDUE
 
     def stop(self, run: int, *, grace: float) -> None:
         """SIGTERM to the run's group, and SIGKILL to all of it after the grace that it was begun with."""
         self._tell(Kind.STOP, run)
-        self._due[run] = self._loop.time() + grace + OVERDUE
+        self._due[run] = self.loop.time() + grace + OVERDUE
 
     def kill(self, run: int) -> None:
         """SIGKILL to all of a run."""
         self._tell(Kind.KILL, run)
-        self._due[run] = self._loop.time() + OVERDUE
+        self._due[run] = self.loop.time() + OVERDUE
 
     def go_on(self, run: int) -> None:
         """Let what outlives the leader live until the deadline: its result was the answer."""
@@ -284,7 +284,14 @@ class Cell:
         kind, run, flags = head
         size = sum(map(len, pieces))
         if size <= wire.INLINE:
-            self._send(b"".join((fixed.pack(kind, run, flags, size, *fields), *pieces)), fds)
+            data = b"".join((fixed.pack(kind, run, flags, size, *fields), *pieces))
+            if fds or self._unsent or self._judge is not None:
+                self._send(data, fds)
+                return
+            try:
+                self._socket.send(data)
+            except OSError:
+                self._send(data)
             return
         body = os.memfd_create("body", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -296,9 +303,9 @@ class Cell:
 
     def _tell(self, kind: Kind, run: int, flags: int = 0) -> None:
         if run in self._listeners:
-            self._send(wire.HEAD.pack(kind, run, flags, 0), ())
+            self._send(wire.HEAD.pack(kind, run, flags, 0))
 
-    def _send(self, data: bytes, fds: Sequence[int]) -> None:
+    def _send(self, data: bytes, fds: Sequence[int] = ()) -> None:
         if not self._unsent and self._judge is None:
             try:
                 self._send_now(data, fds)
@@ -311,7 +318,7 @@ class Cell:
         if self.alive:
             self._unsent.append((data, _duplicates(fds)))
             if self._judge is None:
-                self._loop.add_writer(self._socket, self._on_writable)
+                self.loop.add_writer(self._socket, self._on_writable)
 
     def _send_now(self, data: bytes, fds: Sequence[int]) -> None:
         if not self.alive:
@@ -333,7 +340,7 @@ class Cell:
             self._unsent.popleft()
             _close_all(fds)
         if self.alive:
-            self._loop.remove_writer(self._socket)
+            self.loop.remove_writer(self._socket)
 
     # --- private: in
 
@@ -347,16 +354,24 @@ class Cell:
                 return
             except ConnectionResetError:  # once, ahead of its last words: it has not read ours
                 continue
-            fds = [fd for _, _, raw in ancillary for fd in array.array("i", raw)] if ancillary else []
             if not size:
-                self._died()
+                self.fit = False
+                self._disconnect()
                 return
-            try:
-                self._hear(size, fds)
-            finally:
-                _close_all(fds)
+            if ancillary:
+                self._hear_with(size, [fd for _, _, raw in ancillary for fd in array.array("i", raw)])
+            else:
+                self._hear(size, ())
+            if not self._listeners:  # nothing more is to come; should it, the loop says so
+                return
 
-    def _hear(self, size: int, fds: list[int]) -> None:
+    def _hear_with(self, size: int, fds: list[int]) -> None:
+        try:
+            self._hear(size, fds)
+        finally:
+            _close_all(fds)
+
+    def _hear(self, size: int, fds: Sequence[int]) -> None:
         kind, run, flags, body = wire.HEAD.unpack_from(_buffer)
         listener = self._listeners.get(run)
         at = wire.HEAD.size
@@ -367,10 +382,11 @@ class Cell:
             return
         elif kind == Kind.ENDED:
             facts = wire.ENDED.unpack_from(_buffer, at)
-            result = _body(at + wire.ENDED.size, size, flags, body, fds)
-            self._over(run)
-            self.fit = self.fit and not facts[3]
-            listener.on_ended(self._judged(_ended(facts, result)))
+            at += wire.ENDED.size
+            result = _body_in(fds, body) if flags & _BODY_IN_FD else bytearray(_view[at:size])
+            del self._listeners[run]
+            self._due.pop(run, None)
+            listener.on_ended(self._ended(facts, result))
         elif kind == Kind.LOG:
             listener.on_log(flags, bytes(_view[at:size]))
         elif kind == Kind.STARTED:
@@ -378,49 +394,49 @@ class Cell:
         elif kind == Kind.FAILED:
             step, error = wire.FAILED.unpack_from(_buffer, at)
             words = bytes(_view[at + wire.FAILED.size : size]).decode(errors="replace")
-            self._over(run)
+            del self._listeners[run]
+            self._due.pop(run, None)
             self.stale = stale = error == errno.ESTALE
             self.fit = self.fit and not stale
             listener.on_failed(wire.why_not_started(step, error, words), stale=stale)
         elif kind == Kind.RESULT:
-            listener.on_result(_body(at, size, flags, body, fds))
+            listener.on_result(_body_in(fds, body) if flags & _BODY_IN_FD else bytearray(_view[at:size]))
         elif kind == Kind.MEASURED:
             clean, _, user, system, resident, peak = wire.MEASURED.unpack_from(_buffer, at)
             listener.on_measured(Measured(bool(flags), bool(clean), user / 1e6, system / 1e6, resident, peak))
         elif kind == Kind.TOLD:
             listener.on_told(bytes(_view[at:size]))
 
-    def _judged(self, ended: Ended) -> Ended:
+    def _ended(self, facts: tuple[int, ...], result: bytearray) -> Ended:
+        pid, status, number, unfit, left_behind, whole, user, system, peak, log_bytes = facts
+        why = wire.WHY[number]
+        if unfit:
+            self.fit = False
         # One that failed since the kernel has killed something of it had no memory left.
-        if ended.status and self.group is not None and self.group.has_killed() and ended.why == Why.BY_ITSELF:
-            return ended._replace(why=Why.MEMORY)
-        return ended
+        if status and self.group is not None and self.group.has_killed() and why is Why.BY_ITSELF:
+            why = Why.MEMORY
+        return Ended(
+            pid, status, why, bool(left_behind), bool(whole), user / 1e6, system / 1e6, peak, log_bytes, result
+        )
 
     def _be_judged(self, got: int) -> None:
         judge, self._judge = self._judge, None
         refusal = judge(got) if judge is not None else None
         if refusal is None:
             if self._unsent:
-                self._loop.add_writer(self._socket, self._on_writable)
+                self.loop.add_writer(self._socket, self._on_writable)
             return
         listeners, self._listeners = self._listeners, {}
         self.close()
         for listener in listeners.values():
             listener.on_failed(refusal)
 
-    def _over(self, run: int) -> None:
-        del self._listeners[run]
-        self._due.pop(run, None)
-
-    def _died(self) -> None:
-        self.fit = False
-        self._disconnect()
-
     def _disconnect(self) -> None:
         if not self.alive:
             return
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self.loop.remove_reader(self._socket)
+        self.loop.remove_writer(self._socket)
+        self.alive = False
         self._socket.close()
         for _, fds in self._unsent:
             _close_all(fds)
@@ -434,25 +450,16 @@ class Cell:
 
 def _ms(seconds: float) -> int:
     """Return milliseconds as the wire has them: at least one where there is a time at all."""
-    return min(max(1, round(seconds * 1000)), (1 << 32) - 1) if seconds else 0
+    return min(max(1, round(seconds * 1000)), _LONGEST) if seconds else 0
 
 
-def _body(at: int, size: int, flags: int, length: int, fds: list[int]) -> bytearray:
-    if not flags & Flag.BODY_IN_FD:
-        return bytearray(_view[at:size])
+def _body_in(fds: Sequence[int], length: int) -> bytearray:
     body = bytearray(length)
     left = memoryview(body)
     offset = 0
     while left and (read := os.preadv(fds[0], [left], offset)):
         left, offset = left[read:], offset + read
     return body
-
-
-def _ended(facts: tuple[int, ...], result: bytearray) -> Ended:
-    pid, status, why, _, left_behind, whole, user, system, peak, log_bytes = facts
-    return Ended(
-        pid, status, Why(why), bool(left_behind), bool(whole), user / 1e6, system / 1e6, peak, log_bytes, result
-    )
 
 
 def _write_all(fd: int, pieces: Sequence[Piece]) -> None:

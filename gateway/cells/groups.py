@@ -26,15 +26,16 @@ class Group:
         self.path = path
         self._memory = memory
         self._processes = processes
-        self._runs = 1
+        self.runs = 1
+        """How many at once it has room for."""
         self._killed = 0
         os.mkdir(path)
         self._set_bounds()
 
     def bound(self, runs: int) -> None:
         """Have room for so many runs at once, each with what one may use."""
-        if runs != self._runs:
-            self._runs = runs
+        if runs != self.runs:
+            self.runs = runs
             self._set_bounds()
 
     def has_killed(self) -> bool:
@@ -53,10 +54,10 @@ class Group:
 
     def _set_bounds(self) -> None:
         if self._memory:
-            _set(f"{self.path}/memory.max", self._memory * self._runs + OWN_MEMORY)
+            _set(f"{self.path}/memory.max", self._memory * self.runs + OWN_MEMORY)
             _set(f"{self.path}/memory.swap.max", 0)
         if self._processes:
-            _set(f"{self.path}/pids.max", self._processes * self._runs + OWN_PROCESSES)
+            _set(f"{self.path}/pids.max", self._processes * self.runs + OWN_PROCESSES)
 
 
 class Groups:

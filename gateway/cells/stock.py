@@ -79,7 +79,7 @@ class Cells:
         while idle:
             cell = idle.pop()
             if cell.alive and (cell.sandbox is sandbox or cell.sandbox == sandbox):
-                if cell.group is not None:
+                if cell.group is not None and cell.group.runs != 1:
                     cell.group.bound(1)
                 return cell
             self._let_go(cell)
@@ -91,11 +91,13 @@ class Cells:
         """Keep a cell for its connector's next run: of each connector, at most so many wait."""
         if cell.stale:
             self.forget(cell.key)
-        idle = self._idle.setdefault(cell.key, [])
+        idle = self._idle.get(cell.key)
+        if idle is None:
+            idle = self._idle[cell.key] = []
         if not cell.fit or not cell.alive or not cell.key or len(idle) >= keep:
             self._let_go(cell)
             return
-        cell.idle_since = asyncio.get_running_loop().time()
+        cell.idle_since = cell.loop.time()
         idle.append(cell)
 
     def forget(self, key: str) -> None:

@@ -74,6 +74,9 @@ class Why(enum.IntEnum):
     CELL_DIED = 99  # said by nobody: it is this side's own
 
 
+WHY = {int(why): why for why in Why}
+"""By number: asking an enumeration takes three function calls."""
+
 _STEPS = ("", "no pipes", "no process", "no private folder", "no descriptors", "", "the request", "its sandbox", "")
 
 

@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from gateway.calls.invoke import Call, Reply
+from gateway.calls.call import Call
 from gateway.cli.common import config_option, err, escaped, fail, handled, opened, out, run
 from gateway.errors import GatewayError
 from gateway.observe.events import Bus, ConnectorLine, ConnectorWarning, Event, RunFinished
-from gateway.protocol.result import JSON, Caller, Object, read_object
+from gateway.protocol.document import Object, read_object
+from gateway.protocol.envelope import JSON
+from gateway.protocol.request import Caller
 from gateway.units import Size
+
+if TYPE_CHECKING:
+    from gateway.calls.reply import Reply
 
 
 @click.command()

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
-from gateway.calls.invoke import Call, Invoker
+from gateway.calls.call import Call
+from gateway.calls.invoke import Invoker
 from gateway.conformance.examples import Example, Expect, is_subset, made_up
 from gateway.connectors.definition import Command
 from gateway.connectors.describe import Describer
@@ -34,16 +35,15 @@ from gateway.errors import (
 )
 from gateway.observe.events import Bus, ConnectorWarning, Event
 from gateway.processes.run import GRACE, StartFailed, Stop
-from gateway.protocol.result import (
-    Caller,
+from gateway.protocol.description import (
     DescribedAuth,
     DescribedCommand,
     DescribedParameter,
-    DescribeRequest,
     Description,
-    interpret,
     read_description,
 )
+from gateway.protocol.request import Caller, DescribeRequest
+from gateway.protocol.result import interpret
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from gateway.observe.events import RunFinished
     from gateway.processes.base import OnLine, Pool, Process
     from gateway.processes.run import Answered, Completed, Launch, Payload
-    from gateway.protocol.result import Object, Result
+    from gateway.protocol.document import Object
+    from gateway.protocol.result import Result
 
 LARGE = 1 << 20  # characters
 SNOW = "\N{SNOWMAN}\N{GRINNING FACE}"
@@ -201,7 +202,9 @@ class Kit:
             self._connector = self._connector.described(description)
         except Quarantine as problem:
             return _failed("describe", None, str(problem), 'Answer {"op": "describe"} as docs/protocol.md says.')
-        faults = list(_faults(self._connector))
+        lost = {one.name for one in description.commands} - set(self._connector.commands or ())
+        faults = [one for one in self._connector.notices if one.partition(" is left out")[0] in lost]
+        faults += _faults(self._connector)
         if faults:
             return _failed("describe", None, "; ".join(faults), "Mend what describe prints.")
         raw = await self._raw(msgspec.json.encode(DescribeRequest(config=self._connector.config)))
@@ -460,14 +463,10 @@ def _short(value: object) -> str:
 def _faults(connector: Connector) -> Iterator[str]:
     """Find what makes a description wrong."""
     for command in (connector.commands or {}).values():
-        seen: set[str] = set()
         for parameter in command.signature.parameters:
             name = f"{command.name}, parameter {parameter.id!r}"
-            if not parameter.id or parameter.id.startswith("spiff__"):
+            if not parameter.id:
                 yield f"{name}: this name never reaches a connector"
-            if parameter.id in seen:
-                yield f"{name}: named twice"
-            seen.add(parameter.id)
             yield from (f"{name}: {problem}" for problem in _unfit(parameter))
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.application import Application, overlaid
 from gateway.connectors import signatures
-from gateway.connectors.parameters import Signature
+from gateway.connectors.parameters import NotAName, Signature
 from gateway.errors import Quarantine
 from gateway.observe.redact import telling_values
 from gateway.settings import AuthEntry
@@ -16,7 +16,7 @@ from gateway.settings import AuthEntry
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from gateway.protocol.result import DescribedAuth
+    from gateway.protocol.description import DescribedAuth
     from gateway.yaml_document import Node
 
 
@@ -106,10 +106,15 @@ def _declared(name: str, node: Node) -> Auth:
 def _told(one: DescribedAuth) -> Auth:
     if not one.name or "/" in one.name:
         raise Quarantine(f"describe names an authentication {one.name!r}: a name is not empty and has no /")
+    signature, problem = None, one.problem
+    try:
+        signature = signatures.told(f"authentication {one.name}", one.parameters)
+    except NotAName as fault:
+        problem = f"parameters.{fault.name}: {fault}"
     return Auth(
         name=one.name,
         description=one.description,
-        signature=signatures.told(f"authentication {one.name}", one.parameters),
+        signature=signature,
         application=overlaid(Application(), one),
-        problem=one.problem,
+        problem=problem,
     )

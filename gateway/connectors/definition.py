@@ -11,12 +11,12 @@ import msgspec
 from gateway.connectors import auths, signatures, typeaheads
 from gateway.connectors.auths import Auth
 from gateway.connectors.confinement import Case, confine
-from gateway.connectors.parameters import Signature
+from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
 from gateway.observe.redact import Redactor, telling_values
 from gateway.processes.run import Bounds, Keep, Launch
-from gateway.protocol.result import Validate
+from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Place, Runtime
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
@@ -24,7 +24,7 @@ from gateway.typeahead import Typeahead
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.protocol.result import DescribedCommand, Description
+    from gateway.protocol.description import DescribedCommand, Description
     from gateway.yaml_document import Node
 
 BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
@@ -82,11 +82,16 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Quarantine: the description contradicts itself.
         """
-        commands = {one.name: self._overridden(one) for one in description.commands}
-        signed = auths.merged(auths.told(description.auths), self.auths)
-        if len(commands) != len(description.commands):
+        if len({one.name for one in description.commands}) != len(description.commands):
             raise Quarantine("describe names a command twice")
         problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
+        commands: dict[str, Command] = {}
+        for one in description.commands:
+            try:
+                commands[one.name] = self._overridden(one)
+            except NotAName as problem:
+                problems += (f"{one.name} is left out: parameters.{problem.name}: {problem}",)
+        signed = auths.merged(auths.told(description.auths), self.auths)
         if problems and not commands and not signed:
             raise Quarantine("; ".join(problems))
         known = ", ".join(commands) or "none"

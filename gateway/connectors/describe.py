@@ -13,7 +13,8 @@ import msgspec
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.locks import lock
 from gateway.processes.run import Completed, StartFailed
-from gateway.protocol.result import DescribeRequest, Description, read_description
+from gateway.protocol.description import Description, read_description
+from gateway.protocol.request import DescribeRequest
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT, digest, tree_facts
 

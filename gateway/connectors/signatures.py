@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.connectors.parameters import Parameter, Signature
+from gateway.connectors.parameters import NotAName, Parameter, Signature
 from gateway.errors import Quarantine
 from gateway.settings import ParameterEntry
 
 if TYPE_CHECKING:
-    from gateway.protocol.result import DescribedParameter
+    from gateway.protocol.description import DescribedParameter
     from gateway.yaml_document import Node
 
 
@@ -23,7 +23,10 @@ def declared(node: Node, *, additional: bool = False) -> Signature:
     """
     below = node.child("parameters").items() if node.data.get("parameters") else ()
     try:
-        return Signature(tuple(_declared(name, one) for name, one in below), additional=additional)
+        read = tuple(_parameter(name, one.decode(ParameterEntry)) for name, one in below)
+        return Signature(read, additional=additional)
+    except NotAName as problem:
+        raise node.error(str(problem), ("parameters", problem.name)) from problem
     except ValueError as problem:
         raise node.error(str(problem), ("parameters",)) from problem
 
@@ -39,19 +42,16 @@ def told(
     """Take what an answer to `describe` says; `where` is for messages, the rest for `Signature`.
 
     Raises:
+        NotAName: a parameter cannot be called what it is called; the connector may do without what takes it.
         Quarantine: a parameter cannot be used.
     """
     try:
         read = tuple(_parameter(one.id, one) for one in parameters)
         return Signature(read, additional=additional, enforced=enforced, filled=filled)
+    except NotAName:
+        raise
     except ValueError as problem:
         raise Quarantine(f"describe, {where}: {problem}") from problem
-
-
-def _declared(name: str, node: Node) -> Parameter:
-    if name.startswith("spiff__"):
-        raise node.error("names that begin with spiff__ are the caller's context, never parameters")
-    return _parameter(name, node.decode(ParameterEntry))
 
 
 def _parameter(name: str, said: ParameterEntry | DescribedParameter) -> Parameter:

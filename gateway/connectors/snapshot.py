@@ -47,6 +47,8 @@ class Snapshot:
 
     def __init__(self, statuses: Mapping[str, Status]) -> None:
         self.statuses = statuses
+        self.found: dict[tuple[str, str], tuple[Connector, Command]] = {}
+        """What was asked for already, by the names of connector and command: it stays as long as this state."""
 
     def find(self, connector: str, command: str) -> tuple[Connector, Command]:
         """Return what a call names.
@@ -64,7 +66,7 @@ class Snapshot:
         if command not in found.commands:
             known = ", ".join(found.commands) or "none"
             raise CommandNotFound(f"{connector} has no command {_quoted(command)} (it has: {known})")
-        return found, found.commands[command]
+        return self.found.setdefault((connector, command), (found, found.commands[command]))
 
     def source(self, category: str) -> tuple[Connector, Command]:
         """Return the command that suggests for a category.

@@ -1,8 +1,9 @@
-"""Puts HTTP around a gateway: the order of the middleware, the routes, what is opened and closed."""
+"""Puts HTTP around a gateway: the middleware, the routes, what is opened and closed."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -33,21 +34,14 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     gateway = Gateway(settings, bus)
     gateway.keep_jobs(status_of)
     metrics = Metrics(gateway)
-    recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
-    bus.listen(metrics)
-    bus.listen(recent)
+    recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))
+    bus.listen(metrics, *Metrics.kinds)
+    bus.listen(recent, *Recent.kinds)
     routes = Handlers(gateway, metrics, recent, version("gateway"), _redirects(settings)).routes()
     app = web.Application(
-        middlewares=[
-            middleware.request_id,
-            middleware.private,
-            middleware.errors,
-            middleware.access(settings, routes),
-            middleware.options(routes),
-        ],
+        middlewares=[middleware.around(settings, routes)],
         client_max_size=settings.max_request,
     )
-    app[middleware.SETTINGS] = settings
     app[GATEWAY] = gateway
     for route in routes:
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from aiohttp import web
-from yarl import URL
 
 from gateway.calls.admission import AdmissionState
-from gateway.calls.invoke import Call
 from gateway.connectors.snapshot import State
-from gateway.errors import InvalidRequest
 from gateway.http.auths import AuthHandlers
+from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
-from gateway.http.responses import json_response, of_job, of_reply, raw_json
+from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
-from gateway.jobs.contract import Accepted
-from gateway.protocol.result import Caller, Object, read_object
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
@@ -28,11 +22,6 @@ if TYPE_CHECKING:
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import Recent
     from gateway.origins import Origin
-
-MOST = 10_000  # parameters
-_CONTEXT = "spiff__"
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_EMPTY = msgspec.Raw(b"{}")
 
 
 class Handlers:
@@ -51,7 +40,6 @@ class Handlers:
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
-        do = "/v1/do/{connector}/{command}"
         return whole(
             [
                 Route("GET", "/", self.root, Access.OPEN),
@@ -65,8 +53,7 @@ class Handlers:
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
-                Route("POST", do, self.do, Access.KEY),
-                Route("GET", do, self.do, Access.KEY),
+                *CallHandlers(self._gateway).routes(),
             ]
         )
 
@@ -119,25 +106,6 @@ class Handlers:
         }
         return json_response(facts)
 
-    async def do(self, request: web.Request) -> web.Response:
-        """Run a command."""
-        fields = _fields(await _body(request), method=request.method)
-        if len(fields) > MOST:
-            raise InvalidRequest(f"the body has more than {MOST:,} parameters")
-        params = {name: value for name, value in fields.items() if not name.startswith(_CONTEXT)}
-        answer = await self._gateway.submitter.submit(
-            Call(
-                connector=request.match_info["connector"],
-                command=request.match_info["command"],
-                params=params,
-                caller=_caller(request, fields),
-                task_data=_task_data(fields),
-                timeout=_timeout(request.headers.get("X-Timeout")),
-            ),
-            respond_async="respond-async" in request.headers.get("Prefer", ""),
-        )
-        return of_job(answer) if isinstance(answer, Accepted) else of_reply(answer, self._gateway.admission.sending)
-
     def _connector(self, name: str) -> dict[str, Any]:
         status = self._gateway.registry.snapshot.statuses[name]
         connector = status.connector
@@ -161,83 +129,3 @@ class Handlers:
             facts["circuit"] = circuit.state.value
             facts["reason"] = circuit.reason if circuit.state is not circuit.state.CLOSED else None
         return facts
-
-
-async def _body(request: web.Request) -> bytearray:
-    """Read the body. aiohttp's own way copies it once more, which holds everybody up when it is large."""
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > request.client_max_size:
-            raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
-    return body
-
-
-def _fields(body: bytearray, *, method: str) -> Object:
-    if not body and method != "POST":
-        return {}
-    try:
-        return read_object(body)
-    except (ValueError, msgspec.DecodeError) as problem:
-        raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
-
-
-def _caller(request: web.Request, fields: Object) -> Caller:
-    traceparent = request.headers.get("traceparent")
-    return Caller(
-        request_id=request["request_id"],
-        traceparent=traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None,
-        process_instance_id=_context(fields, "process_instance_id", int | str | None),
-        process_model_identifier=_context(fields, "process_model_identifier", str | None),
-        task_id=_context(fields, "task_id", str | None),
-        callback_url=_callback_url(fields),
-    )
-
-
-def _task_data(fields: Object) -> msgspec.Raw:
-    raw = fields.get(f"{_CONTEXT}task_data", _EMPTY)
-    first = bytes(memoryview(raw)[:1])
-    if first == b'"':  # older callers send it as JSON in a string
-        raw = msgspec.Raw(msgspec.json.decode(raw, type=str).encode() or b"{}")
-        try:
-            read_object(bytes(raw))
-        except (ValueError, msgspec.DecodeError) as problem:
-            raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object: {problem}") from problem
-        return raw
-    if first == b"n":
-        return _EMPTY
-    if first != b"{":
-        raise InvalidRequest(f"{_CONTEXT}task_data is not a JSON object")
-    return raw
-
-
-def _context(fields: Object, name: str, kind: Any) -> Any:
-    raw = fields.get(f"{_CONTEXT}{name}")
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as problem:
-        raise InvalidRequest(f"{_CONTEXT}{name}: {problem}") from problem
-
-
-def _callback_url(fields: Object) -> str | None:
-    url: str | None = _context(fields, "callback_url", str | None)
-    try:
-        if url and URL(url).scheme not in {"http", "https"}:
-            raise InvalidRequest(f"{_CONTEXT}callback_url is not an http or https URL")
-    except ValueError as problem:
-        raise InvalidRequest(f"{_CONTEXT}callback_url is not a URL: {problem}") from problem
-    return url or None
-
-
-def _timeout(header: str | None) -> float | None:
-    if header is None:
-        return None
-    try:
-        timeout = float(header)
-    except ValueError:
-        timeout = -1.0
-    if not 0 < timeout < float("inf"):
-        raise InvalidRequest(f"X-Timeout: {header[:40]!r} is not a number of seconds, for example 2.5")
-    return timeout

@@ -1,11 +1,11 @@
-"""What happens around every handler. `app.build` has their order."""
+"""Around every handler: a request id, who may come in, what becomes of errors; one step a request."""
 
 from __future__ import annotations
 
 import hmac
+import os
 import re
-import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 from aiohttp import hdrs, web
@@ -28,91 +28,108 @@ _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
 
 
-@web.middleware
-async def request_id(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Accept the caller's request id, or make one; it is in the response, the log and the connector's context."""
-    given = request.headers.get("X-Request-Id", "")
-    request["request_id"] = given if _ID.fullmatch(given) else uuid.uuid4().hex
-    response = await handler(request)
-    response.headers["X-Request-Id"] = request["request_id"]
-    return response
-
-
-@web.middleware
-async def private(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Keep what browsers get while they sign in, whatever it is, out of caches, frames and Referer headers."""
-    response = await handler(request)
-    if request.path.startswith(SIGN_IN):
-        response.headers.update(PRIVATE)
-    return response
-
-
-@web.middleware
-async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever is raised into the envelope. The outermost handler of errors."""
-    try:
-        return await handler(request)
-    except GatewayError as problem:
-        return of_error(problem)
-    except web.HTTPRequestEntityTooLarge:
-        limit = Size(request.app[SETTINGS].max_request)
-        return of_error(RequestTooLarge(f"the body is larger than {limit} (gateway.max_request)"))
-    except web.HTTPException as problem:
-        response = of_status(problem.status, f"{request.method} {request.path}: {problem.reason}")
-        if "Allow" in problem.headers:
-            response.headers["Allow"] = problem.headers["Allow"]
-        return response
-    except Exception:  # noqa: BLE001 - the outermost handler; the log gets all of it
-        structlog.get_logger().exception("internal_error", path=request.path, request_id=request["request_id"])
-        return of_status(500, f"the gateway failed; its log has the cause under {request['request_id']}")
-
-
-def access(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Make the middleware that asks for the API key. What is no route at all needs it too."""
-    rules = {(route.method, route.path): route.access for route in routes}
-    settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
-    opened = {Access.OPEN, *(rule for rule, is_open in settable.items() if is_open)}
-
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        rule = rules.get((request.method, _path(request)))
-        if rule in opened or _is_preflight(request) or settings.api_key is None or _has_key(request, settings.api_key):
-            return await handler(request)
-        return json_response({"error": "Unauthorized"}, 401)
-
-    return check
-
-
-def options(routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
-    """Make the middleware that keeps OPTIONS from the handler of preflights where it is none."""
-    own = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
+def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
+    """Make the middleware."""
+    doors = _Doors(settings, routes)
+    known = doors.known
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        plain = request.method == hdrs.METH_OPTIONS and not _is_preflight(request)
-        return await (own.get(_path(request), handler) if plain else handler)(request)
+        # The caller's request id, or one of ours: in the response, the log and the connector's context.
+        given = request.headers.get("X-Request-Id")
+        name = given if given is not None and _ID.fullmatch(given) else os.urandom(16).hex()
+        request["request_id"] = name
+        door = known.get(request.match_info.route)
+        if door is None:
+            door = doors.find(request)
+        try:
+            if not door.open:
+                doors.check(request)
+            if door.options is not None and not _is_preflight(request):
+                handler = door.options
+            response = await handler(request)
+        except Exception as problem:  # noqa: BLE001 - the outermost handler
+            response = _of_problem(request, problem, settings)
+        if door.private:
+            response.headers.update(PRIVATE)
+        response.headers["X-Request-Id"] = name
+        return response
 
     return answer
 
 
-def _path(request: web.Request) -> str:
-    """Return the path as the table of routes has it; nothing where there is no route."""
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else ""
+class _Door(NamedTuple):
+    """What is known of a route."""
+
+    open: bool
+    """Nothing has to be checked."""
+    private: bool
+    """Browsers get it while they sign in: whatever it is, it stays out of caches, frames and Referer headers."""
+    options: Handler | None
+    """What answers an OPTIONS that is no preflight, where a handler of preflights has the route."""
+
+
+class _Doors:
+    """Who may use which route. What is no route needs the API key too."""
+
+    def __init__(self, settings: Settings, routes: list[Route]) -> None:
+        self.known: dict[web.AbstractRoute, _Door] = {}
+        self._key = settings.api_key.encode() if settings.api_key is not None else None
+        self._rules = {(route.method, route.path): route.access for route in routes}
+        self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
+        settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
+        self._opened = {Access.OPEN, *(rule for rule, is_open in settable.items() if is_open)}
+
+    def find(self, request: web.Request) -> _Door:
+        """Return a request's door, and know it from now on where it is a route's."""
+        route = request.match_info.route
+        path = route.resource.canonical if route.resource is not None else ""
+        access = self._rules.get((request.method, path))
+        options = self._options.get(path) if request.method == hdrs.METH_OPTIONS else None
+        is_open = access in self._opened or self._key is None
+        door = _Door(is_open, request.path.startswith(SIGN_IN), options)
+        if path:
+            self.known[route] = door
+        return door
+
+    def check(self, request: web.Request) -> None:
+        """Let a request pass that needs the API key.
+
+        Raises:
+            _Unauthorized: it has not the key.
+        """
+        given = request.headers.get(_KEY_HEADER)
+        if given is None:
+            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+            given = token.strip() if scheme.lower() == "bearer" else ""
+        # aiohttp keeps bytes that are no UTF-8 as surrogates.
+        has_key = hmac.compare_digest(given.encode(errors="surrogateescape"), self._key or b"")
+        if not has_key and not _is_preflight(request):
+            raise _Unauthorized
+
+
+class _Unauthorized(Exception):
+    """The API key is missing, or another one."""
+
+
+def _of_problem(request: web.Request, problem: Exception, settings: Settings) -> web.Response:
+    """Turn whatever was raised into the envelope."""
+    if isinstance(problem, GatewayError):
+        return of_error(problem)
+    if isinstance(problem, _Unauthorized):
+        return json_response({"error": "Unauthorized"}, 401)
+    if isinstance(problem, web.HTTPRequestEntityTooLarge):
+        return of_error(RequestTooLarge(f"the body is larger than {Size(settings.max_request)} (gateway.max_request)"))
+    if isinstance(problem, web.HTTPException):
+        response = of_status(problem.status, f"{request.method} {request.path}: {problem.reason}")
+        if "Allow" in problem.headers:
+            response.headers["Allow"] = problem.headers["Allow"]
+        return response
+    name = request["request_id"]  # the log gets all of it
+    structlog.get_logger().error("internal_error", path=request.path, request_id=name, exc_info=problem)
+    return of_status(500, f"the gateway failed; its log has the cause under {name}")
 
 
 def _is_preflight(request: web.Request) -> bool:
     asks = {hdrs.ORIGIN, hdrs.ACCESS_CONTROL_REQUEST_METHOD}
     return request.method == hdrs.METH_OPTIONS and all(name in request.headers for name in asks)
-
-
-def _has_key(request: web.Request, key: str) -> bool:
-    given = request.headers.get(_KEY_HEADER)
-    if given is None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else ""
-    # aiohttp keeps bytes that are no UTF-8 as surrogates.
-    return hmac.compare_digest(given.encode(errors="surrogateescape"), key.encode())
-
-
-SETTINGS: web.AppKey[Settings] = web.AppKey("settings")

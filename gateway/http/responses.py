@@ -10,19 +10,12 @@ from aiohttp import web
 
 from gateway.errors import GatewayError
 from gateway.http.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
-from gateway.protocol.result import JSON, accepted_envelope, error_envelope
+from gateway.protocol.envelope import JSON, accepted_envelope, error_envelope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractContextManager
-
-    from gateway.calls.invoke import Reply
+    from gateway.calls.reply import Reply
     from gateway.jobs.contract import Accepted
-    from gateway.protocol.result import Piece
 
-    Sending = Callable[[], AbstractContextManager[None]]
-
-SLICE = 1 << 18  # bytes
 DURATION = "X-Run-Duration"  # seconds that the process ran
 
 
@@ -34,26 +27,6 @@ def json_response(value: object, status: int = 200) -> web.Response:
 def raw_json(body: bytes, status: int = 200) -> web.Response:
     """Answer what is JSON already."""
     return web.Response(body=body, status=status, content_type=JSON)
-
-
-def of_reply(reply: Reply, sending: Sending) -> web.Response:
-    """Answer what a connector answered; what takes its time is sent in a context of `sending`."""
-    headers = {"Content-Type": reply.result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
-    pieces = reply.result.pieces
-    size = sum(map(len, pieces))
-    if size <= SLICE:
-        return web.Response(body=reply.result.content, status=status_of(reply), headers=headers)
-    headers["Content-Length"] = str(size)
-    return web.Response(body=_sliced(pieces, sending), status=status_of(reply), headers=headers)
-
-
-async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
-    """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
-    with sending():
-        for piece in pieces:
-            view = memoryview(piece)
-            for start in range(0, len(view), SLICE):
-                yield view[start : start + SLICE]
 
 
 def of_job(accepted: Accepted) -> web.Response:

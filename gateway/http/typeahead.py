@@ -9,7 +9,7 @@ from gateway.errors import InvalidRequest
 from gateway.http.responses import raw_json
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import RAISED, UNSUGGESTED
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.calls.invoke import Acknowledgement, Extension
+from gateway.calls.extension import Acknowledgement, Extension
 from gateway.jobs.contract import JobStatus, State
 from gateway.jobs.futures import looked_at
 
 if TYPE_CHECKING:
-    from gateway.calls.invoke import Call, Invoker, Reply
+    from gateway.calls.call import Call
+    from gateway.calls.invoke import Invoker
+    from gateway.calls.reply import Reply
+    from gateway.connectors.definition import Command, Connector
     from gateway.jobs.contract import Query
 
 PREFIX = "run-"  # of their ids
@@ -31,7 +34,7 @@ class Background:
         self._invoker = invoker
         self._runs: dict[str, tuple[JobStatus, asyncio.Future[Reply]]] = {}
 
-    async def run(self, call: Call) -> Reply:
+    async def run(self, call: Call, found: tuple[Connector, Command]) -> Reply:
         """Run a command until it has answered, and let it go on; one that ends before it has is an ordinary call.
 
         Raises:
@@ -40,7 +43,7 @@ class Background:
         name = f"{PREFIX}{uuid.uuid4().hex[:16]}"
         acknowledgement = Acknowledgement(name)
         call = msgspec.structs.replace(call, acknowledgement=acknowledgement, extension=Extension())
-        running = asyncio.ensure_future(self._invoker.invoke(call))
+        running = asyncio.ensure_future(self._invoker.invoke(call, found))
         try:
             await asyncio.wait((running, acknowledgement.reply), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # the caller hung up

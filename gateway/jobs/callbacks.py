@@ -19,7 +19,7 @@ from gateway.jobs.destinations import Destinations
 from gateway.jobs.resolver import GuardedResolver
 from gateway.jobs.settings import Credentials
 from gateway.jobs.targets import Refused
-from gateway.protocol.result import JSON
+from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

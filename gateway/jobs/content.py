@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.protocol.result import JSON, read_object
+from gateway.protocol.document import read_object
+from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
     from gateway.jobs.contract import Job, Outcome
-    from gateway.protocol.result import Object
+    from gateway.protocol.document import Object
 
 FAILED = 300  # HTTP statuses from here on are errors
 WORDS = 4096  # characters of an answer that a message shows

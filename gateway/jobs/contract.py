@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from gateway.errors import GatewayError
-from gateway.protocol.result import Caller, error_envelope
+from gateway.protocol.envelope import error_envelope
+from gateway.protocol.request import Caller
 
 
 class State(enum.Enum):

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.calls.invoke import Call, Extension, Invoker, Reply
+from gateway.calls.call import Call
+from gateway.calls.extension import Extension
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.jobs.contract import Accepted, Begin, Job, JobsUnavailable, Outcome
 from gateway.jobs.futures import looked_at
-from gateway.protocol.result import as_envelope, error_envelope, read_object
+from gateway.protocol.document import read_object
+from gateway.protocol.envelope import as_envelope, error_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from gateway.calls.invoke import Invoker
+    from gateway.calls.reply import Reply
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.jobs.background import Background
@@ -54,22 +58,22 @@ class Submitter:
         if self.jobs is None:
             return await self._invoker.invoke(call)
         try:
-            connector, command = self._registry.snapshot.find(call.connector, call.command)
+            connector, command = found = self._registry.snapshot.find(call.connector, call.command)
             becomes_job = respond_async or (command.is_async and call.caller.callback_url is not None)
             if becomes_job:
                 command.signature.check(call.params)
-        except GatewayError:
-            return await self._invoker.invoke(call)  # which refuses it too, and tells
+        except GatewayError as problem:
+            raise self._invoker.refused(call, problem) from None
         if becomes_job:
             refusal = self._refusal(call)
             if refusal is not None:
                 raise InvalidRequest(f"{call.connector}/{call.command}: {refusal}")
             return await self.jobs.accept(_job(call, connector, command))
         if command.execute_async and call.caller.callback_url is not None:
-            return await self._background.run(call)
+            return await self._background.run(call, found)
         after = self._promoted_after(call, connector, command)
         if after is None:
-            return await self._invoker.invoke(call)
+            return await self._invoker.invoke(call, found)
         return await self._run_or_promote(call, connector, command, after)
 
     async def run(self, job: Job, begin: Begin) -> Outcome:
@@ -124,7 +128,7 @@ class Submitter:
                     return joined
         extension, place = Extension(), _Place()
         call = msgspec.structs.replace(call, extension=extension, on_slot=place.leave)
-        running = asyncio.ensure_future(self._invoker.invoke(call))
+        running = asyncio.ensure_future(self._invoker.invoke(call, (connector, command)))
         try:
             done, _ = await asyncio.wait((running,), timeout=after)
             if not done:

@@ -9,12 +9,14 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    Listener = Callable[["Event"], None]
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened."""
 
-    title: ClassVar[str] = ""
-    """What a log line calls it; the class's name in small letters when empty."""
+    name: ClassVar[str]
+    """What a log line calls it: operators look for it, so it never changes (`docs/log-events.md` has them all)."""
     level: ClassVar[str] = "info"
 
     def severity(self) -> str:
@@ -30,7 +32,7 @@ class RunFinished(Event, frozen=True, kw_only=True):
     0 when no process was started.
     """
 
-    title = "run"
+    name = "run"
 
     connector: str
     command: str
@@ -59,6 +61,8 @@ class RunFinished(Event, frozen=True, kw_only=True):
 class BackgroundStarted(Event, frozen=True, kw_only=True):
     """A call was answered, and its run goes on: the command calls back by itself."""
 
+    name = "background_started"
+
     id: str
     connector: str
     command: str
@@ -71,6 +75,8 @@ class BackgroundFinished(Event, frozen=True, kw_only=True):
     `outcome` is "ok", "failed" (with a bad exit status), "cancelled" or an error code; `wall` is seconds from the start
     of its process on.
     """
+
+    name = "background_finished"
 
     id: str
     connector: str
@@ -91,7 +97,7 @@ class BackgroundFinished(Event, frozen=True, kw_only=True):
 class SignInEnded(Event, frozen=True, kw_only=True):
     """A browser came back from an OAuth provider, or was not sent there. `reason` is for people; no token is in it."""
 
-    title = "sign_in"
+    name = "sign_in"
 
     connector: str
     auth: str
@@ -103,7 +109,7 @@ class SignInEnded(Event, frozen=True, kw_only=True):
 class ConnectorLine(Event, frozen=True, kw_only=True):
     """A line of a connector's log (its stderr; its stdout too, when the result goes to descriptor 3)."""
 
-    title = "log"
+    name = "log"
 
     connector: str
     command: str
@@ -115,6 +121,7 @@ class ConnectorLine(Event, frozen=True, kw_only=True):
 class ConnectorWarning(Event, frozen=True, kw_only=True):
     """A connector did something that works but should be mended."""
 
+    name = "connector_warning"
     level = "warning"
 
     connector: str
@@ -126,6 +133,7 @@ class ConnectorWarning(Event, frozen=True, kw_only=True):
 class CircuitOpened(Event, frozen=True, kw_only=True):
     """A connector failed to start, or crashed, too often in a row; `cooldown` is in seconds."""
 
+    name = "circuit_opened"
     level = "error"
 
     connector: str
@@ -136,12 +144,15 @@ class CircuitOpened(Event, frozen=True, kw_only=True):
 class CircuitClosed(Event, frozen=True, kw_only=True):
     """A connector works again."""
 
+    name = "circuit_closed"
+
     connector: str
 
 
 class Quarantined(Event, frozen=True, kw_only=True):
     """A connector cannot be served."""
 
+    name = "quarantined"
     level = "error"
 
     connector: str
@@ -151,6 +162,7 @@ class Quarantined(Event, frozen=True, kw_only=True):
 class SandboxIncomplete(Event, frozen=True, kw_only=True):
     """This machine does not give all that sandboxes are made of: what is missing, and what switches it on."""
 
+    name = "sandbox_incomplete"
     level = "warning"
 
     missing: tuple[str, ...]
@@ -158,6 +170,8 @@ class SandboxIncomplete(Event, frozen=True, kw_only=True):
 
 class RegistryLoaded(Event, frozen=True, kw_only=True):
     """A registry was swapped in."""
+
+    name = "registry_loaded"
 
     connectors: int
     commands: int
@@ -170,6 +184,7 @@ class RegistryLoaded(Event, frozen=True, kw_only=True):
 class ReloadFailed(Event, frozen=True, kw_only=True):
     """The registry's files cannot be used; the last good state goes on serving."""
 
+    name = "reload_failed"
     level = "error"
 
     reason: str
@@ -178,6 +193,8 @@ class ReloadFailed(Event, frozen=True, kw_only=True):
 class DrainStarted(Event, frozen=True, kw_only=True):
     """No new work is taken; `in_flight` runs have `grace` seconds."""
 
+    name = "drain_started"
+
     in_flight: int
     grace: float
 
@@ -185,11 +202,15 @@ class DrainStarted(Event, frozen=True, kw_only=True):
 class DrainFinished(Event, frozen=True, kw_only=True):
     """The last run ended, or was stopped."""
 
+    name = "drain_finished"
+
     stopped: int
 
 
 class JobAccepted(Event, frozen=True, kw_only=True):
     """A job was committed, or joined an open one."""
+
+    name = "job_accepted"
 
     id: str
     connector: str
@@ -201,6 +222,8 @@ class JobAccepted(Event, frozen=True, kw_only=True):
 
 class JobRan(Event, frozen=True, kw_only=True):
     """A job's outcome is recorded."""
+
+    name = "job_ran"
 
     id: str
     connector: str
@@ -214,6 +237,8 @@ class CallbackTried(Event, frozen=True, kw_only=True):
 
     `verdict` is a `gateway.jobs.contract.Verdict`.
     """
+
+    name = "callback_tried"
 
     id: str
     connector: str
@@ -231,6 +256,8 @@ class JobFinished(Event, frozen=True, kw_only=True):
     `reason` says why it is a dead letter, or unwanted, or what its caller said when it took the outcome.
     """
 
+    name = "job_finished"
+
     id: str
     connector: str
     command: str
@@ -245,7 +272,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
 class JobFault(Event, frozen=True, kw_only=True):
     """A job could not be run for a fault of the gateway's own; whoever waits for it is not told the traceback."""
 
-    title = "internal_error"
+    name = "internal_error"
     level = "error"
 
     id: str
@@ -258,6 +285,8 @@ class JobFault(Event, frozen=True, kw_only=True):
 class NodeLost(Event, frozen=True, kw_only=True):
     """Another gateway died; its jobs go on here or elsewhere."""
 
+    name = "node_lost"
+
     node: str
     jobs: int
 
@@ -265,21 +294,42 @@ class NodeLost(Event, frozen=True, kw_only=True):
 class StoreChanged(Event, frozen=True, kw_only=True):
     """The jobs' store was lost, or is back."""
 
+    name = "store_changed"
+
     ok: bool
     reason: str = ""
 
 
-class Bus:
-    """Hands each event to every listener, in order, at once."""
+class Listeners(dict[type[Event], list["Listener"]]):
+    """Those who listen to a kind of events, in their order."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Event], None]] = []
+        self._all: list[tuple[Listener, tuple[type[Event], ...]]] = []
+        super().__init__()
 
-    def listen(self, listener: Callable[[Event], None]) -> None:
-        """Add a listener; it must not raise or block."""
-        self._listeners.append(listener)
+    def __missing__(self, kind: type[Event]) -> list[Listener]:
+        """Find them; they stand ready from then on."""
+        found = self[kind] = [one for one, kinds in self._all if not kinds or kind in kinds]
+        return found
+
+    def add(self, listener: Listener, kinds: tuple[type[Event], ...]) -> None:
+        """Add one; no kinds are all."""
+        self._all.append((listener, kinds))
+        self.clear()
+
+
+class Bus:
+    """Hands each event to those who listen to its kind, in order, at once."""
+
+    def __init__(self) -> None:
+        self.listeners = Listeners()
+        """For those who publish so often that a step counts."""
+
+    def listen(self, listener: Listener, *kinds: type[Event]) -> None:
+        """Add a listener to some kinds of events, or to all; it must not raise or block."""
+        self.listeners.add(listener, kinds)
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
-        for listener in self._listeners:
+        for listener in self.listeners[type(event)]:
             listener(event)

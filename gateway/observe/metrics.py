@@ -1,14 +1,18 @@
-"""Prometheus metrics. Labels come from the registry, never from what a caller typed."""
+"""Metrics in Prometheus' form. Labels come from the registry, never from what a caller typed.
+
+A call counts with plain numbers that stand ready for its command; Prometheus' library writes them out at a scrape.
+"""
 
 from __future__ import annotations
 
-import os
+import time
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from gateway.observe.events import (
     BackgroundFinished,
@@ -21,13 +25,22 @@ from gateway.observe.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 120, 600)
+    from prometheus_client import Metric
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 120.0, 600.0)
 _BYTES = tuple(float(1 << n) for n in range(22, 34))
 _NEVER_FOUND = {"command_not_found", "gateway_draining"}
 _UNAVAILABLE = "connector_unavailable"
+_UNKNOWN = "unknown"
+_COMMAND = ("connector", "command")
+_HISTOGRAMS = {
+    "gateway_run_duration_seconds": "From the start of a process to its end",
+    "gateway_queue_wait_seconds": "From the call to its slot",
+    "gateway_run_cpu_seconds": "CPU time of a run's processes, user and system",
+    "gateway_run_peak_rss_bytes": "Peak resident memory of a run",
+}
 
 
 class Load(Protocol):
@@ -43,112 +56,188 @@ class Load(Protocol):
 class Metrics:
     """Listens to runs and jobs, and asks the load at each scrape."""
 
-    def __init__(self, load: Load, shared: Path | None = None) -> None:
-        """`shared` is the folder in which the workers of one gateway sum up; PROMETHEUS_MULTIPROC_DIR names it too."""
-        self._shared = shared
-        self._registry = CollectorRegistry()
-        names = ("connector", "command")
-        self._runs = Counter("gateway_runs", "Invocations by outcome", (*names, "outcome"), registry=self._registry)
-        self._duration = self._histogram("gateway_run_duration_seconds", "From the start of a process to its end")
-        self._queue_wait = self._histogram("gateway_queue_wait_seconds", "From the call to its slot")
-        self._cpu = self._histogram("gateway_run_cpu_seconds", "CPU time of a run's processes, user and system")
-        self._rss = self._histogram("gateway_run_peak_rss_bytes", "Peak resident memory of a run", _BYTES)
-        self._jobs = Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",), registry=self._registry)
-        self._callbacks = Counter(
-            "gateway_callbacks",
-            "Tries to deliver an outcome, by what they led to",
-            ("verdict",),
-            registry=self._registry,
+    kinds = (RunFinished, JobFinished, CallbackTried, BackgroundStarted, BackgroundFinished, RegistryLoaded)
+    """What it listens to."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._commands: dict[tuple[str, str], _Command] = {}
+        self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",))
+        self._callbacks = _Counter(
+            "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",)
         )
-        self._going_on = Gauge(
-            "gateway_background_runs",
-            "Runs that go on after their answers",
-            ("connector",),
-            multiprocess_mode="livesum",
-            registry=self._registry,
-        )
-        self._background = Counter(
+        self._background = _Counter(
             "gateway_background_runs_ended",
             "Runs that went on after their answers, by how they ended",
-            (*names, "outcome"),
-            registry=self._registry,
+            (*_COMMAND, "outcome"),
         )
-        self._quarantined = Gauge(
-            "gateway_quarantined",
-            "Connectors that cannot be served",
-            multiprocess_mode="livemax",  # where workers do not agree, the worst is told
-            registry=self._registry,
-        )
-        self._load = _LoadCollector(load)
-        if shared is None:
-            self._registry.register(self._load)
-        else:
-            _forget_the_dead(shared)
+        self._going_on: dict[str, int] = {}
+        self._quarantined = 0
+        self._registry = CollectorRegistry()
+        self._registry.register(_Written(self._families))
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if isinstance(event, RunFinished):
+        if type(event) is RunFinished:
             self._count(event)
-        elif isinstance(event, JobFinished):
-            self._jobs.labels(event.state).inc()
-        elif isinstance(event, CallbackTried):
-            self._callbacks.labels(event.verdict).inc()
-        elif isinstance(event, BackgroundStarted):
-            self._going_on.labels(event.connector).inc()
-        elif isinstance(event, BackgroundFinished):
-            self._going_on.labels(event.connector).dec()
-            self._background.labels(event.connector, event.command, event.outcome).inc()
-        elif isinstance(event, RegistryLoaded):
-            self._quarantined.set(event.quarantined)
-
-    def _count(self, event: RunFinished) -> None:
-        labels = (event.connector, event.command)
-        if event.outcome in _NEVER_FOUND:
-            labels = ("unknown", "unknown")
-        elif event.outcome == _UNAVAILABLE:  # nobody has looked whether a quarantined connector has such a command
-            labels = (event.connector, "unknown")
-        self._runs.labels(*labels, event.outcome).inc()
-        if event.pid:
-            self._duration.labels(*labels).observe(event.wall)
-            self._queue_wait.labels(*labels).observe(event.queue_wait)
-            self._cpu.labels(*labels).observe(event.cpu_user + event.cpu_system)
-            self._rss.labels(*labels).observe(event.peak_rss)
+        elif type(event) is JobFinished:
+            self._jobs.add(event.state)
+        elif type(event) is CallbackTried:
+            self._callbacks.add(event.verdict)
+        elif type(event) is BackgroundStarted:
+            self._going_on[event.connector] = self._going_on.get(event.connector, 0) + 1
+        elif type(event) is BackgroundFinished:
+            self._going_on[event.connector] = self._going_on.get(event.connector, 0) - 1
+            self._background.add(event.connector, event.command, event.outcome)
+        elif type(event) is RegistryLoaded:
+            self._quarantined = event.quarantined
+            self._forget(event.removed)
 
     def text(self) -> bytes:
-        """Return the exposition format, over all workers where there are several."""
-        if self._shared is None:
-            return generate_latest(self._registry)
-        summed = CollectorRegistry()
-        MultiProcessCollector(summed, path=str(self._shared))  # type: ignore[no-untyped-call]
-        summed.register(self._load)
-        return generate_latest(summed)
+        """Return the exposition format."""
+        return generate_latest(self._registry)
 
-    def _histogram(self, name: str, what: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
-        return Histogram(name, what, ("connector", "command"), buckets=buckets, registry=self._registry)
+    # --- private
+
+    def _count(self, event: RunFinished) -> None:
+        outcome = event.outcome
+        labels = (event.connector, event.command)
+        if outcome in _NEVER_FOUND:
+            labels = (_UNKNOWN, _UNKNOWN)
+        elif outcome == _UNAVAILABLE:  # nobody has looked whether a quarantined connector has such a command
+            labels = (event.connector, _UNKNOWN)
+        command = self._commands.get(labels)
+        if command is None:
+            command = self._commands[labels] = _Command()
+        count = command.outcomes.get(outcome)
+        if count is None:
+            count = command.outcomes[outcome] = _Count()
+        count.value += 1
+        if not event.pid:
+            return
+        if not command.timed:
+            command.timed = (_Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_BYTES))
+        taken = (event.wall, event.queue_wait, event.cpu_user + event.cpu_system, event.peak_rss)
+        for histogram, value in zip(command.timed, taken, strict=True):
+            histogram.counts[bisect_left(histogram.bounds, value)] += 1
+            histogram.sum += value
+
+    def _forget(self, removed: tuple[str, ...]) -> None:
+        """Drop what was counted of connectors that are no more, so that reloads do not make it grow."""
+        for labels in [labels for labels in self._commands if labels[0] in removed]:
+            del self._commands[labels]
+
+    def _families(self) -> Iterator[Metric]:
+        runs = _Counter("gateway_runs", "Invocations by outcome", (*_COMMAND, "outcome"))
+        for labels, command in self._commands.items():
+            for outcome, count in command.outcomes.items():
+                runs.counts[*labels, outcome] = count
+        yield runs.family()
+        for number, (name, what) in enumerate(_HISTOGRAMS.items()):
+            histograms = HistogramMetricFamily(name, what, labels=_COMMAND)
+            for labels, command in self._commands.items():
+                if command.timed:
+                    command.timed[number].write(histograms, dict(zip(_COMMAND, labels, strict=True)))
+            yield histograms
+        yield self._jobs.family()
+        yield self._callbacks.family()
+        yield _gauge("gateway_background_runs", "Runs that go on after their answers", self._going_on)
+        yield self._background.family()
+        yield GaugeMetricFamily("gateway_quarantined", "Connectors that cannot be served", value=self._quarantined)
+        lanes = list(self._load.lanes())
+        yield _gauge("gateway_in_flight", "Runs that hold a slot", {name: running for name, running, _ in lanes})
+        yield _gauge("gateway_queued", "Calls that wait for a slot", {name: waiting for name, _, waiting in lanes})
+        # No sample is better than a 0 that nobody has counted.
+        yield GaugeMetricFamily(
+            "gateway_jobs_open",
+            "Durable jobs in this gateway's hands that have not ended",
+            value=self._load.open_jobs(),
+        )
 
 
-def _forget_the_dead(shared: Path) -> None:
-    """Remove what workers that are gone said of the present."""
-    for file in shared.glob("gauge_live*_*.db"):
-        pid = file.stem.rpartition("_")[2]
-        if not os.path.exists(f"/proc/{pid}"):
-            file.unlink(missing_ok=True)
+class _Count:
+    """A number that only grows, and since when, in seconds of the epoch."""
+
+    __slots__ = ("created", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.created = time.time()
 
 
-class _LoadCollector(Collector):
-    def __init__(self, load: Load) -> None:
-        self._load = load
+class _Histogram:
+    """How many values were at most as large as each bound, and the sum of all."""
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        in_flight = GaugeMetricFamily("gateway_in_flight", "Runs that hold a slot", labels=["connector"])
-        queued = GaugeMetricFamily("gateway_queued", "Calls that wait for a slot", labels=["connector"])
-        for connector, running, waiting in self._load.lanes():
-            in_flight.add_metric([connector], running)
-            queued.add_metric([connector], waiting)
-        yield in_flight
-        yield queued
-        open_jobs = GaugeMetricFamily("gateway_jobs_open", "Durable jobs in this gateway's hands that have not ended")
-        held = self._load.open_jobs()
-        if held is not None:  # no sample is better than a 0 that nobody has counted
-            open_jobs.add_metric([], held)
-        yield open_jobs
+    __slots__ = ("bounds", "counts", "created", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+        self.created = time.time()
+
+    def write(self, family: Metric, labels: dict[str, str]) -> None:
+        """Add its samples to a family."""
+        total = 0
+        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
+            total += count
+            family.add_sample(f"{family.name}_bucket", {**labels, "le": _text(bound)}, total)
+        family.add_sample(f"{family.name}_count", labels, total)
+        family.add_sample(f"{family.name}_sum", labels, self.sum)
+        family.add_sample(f"{family.name}_created", labels, self.created)
+
+
+class _Command:
+    """What was counted of one command: its runs by outcome, and what those took that had a process."""
+
+    __slots__ = ("outcomes", "timed")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, _Count] = {}
+        self.timed: tuple[_Histogram, ...] = ()
+        """In the order of `_HISTOGRAMS`; empty before there was a process."""
+
+
+class _Counter:
+    """Numbers that only grow, by the values of labels."""
+
+    def __init__(self, name: str, what: str, labels: tuple[str, ...]) -> None:
+        self.counts: dict[tuple[str, ...], _Count] = {}
+        self._name = name
+        self._what = what
+        self._labels = labels
+
+    def add(self, *values: str) -> None:
+        """Count one more."""
+        if values not in self.counts:
+            self.counts[values] = _Count()
+        self.counts[values].value += 1
+
+    def family(self) -> Metric:
+        """Return it with its samples."""
+        family = CounterMetricFamily(self._name, self._what, labels=self._labels)
+        for values, count in self.counts.items():
+            family.add_metric(values, count.value, created=count.created)
+        return family
+
+
+class _Written(Collector):
+    """What Prometheus' library asks at a scrape."""
+
+    def __init__(self, families: Callable[[], Iterator[Metric]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families()
+
+
+def _text(bound: float) -> str:
+    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
+    return text
+
+
+def _gauge(name: str, what: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, what, labels=["connector"])
+    for connector, value in values.items():
+        family.add_metric([connector], value)
+    return family

@@ -30,29 +30,35 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Recent:
     """Listens to runs."""
 
+    kinds = (RegistryLoaded, RunFinished)
+    """What it listens to."""
+
     def __init__(self, now: Callable[[], datetime.datetime]) -> None:
         self._now = now
-        self._outcomes: dict[str, deque[Outcome]] = {}
+        self._runs: dict[str, deque[tuple[datetime.datetime, RunFinished]]] = {}
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if isinstance(event, RegistryLoaded):
+        if type(event) is RunFinished:
+            runs = self._runs.get(event.connector)
+            if runs is not None:
+                runs.append((self._now(), event))
+        elif type(event) is RegistryLoaded:
             for name in event.removed:
-                self._outcomes.pop(name, None)
+                self._runs.pop(name, None)
             for name in event.changed:
-                self._outcomes.setdefault(name, deque(maxlen=KEPT))
-        elif isinstance(event, RunFinished) and event.connector in self._outcomes:
-            self._outcomes[event.connector].append(
-                Outcome(
-                    at=self._now(),
-                    command=event.command,
-                    outcome=event.outcome,
-                    error_code=event.error_code,
-                    wall=event.wall,
-                    request_id=event.request_id,
-                )
-            )
+                self._runs.setdefault(name, deque(maxlen=KEPT))
 
     def of(self, connector: str) -> list[Outcome]:
         """Return a connector's last outcomes, the newest first."""
-        return list(reversed(self._outcomes.get(connector, ())))
+        return [
+            Outcome(
+                at=at,
+                command=run.command,
+                outcome=run.outcome,
+                error_code=run.error_code,
+                wall=run.wall,
+                request_id=run.request_id,
+            )
+            for at, run in reversed(self._runs.get(connector, ()))
+        ]

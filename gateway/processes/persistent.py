@@ -17,7 +17,8 @@ from gateway.processes.line_process import LineProcess
 from gateway.processes.resident import Resident
 from gateway.processes.run import GRACE, NEVER, Completed, StartFailed, Stop, completed, why_stopped
 from gateway.processes.stock import Stock
-from gateway.protocol.result import LARGE, is_document
+from gateway.protocol.document import is_document
+from gateway.protocol.request import LARGE
 
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Process, Room

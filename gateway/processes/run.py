@@ -34,6 +34,7 @@ GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
 RUN_NAME = "{run}"  # stands for the run's own name in a command line
 _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process has of its own
+_RESULT_ON_3, _TELL_RESULT = int(Flag.RESULT_ON_3), int(Flag.TELL_RESULT)  # the operators of enumerations are slow
 DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words
 OVER = {Why.PROCESSES: "max_pids", Why.DISK: "max_disk"}
 NEVER = Ended(0, signal.SIGKILL, Why.KILLED)
@@ -123,6 +124,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """Its result was closed before it was stopped: it had said all that it would."""
     left_behind: bool = False
     """Something that it had started outlived it, although nobody stopped it."""
+    clean: bool = False
+    """It ended by itself, with status 0."""
 
 
 class StartFailed(Exception):
@@ -237,11 +240,14 @@ class Child(Listener):
         self._loop = asyncio.get_running_loop()
         self._run = 0
         self._gone: asyncio.Future[Ended] = self._loop.create_future()
+        self._waiter: asyncio.Future[None] | None = None
+        """Wakes the run. What a cancelled task waits for is cancelled too, which `_gone` must not be."""
         self._stop: Stop | None = None
         self._answered: Answered | None = None
         self._started: asyncio.Future[None] | None = None
         self._touched = False
-        self._lines = Lines(launch.bounds.log, on_line)
+        self._on_line = on_line
+        self._lines: Lines | None = None
         self._name = ""
 
     def begin(self) -> None:
@@ -250,7 +256,7 @@ class Child(Listener):
         Raises:
             StartFailed: there is no memory, or there are no descriptors.
         """
-        self._begin(words_of(self._cell, self.launch), Flag.AHEAD)
+        self._begin(*words_of(self._cell, self.launch), Flag.AHEAD)
 
     async def fork(self, *, in_time: bool) -> None:
         """Have it forked by the host in its cell, ahead of its request. To be shielded from cancellation.
@@ -267,7 +273,7 @@ class Child(Listener):
             words = Words.of(["forked"], own)
         except OSError as problem:
             raise self._never(problem) from problem
-        self._begin(words, Flag.AHEAD | Flag.FORKED | Flag.TELL | (Flag.IN_TIME if in_time else 0))
+        self._begin(words, limits(self.launch), Flag.AHEAD | Flag.FORKED | Flag.TELL | (Flag.IN_TIME if in_time else 0))
         await started
         if self._gone.done():
             self._gone.result()
@@ -284,7 +290,9 @@ class Child(Listener):
 
     def hand_over(self, on_line: OnLine) -> None:
         """Send the log to somebody else from now on: a process that was started ahead has found its request."""
-        self._lines.on_line = on_line
+        self._on_line = on_line
+        if self._lines is not None:
+            self._lines.on_line = on_line
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         """Feed the request, collect the result, and wait until all of it is dead.
@@ -301,12 +309,12 @@ class Child(Listener):
         """
         self._answered = answered
         seconds = max(0.001, deadline - self._loop.time())
-        flags = Flag.TELL_RESULT if answered is not None else 0
+        flags = _TELL_RESULT if answered is not None else 0
         try:
             if self._run:
                 self._feed(payload, seconds, flags)
             elif self._stop is None:
-                self._begin(words_of(self._cell, self.launch), flags, payload, seconds)
+                self._begin(*words_of(self._cell, self.launch), flags, payload, seconds)
             else:
                 self._gone.set_result(NEVER)
         except BaseException:
@@ -314,25 +322,34 @@ class Child(Listener):
             raise
         del payload  # it may be large, and is not needed once it is written
         try:
-            await asyncio.shield(self._gone)
+            if not self._gone.done():
+                self._waiter = self._loop.create_future()
+                await self._waiter
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
             await uncancelled(self._gone)
             raise
         finally:
-            self._lines.finish()
+            if self._lines is not None:
+                self._lines.finish()
             try:
-                await self._clean_up()
+                if self.launch.cleanup and self._has_to_be_cleaned_up():
+                    await self._clean_up()
             finally:
-                self.let_go()
-        return self._completed()
+                release, self._release = self._release, _nothing
+                release()
+        ended = self._gone.result()
+        stop = None if ended.why is Why.BY_ITSELF else why_stopped(ended, self._stop)
+        log = (self._lines.tail(), self._lines.total) if self._lines is not None else ("", 0)
+        return completed(ended, self.launch, stop=stop, log=log)
 
     async def discard(self) -> None:
         """Kill it without a request, and wait for its end."""
         if self._run:
             self.stop(Stop.CANCELLED, grace=0)
             await uncancelled(self._gone)
-            self._lines.finish()
+            if self._lines is not None:
+                self._lines.finish()
         else:
             self._gone.cancel()
         self.let_go()
@@ -362,6 +379,8 @@ class Child(Listener):
 
     def on_log(self, stream: int, data: bytes) -> None:
         """Take a piece of log."""
+        if self._lines is None:
+            self._lines = Lines(self.launch.bounds.log, self._on_line)
         self._lines.feed(stream, data)
 
     def on_result(self, result: bytearray) -> None:
@@ -375,29 +394,34 @@ class Child(Listener):
         if not self._gone.done():
             self._gone.set_exception(StaleCell(message) if stale else StartFailed(message))
             self._gone.exception()  # looked at, also where nobody waits for it
-        self._hear_started()
+        self._wake()
 
     def on_ended(self, ended: Ended) -> None:
         """Learn that nothing of it is left."""
         if not self._gone.done():
             self._gone.set_result(ended)
-        self._hear_started()
+        self._wake()
 
     # --- private
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._started is not None:
+            self._hear_started()
 
     def _hear_started(self) -> None:
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
 
-    def _begin(self, words: Words, flags: int, payload: Payload = b"", seconds: float = 0.0) -> None:
+    def _begin(self, words: Words, bounds: Limits, flags: int, payload: Payload = b"", seconds: float = 0.0) -> None:
         if self.launch.result_on_fd3:
-            flags |= Flag.RESULT_ON_3
+            flags |= _RESULT_ON_3
         if self.launch.cleanup:
             self._name = self._cell.name_of_next()
         try:
-            self._run = self._cell.begin(
-                self, words, limits(self.launch), flags=flags, payload=pieces(payload), seconds=seconds
-            )
+            parts = (payload,) if isinstance(payload, bytes) else payload
+            self._run = self._cell.begin(self, words, bounds, flags=flags, payload=parts, seconds=seconds)
         except OSError as problem:
             raise self._never(problem) from problem
 
@@ -414,15 +438,16 @@ class Child(Listener):
             self.stop(Stop.CANCELLED, grace=0)
             raise StartFailed(str(problem)) from problem
 
+    def _has_to_be_cleaned_up(self) -> bool:
+        return bool(self._stop is not None or self._gone.exception() or self._gone.result().status)
+
     async def _clean_up(self) -> None:
         launch = self.launch
-        if not launch.cleanup or (self._stop is None and not self._gone.exception() and not self._gone.result().status):
-            return
         argv = tuple(self._name if word == RUN_NAME else word for word in launch.cleanup)
         cleanup = msgspec.structs.replace(launch, argv=argv, cleanup=())
         with contextlib.suppress(StartFailed, OSError):
             cell, release = (self._cell, _nothing) if self._cell.alive or self._other is None else self._other()
-            child = Child(cell, cleanup, self._lines.on_line, release)
+            child = Child(cell, cleanup, self._on_line, release)
             running = self._loop.create_task(child.run(b"", deadline=self._loop.time() + CLEANUP))
             try:
                 await asyncio.shield(running)
@@ -430,28 +455,24 @@ class Child(Listener):
                 await uncancelled(running)  # its cell is not to be used meanwhile
                 raise
 
-    def _completed(self) -> Completed:
-        ended = self._gone.result()
-        log = (self._lines.tail(), self._lines.total)
-        return completed(ended, self.launch, stop=why_stopped(ended, self._stop), log=log)
 
-
-def words_of(cell: Cell, launch: Launch) -> Words:
-    """Return a launch's command line and environment, as the wire has them.
+def words_of(cell: Cell, launch: Launch) -> tuple[Words, Limits]:
+    """Return a launch's command line and environment, as the wire has them, and what a run of it may use.
 
     Raises:
         StartFailed: a word has a NUL in it.
     """
     if cell.memo is not None and cell.memo[0] is launch:
-        return cell.memo[1]
+        return cell.memo[1:]
     argv = [cell.name_of_next() if word == RUN_NAME else word for word in launch.argv]
     try:
         words = Words.of(argv, launch.env.items())
     except OSError as problem:
         raise StartFailed(str(problem)) from problem
+    bounds = limits(launch)
     if RUN_NAME not in launch.argv:
-        cell.memo = launch, words
-    return words
+        cell.memo = launch, words, bounds
+    return words, bounds
 
 
 def _nothing() -> None:
@@ -475,7 +496,7 @@ def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
 
 def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
     """Return what a run came to; `log` is its last words and how many bytes there were."""
-    number = os.WTERMSIG(ended.status) if os.WIFSIGNALED(ended.status) else None
+    number = os.WTERMSIG(ended.status) if ended.status and os.WIFSIGNALED(ended.status) else None
     memory = launch.bounds.memory
     return Completed(
         pid=ended.pid,
@@ -495,6 +516,7 @@ def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str
         log_bytes=max(log[1], ended.log_bytes),
         whole=ended.whole,
         left_behind=ended.left_behind,
+        clean=stop is None and ended.status == 0 and ended.why is Why.BY_ITSELF,
     )
 
 

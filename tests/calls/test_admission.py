@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,7 +17,20 @@ from gateway.settings import Limits
 from gateway.units import Duration
 from tests.support import eventually
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ONE = Limits(concurrency=1, queue=5)
+
+
+@contextlib.contextmanager
+def inside(admission: Admission) -> Iterator[None]:
+    """Be a call."""
+    admission.enter()
+    try:
+        yield
+    finally:
+        admission.leave()
 
 
 @pytest.fixture
@@ -31,9 +46,9 @@ def admission(events: list[Event]) -> Admission:
 
 
 async def test_a_drain_refuses_new_work_and_ends_with_the_last_call(admission: Admission, events: list[Event]) -> None:
-    with admission.invocation():
+    with inside(admission):
         admission.drain(60)
-        with pytest.raises(GatewayDraining), admission.invocation():
+        with pytest.raises(GatewayDraining), inside(admission):
             pass
         drained = asyncio.create_task(admission.drained(60))
         async with admission.places.slot("fax", ONE, patience=60):  # what is in flight may still take its slot
@@ -54,7 +69,7 @@ async def test_a_drain_that_takes_too_long_refuses_those_who_wait(admission: Adm
     lane = places.lane("fax")
 
     async def queued() -> None:
-        with admission.invocation():
+        with inside(admission):
             async with places.slot("fax", ONE, patience=60):
                 pass
 
@@ -77,8 +92,7 @@ async def test_a_process_that_starts_while_all_is_being_stopped_is_stopped_too(a
             stopped.append(why)
 
     admission.stop_all(grace=0)
-    with admission.attended(Listening()):  # type: ignore[arg-type]
-        pass
+    admission.attend(Listening())  # type: ignore[arg-type]
     assert stopped == [Stop.DRAINED]
 
 
@@ -91,5 +105,5 @@ async def test_an_admission_only_moves_forward(admission: Admission) -> None:
     assert admission.state is AdmissionState.CLOSED
     with pytest.raises(RuntimeError, match="cannot go from"):
         admission.drain(1)
-    with pytest.raises(GatewayDraining), admission.invocation():
+    with pytest.raises(GatewayDraining), inside(admission):
         pass

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from gateway.calls.invoke import Call
-from gateway.errors import ConnectorBusy, ConnectorTimeout, GatewayError
+from gateway.calls.call import Call
+from gateway.connectors.snapshot import Snapshot
+from gateway.errors import CommandNotFound, ConnectorBusy, ConnectorTimeout, GatewayDraining, GatewayError
 from gateway.gateway import Gateway
-from gateway.observe.events import Bus
+from gateway.observe.events import Bus, Event, RunFinished
 from gateway.processes.run import Completed
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.settings import read_settings
 from tests.support import eventually
 
@@ -164,3 +165,38 @@ async def test_a_call_that_is_over_holds_no_memory_until_the_collector_comes(mod
         assert [one for one in gc.get_objects() if type(one) in (Call, Completed) and id(one) not in others] == []
     finally:
         gc.enable()
+
+
+# --- asked once
+
+
+async def test_what_was_found_already_is_not_asked_for_again(gateway: Gateway, site: Site) -> None:
+    found = gateway.registry.snapshot.find("note", "Go")
+    gateway.registry.snapshot = Snapshot({})
+    reply = await gateway.invoker.invoke(call(None), found)
+    assert (reply.run.outcome, runs(site)) == ("ok", 1)
+    with pytest.raises(CommandNotFound):
+        await gateway.invoker.invoke(call(None))
+
+
+async def test_a_state_of_the_registry_remembers_what_it_was_asked_and_another_one_does_not(gateway: Gateway) -> None:
+    snapshot = gateway.registry.snapshot
+    await gateway.invoker.invoke(call(None))
+    assert snapshot.found == {("note", "Go"): snapshot.find("note", "Go")}
+    assert Snapshot(snapshot.statuses).found == {}
+
+
+async def test_a_call_that_was_refused_before_it_was_run_is_told_as_any_other(gateway: Gateway) -> None:
+    told: list[Event] = []
+    gateway.bus.listen(told.append, RunFinished)
+    problem = gateway.invoker.refused(call(None), CommandNotFound("there is no such thing"))
+    assert problem.message == "note/Go: there is no such thing"
+    [event] = told
+    assert isinstance(event, RunFinished)
+    assert (event.outcome, event.error_code, event.pid) == ("command_not_found", "command_not_found", 0)
+    assert problem.run is event
+
+
+async def test_a_drain_refuses_whatever_else_is_wrong_with_a_call(gateway: Gateway) -> None:
+    gateway.admission.drain(1)
+    assert isinstance(gateway.invoker.refused(call(None), CommandNotFound("")), GatewayDraining)

@@ -27,7 +27,9 @@ from gateway.connectors.sources import Entry, Sources, read_sources
 from gateway.errors import Quarantine
 from gateway.jobs.contract import JobStatus
 from gateway.jobs.settings import read_sections
-from gateway.protocol.result import DescribeRequest, read_description, read_object
+from gateway.protocol.description import read_description
+from gateway.protocol.document import read_object
+from gateway.protocol.request import DescribeRequest
 from gateway.settings import Settings, read_settings
 from tests.support import Site, cli, served
 from tests.test_authors import missing, run

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from gateway.connectors.parameters import Parameter, Signature
+from gateway.connectors.parameters import NotAName, Parameter, Signature
 from gateway.errors import InvalidParameters
 
 if TYPE_CHECKING:
@@ -216,3 +216,12 @@ def test_defaults_that_are_the_connectors_own_are_not_filled_in() -> None:
     one = Parameter(id="a", type="str", required=False, default="x")
     assert describing(one).check({}) == {}
     assert Signature((one,)).check({}) == {"a": msgspec.Raw(b'"x"')}
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"), [(("spiff__x",), "the caller's context"), (("a", "b", "a"), "named twice")]
+)
+def test_names_that_cannot_be_parameters_are_refused(names: tuple[str, ...], fault: str) -> None:
+    with pytest.raises(NotAName, match=fault) as problem:
+        Signature(tuple(Parameter(id=name, type="any", required=False) for name in names))
+    assert problem.value.name == names[-1]

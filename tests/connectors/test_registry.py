@@ -393,6 +393,8 @@ TOLD = {
     "slash": ('echo \'{"commands": [{"name": "a/b"}]}\'', "describe names a command 'a/b': a name is not empty and has no /"),
     "kind": ('echo \'{"commands": [{"name": "Go", "parameters": [{"id": "a", "type": "float"}]}]}\'', "describe failed: "),
     "schema": ('echo \'{"commands": [{"name": "Go", "parameters": [{"id": "a", "schema": {"type": "x"}}]}]}\'', "describe, command Go: a: schema"),
+    "context": ('echo \'{"commands": [{"name": "Go", "parameters": [{"id": "spiff__x"}]}]}\'', "Go is left out: parameters.spiff__x: names that begin with spiff__ are the caller's"),
+    "again": ('echo \'{"commands": [{"name": "Go", "parameters": [{"id": "a"}, {"id": "a"}]}]}\'', "Go is left out: parameters.a: named twice"),
     "latin": ("printf '{\"commands\": [], \"x\": \"\\351\"}'", "describe failed: its output is not UTF-8"),
 }  # fmt: skip
 
@@ -411,6 +413,21 @@ async def test_an_executable_that_does_not_describe_itself_is_quarantined_with_w
         assert "buy one" in answer.message
         describing(site, "connectors.d/crash", answer="mended")
         await becomes(gateway, ["crash/Go", "good/Go"])
+
+
+async def test_a_described_command_whose_parameters_cannot_be_called_so_is_left_out_and_others_are_served(
+    site: Site,
+) -> None:
+    commands = [{"name": "Bad", "parameters": [{"id": "spiff__x"}]}, {"name": "Go"}]
+    auths = [{"name": "Sign", "parameters": [{"id": "a"}, {"id": "a"}]}]
+    site.script("connectors.d/some", f"echo '{json.dumps({'commands': commands, 'auths': auths})}'")
+    site.configure()
+    async with served(site) as gateway:
+        assert await gateway.commands() == ["some/Go"]
+        notices = (await gateway.status("some"))["notices"]
+        context = "names that begin with spiff__ are the caller's context, never parameters"
+        assert any(one.startswith(f"Bad is left out: parameters.spiff__x: {context}") for one in notices)
+        assert any(one.startswith("auths/Sign is left out: parameters.a: named twice") for one in notices)
 
 
 @contextlib.asynccontextmanager

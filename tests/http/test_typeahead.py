@@ -17,7 +17,7 @@ from gateway.connectors.sources import read_sources
 from gateway.errors import Quarantine
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.settings import read_settings
 from tests.support import Answer, Server, Site, cli, eventually, served
 

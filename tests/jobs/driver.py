@@ -19,7 +19,7 @@ from gateway.jobs.cluster import PACE, Pace
 from gateway.jobs.contract import Begin, Job, Outcome
 from gateway.jobs.durable import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.units import Duration
 
 

@@ -14,7 +14,7 @@ from aiohttp.abc import ResolveResult
 from gateway.jobs.contract import OPEN, Job, Outcome
 from gateway.jobs.durable import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.units import Duration
 from tests.support import eventually
 

@@ -155,7 +155,6 @@ async def test_those_that_go_on_are_listed_shown_and_cancelled(site: Later) -> N
         assert all(one["id"].startswith("run-") for one in found)
         assert [one["accepted"] for one in found] == sorted((one["accepted"] for one in found), reverse=True)
         assert (await gateway.status())["background_runs"] == 12
-        assert 'gateway_background_runs{connector="later"} 12.0' in (await gateway.get("/metrics")).raw.decode()
         running = gateway.connectors()
         assert len(running) >= 12
         for one in found:

@@ -10,7 +10,9 @@ import pytest
 
 from gateway.jobs.content import content
 from gateway.jobs.contract import Job, Outcome, told
-from gateway.protocol.result import Caller, as_envelope, interpret
+from gateway.protocol.envelope import as_envelope
+from gateway.protocol.request import Caller
+from gateway.protocol.result import interpret
 
 TITLE = "fax/Send"
 

@@ -27,7 +27,7 @@ from gateway.jobs.contract import (
 from gateway.jobs.settings import CallbacksSection
 from gateway.jobs.store import Store
 from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
 from tests.jobs.support import Bench, bench, caller, envelope, job
 from tests.support import eventually

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.observe.events import RunFinished
+from gateway.observe.events import RegistryLoaded, RunFinished
 from gateway.observe.metrics import Metrics
 from tests.support import Server, Site, eventually, served
 
@@ -127,3 +127,31 @@ def test_what_a_caller_typed_is_no_label_whatever_the_refusal() -> None:
         metrics(RunFinished(connector="typed", command="typed", request_id="typed", outcome=outcome))
     metrics(RunFinished(connector="fax", command="typed", request_id="typed", outcome="connector_unavailable"))
     assert b"typed" not in metrics.text()
+
+
+def run(connector: str, outcome: str = "ok", **facts: float) -> RunFinished:
+    return RunFinished(connector=connector, command="Go", request_id="r", outcome=outcome, pid=7, **facts)  # type: ignore[arg-type]
+
+
+def test_a_value_counts_below_the_first_bound_that_it_does_not_exceed() -> None:
+    metrics = Metrics(Idle())
+    for wall in (0.005, 0.0051, 1000.0):
+        metrics(run("fax", wall=wall))
+    samples = parsed(metrics.text())
+    name, labels = "gateway_run_duration_seconds", {"connector": "fax", "command": "Go"}
+    below = {
+        bound: value(samples, f"{name}_bucket", le=bound, **labels) for bound in ("0.005", "0.01", "600.0", "+Inf")
+    }
+    assert below == {"0.005": 1, "0.01": 2, "600.0": 2, "+Inf": 3}
+    assert value(samples, f"{name}_count", **labels) == 3
+    assert round(value(samples, f"{name}_sum", **labels), 4) == 1000.0101
+    assert value(samples, f"{name}_created", **labels) > 0
+
+
+def test_what_was_counted_of_a_connector_goes_with_it() -> None:
+    metrics = Metrics(Idle())
+    for name in ("fax", "mail"):
+        metrics(run(name))
+    metrics(RegistryLoaded(connectors=1, commands=1, quarantined=0, changed=(), removed=("fax",), took=0.1))
+    assert b'"fax"' not in metrics.text()
+    assert value(parsed(metrics.text()), "gateway_runs_total", connector="mail", command="Go", outcome="ok") == 1

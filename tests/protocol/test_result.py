@@ -5,34 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import pytest
 
 from gateway.errors import ConnectorInvalidOutput
-from gateway.protocol.result import (
-    LOG_CHARACTERS,
-    LOG_LINES,
-    Context,
-    Request,
-    Result,
-    error_envelope,
-    interpret,
-    read_description,
-    read_object,
-    told_error,
-)
+from gateway.protocol.result import LOG_LINES, told_error
+from gateway.protocol.told import LOG_CHARACTERS
+from tests.protocol.support import read, sent
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 ENVELOPE = {"command_response": {"body": {"a": 1}, "mimetype": "application/json"}, "command_response_version": 2}
-
-
-def read(output: bytes | str | dict[str, Any], *, secret: str = "\0") -> Result:
-    data = output if isinstance(output, bytes) else (output if isinstance(output, str) else json.dumps(output)).encode()
-    return interpret(bytearray(data), lambda text: text.replace(secret, "***"))
-
-
-def sent(result: Result) -> Any:
-    return json.loads(bytes(result.content))
 
 
 # --- any value
@@ -237,72 +218,6 @@ def test_another_version_with_a_legacy_result_is_the_legacy_result() -> None:
     assert (bytes(result.content), result.status) == (b"x", 201)
 
 
-# --- the legacy result
-
-
-@pytest.mark.parametrize(
-    ("response", "body"),
-    [("text ☃", "text ☃".encode()), ({"a": 1}, b'{"a": 1}'), ([1], b"[1]"), (None, b""), ("", b"")],
-)
-def test_a_legacy_result_is_sent_as_it_is(response: Any, body: bytes) -> None:
-    result = read({"response": response, "mimetype": "text/html; charset=utf-8", "status": 201})
-    assert (bytes(result.content), result.mimetype, result.status) == (body, "text/html; charset=utf-8", 201)
-
-
-@pytest.mark.parametrize(("given", "status"), [(404, 404), ("503", 503), (None, 200)])
-def test_a_legacy_status_may_be_a_number_as_text(given: Any, status: int) -> None:
-    assert read({"response": "x", "mimetype": "text/plain", "status": given}).status == status
-    assert read({"response": "x", "mimetype": "text/plain"}).status == 200
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"status": 99}, {"status": 1000}, {"status": "ok"}, {"status": True}, {"status": []}, {"status": "²⁰⁰"}],
-)
-def test_a_legacy_result_that_cannot_be_sent_is_invalid(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConnectorInvalidOutput):
-        read({"response": "x", "mimetype": "text/plain", **changes})
-
-
-@pytest.mark.parametrize(
-    ("mimetype", "sent_as"),
-    [("text/plain", "text/plain; charset=utf-8"), ("text/html", "text/html; charset=utf-8"),
-     ("application/xml", "application/xml; charset=utf-8"), ("image/svg+xml", "image/svg+xml; charset=utf-8"),
-     ("text/plain; Charset=latin-1", "text/plain; Charset=latin-1"), ("application/json", "application/json"),
-     ("image/png", "image/png")],
-)  # fmt: skip
-def test_the_text_of_a_legacy_result_is_told_to_be_utf_8(mimetype: str, sent_as: str) -> None:
-    assert read({"response": "☃", "mimetype": mimetype}).mimetype == sent_as
-
-
-@pytest.mark.parametrize("mimetype", [None, 1, "", "text", "text/plain\r\nX-Evil: 1"])
-def test_a_mimetype_that_cannot_be_sent_does_not_hide_the_response(mimetype: Any) -> None:
-    result = read({"response": "x", "mimetype": mimetype})
-    assert (bytes(result.content), result.mimetype, result.status) == (b"x", "text/html; charset=utf-8", 200)
-    assert "mimetype" in result.warnings[0]
-
-
-@pytest.mark.parametrize(("given", "status"), [(600, 600), (200.7, 200), ("201.0", 201), (999, 999)])
-def test_a_legacy_status_is_read_as_the_original_reads_it(given: Any, status: int) -> None:
-    assert read({"response": "x", "mimetype": "text/plain", "status": given}).status == status
-
-
-def test_the_bytes_of_a_legacy_result_go_out_as_they_are() -> None:
-    result = read({"response": "iVBORw==", "encoding": "base64", "mimetype": "text/plain", "status": 200})
-    assert (result.content, result.mimetype) == (b"\x89PNG", "text/plain; charset=utf-8")
-
-
-@pytest.mark.parametrize("changes", [{"encoding": "hex"}, {"encoding": "base64", "response": "%%"}])
-def test_bytes_that_cannot_be_read_are_invalid(changes: dict[str, Any]) -> None:
-    with pytest.raises(ConnectorInvalidOutput):
-        read({"response": "aa==", "mimetype": "image/png", **changes})
-
-
-def test_a_status_that_cannot_be_sent_does_not_hide_what_the_connector_said() -> None:
-    with pytest.raises(ConnectorInvalidOutput, match=r"its status '\"ok\"' .* \(its response: said so\)"):
-        read({"response": "said so", "mimetype": "text/plain", "status": "ok"})
-
-
 # --- told errors
 
 
@@ -363,63 +278,3 @@ def test_an_error_told_after_noise_counts() -> None:
     assert result is not None
     assert result.error is not None
     assert result.error.error_code == "a"
-
-
-def test_the_gateways_own_errors_have_the_same_envelope() -> None:
-    assert json.loads(error_envelope("connector_busy", "all slots are taken", ("line",))) == {
-        "command_response": {"body": {}, "mimetype": "application/json"},
-        "command_response_version": 2,
-        "error": {"error_code": "connector_busy", "message": "all slots are taken"},
-        "spiff__logs": ["line"],
-    }
-
-
-# --- requests and descriptions
-
-
-def test_a_request_holds_the_callers_values_as_they_were_written() -> None:
-    params = read_object(b'{"big": 12345678901234567890123, "text": "\\u2603"}')
-    request = Request(command="Go", params=params, context=Context(request_id="r", deadline_ms=5))
-    written = msgspec.json.encode(request)
-    assert b'"big":12345678901234567890123,"text":"\\u2603"' in written
-    assert json.loads(written) == {
-        "protocol": 1,
-        "op": "execute",
-        "command": "Go",
-        "params": {"big": 12345678901234567890123, "text": "☃"},
-        "task_data": {},
-        "config": {},
-        "context": {"request_id": "r", "deadline_ms": 5},
-    }
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b"1", b"null", b"{", b'{"a": NaN}', b'"\xff"', b'{"a":' + DEEP + b"}"])
-def test_a_request_that_is_no_object_is_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - msgspec's errors are ValueErrors too
-        read_object(data)
-
-
-def test_a_description_may_have_more_than_is_known() -> None:
-    description = read_description(
-        bytearray(b"""warming up
-        {"commands": [{"name": "Send", "parameters": [{"id": "to", "type": "str", "required": true, "label": "To"}], "async": true}], "auths": [], "vendor": 1}""")
-    )
-    (command,) = description.commands
-    assert (command.name, command.is_async, command.parameters[0].id) == ("Send", True, "to")
-
-
-@pytest.mark.parametrize(
-    ("output", "why"),
-    [
-        (b"", "empty"),
-        (b"usage: fax [-h]", "not one JSON document"),
-        (b"[]", "Expected `object`"),
-        (b"{}", 'no "commands"'),
-        (b'{"commands": [{"parameters": []}]}', "name"),
-        (b'{"commands": [{"name": "a", "parameters": [{"id": "b", "type": "date"}]}]}', "type"),
-        (b'{"error": {"error_code": "no_line", "message": "no dial tone"}}', "no_line: no dial tone"),
-    ],
-)
-def test_a_description_that_is_none_says_why(output: bytes, why: str) -> None:
-    with pytest.raises(ConnectorInvalidOutput, match=why):
-        read_description(bytearray(output))

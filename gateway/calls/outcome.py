@@ -1,0 +1,103 @@
+"""What the end of a run means for its caller."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.errors import (
+    ConnectorCrashed,
+    ConnectorFailed,
+    ConnectorInvalidOutput,
+    ConnectorOutOfMemory,
+    ConnectorOutputTooLarge,
+    ConnectorTimeout,
+    GatewayDraining,
+    GatewayError,
+)
+from gateway.processes.run import Completed, Stop
+from gateway.protocol.result import Result, interpret, told_error
+from gateway.units import Duration, Size
+
+if TYPE_CHECKING:
+    from gateway.observe.redact import Redactor
+
+TAIL_LINES = 20  # of a failed run's log, for its caller
+TAIL_IN_MESSAGE = 500  # characters
+LARGE = 1 << 20  # bytes of a result that is looked at in a thread
+
+
+class Meant(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run means: its result, or what went wrong, and the last lines of its log."""
+
+    result: Result | None = None
+    problem: GatewayError | None = None
+    tail: str = ""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The end of the log, for whoever called."""
+        return tuple(self.tail.splitlines()[-TAIL_LINES:])
+
+    def told(self, wall: float) -> GatewayError:
+        """Return the problem in the words that its caller is told, of a run that took so many seconds."""
+        assert self.problem is not None
+        shown = f"; stderr: {self.tail[-TAIL_IN_MESSAGE:]}" if self.tail else ""
+        message = f"{self.problem.message} (after {wall:.2f} s){shown}"
+        return type(self.problem)(message, logs=self.lines, retry_after=self.problem.retry_after)
+
+
+async def meaning(completed: Completed, title: str, redact: Redactor, allowed: float, *, acknowledges: bool) -> Meant:
+    """Return what a run means, however it ended; `allowed` is the time that it had, in seconds."""
+    result = None
+    problem = problem_of(completed, title, allowed)
+    if isinstance(problem, ConnectorTimeout) and completed.whole:
+        # It did what it was to do: told as a failure, it would be done again.
+        with contextlib.suppress(ConnectorInvalidOutput):
+            result = await _interpreted(completed.result, redact, acknowledges=acknowledges)
+            late = f"gave its result, and did not end until its deadline of {Duration(allowed)}: it was stopped"
+            result = msgspec.structs.replace(result, warnings=(*result.warnings, late))
+            problem = None
+    elif problem is None and completed.status:
+        result = told_error(completed.result, redact)
+        if result is None:
+            problem = ConnectorFailed(f"{title} failed with exit status {completed.status}")
+    elif problem is None:
+        try:
+            result = await _interpreted(completed.result, redact, acknowledges=acknowledges)
+        except ConnectorInvalidOutput as invalid:
+            problem = ConnectorInvalidOutput(f"{title} gave no valid result: {redact(invalid.message)}")
+    if problem is None and result is not None and result.error is not None and result.error.invalid_output:
+        problem = ConnectorInvalidOutput(f"{title} gave no valid result: {result.error.message}")
+    return Meant(result=result, problem=problem, tail=redact(completed.log_tail))
+
+
+def problem_of(completed: Completed, title: str, timeout: float) -> GatewayError | None:  # noqa: PLR0911 - a table
+    """Return what the end of the process means, whatever it wrote."""
+    bounds = completed.bounds
+    if completed.stop is Stop.DEADLINE:
+        return ConnectorTimeout(f"{title} was still running at its deadline of {Duration(timeout)} and was stopped")
+    if completed.stop is Stop.DRAINED:
+        return GatewayDraining(f"{title} was stopped: the gateway is shutting down", retry_after=5)
+    if completed.stop is Stop.OUTPUT:
+        return ConnectorOutputTooLarge(f"{title} wrote a result of more than {Size(bounds.output)} (max_output)")
+    if completed.out_of_memory:
+        return ConnectorOutOfMemory(f"{title} used more than {Size(bounds.memory)} of memory (max_memory)")
+    if completed.over is not None:
+        return ConnectorCrashed(f"{title} had more than its {completed.over} allows, and was stopped")
+    if completed.cell_died:
+        return ConnectorCrashed(f"{title} was killed together with the process that watches over it")
+    if completed.signal is not None:
+        return ConnectorCrashed(f"{title} died of {completed.signal}")
+    return None
+
+
+async def _interpreted(stdout: bytearray, redact: Redactor, *, acknowledges: bool) -> Result:
+    if len(stdout) <= LARGE:
+        return interpret(stdout, redact, acknowledges=acknowledges)
+    return await asyncio.to_thread(
+        interpret, stdout, redact, acknowledges=acknowledges
+    )  # it takes its time, and others have their turns

@@ -1,0 +1,195 @@
+"""The route of calls: what a request asks for, and what it is answered."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+from yarl import URL
+
+from gateway.calls.call import EMPTY, Call
+from gateway.connectors.parameters import CONTEXT
+from gateway.errors import InvalidRequest
+from gateway.http.responses import DURATION, of_job, status_of
+from gateway.http.routes import Access, Route
+from gateway.http.statuses import TOLD
+from gateway.jobs.contract import Accepted
+from gateway.protocol.document import Object, read_object
+from gateway.protocol.request import LARGE, Caller
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
+
+    from gateway.calls.reply import Reply
+    from gateway.gateway import Gateway
+    from gateway.protocol.document import Piece
+
+    Sending = Callable[[], AbstractContextManager[None]]
+
+PATH = "/v1/do/{connector}/{command}"
+MOST = 10_000  # parameters
+SLICE = 1 << 18  # bytes of an answer that are sent at once
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_object = msgspec.json.Decoder(Object)
+
+
+class CallHandlers:
+    """The route below /v1/do."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._invoker = gateway.invoker
+        self._desk = gateway.submitter
+        self._sending = gateway.admission.sending
+
+    def routes(self) -> list[Route]:
+        """Return the table of routes."""
+        return [Route("POST", PATH, self.do, Access.KEY), Route("GET", PATH, self.do, Access.KEY)]
+
+    async def do(self, request: web.Request) -> web.Response:
+        """Run a command."""
+        content = request.content
+        body = content.read_nowait() if content.is_eof() else await _body(request)
+        if len(body) > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
+        call, respond_async = _call(request, body)
+        del body  # it may be large, and all of it is in the call
+        if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
+            answer: Reply | Accepted = await self._invoker.invoke(call)
+        else:
+            answer = await self._desk.submit(call, respond_async=respond_async)
+        return of_job(answer) if isinstance(answer, Accepted) else self._answered(answer)
+
+    def _answered(self, reply: Reply) -> web.Response:
+        """Answer what a connector answered; a drain waits for what takes its time to be sent."""
+        result = reply.result
+        headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
+        plain = result.error is None and result.status is None and not reply.accepted
+        status = TOLD if plain else status_of(reply)
+        size = sum(map(len, result.pieces))
+        if size <= SLICE:
+            return web.Response(body=b"".join(result.pieces), status=status, headers=headers)
+        headers["Content-Length"] = str(size)
+        return web.Response(body=_sliced(result.pieces, self._sending), status=status, headers=headers)
+
+
+async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
+    """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
+    with sending():
+        for piece in pieces:
+            view = memoryview(piece)
+            for start in range(0, len(view), SLICE):
+                yield view[start : start + SLICE]
+
+
+async def _body(request: web.Request) -> bytearray:
+    """Read the body. aiohttp's own way copies it once more, which holds everybody up when it is large."""
+    body = bytearray()
+    while chunk := await request.content.readany():
+        body += chunk
+        if len(body) > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
+    return body
+
+
+def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
+    """Return what is asked for, and whether its caller rather has a job of it."""
+    headers, match = request.headers, request.match_info
+    params = _fields(body, method=request.method)
+    if len(params) > MOST:
+        raise InvalidRequest(f"the body has more than {MOST:,} parameters")
+    context: Object = {}
+    for name in params:
+        if name.startswith(CONTEXT):
+            context[name] = params[name]
+    for name in context:
+        del params[name]
+    traceparent = headers.get("traceparent")
+    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+        traceparent = None
+    name, timeout = request["request_id"], headers.get("X-Timeout")
+    call = Call(
+        connector=match["connector"],
+        command=match["command"],
+        params=params,
+        caller=_caller(name, traceparent, context) if context else Caller(request_id=name, traceparent=traceparent),
+        task_data=_task_data(context) if context else EMPTY,
+        timeout=None if timeout is None else _timeout(timeout),
+        small=len(body) <= LARGE,
+    )
+    return call, "respond-async" in headers.get("Prefer", "")
+
+
+def _fields(body: bytes | bytearray, *, method: str) -> Object:
+    if not body and method != "POST":
+        return {}
+    if body.isascii():
+        try:
+            return _object.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            pass  # read again, it is told what is wrong
+    try:
+        return read_object(body)
+    except (ValueError, msgspec.DecodeError) as problem:
+        raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
+
+
+def _caller(request_id: str, traceparent: str | None, fields: Object) -> Caller:
+    return Caller(
+        request_id=request_id,
+        traceparent=traceparent,
+        process_instance_id=_context(fields, "process_instance_id", int | str | None),
+        process_model_identifier=_context(fields, "process_model_identifier", str | None),
+        task_id=_context(fields, "task_id", str | None),
+        callback_url=_callback_url(fields),
+    )
+
+
+def _task_data(fields: Object) -> msgspec.Raw:
+    raw = fields.get(f"{CONTEXT}task_data", EMPTY)
+    first = bytes(memoryview(raw)[:1])
+    if first == b'"':  # older callers send it as JSON in a string
+        raw = msgspec.Raw(msgspec.json.decode(raw, type=str).encode() or b"{}")
+        try:
+            read_object(bytes(raw))
+        except (ValueError, msgspec.DecodeError) as problem:
+            raise InvalidRequest(f"{CONTEXT}task_data is not a JSON object: {problem}") from problem
+        return raw
+    if first == b"n":
+        return EMPTY
+    if first != b"{":
+        raise InvalidRequest(f"{CONTEXT}task_data is not a JSON object")
+    return raw
+
+
+def _context(fields: Object, name: str, kind: Any) -> Any:
+    raw = fields.get(f"{CONTEXT}{name}")
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as problem:
+        raise InvalidRequest(f"{CONTEXT}{name}: {problem}") from problem
+
+
+def _callback_url(fields: Object) -> str | None:
+    url: str | None = _context(fields, "callback_url", str | None)
+    try:
+        if url and URL(url).scheme not in {"http", "https"}:
+            raise InvalidRequest(f"{CONTEXT}callback_url is not an http or https URL")
+    except ValueError as problem:
+        raise InvalidRequest(f"{CONTEXT}callback_url is not a URL: {problem}") from problem
+    return url or None
+
+
+def _timeout(header: str) -> float:
+    try:
+        timeout = float(header)
+    except ValueError:
+        timeout = -1.0
+    if not 0 < timeout < float("inf"):
+        raise InvalidRequest(f"X-Timeout: {header[:40]!r} is not a number of seconds, for example 2.5")
+    return timeout

@@ -1,0 +1,48 @@
+"""An error, as a connector tells it."""
+
+from __future__ import annotations
+
+import msgspec
+
+LOG_CHARACTERS = 4096  # of each of them, and of an error's message
+
+
+class ToldError(msgspec.Struct, kw_only=True):
+    """An error that a connector told. `raised`: its own code failed, rather than the world."""
+
+    error_code: str
+    message: str = ""
+    raised: bool = False
+    invalid_output: bool = False
+    """The result had no JSON form, which a host of ours has found."""
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """How connectors write an error; a code may be a number."""
+
+    error_code: str | int
+    message: str | int | float | None = None
+    raised: bool = False
+    invalid_output: bool = False
+
+
+def told(raw: msgspec.Raw | None) -> ToldError | None:
+    """Return the error in a member named `error`, None where it is none."""
+    if raw is None or bytes(memoryview(raw)[:1]) != b"{":
+        return None
+    try:
+        told = msgspec.json.decode(raw, type=_Told)
+    except msgspec.ValidationError:
+        return None
+    error = ToldError(
+        error_code=str(told.error_code),
+        message=str(told.message or ""),
+        raised=told.raised,
+        invalid_output=told.invalid_output,
+    )
+    return error if error.error_code else None
+
+
+def short(text: str) -> str:
+    """Return a text as it may leave the gateway: not too long."""
+    return text if len(text) <= LOG_CHARACTERS else text[: LOG_CHARACTERS - 3] + "..."

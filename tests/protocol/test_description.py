@@ -1,0 +1,34 @@
+"""What a connector answers to `describe`."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import ConnectorInvalidOutput
+from gateway.protocol.description import read_description
+
+
+def test_a_description_may_have_more_than_is_known() -> None:
+    description = read_description(
+        bytearray(b"""warming up
+        {"commands": [{"name": "Send", "parameters": [{"id": "to", "type": "str", "required": true, "label": "To"}], "async": true}], "auths": [], "vendor": 1}""")
+    )
+    (command,) = description.commands
+    assert (command.name, command.is_async, command.parameters[0].id) == ("Send", True, "to")
+
+
+@pytest.mark.parametrize(
+    ("output", "why"),
+    [
+        (b"", "empty"),
+        (b"usage: fax [-h]", "not one JSON document"),
+        (b"[]", "Expected `object`"),
+        (b"{}", 'no "commands"'),
+        (b'{"commands": [{"parameters": []}]}', "name"),
+        (b'{"commands": [{"name": "a", "parameters": [{"id": "b", "type": "date"}]}]}', "type"),
+        (b'{"error": {"error_code": "no_line", "message": "no dial tone"}}', "no_line: no dial tone"),
+    ],
+)
+def test_a_description_that_is_none_says_why(output: bytes, why: str) -> None:
+    with pytest.raises(ConnectorInvalidOutput, match=why):
+        read_description(bytearray(output))
