@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -14,8 +15,13 @@ from gateway.cli.main import main
 from gateway.connectors.definition import define
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
+from gateway.gateway import Gateway
+from gateway.http.handlers import Handlers
+from gateway.http.routes import Access
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
+from gateway.observe.events import Bus
 from gateway.observe.metrics import Metrics
+from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
 from gateway.settings import (
     AuthEntry,
@@ -104,6 +110,55 @@ def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
     table = [row for row in rows((DOCS / "metrics.md").read_text()) if row[0].startswith("`gateway_")]
     assert {row[0].strip("`"): row[1] for row in table} == expected
     assert len(table) == len(expected)
+
+
+# --- HTTP
+
+HTTP = "\n".join(file.read_text() for file in sorted((ROOT / "gateway/http").glob("*.py")))
+WHO = {
+    Access.OPEN: "all",
+    Access.KEY: "key",
+    Access.METRICS: "`gateway.metrics`",
+    Access.TYPEAHEAD: "`gateway.typeahead`",
+}
+
+
+def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
+    file = tmp_path / "connectors.yaml"
+    file.write_text("connectors: {}")
+    settings, _ = read_settings(file, environ={})
+    gateway = Gateway(settings, Bus())
+    recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
+    routes = {(one.method, one.path): one.access for one in Handlers(gateway, Metrics(gateway), recent, "1").routes()}
+    table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(section("http.md", "Routes"))}
+    assert table == {
+        (method, path): WHO[access] for (method, path), access in routes.items() if method not in {"HEAD", "OPTIONS"}
+    }
+    paths = {method: {path for one, path in routes if one == method} for method in ("GET", "HEAD", "OPTIONS")}
+    assert paths["HEAD"] == paths["GET"]  # as the page says below the table
+    assert paths["OPTIONS"] == {path for _, path in routes}
+
+
+def test_the_headers_that_are_looked_at_are_those_in_the_code() -> None:
+    constants = dict(re.findall(r'^(\w+) = "([\w-]+)"', HTTP, flags=re.MULTILINE))
+    read = {text or constants[name] for text, name in re.findall(r'headers\.get\((?:"([\w-]+)"|(\w+))', HTTP)}
+    assert sorted(first_column(section("http.md", "Headers of a request"))) == sorted(read)
+
+
+def test_the_headers_of_answers_are_those_in_the_code() -> None:
+    constants = dict(re.findall(r'^(\w+) = "([\w-]+)"', HTTP, flags=re.MULTILINE))
+    told = {text or constants[name] for text, name in re.findall(r'headers\[(?:"([\w-]+)"|(\w+))\]', HTTP)}
+    assert sorted(first_column(section("http.md", "Headers of an answer"))) == sorted(told - {"Content-Length"})
+
+
+def test_the_members_of_a_body_are_those_in_the_code() -> None:
+    read = re.findall(r'_context\(fields, "(\w+)"', HTTP) + re.findall(r"\{_?CONTEXT\}(\w+)", HTTP)
+    assert sorted(first_column(section("http.md", "The body"))) == sorted({f"spiff__{name}" for name in read})
+
+
+def test_the_parameters_of_queries_are_those_in_the_code() -> None:
+    jobs = (ROOT / "gateway/http/jobs.py").read_text()
+    assert sorted(first_column(section("http.md", "Jobs"))) == sorted(set(re.findall(r'query\.get\("(\w+)"', jobs)))
 
 
 # --- configuration
