@@ -200,6 +200,19 @@ def test_the_files_that_are_named_are_there() -> None:
         assert (ROOT / "gateway" / f"{module.replace('.', '/')}.py").exists(), module
 
 
+def test_the_files_of_recipes_are_there() -> None:
+    for document in ("CONTRIBUTING.md", "docs/operating.md", "docs/http.md"):
+        for path in re.findall(r"`((?:gateway|runners|tests|deploy|docs)/[\w./-]*)`", (ROOT / document).read_text()):
+            assert (ROOT / path).exists() or "NAME" in path, f"{document}: {path}"
+
+
+def test_tests_mirror_the_house() -> None:
+    packages = {file.parent.name for file in (ROOT / "gateway").glob("*/__init__.py")}
+    folders = {file.name for file in (ROOT / "tests").iterdir() if file.is_dir() and file.name != "__pycache__"}
+    table = first_column(section("../CONTRIBUTING.md", "How tests mirror the house"))
+    assert folders == packages | {name.strip("/") for name in table if name.endswith("/")}
+
+
 def test_what_is_written_below_state_dir_is_listed() -> None:
     code = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
     written = {*re.findall(r'\bstate_dir / "([\w.]+)"', code), OAUTH_KEY}
