@@ -325,6 +325,12 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     assert paths["OPTIONS"] == {path for _, path in routes}
 
 
+def test_the_codes_of_each_status_are_those_in_the_code() -> None:
+    expected = {(status, kind.code) for kind, status in STATUSES.items()} | set(HTTP_CODES.items())
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", section("http.md", "Statuses"), flags=re.MULTILINE)
+    assert {(int(status), code) for status, codes in table for code in re.findall(r"`(\w+)`", codes)} == expected
+
+
 def test_the_headers_that_are_looked_at_are_those_in_the_code() -> None:
     constants = dict(re.findall(r'^(\w+) = "([\w-]+)"', HTTP, flags=re.MULTILINE))
     read = {text or constants[name] for text, name in re.findall(r'headers\.get\((?:"([\w-]+)"|(\w+))', HTTP)}
