@@ -15,9 +15,14 @@ from gateway.cli.main import main
 from gateway.connectors.definition import define
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
+from gateway.gateway import Gateway
+from gateway.http.handlers import Handlers
+from gateway.http.routes import Access
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
-from gateway.observe.events import Event
+from gateway.oauth.seal import FILE as OAUTH_KEY
+from gateway.observe.events import Bus, Event
 from gateway.observe.metrics import Metrics
+from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
 from gateway.settings import (
     AuthEntry,
@@ -76,10 +81,17 @@ def test_every_error_has_a_status_and_a_code_of_its_own() -> None:
 def test_the_table_of_errors_is_the_one_in_the_code() -> None:
     expected = {kind.code: status for kind, status in STATUSES.items()}
     expected |= {code: status for status, code in HTTP_CODES.items()}
-    table = rows((DOCS / "errors.md").read_text())
+    table = rows(section("errors.md", "Errors"))
     assert {row[0].strip("`"): int(row[1]) for row in table} == expected
     assert len(table) == len(expected)
     assert all(len(row) == 4 and row[2] and row[3] for row in table)
+
+
+def test_the_codes_of_jobs_are_those_in_the_code() -> None:
+    code = "\n".join(file.read_text() for file in (ROOT / "gateway/jobs").glob("*.py"))
+    codes = re.findall(r'^[A-Z]+ = "(job_\w+)"$', code, flags=re.MULTILINE)
+    assert sorted(first_column(section("errors.md", "Codes of jobs"))) == sorted(codes)
+    assert codes
 
 
 def test_the_statuses_of_what_connectors_tell_are_documented() -> None:
@@ -279,6 +291,146 @@ def test_every_verb_and_every_option_is_documented_and_no_other() -> None:
 
 def test_the_exit_statuses_are_those_of_the_help() -> None:
     documented = re.findall(r"^\| (\d+) \|", (DOCS / "cli.md").read_text(), flags=re.MULTILINE)
-    assert documented == ["0", "1", "2", "130"]
+    code = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
+    [fenced] = re.findall(r"^FENCED = (\d+)", code, flags=re.MULTILINE)
+    assert documented == ["0", "1", "2", fenced, "130"]
     assert main.help is not None
     assert re.findall(r"(?:: |; )(\d) ", main.help) == ["0", "1", "2"]
+
+
+# --- HTTP
+
+HTTP = "\n".join(file.read_text() for file in sorted((ROOT / "gateway/http").glob("*.py")))
+WHO = {
+    Access.OPEN: "all",
+    Access.KEY: "key",
+    Access.METRICS: "`gateway.metrics`",
+    Access.TYPEAHEAD: "`gateway.typeahead`",
+}
+
+
+def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
+    file = tmp_path / "connectors.yaml"
+    file.write_text("connectors: {}")
+    settings, _ = read_settings(file, environ={})
+    gateway = Gateway(settings, Bus())
+    recent = Recent(lambda: pytest.fail("nothing has been run"))
+    routes = {(one.method, one.path): one.access for one in Handlers(gateway, Metrics(gateway), recent, "1").routes()}
+    table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(section("http.md", "Routes"))}
+    assert table == {
+        (method, path): WHO[access] for (method, path), access in routes.items() if method not in {"HEAD", "OPTIONS"}
+    }
+    paths = {method: {path for one, path in routes if one == method} for method in ("GET", "HEAD", "OPTIONS")}
+    assert paths["HEAD"] == paths["GET"]  # as the page says below the table
+    assert paths["OPTIONS"] == {path for _, path in routes}
+
+
+def test_the_codes_of_each_status_are_those_in_the_code() -> None:
+    expected = {(status, kind.code) for kind, status in STATUSES.items()} | set(HTTP_CODES.items())
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", section("http.md", "Statuses"), flags=re.MULTILINE)
+    assert {(int(status), code) for status, codes in table for code in re.findall(r"`(\w+)`", codes)} == expected
+
+
+def test_the_headers_that_are_looked_at_are_those_in_the_code() -> None:
+    constants = dict(re.findall(r'^(\w+) = "([\w-]+)"', HTTP, flags=re.MULTILINE))
+    read = {text or constants[name] for text, name in re.findall(r'headers\.get\((?:"([\w-]+)"|(\w+))', HTTP)}
+    assert sorted(first_column(section("http.md", "Headers of a request"))) == sorted(read)
+
+
+def test_the_headers_of_answers_are_those_in_the_code() -> None:
+    constants = dict(re.findall(r'^(\w+) = "([\w-]+)"', HTTP, flags=re.MULTILINE))
+    told = {text or constants[name] for text, name in re.findall(r'headers\[(?:"([\w-]+)"|(\w+))\]', HTTP)}
+    assert sorted(first_column(section("http.md", "Headers of an answer"))) == sorted(told - {"Content-Length"})
+
+
+def test_the_members_of_a_body_are_those_in_the_code() -> None:
+    read = re.findall(r'_context\(fields, "(\w+)"', HTTP) + re.findall(r"\{_?CONTEXT\}(\w+)", HTTP)
+    assert sorted(first_column(section("http.md", "The body"))) == sorted({f"spiff__{name}" for name in read})
+
+
+def test_the_parameters_of_queries_are_those_in_the_code() -> None:
+    jobs = (ROOT / "gateway/http/jobs.py").read_text()
+    assert sorted(first_column(section("http.md", "Jobs"))) == sorted(set(re.findall(r'query\.get\("(\w+)"', jobs)))
+
+
+# --- architecture
+
+
+def files_of(tree: str) -> Iterator[str]:
+    """Return the paths that a tree names; what ends with a slash is a folder, of what is indented below it."""
+    folders: list[tuple[int, str]] = []
+    for indent, name in re.findall(r"^( *)(\S+)", tree, flags=re.MULTILINE):
+        while folders and folders[-1][0] >= len(indent):
+            folders.pop()
+        if name.endswith("/"):
+            folders.append((len(indent), name))
+        else:
+            yield "".join(folder for _, folder in folders) + name
+
+
+def test_the_tree_has_every_file_and_no_other() -> None:
+    tree = section("architecture.md", "The files").split("```")[1].strip()
+    files = [str(file.relative_to(ROOT)) for file in (ROOT / "gateway").rglob("*.py") if file.name != "__init__.py"]
+    assert sorted(files_of(tree)) == sorted(files)
+
+
+def test_the_files_that_are_named_are_there() -> None:
+    text = (DOCS / "architecture.md").read_text()
+    for path in re.findall(r"`((?:gateway|runners|tests|deploy)/[\w./]*)`", text):
+        assert (ROOT / path).exists(), path
+    inside = {path for path in re.findall(r"`([a-z_]+(?:/\w+)*\.py)`", text) if not path.startswith("tests/")}
+    assert not {path for path in inside if not any((ROOT / up / path).exists() for up in ("", "gateway"))}
+    for module in re.findall(r"^(\w+\.\w+) {3,}", section("architecture.md", "The way of a call"), flags=re.MULTILINE):
+        assert (ROOT / "gateway" / f"{module.replace('.', '/')}.py").exists(), module
+
+
+def test_the_files_of_recipes_are_there() -> None:
+    for document in ("CONTRIBUTING.md", "docs/operating.md", "docs/http.md"):
+        for path in re.findall(r"`((?:gateway|runners|tests|deploy|docs)/[\w./-]*)`", (ROOT / document).read_text()):
+            assert (ROOT / path).exists() or "NAME" in path, f"{document}: {path}"
+
+
+def test_tests_mirror_the_house() -> None:
+    packages = {file.parent.name for file in (ROOT / "gateway").glob("*/__init__.py")}
+    folders = {file.name for file in (ROOT / "tests").iterdir() if file.is_dir() and file.name != "__pycache__"}
+    table = first_column(section("../CONTRIBUTING.md", "How tests mirror the house"))
+    assert folders == packages | {name.strip("/") for name in table if name.endswith("/")}
+
+
+def test_what_is_written_below_state_dir_is_listed() -> None:
+    code = "\n".join(file.read_text() for file in (ROOT / "gateway").rglob("*.py"))
+    written = {*re.findall(r'\bstate_dir / "([\w.]+)"', code), OAUTH_KEY}
+    assert {
+        re.split(r"[/<]", path)[0] for path in first_column(section("architecture.md", "Where it writes"))
+    } == written
+
+
+# --- the index
+
+
+def test_every_page_is_linked_from_the_readme_with_its_title() -> None:
+    linked = re.findall(r"\[([^\]]+)\]\(((?:docs/)?[\w-]+\.md)\)", section("../README.md", "All pages"))
+    pages = {f"docs/{page.name}" for page in DOCS.glob("*.md")} | {"CONTRIBUTING.md", "CHANGELOG.md"}
+    assert {path for _, path in linked} == pages
+    assert len(linked) == len(pages)
+    for title, path in linked:
+        assert (ROOT / path).read_text().splitlines()[0] == f"# {title}", path
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "runners").rglob("*.md")]:
+        text = re.sub(r"^```.*?^```$|`[^`\n]*`", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
