@@ -29,16 +29,18 @@ def run(plan: Plan) -> None:
     """Count, and compare with what a call may take."""
     calls = _counted(plan.folder, 50 if plan.quick else 300)
     ours = [[one for one in call if one[0].startswith(OURS)] for call in calls]
-    rooms = Counter(file.removeprefix(OURS) for call in ours for file in {one[0] for one in call})
-    usual = sorted(room for room, count in rooms.items() if 2 * count > len(calls))
+    entered = Counter(file.removeprefix(OURS) for call in ours for file in {one[0] for one in call})
+    files = sorted(file for file, count in entered.items() if 2 * count > len(calls))
+    rooms = {file.partition("/")[0] for file in files}
     total = _median(ours)
     rows = [("gateway", f"{total:.0f}")]
     rows += [(name, f"{_median(_of(calls, name)):.0f}") for name in OTHERS]
     plan.report.table("Python function calls a call (median)", ("", "calls"), rows)
-    plan.report.table("Rooms", ("room", "calls"), [(room, f"{_median(_of(ours, room)):.0f}") for room in usual])
+    rows = [(file, f"{_median(_of(ours, file)):.0f}") for file in files]
+    plan.report.table("Rooms, and their files", ("file", "calls"), rows)
     plan.report.table("Functions", ("function", "calls"), _functions(ours))
     plan.report.at_most("function calls of ours a call", total, MOST_CALLS, "")
-    plan.report.at_most("rooms that a call enters", len(usual), MOST_ROOMS, "")
+    plan.report.at_most("rooms that a call enters", len(rooms), MOST_ROOMS, "")
 
 
 def _counted(folder: Path, calls: int) -> list[Call]:

@@ -51,7 +51,7 @@ class Keeper:
         """`arguments` are those of `gateway serve` for the gateway itself."""
         self._settings = settings
         self._arguments = arguments
-        self._gateway: _Gateway | None = None
+        self._gateway: _Ward | None = None
         self._stopping = asyncio.Event()
         self._stops = 0
         self._log = structlog.get_logger()
@@ -100,7 +100,7 @@ class Keeper:
                 await asyncio.wait_for(self._stopping.wait(), pauses.next())
                 return 0
 
-    def _start(self, fds: list[int], address: str) -> _Gateway:
+    def _start(self, fds: list[int], address: str) -> _Ward:
         handed = [word for fd in fds for word in ("--fd", str(fd))]
         with signals.held():  # what is told to it before it listens waits, instead of killing it
             process = subprocess.Popen(
@@ -110,7 +110,7 @@ class Keeper:
                 start_new_session=True,  # a ^C in the terminal reaches it through us, once
                 env={**operators_environment(), **watched(address, SILENCE)},
             )
-        return _Gateway(process)
+        return _Ward(process)
 
     async def _look(self) -> None:
         """Kill a gateway that gives no sign of life. Looks are counted, not seconds: we may have been frozen, too."""
@@ -146,7 +146,7 @@ class Keeper:
             self._gateway.kill("did not end in time and was killed")
 
 
-class _Gateway:
+class _Ward:
     """One gateway's process."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:

@@ -49,7 +49,7 @@ async def serve(settings: Settings, bus: Bus) -> None:
         max_field_size=FIELD,
     )
     server_logger.addFilter(_without_the_request)
-    stop = _Stop(app)
+    stop = _Signals(app)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.on_signal)
@@ -84,7 +84,7 @@ async def _listen(runner: web.AppRunner, gateway: Gateway) -> None:
         structlog.get_logger().info("callbacks", hint=notice)
 
 
-async def _drain(app: web.Application, runner: web.AppRunner, stop: _Stop) -> None:
+async def _drain(app: web.Application, runner: web.AppRunner, stop: _Signals) -> None:
     # The listener stays open: probes and metrics must see the drain.
     gateway = app[GATEWAY]
     gateway.settings.service.tell("STOPPING=1")
@@ -119,7 +119,7 @@ async def _sent(runner: web.AppRunner) -> None:
         await asyncio.sleep(LOOK)
 
 
-class _Stop:
+class _Signals:
     """What signals have asked for so far."""
 
     def __init__(self, app: web.Application) -> None:

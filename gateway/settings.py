@@ -20,7 +20,7 @@ from gateway.sandbox import STANDARD, Level
 from gateway.service import Service
 from gateway.typeahead import Typeahead
 from gateway.units import Duration, Size
-from gateway.yaml_document import Keys, Node, load
+from gateway.yaml_document import Keys, YamlNode, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -279,10 +279,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     oauth: OAuthSection
     typeahead_open: bool
     typeahead_cache: float
-    jobs: Node
+    jobs: YamlNode
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
-    callbacks: Node
+    callbacks: YamlNode
     restart: bool
     """Whether a keeper starts the gateway again."""
     workers: bool
@@ -316,7 +316,7 @@ def find_file(given: Path | None) -> Path:
 
 def read_settings(
     file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None
-) -> tuple[Settings, Node]:
+) -> tuple[Settings, YamlNode]:
     """Read the file's `gateway:` section and the environment; return the settings and the whole document.
 
     Raises:
@@ -370,7 +370,7 @@ def read_settings(
     return settings, document
 
 
-def read_document(file: Path) -> Node:
+def read_document(file: Path) -> YamlNode:
     """Read the whole file.
 
     Raises:
@@ -383,15 +383,15 @@ def read_document(file: Path) -> Node:
     return document
 
 
-def section_of(document: Node, name: str) -> Node:
+def section_of(document: YamlNode, name: str) -> YamlNode:
     """Return a section of the document; an absent or empty one is an empty mapping."""
     if document.data.get(name) is None:
-        return Node({}, (name,), document.marks)
+        return YamlNode({}, (name,), document.marks)
     return document.child(name)
 
 
-def _below(node: Node, name: str) -> Node:
-    return node.child(name) if node.data.get(name) else Node({}, (*node.keys, name), node.marks)
+def _below(node: YamlNode, name: str) -> YamlNode:
+    return node.child(name) if node.data.get(name) else YamlNode({}, (*node.keys, name), node.marks)
 
 
 def key_of_environment() -> str | None:
@@ -399,7 +399,7 @@ def key_of_environment() -> str | None:
     return os.environ.get("CONNECTOR_PROXY_API_KEY") or None
 
 
-def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: Node) -> None:
+def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: YamlNode) -> None:
     """Check what is said about addresses of browsers, and the key."""
     addresses: list[tuple[Keys, str]] = [
         (("oauth", "redirects", number), one) for number, one in enumerate(oauth.redirects or ())
@@ -415,7 +415,7 @@ def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: Node) -
         raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
 
 
-def _uids(section: GatewaySection, document: Node) -> tuple[int, int]:
+def _uids(section: GatewaySection, document: YamlNode) -> tuple[int, int]:
     first, count = section.sandbox_uids
     if first + count > LAST_UID + 1:
         raise document.error(f"goes beyond the last user there can be, {LAST_UID}", ("gateway", "sandbox_uids"))

@@ -1,6 +1,7 @@
 """The signals that `gateway serve` takes. Until somebody does, they wait: what came too early is not lost, nor deadly.
 
-What is held back stays so in every process that is started meanwhile: workers begin like that, cells must not.
+What is held back stays so in every process that is started meanwhile: a gateway that is kept begins like that, cells
+must not.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Mark(NamedTuple):
     line: int
 
 
-class Node:
+class YamlNode:
     """A part of a document: its data, the keys that lead to it, and where each key below stands."""
 
     def __init__(self, data: Any, keys: Keys = (), marks: dict[Keys, Mark] | None = None) -> None:
@@ -41,24 +41,24 @@ class Node:
         self.keys = keys
         self.marks = marks or {}
 
-    def child(self, key: str | int) -> Node:
+    def child(self, key: str | int) -> YamlNode:
         """Return the part under one key."""
-        return Node(self.data[key], (*self.keys, key), self.marks)
+        return YamlNode(self.data[key], (*self.keys, key), self.marks)
 
     def mark(self, below: Keys = ()) -> Mark | None:
         """Return where a key stands, or the nearest one above it."""
         keys = (*self.keys, *below)
         return next((self.marks[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in self.marks), None)
 
-    def moved(self, keys: Keys) -> Node:
+    def moved(self, keys: Keys) -> YamlNode:
         """Return this whole document as the part of another one at `keys`."""
-        return Node(self.data, keys, {(*keys, *old): mark for old, mark in self.marks.items()})
+        return YamlNode(self.data, keys, {(*keys, *old): mark for old, mark in self.marks.items()})
 
-    def overlaid(self, over: Node) -> Node:
+    def overlaid(self, over: YamlNode) -> YamlNode:
         """Return this with another part of the same keys on top: mappings merge, null removes, the rest replaces."""
-        return Node(_merged(self.data, over.data), self.keys, {**self.marks, **over.marks})
+        return YamlNode(_merged(self.data, over.data), self.keys, {**self.marks, **over.marks})
 
-    def items(self) -> list[tuple[str, Node]]:
+    def items(self) -> list[tuple[str, YamlNode]]:
         """Return the parts of a mapping.
 
         Raises:
@@ -93,7 +93,7 @@ class Node:
             raise self.error(text[:1].lower() + text[1:], below) from None
 
 
-def load(path: Path) -> Node:
+def load(path: Path) -> YamlNode:
     """Read a YAML file whose top level is a mapping.
 
     Raises:
@@ -120,7 +120,7 @@ def load(path: Path) -> Node:
         raise ConfigError(f"{path}: not valid YAML: an alias that contains itself, or far too deep") from problem
     finally:
         loader.dispose()
-    node = Node(data, (), marks)
+    node = YamlNode(data, (), marks)
     if not isinstance(data, dict):
         raise node.error(f"expected a mapping at the top, got {_kind(data)}")
     return node

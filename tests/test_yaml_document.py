@@ -9,7 +9,7 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.units import Duration, Size
-from gateway.yaml_document import Node, load
+from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,7 +204,7 @@ def test_merged_keys_are_there_and_the_own_ones_win(tmp_path: Path) -> None:
 # --- overlays
 
 
-def overlaid(tmp_path: Path, under: str, over: str) -> Node:
+def overlaid(tmp_path: Path, under: str, over: str) -> YamlNode:
     below = load(written(tmp_path / "under.yaml", under)).moved(("connectors", "x"))
     above = load(written(tmp_path / "over.yaml", f"connectors:\n  x:\n    {over}\n")).child("connectors").child("x")
     return below.overlaid(above)

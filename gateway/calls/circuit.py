@@ -17,7 +17,7 @@ COOLDOWN = 5.0  # seconds; doubles with each probe that fails
 LONGEST = 60.0  # seconds
 
 
-class State(enum.Enum):
+class CircuitState(enum.Enum):
     """Closed: calls pass. Open: none does. Half open: one probe is on its way."""
 
     CLOSED = "closed"
@@ -30,7 +30,7 @@ class Circuit:
 
     def __init__(self, connector: str, bus: Bus, clock: Callable[[], float]) -> None:
         self.connector = connector
-        self.state = State.CLOSED
+        self.state = CircuitState.CLOSED
         self.reason = ""
         self.spotless = True
         """It is closed, and the latest run that said anything succeeded."""
@@ -46,11 +46,11 @@ class Circuit:
         Raises:
             ConnectorUnavailable: the circuit is open.
         """
-        if self.state is State.CLOSED:
+        if self.state is CircuitState.CLOSED:
             return
         wait = self._probe_at - self._clock()
-        if self.state is State.OPEN and wait <= 0:
-            self.state = State.HALF_OPEN
+        if self.state is CircuitState.OPEN and wait <= 0:
+            self.state = CircuitState.HALF_OPEN
             return
         raise ConnectorUnavailable(
             f"it failed {self._failures} times in a row, the last time: {self.reason}; "
@@ -64,14 +64,14 @@ class Circuit:
         Raises:
             ConnectorUnavailable: it has.
         """
-        if self.state is State.OPEN:
+        if self.state is CircuitState.OPEN:
             self.admit()
 
     def succeeded(self) -> None:
         """The process ran and ended by itself, whatever it answered."""
-        if self.state is not State.CLOSED:
+        if self.state is not CircuitState.CLOSED:
             self._bus.publish(CircuitClosed(connector=self.connector))
-        self.state = State.CLOSED
+        self.state = CircuitState.CLOSED
         self.spotless = True
         self._failures = 0
         self._cooldown = COOLDOWN
@@ -81,18 +81,18 @@ class Circuit:
         self._failures += 1
         self.spotless = False
         self.reason = reason
-        if self.state is State.HALF_OPEN:
+        if self.state is CircuitState.HALF_OPEN:
             self._cooldown = min(LONGEST, 2 * self._cooldown)
-        elif self.state is State.OPEN or self._failures < FAILURES:
+        elif self.state is CircuitState.OPEN or self._failures < FAILURES:
             return
         self._open()
 
     def undecided(self) -> None:
         """A call ended without saying anything about the connector: a probe has to be made again."""
-        if self.state is State.HALF_OPEN:
-            self.state = State.OPEN
+        if self.state is CircuitState.HALF_OPEN:
+            self.state = CircuitState.OPEN
 
     def _open(self) -> None:
-        self.state = State.OPEN
+        self.state = CircuitState.OPEN
         self._probe_at = self._clock() + self._cooldown
         self._bus.publish(CircuitOpened(connector=self.connector, reason=self.reason, cooldown=self._cooldown))

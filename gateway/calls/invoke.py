@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.calls.admission import AdmissionState
 from gateway.calls.call import Call
-from gateway.calls.circuit import Circuit, State
+from gateway.calls.circuit import Circuit, CircuitState
 from gateway.calls.outcome import LARGE, meaning, problem_of
 from gateway.calls.reply import Reply
 from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
@@ -145,7 +145,7 @@ class Invoker:
         identity, circuit = self._circuits.get(connector.name, ("", None))
         if circuit is None or identity != connector.identity:
             circuit = self.circuit(connector)
-        if circuit.state is not State.CLOSED:
+        if circuit.state is not CircuitState.CLOSED:
             circuit.admit()
         return _Admitted(connector, command, params, redact, circuit)
 
@@ -165,7 +165,7 @@ class Invoker:
                 await places.wait(lane, connector.limits, deadline - clock())
             taken = clock()
             try:
-                if circuit.state is State.OPEN:
+                if circuit.state is CircuitState.OPEN:
                     circuit.admit()
                 run.queue_wait = taken - run.begun
                 if call.on_slot is not None:

@@ -113,7 +113,7 @@ class _Response(msgspec.Struct, frozen=True):
     body: msgspec.Raw
 
 
-class _Envelope(msgspec.Struct, frozen=True):
+class _Listed(msgspec.Struct, frozen=True):
     command_response: _Response
 
 
@@ -123,7 +123,7 @@ def _listed(reply: Reply, title: str, limit: int) -> bytes:
     if status is not None and status >= 300:
         raise ConnectorInvalidOutput(f"{title} answered status {status} instead of suggestions")
     try:
-        body = msgspec.json.decode(content, type=_Envelope).command_response.body if status is None else content
+        body = msgspec.json.decode(content, type=_Listed).command_response.body if status is None else content
         listed = msgspec.json.decode(body, type=list[msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
         raise ConnectorInvalidOutput(f"{title} gave no JSON list, which a typeahead source has to") from problem

@@ -114,7 +114,7 @@ class Words(NamedTuple):
         return cls(len(argv), len(words) - len(argv), data)
 
 
-class Limits(NamedTuple):
+class Allowance(NamedTuple):
     """What one run may use: seconds of grace between SIGTERM and SIGKILL, bytes (0: unbounded), processes."""
 
     grace: float
@@ -148,7 +148,7 @@ class Cell:
         self.got: int | None = None
         """The steps of the sandbox that it has, once it has said so."""
         self.idle_since = 0.0
-        self.memo: tuple[object, Words, Limits] | None = None
+        self.memo: tuple[object, Words, Allowance] | None = None
         """The words and limits of the latest run, and what they are those of."""
         self.group = group
         self._judge = judge
@@ -191,7 +191,7 @@ class Cell:
         self,
         listener: Listener,
         words: Words,
-        limits: Limits,
+        limits: Allowance,
         *,
         flags: int = 0,
         payload: Iterable[Piece] = (),

@@ -11,7 +11,7 @@ import msgspec
 from gateway.cells import machine
 from gateway.cli import levels
 from gateway.cli.common import config_option, escaped, handled, opened, out, run
-from gateway.connectors.snapshot import State, Status
+from gateway.connectors.snapshot import ConnectorState, Status
 from gateway.jobs.notices import of_callbacks, of_command
 from gateway.processes.pools import MODES
 from gateway.sandbox import STANDARD, STRICT, given, names
@@ -84,7 +84,7 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
 def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
     connector = status.connector
     problem = status.reason
-    if status.state is State.READY and connector is not None:
+    if status.state is ConnectorState.READY and connector is not None:
         problem = _start_problem(connector)
     return {
         "name": status.name,

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from gateway.cli.common import config_option, err, escaped, fail, handled, out, run
 from gateway.errors import ConfigError
-from gateway.jobs.contract import ENDS, State
+from gateway.jobs.contract import ENDS, JobState
 from gateway.settings import find_file, key_of_environment, read_settings
 from gateway.units import Duration
 
@@ -54,7 +54,7 @@ def remote(function: Callable[P, None]) -> Callable[P, None]:
 
 
 @jobs.command("list")
-@click.option("--state", "-s", type=click.Choice([one.value for one in State]), help="Those in this state alone.")
+@click.option("--state", "-s", type=click.Choice([one.value for one in JobState]), help="Those in this state alone.")
 @click.option("--connector", metavar="NAME", help="Those of this connector alone.")
 @click.option("--process-instance", metavar="ID", help="Those of this process instance alone.")
 @click.option("--task", metavar="ID", help="Those of this task alone.")

@@ -8,7 +8,7 @@ import click
 from rich.table import Table
 
 from gateway.cli.common import config_option, err, escaped, handled, opened, out, run
-from gateway.connectors.snapshot import State
+from gateway.connectors.snapshot import ConnectorState
 from gateway.jobs.notices import of_command
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ async def _list(config: Path | None, *, as_json: bool) -> int:
                     escaped(command.description or ""),
                 )
         out.print(table)
-        bad = [one.name for one in snapshot.statuses.values() if one.state is not State.READY]
+        bad = [one.name for one in snapshot.statuses.values() if one.state is not ConnectorState.READY]
         if bad:
             err.print(f"[yellow]{len(bad)} more cannot be served ({', '.join(bad)}): gateway check says why[/]")
     return 0

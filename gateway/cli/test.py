@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.cli.common import config_option, escaped, fail, handled, opened, out, run
 from gateway.conformance.examples import find_examples, read_examples
-from gateway.conformance.kit import Finding, Kit, Outcome
+from gateway.conformance.kit import Finding, Grade, Kit
 from gateway.connectors.definition import define
 from gateway.connectors.sources import read_sources
 from gateway.errors import ConfigError, Quarantine
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
 
 _MARKS = {
-    Outcome.OK: "[green]ok[/]     ",
-    Outcome.WARNING: "[yellow]warning[/]",
-    Outcome.FAILED: "[bold red]FAIL[/]   ",
-    Outcome.SKIPPED: "[dim]skipped[/]",
+    Grade.OK: "[green]ok[/]     ",
+    Grade.WARNING: "[yellow]warning[/]",
+    Grade.FAILED: "[bold red]FAIL[/]   ",
+    Grade.SKIPPED: "[dim]skipped[/]",
 }
 
 
@@ -50,7 +50,7 @@ async def _test(config: Path | None, name: str, command: str | None, *, as_json:
             found.append(finding)
             if not as_json:
                 _print(finding)
-    bad = sum(one.outcome is Outcome.FAILED for one in found)
+    bad = sum(one.outcome is Grade.FAILED for one in found)
     if as_json:
         report = {"connector": name, "ok": not bad, "checks": found}
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
@@ -73,7 +73,7 @@ async def findings(gateway: Gateway, name: str, command: str | None) -> AsyncIte
         file = find_examples(name, entry.folder)
         examples = read_examples(file) if file is not None else ()
     except (Quarantine, ConfigError) as problem:
-        yield Finding(check="definition", outcome=Outcome.FAILED, message=str(problem), fix="See gateway check.")
+        yield Finding(check="definition", outcome=Grade.FAILED, message=str(problem), fix="See gateway check.")
         return
     if connector is None:
         fail(f"{name} is switched off (enabled: false)")

@@ -20,7 +20,7 @@ from gateway.connectors.definition import Command
 from gateway.connectors.describe import Describer
 from gateway.connectors.parameters import Parameter, Signature
 from gateway.connectors.registry import Registry
-from gateway.connectors.snapshot import Snapshot, State, Status
+from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.errors import (
     ConnectorCrashed,
     ConnectorFailed,
@@ -76,7 +76,7 @@ ADVICE: dict[type[GatewayError], str] = {
 }
 
 
-class Outcome(enum.Enum):
+class Grade(enum.Enum):
     """What a check found."""
 
     OK = "ok"
@@ -89,13 +89,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One check's outcome; `fix` tells an author what to do about it."""
 
     check: str
-    outcome: Outcome
+    outcome: Grade
     command: str | None = None
     message: str = ""
     fix: str | None = None
 
 
-class _Run(NamedTuple):
+class _Trial(NamedTuple):
     """What one invocation came to: a result or the gateway's error, and what the run took."""
 
     result: Result | None
@@ -170,7 +170,7 @@ class Kit:
         declared = self._connector.commands is not None
         finding = self._declared() if declared else await self._describe()
         yield finding
-        if finding.outcome is Outcome.FAILED:
+        if finding.outcome is Grade.FAILED:
             return
         commands = self._connector.commands or {}
         for finding in self._forgotten(commands, only):
@@ -214,7 +214,7 @@ class Kit:
         doubts = [*self._connector.notices, *_doubts(document, read_description(raw.result))]
         if doubts:
             return Finding(
-                check="describe", outcome=Outcome.WARNING, message="; ".join(doubts), fix="Mend what describe prints."
+                check="describe", outcome=Grade.WARNING, message="; ".join(doubts), fix="Mend what describe prints."
             )
         names = ", ".join(self._connector.commands or {}) or "none"
         return _ok("describe", None, f"commands: {names}")
@@ -241,14 +241,14 @@ class Kit:
                 yield _skipped("answers", command.name, "no parameters could be made up: give an example in tests.yaml")
                 return
             examples = [Example(command=command.name, params=params)]
-        good: list[tuple[Example, _Run]] = []
+        good: list[tuple[Example, _Trial]] = []
         for example in examples:
             run = await self._invoke(command.name, example)
             answers = _judged("answers", command.name, run, expect=example.expect)
             yield answers
-            if answers.outcome is not Outcome.FAILED and example.expect is not None:
+            if answers.outcome is not Grade.FAILED and example.expect is not None:
                 yield _expected(command.name, run, example)
-            if answers.outcome is Outcome.OK and run.facts.pid:
+            if answers.outcome is Grade.OK and run.facts.pid:
                 good.append((example, run))
         if good:
             example, run = next((one for one in good if one[1].code is None), good[0])
@@ -256,13 +256,13 @@ class Kit:
             yield await self._large(command, example, run)
             yield await self._deadline(command, *max(good, key=lambda one: one[1].facts.wall))
 
-    async def _unicode(self, command: Command, example: Example, before: _Run) -> Finding:
+    async def _unicode(self, command: Command, example: Example, before: _Trial) -> Finding:
         params = _with_text(command.signature, example.params, lambda text: f"{text}{BEFORE}{SNOW}{AFTER}")
         if params is None:
             return _skipped("unicode", command.name, "no parameter takes any text")
         run = await self._invoke(command.name, msgspec.structs.replace(example, params=params))
         finding = _judged("unicode", command.name, run, before=before)
-        if finding.outcome is Outcome.FAILED or run.result is None:
+        if finding.outcome is Grade.FAILED or run.result is None:
             return finding
         came_back = _between(msgspec.json.encode(run.body).decode())
         if came_back is not None and _mangled(came_back):
@@ -274,12 +274,12 @@ class Kit:
             )
         return finding
 
-    async def _large(self, command: Command, example: Example, before: _Run) -> Finding:
+    async def _large(self, command: Command, example: Example, before: _Trial) -> Finding:
         params = _with_text(command.signature, example.params, lambda _: "x" * LARGE) or example.params
         large = msgspec.structs.replace(example, params=params, task_data={"large": "x" * LARGE})
         return _judged("large", command.name, await self._invoke(command.name, large), before=before)
 
-    async def _deadline(self, command: Command, example: Example, before: _Run) -> Finding:
+    async def _deadline(self, command: Command, example: Example, before: _Trial) -> Finding:
         took = before.facts.wall
         if took <= QUICK:
             return _skipped("deadline", command.name, f"it is quick ({took:.2f} s)")
@@ -337,7 +337,7 @@ class Kit:
         if self._noise:
             yield Finding(
                 check="stdout",
-                outcome=Outcome.WARNING,
+                outcome=Grade.WARNING,
                 message=f"it {self._noise[0]}",
                 fix="Print the result and nothing else to stdout; log to stderr.",
             )
@@ -348,7 +348,7 @@ class Kit:
         if longest > bound:
             yield Finding(
                 check="stderr",
-                outcome=Outcome.WARNING,
+                outcome=Grade.WARNING,
                 message=f"a run logged {longest} bytes; what is over max_log ({bound}) is dropped",
                 fix="Log less, or raise max_log in connector.yaml.",
             )
@@ -358,7 +358,7 @@ class Kit:
         if left:
             yield Finding(
                 check="processes",
-                outcome=Outcome.WARNING,
+                outcome=Grade.WARNING,
                 message=f"after {left} runs something that it had started was still running, and was killed",
                 fix="Wait for the programs that it starts before it exits.",
             )
@@ -367,12 +367,12 @@ class Kit:
 
     # --- running
 
-    async def _invoke(self, command: str, example: Example, *, within: float | None = None) -> _Run:
+    async def _invoke(self, command: str, example: Example, *, within: float | None = None) -> _Trial:
         # A new one each time: the circuit of a connector that crashes must not answer for it.
         registry = Registry(self._gateway.settings, Describer(self._spawn, self._gateway.run_folder), self._bus)
         connector = self._connector
         registry.snapshot = Snapshot(
-            {connector.name: Status(name=connector.name, state=State.READY, connector=connector)}
+            {connector.name: Status(name=connector.name, state=ConnectorState.READY, connector=connector)}
         )
         call = Call(
             connector=connector.name,
@@ -385,8 +385,8 @@ class Kit:
         try:
             reply = await Invoker(registry, self._gateway.admission, self._pool, self._bus).invoke(call)
         except GatewayError as problem:
-            return _Run(None, problem, cast("RunFinished", problem.run))
-        return _Run(reply.result, None, reply.run)
+            return _Trial(None, problem, cast("RunFinished", problem.run))
+        return _Trial(reply.result, None, reply.run)
 
     async def _raw(self, payload: Payload) -> Completed:
         process = self._spawn.obtain(self._connector.launch, lambda _stream, _line: None)
@@ -401,19 +401,19 @@ class Kit:
 
 
 def _ok(check: str, command: str | None, message: str) -> Finding:
-    return Finding(check=check, command=command, outcome=Outcome.OK, message=message)
+    return Finding(check=check, command=command, outcome=Grade.OK, message=message)
 
 
 def _skipped(check: str, command: str | None, why: str) -> Finding:
-    return Finding(check=check, command=command, outcome=Outcome.SKIPPED, message=why)
+    return Finding(check=check, command=command, outcome=Grade.SKIPPED, message=why)
 
 
 def _failed(check: str, command: str | None, message: str, fix: str) -> Finding:
-    return Finding(check=check, command=command, outcome=Outcome.FAILED, message=message, fix=fix)
+    return Finding(check=check, command=command, outcome=Grade.FAILED, message=message, fix=fix)
 
 
 def _judged(
-    check: str, command: str, run: _Run, *, expect: Expect | None = None, before: _Run | None = None
+    check: str, command: str, run: _Trial, *, expect: Expect | None = None, before: _Trial | None = None
 ) -> Finding:
     """Tell whether an answer is within the contract; a told error is. `before` is an answer to milder parameters."""
     wanted = expect.error_code if expect is not None else None
@@ -431,13 +431,13 @@ def _judged(
     return Finding(
         check=check,
         command=command,
-        outcome=Outcome.FAILED if before is not None and not before.raised else Outcome.WARNING,
+        outcome=Grade.FAILED if before is not None and not before.raised else Grade.WARNING,
         message=f"its code raised {error.error_code}: {error.message}",
         fix="If this can be expected, tell it as an error with a code; else mend it.",
     )
 
 
-def _expected(command: str, run: _Run, example: Example) -> Finding:
+def _expected(command: str, run: _Trial, example: Example) -> Finding:
     """Compare an answer with what the example says of it."""
     expect = example.expect
     assert expect is not None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from gateway.protocol.description import DescribedAuth
-    from gateway.yaml_document import Node
+    from gateway.yaml_document import YamlNode
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def declared(node: Node) -> dict[str, Auth]:
+def declared(node: YamlNode) -> dict[str, Auth]:
     """Read `auths` in YAML.
 
     Raises:
@@ -89,7 +89,7 @@ def secrets(auths: Mapping[str, Auth]) -> Iterator[str]:
         yield from telling_values(auth.application.extra)
 
 
-def _declared(name: str, node: Node) -> Auth:
+def _declared(name: str, node: YamlNode) -> Auth:
     if not name or "/" in name:
         raise node.error("an authentication's name has no /")
     if node.data is None:

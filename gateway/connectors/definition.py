@@ -17,7 +17,7 @@ from gateway.errors import ConfigError, Quarantine
 from gateway.observe.redact import Redactor, telling_values
 from gateway.processes.run import Bounds, Keep, Launch
 from gateway.protocol.description import Validate
-from gateway.runtimes import RUNTIMES, Build, Place, Runtime
+from gateway.runtimes import RUNTIMES, Build, Home, Runtime
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gateway.protocol.description import DescribedCommand, Description
-    from gateway.yaml_document import Node
+    from gateway.yaml_document import YamlNode
 
 BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
 """What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
@@ -121,7 +121,7 @@ class Recognised(NamedTuple):
     common: ConnectorEntry
     runtime: Runtime
     options: msgspec.Struct
-    place: Place
+    place: Home
     limits: Limits
 
     def build(self) -> Build | None:
@@ -153,7 +153,7 @@ def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised 
             raise entry.node.error(f"unknown runtime (known: {', '.join(sorted(RUNTIMES))})", ("runtime",))
         _refuse_others_keys(options_node, common.runtime, said="runtime" in entry.node.data)
         limits = common.limits(defaults)
-        place = Place(
+        place = Home(
             name=entry.name,
             node=entry.node,
             folder=entry.folder,
@@ -248,7 +248,7 @@ def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _split(node: Node) -> tuple[ConnectorEntry, Node]:
+def _split(node: YamlNode) -> tuple[ConnectorEntry, YamlNode]:
     said = node.data.get("runtime")
     runtime = RUNTIMES.get(said) if isinstance(said, str) else None
     known = _keys(ConnectorEntry)
@@ -265,7 +265,7 @@ def _keys(kind: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
 
 
-def _refuse_others_keys(options: Node, runtime: str, *, said: bool) -> None:
+def _refuse_others_keys(options: YamlNode, runtime: str, *, said: bool) -> None:
     keys = {name: _keys(one.options) for name, one in RUNTIMES.items()}
     for key in options.data:
         owners = [name for name, its in keys.items() if key in its]
@@ -276,7 +276,7 @@ def _refuse_others_keys(options: Node, runtime: str, *, said: bool) -> None:
         raise options.error(f"a key of {of}, not of {runtime}" if said else f"a key of {of}: add {add}", (key,))
 
 
-def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:
+def _env(node: YamlNode, declared: dict[str, Any]) -> dict[str, str]:
     env = {}
     for name, value in declared.items():
         if not name or "=" in name or "\0" in name:
@@ -292,7 +292,7 @@ def _env(node: Node, declared: dict[str, Any]) -> dict[str, str]:
     return env
 
 
-def _commands(node: Node, limits: Limits) -> dict[str, Command]:
+def _commands(node: YamlNode, limits: Limits) -> dict[str, Command]:
     commands = {}
     for name, below in node.items():
         if not name or "/" in name:
@@ -314,7 +314,7 @@ def _commands(node: Node, limits: Limits) -> dict[str, Command]:
     return commands
 
 
-def _overrides(node: Node, common: ConnectorEntry) -> dict[str, OverrideEntry]:
+def _overrides(node: YamlNode, common: ConnectorEntry) -> dict[str, OverrideEntry]:
     if not common.overrides:
         return {}
     if common.commands is not None:

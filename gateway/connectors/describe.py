@@ -60,7 +60,7 @@ class Describer:
         return cached.peak_rss if cached is not None else None
 
     async def ask(self, connector: Connector) -> Description:
-        """Run the executable, and remember what it answers; or read what another worker has been told meanwhile.
+        """Run the executable, and remember what it answers; or read what another gateway has been told meanwhile.
 
         Raises:
             Quarantine: it did not answer properly; the message says what it did instead.

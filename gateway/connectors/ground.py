@@ -26,7 +26,7 @@ _SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", 
 
 _LINKS = 40  # one after the other, as the kernel has it
 
-State = tuple[int, int]
+Inode = tuple[int, int]
 """Device and inode; zeros where there is nothing."""
 
 
@@ -51,7 +51,7 @@ class Wishes(NamedTuple):
     """What is there, and cannot be written."""
     needs: set[Path]
     """What has to be there."""
-    others: Mapping[str, State]
+    others: Mapping[str, Inode]
     """Other connectors' code, and the gateway's."""
     read: list[Path]
     write: list[Path]
@@ -66,7 +66,7 @@ class Layers(NamedTuple):
     hide: tuple[str, ...]
     show: tuple[str, ...]
     guard: tuple[str, ...]
-    covered: tuple[State, ...]
+    covered: tuple[Inode, ...]
     read: tuple[str, ...]
     write: tuple[str, ...]
 
@@ -147,13 +147,13 @@ def layers(ground: Ground, wishes: Wishes) -> Layers:
         hide=tuple(sorted(hidden)),
         show=tuple(sorted(shown)),
         guard=tuple(guard),
-        covered=(*map(state, sorted(hidden)), *(wishes.others[path] for path in guard)),
+        covered=(*map(inode, sorted(hidden)), *(wishes.others[path] for path in guard)),
         read=tuple(sorted(read)) if ground.strict else (),
         write=tuple(sorted(written)),
     )
 
 
-def state(path: Path | str) -> State:
+def inode(path: Path | str) -> Inode:
     """Return what tells one file of a name from another."""
     try:
         facts = os.stat(path)

@@ -19,7 +19,7 @@ from gateway.connectors.definition import Recognised, recognise
 from gateway.errors import Quarantine
 from gateway.locks import lock
 from gateway.processes.run import Bounds, Launch, StartFailed
-from gateway.runtimes import Build, BuildFailed, Made, Place, made_at
+from gateway.runtimes import Build, BuildFailed, Home, Made, made_at
 from gateway.runtimes.base import MARKER
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Installer:
             progress(name, "failed")
             return Installed(name=name, state="failed", problem=str(problem))
 
-    async def _build(self, place: Place, build: Build, progress: Callable[[str, str], None]) -> Installed:
+    async def _build(self, place: Home, build: Build, progress: Callable[[str, str], None]) -> Installed:
         with _alone(place.builds):
             current = made_at(place.builds / "current")
             if current is not None and current.inputs == build.inputs():
@@ -100,7 +100,7 @@ class Installer:
             folder = place.builds / uuid.uuid4().hex[:12]
             folder.mkdir()
             try:
-                await build.make(folder, _Tools(self, place.name, progress))
+                await build.make(folder, _BuildTools(self, place.name, progress))
                 (folder / MARKER).write_bytes(msgspec.json.encode(Made(inputs=build.inputs())))
             except BaseException:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -131,7 +131,7 @@ class Installer:
             raise BuildFailed(f"{program} {' '.join(argv[1:3])} failed ({how}):\n{said[-4000:]}")
 
 
-class _Tools:
+class _BuildTools:
     """What a build gets."""
 
     def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None]) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from gateway.cells.machine import Machine
 from gateway.connectors.confinement import own_user
 from gateway.connectors.definition import Connector, define, overlooked
-from gateway.connectors.snapshot import Snapshot, State, Status
+from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
 from gateway.errors import ConfigError, Quarantine
 from gateway.observe.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
@@ -127,7 +127,7 @@ class Registry:
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
                 reason = str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
-                statuses[entry.name] = Status(name=entry.name, state=State.QUARANTINED, reason=reason)
+                statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=reason)
                 continue
             if connector is not None:
                 statuses[entry.name] = self._with_description(connector)
@@ -162,7 +162,7 @@ class Registry:
     def _with_description(self, connector: Connector) -> Status:
         name = connector.name
         if connector.commands is not None:
-            return Status(name=name, state=State.READY, connector=connector)
+            return Status(name=name, state=ConnectorState.READY, connector=connector)
         old = self.snapshot.statuses.get(name)
         known = _still(old, connector) if old is not None else None
         if known is not None:
@@ -170,10 +170,12 @@ class Registry:
         description = self._describer.remembered(connector)
         if description is not None:
             with contextlib.suppress(Quarantine):
-                return Status(name=name, state=State.READY, connector=connector.described(description))
-        if old is not None and old.state is State.READY:
+                return Status(name=name, state=ConnectorState.READY, connector=connector.described(description))
+        if old is not None and old.state is ConnectorState.READY:
             return msgspec.structs.replace(old, successor=connector)
-        return Status(name=name, state=State.DESCRIBING, reason="it is being asked what it can do", connector=connector)
+        return Status(
+            name=name, state=ConnectorState.DESCRIBING, reason="it is being asked what it can do", connector=connector
+        )
 
     def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
         before = self.snapshot.statuses
@@ -182,12 +184,12 @@ class Registry:
         for name in [name for name in self._describing if self._superseded(name, before.get(name))]:
             self._describing.pop(name).cancel()
         for name, status in statuses.items():
-            if status.state is State.QUARANTINED and self._reason(before.get(name)) != status.reason:
+            if status.state is ConnectorState.QUARANTINED and self._reason(before.get(name)) != status.reason:
                 self._quarantine(status)
-            elif status.state is State.DESCRIBING or status.successor is not None:
+            elif status.state is ConnectorState.DESCRIBING or status.successor is not None:
                 if name not in self._describing and status.newest is not None:
                     self._describe(status.newest)
-            elif status.state is State.READY:
+            elif status.state is ConnectorState.READY:
                 self._retries.pop(name, None)
         self._retries = {name: retry for name, retry in self._retries.items() if name in statuses}
         self._announce(before, statuses, took)
@@ -211,7 +213,7 @@ class Registry:
             RegistryLoaded(
                 connectors=len(statuses),
                 commands=sum(len(one.commands or {}) for one in self.snapshot.ready()),
-                quarantined=sum(status.state is State.QUARANTINED for status in statuses.values()),
+                quarantined=sum(status.state is ConnectorState.QUARANTINED for status in statuses.values()),
                 changed=changed,
                 removed=removed,
                 took=took,
@@ -238,14 +240,16 @@ class Registry:
         try:
             description = await self._describer.ask(connector)
             connector = self._current(connector)
-            status = Status(name=connector.name, state=State.READY, connector=connector.described(description))
+            status = Status(name=connector.name, state=ConnectorState.READY, connector=connector.described(description))
             self._retries.pop(connector.name, None)
         except Quarantine as problem:
             connector = self._current(connector)
-            status = Status(name=connector.name, state=State.QUARANTINED, reason=str(problem), connector=connector)
+            status = Status(
+                name=connector.name, state=ConnectorState.QUARANTINED, reason=str(problem), connector=connector
+            )
         before = self.snapshot.statuses
         self.snapshot = Snapshot({**before, connector.name: status})
-        if status.state is State.QUARANTINED:
+        if status.state is ConnectorState.QUARANTINED:
             self._quarantine(status)
         self._announce(before, self.snapshot.statuses, 0.0)
 
@@ -262,7 +266,7 @@ class Registry:
 
     @staticmethod
     def _reason(status: Status | None) -> str | None:
-        return status.reason if status is not None and status.state is State.QUARANTINED else None
+        return status.reason if status is not None and status.state is ConnectorState.QUARANTINED else None
 
     # --- watching
 
@@ -321,7 +325,7 @@ def _still(old: Status, connector: Connector) -> Status | None:
         return None
     if old.successor is not None:
         return msgspec.structs.replace(old, successor=connector)
-    if old.state is not State.READY:
+    if old.state is not ConnectorState.READY:
         return msgspec.structs.replace(old, connector=connector)
     same = newest.limits == connector.limits and newest.launch.sandbox == connector.launch.sandbox
     return old if same else None

@@ -12,10 +12,10 @@ from gateway.settings import ParameterEntry
 
 if TYPE_CHECKING:
     from gateway.protocol.description import DescribedParameter
-    from gateway.yaml_document import Node
+    from gateway.yaml_document import YamlNode
 
 
-def declared(node: Node, *, additional: bool = False) -> Signature:
+def declared(node: YamlNode, *, additional: bool = False) -> Signature:
     """Read the `parameters` of an entry in YAML.
 
     Raises:

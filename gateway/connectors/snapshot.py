@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.connectors.definition import Command
 
 
-class State(enum.Enum):
+class ConnectorState(enum.Enum):
     """What a connector can do for callers."""
 
     READY = "ready"
@@ -30,7 +30,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """One connector's state. `connector` is None where its entry could not be understood."""
 
     name: str
-    state: State
+    state: ConnectorState
     reason: str | None = None
     connector: Connector | None = None
     successor: Connector | None = None
@@ -61,7 +61,7 @@ class Snapshot:
         if status is None:
             raise CommandNotFound(f"there is no connector {_quoted(connector)}")
         found = status.connector
-        if status.state is not State.READY or found is None or found.commands is None:
+        if status.state is not ConnectorState.READY or found is None or found.commands is None:
             raise ConnectorUnavailable(f"{connector} is {status.state.value}: {status.reason}", retry_after=10)
         if command not in found.commands:
             known = ", ".join(found.commands) or "none"
@@ -104,7 +104,7 @@ class Snapshot:
     def ready(self) -> Iterable[Connector]:
         """Return the connectors that can be called."""
         for status in self.statuses.values():
-            if status.state is State.READY and status.connector is not None:
+            if status.state is ConnectorState.READY and status.connector is not None:
                 yield status.connector
 
     @functools.cached_property
@@ -120,7 +120,7 @@ class Snapshot:
     def auth(self, connector: str, name: str) -> Auth | None:
         """Return an authentication that can be used, None when there is no such one."""
         status = self.statuses.get(connector)
-        if status is None or status.connector is None or status.state is not State.READY:
+        if status is None or status.connector is None or status.state is not ConnectorState.READY:
             return None
         auth = status.connector.auths.get(name)
         return auth if auth is not None and auth.flaw is None else None

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.program import cache
-from gateway.connectors.ground import State, ground_of, located, state, units
+from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT
 from gateway.settings import NAME, Limits, Settings, read_document, section_of
-from gateway.yaml_document import Node, load
+from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +36,14 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A registered connector before it is understood: its merged keys, or why they cannot be read."""
 
     name: str
-    node: Node
+    node: YamlNode
     folder: Path
     problem: str | None = None
     files: tuple[Path, ...] = ()
     """What belongs to it besides what its command line names: a drop-in's own files."""
     beside: tuple[Path, ...] = ()
     """What lies beside a drop-in and is none: what several of them share."""
-    others: dict[str, State] = {}
+    others: dict[str, Inode] = {}
     """The code of whatever connectors.yaml names, and the gateway's own: no connector's to write."""
 
 
@@ -70,7 +70,7 @@ def read_sources(settings: Settings) -> Sources:
         entries[name] = _overlaid(name, node, entries.get(name), settings)
     ground = ground_of(settings.file.parent, settings)
     code = [*OURS, *(file for node in listed.values() for file in _code(node, settings.file.parent))]
-    others = {str(unit): state(unit) for file in code for place in located(file) for unit in units(place, ground)}
+    others = {str(unit): inode(unit) for file in code for place in located(file) for unit in units(place, ground)}
     chosen = [
         msgspec.structs.replace(entry, others=others)
         for name, entry in entries.items()
@@ -79,7 +79,7 @@ def read_sources(settings: Settings) -> Sources:
     return Sources(entries=tuple(sorted(chosen, key=lambda entry: entry.name)), defaults=defaults)
 
 
-def _code(node: Node, folder: Path) -> Iterator[Path]:
+def _code(node: YamlNode, folder: Path) -> Iterator[Path]:
     """Yield the files and folders that an entry names as its code, before anything else of it is understood."""
     data = node.data if isinstance(node.data, dict) else {}
     run = data.get("run")
@@ -116,7 +116,7 @@ def identity(file: Path | str) -> tuple[object, ...]:
     return (str(file), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
 
 
-def _overlaid(name: str, node: Node, drop_in: Entry | None, settings: Settings) -> Entry:
+def _overlaid(name: str, node: YamlNode, drop_in: Entry | None, settings: Settings) -> Entry:
     if not NAME.fullmatch(name):
         problem = node.error("a connector's name is made of letters, digits, _ - and . and does not begin with a dot")
         return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
@@ -124,7 +124,7 @@ def _overlaid(name: str, node: Node, drop_in: Entry | None, settings: Settings) 
         if node.data is not None:
             problem = node.error("expected a mapping with the connector's keys")
             return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
-        node = Node({}, node.keys, node.marks)
+        node = YamlNode({}, node.keys, node.marks)
     if drop_in is None:
         return Entry(name=name, node=node, folder=settings.file.parent)
     if node.data.get("enabled") is False:  # switched off, whatever is wrong with it
@@ -166,7 +166,7 @@ def _folder_entries(settings: Settings) -> list[Path]:
 
 def _from_folder(path: Path) -> Entry:
     keys = ("connectors", path.name)
-    empty = Node({}, keys)
+    empty = YamlNode({}, keys)
     if not NAME.fullmatch(path.name):
         return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: this name cannot be a connector's")
     try:
@@ -178,7 +178,7 @@ def _from_folder(path: Path) -> Entry:
 
 def _from_file(path: Path) -> Entry | None:
     name = path.stem
-    node = Node({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
+    node = YamlNode({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
     if not os.path.exists(path):  # a dangling link
         return Entry(name=name, node=node, folder=path.parent, problem=f"{path}: the link leads nowhere")
     if not os.path.isfile(path):

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from gateway.connectors.parameters import Signature
     from gateway.typeahead import Typeahead
-    from gateway.yaml_document import Node
+    from gateway.yaml_document import YamlNode
 
 _TYPES = {"prefix": "str", "limit": "int"}
 
 
-def declared(node: Node, signature: Signature) -> Typeahead | None:
+def declared(node: YamlNode, signature: Signature) -> Typeahead | None:
     """Read the `typeahead` of a command in YAML.
 
     Raises:

@@ -35,7 +35,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AGAIN = "Go back to where you came from and begin again."
 
 
-class _Trouble(Exception):
+class _SignInTrouble(Exception):
     """What a person is told instead of being sent on."""
 
     def __init__(self, status: int, title: str, *paragraphs: str, detail: str = "") -> None:
@@ -83,7 +83,7 @@ class AuthHandlers:
         asked = self._asked(request)
         redirect_url = _redirect_url(request.raw_path.partition("?")[2])
         if not redirect_url:
-            raise _Trouble(
+            raise _SignInTrouble(
                 400, "No redirect_url", "The link that led here lacks redirect_url, the address to return to."
             )
         self._check(redirect_url)
@@ -120,7 +120,7 @@ class AuthHandlers:
         sign_in = self._remembered(request, asked)
         try:
             response = await self._returned(request, asked, sign_in)
-        except _Trouble as trouble:
+        except _SignInTrouble as trouble:
             response = self._page(request, trouble)
         path = urlsplit(sign_in.redirect_uri.removesuffix("/callback")).path
         _forget(request, response, path, [cookies.name_of(sign_in.state)])
@@ -140,12 +140,12 @@ class AuthHandlers:
         async def told(request: web.Request) -> web.Response:
             try:
                 return await handler(request)
-            except _Trouble as trouble:
+            except _SignInTrouble as trouble:
                 return self._page(request, trouble)
 
         return told
 
-    def _page(self, request: web.Request, trouble: _Trouble) -> web.Response:
+    def _page(self, request: web.Request, trouble: _SignInTrouble) -> web.Response:
         self._ended(request, trouble.reason)
         return page(trouble.status, trouble.title, *trouble.paragraphs)
 
@@ -159,7 +159,7 @@ class AuthHandlers:
         auth = self._gateway.registry.snapshot.auth(connector, name)
         if auth is None:
             what = f"Nothing called {connector}/{name} can be signed in to here. For operators: gateway check says why."
-            raise _Trouble(404, "Auth not found", what)
+            raise _SignInTrouble(404, "Auth not found", what)
         return _Asked(connector, name, auth.application)
 
     def _check(self, redirect_url: str) -> None:
@@ -168,13 +168,13 @@ class AuthHandlers:
         try:
             origin = origins.read(redirect_url)
         except ValueError as problem:
-            raise _Trouble(400, title, f"The redirect_url cannot be used: {problem}.") from problem
+            raise _SignInTrouble(400, title, f"The redirect_url cannot be used: {problem}.") from problem
         if not any(rule.covers(origin) for rule in self._redirects):
             shown = str(origin._replace(path=""))
             how = (
                 f"For operators: if it is your backend, add it to connectors.yaml, gateway: oauth: redirects: [{shown}]"
             )
-            raise _Trouble(400, title, f"This gateway sends no token to {shown}.", how, detail=shown)
+            raise _SignInTrouble(400, title, f"This gateway sends no token to {shown}.", how, detail=shown)
 
     def _url(self, request: web.Request, asked: _Asked) -> str:
         """Return the address of this route as browsers and providers know it."""
@@ -182,7 +182,7 @@ class AuthHandlers:
         if base is None:
             base = f"{request.scheme}://{request.host}"
             if not origins.is_plain(base):
-                raise _Trouble(400, "Host is not valid", "The request names no host that can be used.")
+                raise _SignInTrouble(400, "Host is not valid", "The request names no host that can be used.")
         return f"{base}/v1/auth/{quote(asked.connector, safe='')}/{quote(asked.auth, safe='')}"
 
     def _remembered(self, request: web.Request, asked: _Asked) -> SignIn:
@@ -190,7 +190,7 @@ class AuthHandlers:
         state = request.query.get("state", "")
         error = request.query.get("error")
         said = [f"The provider said: {error}."] if is_code(error) else []
-        unknown = _Trouble(
+        unknown = _SignInTrouble(
             400,
             "This sign-in is not known",
             "It was begun more than ten minutes ago or in another browser, it is over already, the configuration has"
@@ -230,16 +230,16 @@ class AuthHandlers:
             said = query["error"] if is_code(query["error"]) else "an error"
             description = query.get("error_description", "")[:SHOWN]
             told = [f"It said: {description}"] if description else []
-            raise _Trouble(400, f"The provider answered {said}", *told, _AGAIN)
+            raise _SignInTrouble(400, f"The provider answered {said}", *told, _AGAIN)
         code = query.get("code")
         if not code:
-            raise _Trouble(400, "The provider answered no code", _AGAIN)
+            raise _SignInTrouble(400, "The provider answered no code", _AGAIN)
         self._check(sign_in.redirect_url)
         try:
             token = await fetch_token(asked.application, sign_in, code)
         except TokenRefused as problem:
             where = f"For operators: {asked.title}, {problem}."
-            raise _Trouble(502, "The provider gave no token", where, _AGAIN, detail=str(problem)) from problem
+            raise _SignInTrouble(502, "The provider gave no token", where, _AGAIN, detail=str(problem)) from problem
         self._ended(request)
         joint = "&" if "?" in sign_in.redirect_url else "?"
         response = quote(in_ascii(token), safe="")  # a workflow backend keeps secrets in ASCII
@@ -252,7 +252,7 @@ def _having_the_key() -> Iterator[None]:
         yield
     except OSError as problem:
         why = f"It cannot read or make the key in its state_dir: {problem.strerror}."
-        raise _Trouble(500, "The gateway cannot sign anybody in", why, detail=str(problem)) from problem
+        raise _SignInTrouble(500, "The gateway cannot sign anybody in", why, detail=str(problem)) from problem
 
 
 def _redirect_url(query: str) -> str:

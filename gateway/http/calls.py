@@ -42,7 +42,7 @@ class CallHandlers:
 
     def __init__(self, gateway: Gateway) -> None:
         self._invoker = gateway.invoker
-        self._desk = gateway.submitter
+        self._submitter = gateway.submitter
         self._sending = gateway.admission.sending
 
     def routes(self) -> list[Route]:
@@ -60,7 +60,7 @@ class CallHandlers:
         if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
             answer: Reply | Accepted = await self._invoker.invoke(call)
         else:
-            answer = await self._desk.submit(call, respond_async=respond_async)
+            answer = await self._submitter.submit(call, respond_async=respond_async)
         return of_job(answer) if isinstance(answer, Accepted) else self._answered(answer)
 
     def _answered(self, reply: Reply) -> web.Response:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
-from gateway.connectors.snapshot import State
+from gateway.connectors.snapshot import ConnectorState
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
@@ -123,7 +123,7 @@ class Handlers:
             "notices": [*self._gateway.notices(name), *notices],
             "last_outcomes": self._recent.of(name),
         }
-        if connector is not None and status.state is State.READY:
+        if connector is not None and status.state is ConnectorState.READY:
             circuit = self._gateway.invoker.circuit(connector)
             facts["commands"] = list(connector.commands or ())
             facts["circuit"] = circuit.state.value

@@ -10,7 +10,7 @@ from gateway.errors import InvalidRequest
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
 from gateway.jobs.background import is_run
-from gateway.jobs.contract import OPEN, JobConflict, JobNotFound, JobsUnavailable, Query, State
+from gateway.jobs.contract import OPEN, JobConflict, JobNotFound, JobState, JobsUnavailable, Query
 from gateway.units import Duration
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ def _told(status: JobStatus) -> dict[str, Any]:
     return told
 
 
-def _state(text: str | None) -> State | None:
+def _state(text: str | None) -> JobState | None:
     if text is None:
         return None
     try:
-        return State(text)
+        return JobState(text)
     except ValueError:
-        known = ", ".join(state.value for state in State)
+        known = ", ".join(state.value for state in JobState)
         raise InvalidRequest(f"state is one of {known}") from None
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.calls.extension import Acknowledgement, Extension
-from gateway.jobs.contract import JobStatus, State
+from gateway.jobs.contract import JobState, JobStatus
 from gateway.jobs.futures import looked_at
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Background:
         status, running = found
         running.cancel()
         await asyncio.wait((running,))
-        return msgspec.structs.replace(status, state=State.CANCELLED, finished=time.time())
+        return msgspec.structs.replace(status, state=JobState.CANCELLED, finished=time.time())
 
     def __len__(self) -> int:
         """Count those that go on now."""
@@ -92,7 +92,7 @@ def _status(name: str, call: Call) -> JobStatus:
         id=name,
         connector=call.connector,
         command=call.command,
-        state=State.RUNNING,
+        state=JobState.RUNNING,
         accepted=time.time(),
         request_id=caller.request_id,
         client=caller.client,

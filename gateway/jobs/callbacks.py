@@ -44,7 +44,7 @@ UNSURE = frozenset({502, 504})
 RETRIED = frozenset({408, 409, 423, 425, 429})
 
 
-class Answer(NamedTuple):
+class CallerAnswer(NamedTuple):
     """What came back; `status` None: nothing did, and `reason` says why."""
 
     status: int | None
@@ -64,7 +64,7 @@ class Policy(NamedTuple):
     max_age: float
     first_delay: float
 
-    def judge(self, answer: Answer, tried: Sequence[Attempt], at: float, took: float) -> Attempt:
+    def judge(self, answer: CallerAnswer, tried: Sequence[Attempt], at: float, took: float) -> Attempt:
         """Return the record of a try that comes after those in `tried`."""
         race = answer.status == 400 and _code(answer.body) == NOT_WAITING
         verdict, reason = self._meaning(answer, race=race)
@@ -86,7 +86,7 @@ class Policy(NamedTuple):
             unsure=answer.unsure or answer.status in UNSURE,
         )  # fmt: skip
 
-    def _meaning(self, answer: Answer, *, race: bool) -> tuple[Verdict, str]:  # noqa: PLR0911 - a table
+    def _meaning(self, answer: CallerAnswer, *, race: bool) -> tuple[Verdict, str]:  # noqa: PLR0911 - a table
         status = answer.status
         if status is None:
             return (Verdict.DEAD if answer.refused else Verdict.AGAIN), answer.reason
@@ -106,7 +106,7 @@ class Policy(NamedTuple):
             return Verdict.DEAD, f"{shown}, a redirect, which is not followed"
         return Verdict.DEAD, shown
 
-    def _wait(self, answer: Answer, tried: int, age: float) -> float:
+    def _wait(self, answer: CallerAnswer, tried: int, age: float) -> float:
         if answer.retry_after is not None:
             return min(LONGEST_ASKED, answer.retry_after) + random.uniform(0, 1)  # noqa: S311 - spreads load
         # A backend answers 500 while another request has its instance, or all of its database.
@@ -157,7 +157,7 @@ class Callbacks:
         answer = await self._send(job, outcome)
         return self.policy.judge(answer, tried, at, time.monotonic() - begun)
 
-    async def _send(self, job: Job, outcome: Outcome) -> Answer:
+    async def _send(self, job: Job, outcome: Outcome) -> CallerAnswer:
         url = self.url(job)
         known = self.destinations.credentials(url) or Credentials()
         token = self._token(known.oauth2)
@@ -172,14 +172,14 @@ class Callbacks:
                 token.forget()
                 answer = await self._put(target, headers, body, token)
         except Refused as problem:
-            return Answer(None, str(problem), refused=True)
+            return CallerAnswer(None, str(problem), refused=True)
         except aiohttp.InvalidURL:
-            return Answer(None, "the callback URL is not valid", refused=True)
+            return CallerAnswer(None, "the callback URL is not valid", refused=True)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, ArithmeticError, RecursionError) as problem:
             refusal = _refusal(problem)
             if refusal is not None:
-                return Answer(None, str(refusal), refused=True)
-            return Answer(None, _unreachable(problem), unsure=_may_have_arrived(problem))
+                return CallerAnswer(None, str(refusal), refused=True)
+            return CallerAnswer(None, _unreachable(problem), unsure=_may_have_arrived(problem))
         return answer
 
     def _token(self, credentials: OAuth2 | None) -> _Token | None:
@@ -187,16 +187,16 @@ class Callbacks:
             return None
         return self._tokens.setdefault(credentials, _Token(credentials, self._clock))
 
-    async def _put(self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None) -> Answer:
+    async def _put(self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None) -> CallerAnswer:
         assert self._session is not None
         if token is not None:
             headers = {**headers, "Authorization": f"Bearer {await token.get()}"}
         async with self._session.put(url, data=body, headers=headers, allow_redirects=False) as response:
             if 200 <= response.status < 300:
-                return Answer(response.status)
+                return CallerAnswer(response.status)
             told = await _beginning(response)
             asked = _retry_after(response.headers.get("Retry-After"), self._clock())
-            return Answer(response.status, body=told, retry_after=asked)
+            return CallerAnswer(response.status, body=told, retry_after=asked)
 
 
 class _Token:
@@ -217,10 +217,10 @@ class _Token:
             if self._clock() >= self._until:
                 try:
                     await self._ask()
-                except TokenRefused:
+                except CredentialsRefused:
                     raise
                 except (aiohttp.ClientError, OSError, ValueError) as problem:
-                    raise TokenRefused("callbacks.oauth2.token_url could not be reached") from problem
+                    raise CredentialsRefused("callbacks.oauth2.token_url could not be reached") from problem
             return self._value
 
     async def _ask(self) -> None:
@@ -235,11 +235,11 @@ class _Token:
             session.post(self._credentials.token_url, data=form, headers=headers, allow_redirects=False) as response,
         ):
             if response.status != 200:
-                raise TokenRefused(f"callbacks.oauth2.token_url answered {response.status}")
+                raise CredentialsRefused(f"callbacks.oauth2.token_url answered {response.status}")
             try:
                 answer = msgspec.json.decode(await _beginning(response), type=_TokenAnswer, strict=False)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-                raise TokenRefused("callbacks.oauth2.token_url answered no token") from problem
+                raise CredentialsRefused("callbacks.oauth2.token_url answered no token") from problem
         self._value = answer.access_token
         self._until = self._clock() + max(0.0, (answer.expires_in or 300) - 30)
 
@@ -249,7 +249,7 @@ class _TokenAnswer(msgspec.Struct, frozen=True):
     expires_in: float | None = None
 
 
-class TokenRefused(aiohttp.ClientError):
+class CredentialsRefused(aiohttp.ClientError):
     """There is no token for callbacks."""
 
 
@@ -271,7 +271,7 @@ def _was_taken(tried: Sequence[Attempt]) -> bool:
 
 
 def _may_have_arrived(problem: Exception) -> bool:
-    never = (TokenRefused, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    never = (CredentialsRefused, aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
     return not isinstance(problem, never) and isinstance(problem, aiohttp.ClientError | OSError | TimeoutError)
 
 
@@ -315,7 +315,7 @@ def _refusal(problem: BaseException | None) -> Refused | None:
 
 def _unreachable(problem: Exception) -> str:
     """Say what happened without the URL, which may hold a secret."""
-    if isinstance(problem, TokenRefused):
+    if isinstance(problem, CredentialsRefused):
         return str(problem)
     if isinstance(problem, TimeoutError):
         return "the caller did not answer in time"

@@ -1,6 +1,6 @@
 """What the gateway knows of durable jobs: the shapes, the states and their moves, the errors, and what a run is.
 
-Nothing here imports an engine. The engine is handed a `Run` and never knows how a process is started.
+Nothing here imports an engine. The engine is handed a `Execute` and never knows how a process is started.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gateway.protocol.envelope import error_envelope
 from gateway.protocol.request import Caller
 
 
-class State(enum.Enum):
+class JobState(enum.Enum):
     """Where a job is. The first three are open, the others are ends."""
 
     WAITING = "waiting"
@@ -37,18 +37,22 @@ class State(enum.Enum):
     """A dead letter: the outcome is recorded and its callback was given up."""
 
 
-OPEN = frozenset({State.WAITING, State.RUNNING, State.DELIVERING})
-ENDS = tuple(state for state in State if state not in OPEN)
+OPEN = frozenset({JobState.WAITING, JobState.RUNNING, JobState.DELIVERING})
+ENDS = tuple(state for state in JobState if state not in OPEN)
 
-MOVES: Mapping[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.RUNNING, State.DELIVERING, State.KEPT, State.CANCELLED, State.DEAD}),
-    State.RUNNING: frozenset({State.WAITING, State.DELIVERING, State.KEPT, State.CANCELLED, State.DEAD}),
-    State.DELIVERING: frozenset({State.DELIVERED, State.UNWANTED, State.DEAD, State.CANCELLED}),
-    State.DELIVERED: frozenset({State.DELIVERING}),
-    State.KEPT: frozenset(),
-    State.CANCELLED: frozenset({State.DELIVERING}),
-    State.UNWANTED: frozenset({State.DELIVERING}),
-    State.DEAD: frozenset({State.DELIVERING}),
+MOVES: Mapping[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset(
+        {JobState.RUNNING, JobState.DELIVERING, JobState.KEPT, JobState.CANCELLED, JobState.DEAD}
+    ),
+    JobState.RUNNING: frozenset(
+        {JobState.WAITING, JobState.DELIVERING, JobState.KEPT, JobState.CANCELLED, JobState.DEAD}
+    ),
+    JobState.DELIVERING: frozenset({JobState.DELIVERED, JobState.UNWANTED, JobState.DEAD, JobState.CANCELLED}),
+    JobState.DELIVERED: frozenset({JobState.DELIVERING}),
+    JobState.KEPT: frozenset(),
+    JobState.CANCELLED: frozenset({JobState.DELIVERING}),
+    JobState.UNWANTED: frozenset({JobState.DELIVERING}),
+    JobState.DEAD: frozenset({JobState.DELIVERING}),
 }
 """Where a job can go from where it is.
 
@@ -136,7 +140,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     connector: str
     command: str
-    state: State
+    state: JobState
     accepted: float
     finished: float | None = None
     request_id: str = ""
@@ -158,7 +162,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs a list is to have; None is all of them."""
 
-    state: State | None = None
+    state: JobState | None = None
     connector: str | None = None
     process_instance: str | None = None
     task: str | None = None
@@ -193,9 +197,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Begin = Callable[[], Awaitable[None]]
-"""Returns when it is recorded that a run begins. It raises what a `Run` may, when the run must not begin."""
+"""Returns when it is recorded that a run begins. It raises what a `Execute` may, when the run must not begin."""
 
-Run = Callable[[Job, Begin], Awaitable[Outcome]]
+Execute = Callable[[Job, Begin], Awaitable[Outcome]]
 """Runs a job's command once. It awaits the `Begin` when it holds a slot, before it starts a process.
 
 It returns an outcome for whatever happens, a command's errors included, and may raise:

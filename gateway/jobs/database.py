@@ -13,7 +13,7 @@ Step = tuple[str, Values]
 """A statement, with `:name` where a value goes, and the values."""
 
 
-class Result(NamedTuple):
+class Effect(NamedTuple):
     """What one statement came to: the rows that it returned, or how many it changed."""
 
     rows: list[tuple[Any, ...]]
@@ -41,7 +41,7 @@ class Database(Protocol):
             StoreAway: it cannot be used.
         """
 
-    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Result]:
+    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Effect]:
         """Do all steps in one transaction, or none; what is changed is synced. `reads` changes nothing.
 
         Whoever is cancelled while it waits leaves the steps to be done.

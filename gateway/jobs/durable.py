@@ -11,15 +11,15 @@ from gateway.errors import GatewayDraining
 from gateway.jobs.contract import (
     EVERY,
     Accepted,
+    Execute,
     Health,
     Job,
     JobNotFound,
+    JobState,
     JobStatus,
     JobsUnavailable,
     Outcome,
     Query,
-    Run,
-    State,
 )
 from gateway.jobs.futures import looked_at, unbroken
 from gateway.observe.events import StoreChanged
@@ -45,7 +45,7 @@ class DurableJobs:
 
     def __init__(
         self,
-        run: Run,
+        run: Execute,
         *,
         state_dir: Path,
         jobs: JobsSection,
@@ -132,7 +132,7 @@ class DurableJobs:
         """
         return await unbroken((await self._that_knows(job)).retry(job, run=run))
 
-    async def purge(self, *, older_than: float, state: State | None = None) -> int:
+    async def purge(self, *, older_than: float, state: JobState | None = None) -> int:
         """Remove jobs that ended more than `older_than` seconds ago; return how many. `state` None is every end."""
         return await (await self._awake()).purge(older_than, state) if self._knows_any else 0
 

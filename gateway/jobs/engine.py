@@ -19,16 +19,16 @@ from gateway.jobs.cluster import PACE, Lease, Pace
 from gateway.jobs.contract import (
     OPEN,
     Accepted,
+    Execute,
     Health,
     Job,
     JobConflict,
     JobNotFound,
+    JobState,
     JobStatus,
     JobsUnavailable,
     Outcome,
     Query,
-    Run,
-    State,
     StoreAway,
 )
 from gateway.jobs.futures import Tasks
@@ -61,7 +61,7 @@ class Engine:
     def __init__(
         self,
         *,
-        run: Run,
+        run: Execute,
         folder: Path,
         jobs: JobsSection,
         callbacks: CallbacksSection,
@@ -176,7 +176,7 @@ class Engine:
     async def retry(self, name: str, *, run: bool) -> str:
         """Deliver again, or run again as a new job."""
         row = await self._row(name)
-        if State(row.state) in OPEN:
+        if JobState(row.state) in OPEN:
             if run or not self.hands.hurry(name):
                 raise JobConflict(f"job {name} is {row.state}")
             return name
@@ -194,7 +194,7 @@ class Engine:
         self.hands.go_on(again)
         return name
 
-    async def purge(self, older_than: float, state: State | None) -> int:
+    async def purge(self, older_than: float, state: JobState | None) -> int:
         """Remove jobs that ended some time ago."""
         with self._told():
             return await self.store.purge(time.time() - older_than, state)
@@ -213,7 +213,7 @@ class Engine:
                 raise ConnectorBusy(f"{self._open} jobs of {size} are open (jobs.backlog)", retry_after=30)
             return joined
         job = msgspec.structs.replace(job, id=uuid.uuid4().hex)
-        held = Held(job, State.WAITING if running is None else State.RUNNING, running)
+        held = Held(job, JobState.WAITING if running is None else JobState.RUNNING, running)
         self.hands.take(held)
         try:
             while not await self.store.add(job, held.state, accepted=time.time()):

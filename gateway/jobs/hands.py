@@ -7,7 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ConnectorBusy, ConnectorUnavailable
-from gateway.jobs.contract import Lost, Outcome, State
+from gateway.jobs.contract import JobState, Lost, Outcome
 from gateway.jobs.futures import Tasks
 from gateway.jobs.held import Held
 from gateway.jobs.queue import Queue
@@ -69,7 +69,7 @@ class Hands:
 
     def withdrawn(self, held: Held, reason: str) -> None:
         """Forget a job that is not to be done."""
-        held.state = State.DEAD
+        held.state = JobState.DEAD
         self.let_go(held)
         self._work.finished(held, reason)
 
@@ -98,7 +98,7 @@ class Hands:
         held = self._held.get(name)
         if held is None or held.cancelled:
             return
-        held.state = State.CANCELLED
+        held.state = JobState.CANCELLED
         self._work.finished(held)
         if held.task is None:
             self.queue.remove(held)
@@ -107,7 +107,7 @@ class Hands:
     def hurry(self, name: str) -> bool:
         """Make the next try to deliver a job now; False when there is none to be made here."""
         held = self._held.get(name)
-        if held is None or held.state is not State.DELIVERING:
+        if held is None or held.state is not JobState.DELIVERING:
             return False
         held.wake.set()
         return True
@@ -117,7 +117,7 @@ class Hands:
         self._work.drain()
         self.queue.close()
         for held in self._held.values():
-            if held.task is not None and held.state is State.WAITING and not held.runs:
+            if held.task is not None and held.state is JobState.WAITING and not held.runs:
                 held.task.cancel()
 
     async def end(self) -> None:

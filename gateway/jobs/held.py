@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from gateway.jobs.contract import OPEN, State
+from gateway.jobs.contract import OPEN, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Held:
     """What is known of it here."""
 
-    def __init__(self, job: Job, state: State = State.WAITING, adopted: Awaitable[Outcome] | None = None) -> None:
+    def __init__(self, job: Job, state: JobState = JobState.WAITING, adopted: Awaitable[Outcome] | None = None) -> None:
         """`adopted` is its run, where that was in progress when the job was accepted."""
         self.job = job
         self.state = state
@@ -37,7 +37,7 @@ class Held:
     @classmethod
     def of(cls, row: Row) -> Held:
         """Return one where its row says that it is."""
-        held = cls(row.read_job(), State(row.state))
+        held = cls(row.read_job(), JobState(row.state))
         held.interrupted, held.epoch = row.interrupted, row.epoch
         held.outcome, held.attempts = row.read_outcome(), [*row.read_attempts()]
         return held
@@ -45,12 +45,12 @@ class Held:
     @property
     def runs(self) -> bool:
         """Its command was started, or is about to be."""
-        return self.state is State.RUNNING or self.begins
+        return self.state is JobState.RUNNING or self.begins
 
     @property
     def cancelled(self) -> bool:
         """Somebody has cancelled it."""
-        return self.state is State.CANCELLED
+        return self.state is JobState.CANCELLED
 
     @property
     def open(self) -> bool:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from gateway.jobs.contract import INTERRUPTED, OPEN, Attempt, Job, Outcome, State, Verdict
+from gateway.jobs.contract import INTERRUPTED, OPEN, Attempt, Job, JobState, Outcome, Verdict
 from gateway.jobs.records import text_of, values_of
 from gateway.jobs.store import IMPORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gateway.jobs.database import Result, Step
+    from gateway.jobs.database import Effect, Step
     from gateway.jobs.store import Store
 
 BATCH = 100  # jobs that are moved in one transaction
@@ -60,7 +60,7 @@ _CLEAR = tuple(
 )
 
 
-class Legacy:
+class LegacyStore:
     """Moves them, if there are any."""
 
     def __init__(self, store: Store) -> None:
@@ -109,7 +109,7 @@ class Legacy:
             if moves:
                 await self._store.database.run(*moves, patience=PATIENCE)
 
-    async def _read(self, *steps: Step) -> list[Result]:
+    async def _read(self, *steps: Step) -> list[Effect]:
         return await self._store.database.run(*steps, patience=PATIENCE, reads=True)
 
 
@@ -179,21 +179,21 @@ def _attempts(steps: Sequence[tuple[Any, ...]]) -> list[Attempt]:
 
 def _state(  # noqa: PLR0911 - a table
     one: _Old, job: Job, error: _Error, outcome: Outcome | None, attempts: Sequence[Attempt], *, begun: bool
-) -> State:
+) -> JobState:
     calls_back = job.context.callback_url is not None
     if one.status == "CANCELLED":
-        return State.CANCELLED
+        return JobState.CANCELLED
     if one.status == "SUCCESS":
-        return State.DELIVERED if calls_back else State.KEPT
+        return JobState.DELIVERED if calls_back else JobState.KEPT
     if one.status not in _ACTIVE:
-        return State.UNWANTED if error.name == "Unwanted" else State.DEAD
+        return JobState.UNWANTED if error.name == "Unwanted" else JobState.DEAD
     if outcome is None:
-        return State.RUNNING if begun else State.WAITING
+        return JobState.RUNNING if begun else JobState.WAITING
     if not calls_back:
-        return State.KEPT
+        return JobState.KEPT
     last = attempts[-1] if attempts else None
     if last is None or last.verdict is Verdict.AGAIN:
-        return State.DELIVERING
+        return JobState.DELIVERING
     if last.verdict is Verdict.DONE:
-        return State.DELIVERED
-    return State.UNWANTED if last.race else State.DEAD
+        return JobState.DELIVERED
+    return JobState.UNWANTED if last.race else JobState.DEAD

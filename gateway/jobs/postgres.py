@@ -17,7 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from gateway.jobs.contract import StoreAway
-from gateway.jobs.database import Result, Step, said
+from gateway.jobs.database import Effect, Step, said
 from gateway.jobs.futures import unbroken
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Postgres:
         """See that it answers."""
         await self.run(("SELECT 1", {}), patience=CONNECT["connect_timeout"] + 1.0)
 
-    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Result]:  # noqa: ARG002 - it is all the same here
+    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Effect]:  # noqa: ARG002 - it is all the same here
         """Do all steps in one transaction."""
         return await unbroken(self._run(steps, patience))
 
@@ -71,7 +71,7 @@ class Postgres:
         await asyncio.gather(*self._running, return_exceptions=True)
         await self._forget()
 
-    async def _run(self, steps: tuple[Step, ...], patience: float) -> list[Result]:
+    async def _run(self, steps: tuple[Step, ...], patience: float) -> list[Effect]:
         task = asyncio.current_task()
         assert task is not None
         self._running[task] = None
@@ -91,7 +91,7 @@ class Postgres:
             del self._running[task]
         raise StoreAway("it is closed")
 
-    async def _do(self, connection: Connection, steps: tuple[Step, ...]) -> list[Result]:
+    async def _do(self, connection: Connection, steps: tuple[Step, ...]) -> list[Effect]:
         try:
             if len(steps) == 1:
                 return [await _result(connection, *steps[0])]
@@ -141,9 +141,9 @@ class Postgres:
             await self._idle.pop().close()
 
 
-async def _result(connection: Connection, statement: str, values: Any) -> Result:
+async def _result(connection: Connection, statement: str, values: Any) -> Effect:
     cursor = await connection.execute(_translated(statement), values)
-    return Result(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+    return Effect(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Hashable")
 
 
-class _Lane(Generic[T]):
+class _Line(Generic[T]):
     def __init__(self) -> None:
         self.running = 0
         self.waiting: list[tuple[int, int, T]] = []
@@ -27,14 +27,14 @@ class Queue(Generic[T]):
     def __init__(self, limit: Callable[[str], int], go: Callable[[T], None]) -> None:
         self._limit = limit
         self._go = go
-        self._lanes: dict[str, _Lane[T]] = {}
+        self._lanes: dict[str, _Line[T]] = {}
         self._order = itertools.count()
         self._removed: set[T] = set()
         self._closed = False
 
     def put(self, connector: str, priority: int, one: T) -> None:
         """Have one wait for its turn; whoever has had it must `leave`."""
-        lane = self._lanes.setdefault(connector, _Lane())
+        lane = self._lanes.setdefault(connector, _Line())
         heapq.heappush(lane.waiting, (-priority, next(self._order), one))
         self._grant(connector, lane)
 
@@ -57,7 +57,7 @@ class Queue(Generic[T]):
         lane = self._lanes.get(connector)
         return 0 if lane is None else sum(one not in self._removed for _, _, one in lane.waiting)
 
-    def _grant(self, connector: str, lane: _Lane[T]) -> None:
+    def _grant(self, connector: str, lane: _Line[T]) -> None:
         while lane.waiting and not self._closed:
             one = lane.waiting[0][2]
             if one not in self._removed and lane.running >= max(1, self._limit(connector)):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.jobs.contract import Attempt, Job, JobStatus, Outcome, State
+from gateway.jobs.contract import Attempt, Job, JobState, JobStatus, Outcome
 
 SUMMARY = "id, state, owner, accepted, finished, interrupted, reason, job"
 """What lists need: columns that are small."""
@@ -51,8 +51,9 @@ class Row(NamedTuple):
         job = msgspec.json.decode(self.job, type=Job)
         context = job.context
         return JobStatus(
-            id=self.id, connector=job.connector, command=job.command, state=State(self.state), accepted=self.accepted,
-            finished=self.finished, request_id=context.request_id, client=context.client, task_id=context.task_id,
+            id=self.id, connector=job.connector, command=job.command, state=JobState(self.state),
+            accepted=self.accepted, finished=self.finished, request_id=context.request_id, client=context.client,
+            task_id=context.task_id,
             process_instance_id=context.process_instance_id,
             process_model_identifier=context.process_model_identifier, callback=context.callback_url is not None,
             node=self.owner, reason=self.reason, interrupted=self.interrupted, outcome=self.read_outcome(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.futures import Tasks
-from gateway.jobs.legacy import Legacy
+from gateway.jobs.legacy import LegacyStore
 from gateway.jobs.store import WITHDRAWN
 from gateway.observe.events import NodeLost
 
@@ -36,7 +36,7 @@ class Recovery:
         self.hands: Hands
         self._store = store
         self._publish = publish
-        self._legacy = Legacy(store)
+        self._legacy = LegacyStore(store)
         self._tasks = Tasks()
 
     async def look(self, *, alone: bool) -> None:

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.jobs.contract import StoreAway
-from gateway.jobs.database import Result, Step, said
+from gateway.jobs.database import Effect, Step, said
 from gateway.jobs.futures import looked_at
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def unfinished(file: Path) -> bool:
         return True
 
 
-class _Asked:
+class _Steps:
     """Steps that wait for the thread."""
 
     def __init__(self, steps: tuple[Step, ...]) -> None:
         self.steps = steps
-        self.done: asyncio.Future[list[Result]] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[list[Effect]] = asyncio.get_running_loop().create_future()
         self.done.add_done_callback(looked_at)
 
 
@@ -63,8 +63,8 @@ class Sqlite:
         self.file = file
         self._loop = asyncio.get_running_loop()
         self._change = threading.Condition()
-        self._reads: list[_Asked] = []
-        self._writes: list[_Asked] = []
+        self._reads: list[_Steps] = []
+        self._writes: list[_Steps] = []
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._ended = asyncio.Event()
@@ -80,9 +80,9 @@ class Sqlite:
             await self.close()
             raise
 
-    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Result]:
+    async def run(self, *steps: Step, patience: float, reads: bool = False) -> list[Effect]:
         """Do all steps in one transaction."""
-        asked = _Asked(steps)
+        asked = _Steps(steps)
         line = self._reads if reads else self._writes
         with self._change:
             if self._closing.is_set():
@@ -173,7 +173,7 @@ class Sqlite:
                 if self._closing.is_set() and not self._reads and not self._writes:
                     return
 
-    def _read(self, connection: sqlite3.Connection, one: _Asked) -> None:
+    def _read(self, connection: sqlite3.Connection, one: _Steps) -> None:
         try:
             self._post(_answer, one.done, [_result(connection, step) for step in one.steps])
         except sqlite3.Error as problem:
@@ -200,7 +200,7 @@ class Sqlite:
             return problem
         return None
 
-    def _write(self, connection: sqlite3.Connection, batch: list[_Asked]) -> None:
+    def _write(self, connection: sqlite3.Connection, batch: list[_Steps]) -> None:
         """Commit them together, in a transaction that has begun."""
         try:
             results = [[_result(connection, step) for step in one.steps] for one in batch]
@@ -213,7 +213,7 @@ class Sqlite:
             for one, result in zip(batch, results, strict=True):
                 self._post(_answer, one.done, result)
 
-    def _write_alone(self, connection: sqlite3.Connection, batch: list[_Asked], problem: sqlite3.Error) -> None:
+    def _write_alone(self, connection: sqlite3.Connection, batch: list[_Steps], problem: sqlite3.Error) -> None:
         """Have a problem with one of them not cost the others."""
         for one in batch:
             again = self._begin(connection) if len(batch) > 1 else problem
@@ -227,9 +227,9 @@ class Sqlite:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def _result(connection: sqlite3.Connection, step: Step) -> Result:
+def _result(connection: sqlite3.Connection, step: Step) -> Effect:
     with contextlib.closing(connection.execute(*step)) as cursor:
-        return Result(cursor.fetchall(), cursor.rowcount)
+        return Effect(cursor.fetchall(), cursor.rowcount)
 
 
 def _check(connection: sqlite3.Connection) -> None:

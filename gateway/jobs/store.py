@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from gateway.jobs.contract import ENDS, MOVES, OPEN, Attempt, Job, Outcome, Query, State, StoreAway
+from gateway.jobs.contract import ENDS, MOVES, OPEN, Attempt, Job, JobState, Outcome, Query, StoreAway
 from gateway.jobs.records import ROW, SUMMARY, Row, task_of, text_of, values_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from gateway.jobs.database import Database, Result, Step
+    from gateway.jobs.database import Database, Effect, Step
 
 PATIENCE = 5.0  # seconds
 BATCH = 500  # rows that are removed in one transaction
@@ -23,13 +23,13 @@ MIGRATE = 60.0  # seconds
 WITHDRAWN = "it was never accepted: the caller was told that the store did not answer in time"
 
 
-def _states(states: Iterable[State]) -> str:
+def _states(states: Iterable[JobState]) -> str:
     return "(" + ", ".join(f"'{state.value}'" for state in states) + ")"
 
 
-def _before(*states: State) -> str:
+def _before(*states: JobState) -> str:
     """Return the states from which one of these can be reached, as SQL."""
-    return _states(one for one in State if MOVES[one] & set(states))
+    return _states(one for one in JobState if MOVES[one] & set(states))
 
 
 # `held`: a gateway has still to do something for it. `slot`: a process of it may be alive. `task` is there while it is
@@ -41,7 +41,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         f"""
         CREATE TABLE jobs (
             id text PRIMARY KEY,
-            state text NOT NULL CHECK (state IN {_states(State)}),
+            state text NOT NULL CHECK (state IN {_states(JobState)}),
             owner text NOT NULL,
             held smallint NOT NULL CHECK (held IN (0, 1)),
             slot smallint NOT NULL DEFAULT 0 CHECK (slot IN (0, 1)),
@@ -103,21 +103,23 @@ VALUES ({_VALUES}, 'dead', :owner, 0, :finished, :finished, :reason) ON CONFLICT
 """
 WITHDRAW = f"""
 UPDATE jobs SET state = 'dead', held = 0, slot = 0, task = NULL, finished = :finished, reason = :reason
-{_MINE} AND joined = 0 AND state IN {_states([State.WAITING, State.RUNNING])}
+{_MINE} AND joined = 0 AND state IN {_states([JobState.WAITING, JobState.RUNNING])}
 """
 MINE = f"SELECT {ROW} FROM jobs {_MINE} AND held = 1"
-BEGIN = f"UPDATE jobs SET state = 'running', slot = 1 {_MINE} AND epoch = :epoch AND state IN {_before(State.RUNNING)}"
+BEGIN = (
+    f"UPDATE jobs SET state = 'running', slot = 1 {_MINE} AND epoch = :epoch AND state IN {_before(JobState.RUNNING)}"
+)
 _BUSY = "SELECT count(*) FROM jobs WHERE connector = :connector AND slot = 1"
 BEGIN_WITHIN = f"{BEGIN} AND ({_BUSY}) < :limit"
 TAKE_BACK = f"""
 UPDATE jobs SET state = 'waiting', slot = 0, epoch = :epoch
-{_MINE} AND epoch <= :epoch AND state IN {_states([State.WAITING, State.RUNNING])}
+{_MINE} AND epoch <= :epoch AND state IN {_states([JobState.WAITING, JobState.RUNNING])}
 """
 # What is repeated, since nobody knows whether it was done, finds it done.
 RECORD = f"""
 UPDATE jobs SET state = :state, outcome = :outcome, slot = 0, finished = :finished, held = :held,
     task = CASE WHEN :held = 0 THEN NULL ELSE task END
-{_MINE} AND state IN {_states([State.WAITING, State.RUNNING, State.DELIVERING, State.KEPT])}
+{_MINE} AND state IN {_states([JobState.WAITING, JobState.RUNNING, JobState.DELIVERING, JobState.KEPT])}
 """
 TRIED = f"""
 UPDATE jobs SET state = :state, attempts = :attempts, reason = :reason, finished = :finished, held = :held,
@@ -127,12 +129,12 @@ UPDATE jobs SET state = :state, attempts = :attempts, reason = :reason, finished
 TOLD = f"UPDATE jobs SET attempts = :attempts, held = :held, slot = 0 {_MINE} AND state = 'cancelled'"
 CANCEL = f"""
 UPDATE jobs SET state = 'cancelled', finished = :finished, task = NULL
-WHERE id = :id AND state IN {_before(State.CANCELLED)} RETURNING owner
+WHERE id = :id AND state IN {_before(JobState.CANCELLED)} RETURNING owner
 """
 DELIVER_AGAIN = f"""
 UPDATE jobs SET state = 'delivering', owner = :owner, held = 1, finished = NULL, reason = '', attempts = '[]',
     task = {_TASK}
-WHERE id = :id AND held = 0 AND state IN {_states(set(ENDS) - {State.KEPT})} AND outcome IS NOT NULL RETURNING {ROW}
+WHERE id = :id AND held = 0 AND state IN {_states(set(ENDS) - {JobState.KEPT})} AND outcome IS NOT NULL RETURNING {ROW}
 """
 
 READ = f"SELECT {ROW} FROM jobs WHERE id = :id"
@@ -202,9 +204,9 @@ class Store:
 
     # --- a job's way
 
-    async def add(self, job: Job, state: State, *, accepted: float) -> bool:
+    async def add(self, job: Job, state: JobState, *, accepted: float) -> bool:
         """Add a job; False when its task has an open one."""
-        slot = 1 if state is State.RUNNING else 0
+        slot = 1 if state is JobState.RUNNING else 0
         values = {**values_of(job), "state": state.value, "slot": slot, "accepted": accepted}
         return (await self._change(ADD, values)).changed == 1
 
@@ -252,7 +254,7 @@ class Store:
         """Record that no run began before this epoch."""
         return await self._done(TAKE_BACK, {"id": job, "epoch": epoch})
 
-    async def record(self, job: str, outcome: Outcome, state: State) -> bool:
+    async def record(self, job: str, outcome: Outcome, state: JobState) -> bool:
         """Record what a job came to. False, here and below: it is not ours any more."""
         ends = state not in OPEN
         values = {
@@ -261,7 +263,7 @@ class Store:
         }  # fmt: skip
         return await self._done(RECORD, values)
 
-    async def tried(self, job: str, attempts: Collection[Attempt], state: State, reason: str) -> bool:
+    async def tried(self, job: str, attempts: Collection[Attempt], state: JobState, reason: str) -> bool:
         """Record the tries to deliver it, and where that has led."""
         ends = state not in OPEN
         values = {
@@ -297,7 +299,7 @@ class Store:
         statement = LIST.format(where=f"WHERE {where}" if where else "")
         return [Row(*row) for row in (await self._read(statement, {**values, "limit": limit, "offset": offset})).rows]
 
-    async def purge(self, before: float, state: State | None = None) -> int:
+    async def purge(self, before: float, state: JobState | None = None) -> int:
         """Remove what ended before that time; return how many."""
         where, values = _where(Query(state=state))
         return await self._purge(PURGE.format(where=f"AND {where}" if where else ""), {**values, "before": before})
@@ -362,11 +364,11 @@ class Store:
     async def _done(self, statement: str, values: dict[str, Any] | None = None) -> bool:
         return (await self._change(statement, values)).changed == 1
 
-    async def _change(self, statement: str, values: dict[str, Any] | None = None) -> Result:
+    async def _change(self, statement: str, values: dict[str, Any] | None = None) -> Effect:
         [result] = await self.database.run((statement, {**(values or {}), "owner": self.owner}), patience=self.patience)
         return result
 
-    async def _read(self, statement: str, values: dict[str, Any] | None = None) -> Result:
+    async def _read(self, statement: str, values: dict[str, Any] | None = None) -> Effect:
         step = statement, {**(values or {}), "owner": self.owner}
         [result] = await self.database.run(step, patience=self.patience, reads=True)
         return result

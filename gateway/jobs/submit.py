@@ -126,7 +126,7 @@ class Submitter:
                 if joined is not None:
                     command.signature.check(call.params)
                     return joined
-        extension, place = Extension(), _Place()
+        extension, place = Extension(), _Hold()
         call = msgspec.structs.replace(call, extension=extension, on_slot=place.leave)
         running = asyncio.ensure_future(self._invoker.invoke(call, (connector, command)))
         try:
@@ -213,7 +213,7 @@ class Submitter:
         return self.jobs
 
 
-class _Place:
+class _Hold:
     """A call's place in the queue for a slot. While it is held the call may have its slot, and starts nothing."""
 
     def __init__(self) -> None:

@@ -17,9 +17,9 @@ from gateway.jobs.contract import (
     FAILED,
     INTERRUPTED,
     Attempt,
+    JobState,
     Lost,
     Outcome,
-    State,
     StoreAway,
     Verdict,
     told,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from gateway.jobs.callbacks import Callbacks
     from gateway.jobs.cluster import Lease
-    from gateway.jobs.contract import Run
+    from gateway.jobs.contract import Execute
     from gateway.jobs.held import Held
     from gateway.jobs.store import Store
     from gateway.jobs.trouble import Trouble
@@ -54,7 +54,7 @@ class Work:
     def __init__(
         self,
         *,
-        run: Run,
+        run: Execute,
         store: Store,
         lease: Lease | None,
         callbacks: Callbacks,
@@ -89,7 +89,7 @@ class Work:
     async def settle(self, held: Held, outcome: Outcome) -> None:
         """Record what a job came to."""
         job = held.job
-        state = State.DELIVERING if job.context.callback_url else State.KEPT
+        state = JobState.DELIVERING if job.context.callback_url else JobState.KEPT
         await self._surely(lambda: self._store.record(job.id, outcome, state))
         held.outcome, held.state = outcome, state
         self._publish(
@@ -98,13 +98,13 @@ class Work:
                 interrupted=held.interrupted,
             )
         )  # fmt: skip
-        if state is State.KEPT:
+        if state is JobState.KEPT:
             self.finished(held)
 
     async def deliver(self, held: Held) -> None:
         """Try until the caller has taken the outcome, or it is given up."""
         assert held.outcome is not None
-        while held.state is State.DELIVERING:
+        while held.state is JobState.DELIVERING:
             attempt = await self._try(held, held.outcome)
             held.wake.clear()
             state, reason = _led_to(attempt)
@@ -141,10 +141,10 @@ class Work:
             running, held.adopted = held.adopted, None
             return await (running or self._run(job, functools.partial(self._begin, held)))
         except (ConnectorBusy, ConnectorUnavailable) as problem:
-            if held.state is State.RUNNING:
+            if held.state is JobState.RUNNING:
                 held.epoch += 1
                 await self._surely(lambda: self._store.take_back(job.id, held.epoch))
-                held.state = State.WAITING
+                held.state = JobState.WAITING
             return problem
         except GatewayDraining:
             return None
@@ -188,14 +188,14 @@ class Work:
             if not begun and not await self._store.owns(job.id):
                 raise Lost
         except StoreAway as problem:
-            held.state = State.RUNNING  # perhaps
+            held.state = JobState.RUNNING  # perhaps
             self._trouble.failed(f"the jobs' store failed: {problem.reason}")
             raise ConnectorBusy("it could not be recorded that the run begins", retry_after=BEGIN) from problem
         finally:
             held.begins = False
         if not begun:
             raise _AllRun
-        held.state = State.RUNNING
+        held.state = JobState.RUNNING
 
     def fault(self, held: Held, problem: BaseException) -> None:
         """Tell of a bug of ours."""
@@ -265,13 +265,13 @@ def interruption(held: Held, longest: int) -> Outcome | None:
     return told(INTERRUPTED, said_so, 502, **{INTERRUPTED: times})
 
 
-def _led_to(attempt: Attempt) -> tuple[State, str]:
+def _led_to(attempt: Attempt) -> tuple[JobState, str]:
     """Return where a try to deliver leads, and why, if that is to be known."""
     if attempt.verdict is Verdict.AGAIN:
-        return State.DELIVERING, ""
+        return JobState.DELIVERING, ""
     if attempt.verdict is Verdict.DONE:
-        return State.DELIVERED, attempt.reason
-    return (State.UNWANTED if attempt.race else State.DEAD), attempt.reason
+        return JobState.DELIVERED, attempt.reason
+    return (JobState.UNWANTED if attempt.race else JobState.DEAD), attempt.reason
 
 
 def _wait(problem: ConnectorBusy | ConnectorUnavailable, tried: int) -> float:

@@ -110,7 +110,7 @@ def is_code(text: object) -> bool:
 def _client(application: Application, sign_in: SignIn) -> AsyncOAuth2Client:
     from authlib.integrations.httpx_client import AsyncOAuth2Client  # noqa: PLC0415 - who never signs in pays nothing
 
-    from gateway.oauth.transport import Bounded  # noqa: PLC0415
+    from gateway.oauth.transport import BoundedTransport  # noqa: PLC0415
 
     return AsyncOAuth2Client(
         application.client_id,
@@ -118,7 +118,7 @@ def _client(application: Application, sign_in: SignIn) -> AsyncOAuth2Client:
         token_endpoint_auth_method="client_secret_post" if application.client_secret else "none",
         scope=_scope(application),
         redirect_uri=sign_in.redirect_uri,
-        transport=Bounded(
+        transport=BoundedTransport(
             verify=ssl.create_default_context(),  # the system's authorities, as everywhere in the gateway
             trust_env=False,
         ),

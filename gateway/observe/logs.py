@@ -67,7 +67,7 @@ def configure(form: Format, stream: TextIO = sys.stderr) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
-class Lines(io.TextIOBase):
+class LineWriter(io.TextIOBase):
     """The stream of the log: lines that are held go out in one write at the end of a turn of the loop, in their order.
 
     They go out before anything else is written, and at the end of the process at the latest.
@@ -126,7 +126,7 @@ class Lines(io.TextIOBase):
         return self._stream.isatty()
 
 
-_lines = Lines()
+_lines = LineWriter()
 atexit.register(_lines.release)
 
 
@@ -142,9 +142,9 @@ class EventLog:
             getattr(self._logger, event.severity())(event.name, **_facts(event))
             return
         now = datetime.datetime.now(datetime.UTC)
-        line: _Run | dict[str, Any]
+        line: _RunLine | dict[str, Any]
         if type(event) is RunFinished:  # one a call, and the only line of most
-            line = _Run(
+            line = _RunLine(
                 connector=event.connector,
                 command=event.command,
                 request_id=event.request_id,
@@ -176,7 +176,7 @@ class EventLog:
             _lines.write(text)
 
 
-class _Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The line of a run, in this order: what has no value is left out."""
 
     connector: str

@@ -61,7 +61,7 @@ class Metrics:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._commands: dict[tuple[str, str], _Command] = {}
+        self._commands: dict[tuple[str, str], _CommandSeries] = {}
         self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",))
         self._callbacks = _Counter(
             "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",)
@@ -108,7 +108,7 @@ class Metrics:
             labels = (event.connector, _UNKNOWN)
         command = self._commands.get(labels)
         if command is None:
-            command = self._commands[labels] = _Command()
+            command = self._commands[labels] = _CommandSeries()
         count = command.outcomes.get(outcome)
         if count is None:
             count = command.outcomes[outcome] = _Count()
@@ -187,7 +187,7 @@ class _Histogram:
         family.add_sample(f"{family.name}_created", labels, self.created)
 
 
-class _Command:
+class _CommandSeries:
     """What was counted of one command: its runs by outcome, and what those took that had a process."""
 
     __slots__ = ("outcomes", "timed")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KEPT = 10
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+class PastRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run that is over. `wall` is in seconds."""
 
     at: datetime.datetime
@@ -49,10 +49,10 @@ class Recent:
             for name in event.changed:
                 self._runs.setdefault(name, deque(maxlen=KEPT))
 
-    def of(self, connector: str) -> list[Outcome]:
+    def of(self, connector: str) -> list[PastRun]:
         """Return a connector's last outcomes, the newest first."""
         return [
-            Outcome(
+            PastRun(
                 at=at,
                 command=run.command,
                 outcome=run.outcome,

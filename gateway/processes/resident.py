@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.cells.cell import Ended, Limits, Listener, Words
+from gateway.cells.cell import Allowance, Ended, Listener, Words
 from gateway.cells.wire import Flag
 from gateway.processes.run import GRACE, LogPipe, StaleCell, StartFailed, uncancelled
 
@@ -55,7 +55,7 @@ class Resident(Listener):
         launch = self.launch
         try:
             words = Words.of(launch.resident, launch.env.items())
-            bounds = Limits(GRACE, 0, 0, launch.bounds.memory, launch.sandbox.max_pids)
+            bounds = Allowance(GRACE, 0, 0, launch.bounds.memory, launch.sandbox.max_pids)
             self._run = self.cell.begin(self, words, bounds, flags=flags | Flag.TELL, fds=fds)
         except OSError as problem:
             self.release()

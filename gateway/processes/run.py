@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from gateway.cells.cell import Ended, Limits, Listener, Words
+from gateway.cells.cell import Allowance, Ended, Listener, Words
 from gateway.cells.wire import Flag, Why
 from gateway.observe.redact import Redactor
 from gateway.sandbox import Sandbox
@@ -189,7 +189,7 @@ class LogPipe:
             self._on_line(line[start : start + LINE].decode(errors="replace").rstrip("\r"))
 
 
-class Lines:
+class LogLines:
     """What a child writes beside its result, cut into lines."""
 
     def __init__(self, bound: int, on_line: OnLine) -> None:
@@ -247,7 +247,7 @@ class Child(Listener):
         self._started: asyncio.Future[None] | None = None
         self._touched = False
         self._on_line = on_line
-        self._lines: Lines | None = None
+        self._lines: LogLines | None = None
         self._name = ""
 
     def begin(self) -> None:
@@ -380,7 +380,7 @@ class Child(Listener):
     def on_log(self, stream: int, data: bytes) -> None:
         """Take a piece of log."""
         if self._lines is None:
-            self._lines = Lines(self.launch.bounds.log, self._on_line)
+            self._lines = LogLines(self.launch.bounds.log, self._on_line)
         self._lines.feed(stream, data)
 
     def on_result(self, result: bytearray) -> None:
@@ -414,7 +414,7 @@ class Child(Listener):
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
 
-    def _begin(self, words: Words, bounds: Limits, flags: int, payload: Payload = b"", seconds: float = 0.0) -> None:
+    def _begin(self, words: Words, bounds: Allowance, flags: int, payload: Payload = b"", seconds: float = 0.0) -> None:
         if self.launch.result_on_fd3:
             flags |= _RESULT_ON_3
         if self.launch.cleanup:
@@ -456,7 +456,7 @@ class Child(Listener):
                 raise
 
 
-def words_of(cell: Cell, launch: Launch) -> tuple[Words, Limits]:
+def words_of(cell: Cell, launch: Launch) -> tuple[Words, Allowance]:
     """Return a launch's command line and environment, as the wire has them, and what a run of it may use.
 
     Raises:
@@ -479,10 +479,10 @@ def _nothing() -> None:
     """Have nothing to release."""
 
 
-def limits(launch: Launch) -> Limits:
+def limits(launch: Launch) -> Allowance:
     """Return what a run of a launch may use, as a cell has it."""
     bounds = launch.bounds
-    return Limits(GRACE, bounds.output, bounds.log, bounds.memory, launch.sandbox.max_pids)
+    return Allowance(GRACE, bounds.output, bounds.log, bounds.memory, launch.sandbox.max_pids)
 
 
 def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.runtimes.base import Build, BuildFailed, CommandLine, Made, Place, Runtime, Tools, made_at
+from gateway.runtimes.base import Build, BuildFailed, CommandLine, Home, Made, Runtime, Tools, made_at
 from gateway.runtimes.container import Container
 from gateway.runtimes.exec import Exec
 from gateway.runtimes.java import Java
@@ -19,4 +19,4 @@ RUNTIMES: dict[str, Runtime] = {
     "container": Container(),
 }
 
-__all__ = ["RUNTIMES", "Build", "BuildFailed", "CommandLine", "Made", "Place", "Runtime", "Tools", "made_at"]
+__all__ = ["RUNTIMES", "Build", "BuildFailed", "CommandLine", "Home", "Made", "Runtime", "Tools", "made_at"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from gateway.processes.run import Mode
-    from gateway.yaml_document import Node
+    from gateway.yaml_document import YamlNode
 
 MARKER = "build.json"
 SOURCES = 300  # files of a connector's own code that are looked at twice a second
@@ -28,11 +28,11 @@ BUILT = {"__pycache__", "node_modules", "target"}
 """Folders that tools fill."""
 
 
-class Place(NamedTuple):
+class Home(NamedTuple):
     """Where a connector is defined and may keep what is built for it. Paths are absolute."""
 
     name: str
-    node: Node
+    node: YamlNode
     folder: Path
     state_dir: Path
     path: str
@@ -116,7 +116,7 @@ class Runtime(Protocol):
     def mode(self) -> Mode:
         """How its processes are obtained when the entry does not say."""
 
-    def command_line(self, options: Any, place: Place) -> CommandLine:
+    def command_line(self, options: Any, place: Home) -> CommandLine:
         """Return how to start it.
 
         Raises:
@@ -124,7 +124,7 @@ class Runtime(Protocol):
             ConfigError: the options do not make sense together.
         """
 
-    def build(self, options: Any, place: Place) -> Build | None:
+    def build(self, options: Any, place: Home) -> Build | None:
         """Return what has to be built, None when nothing has to.
 
         Raises:
@@ -133,7 +133,7 @@ class Runtime(Protocol):
         """
 
 
-def built(place: Place, build: Build) -> tuple[Path, str | None]:
+def built(place: Home, build: Build) -> tuple[Path, str | None]:
     """Return the folder of the build that serves, and a notice when it is not the newest that could be.
 
     Raises:

@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.errors import Quarantine
 from gateway.processes.run import RUN_NAME
-from gateway.runtimes.base import CommandLine, Place, find_program
+from gateway.runtimes.base import CommandLine, Home, find_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ class Container:
     options = ContainerOptions
     mode: Mode = "spawn"
 
-    def command_line(self, options: ContainerOptions, place: Place) -> CommandLine:
+    def command_line(self, options: ContainerOptions, place: Home) -> CommandLine:
         """Map the bounds to flags; the gateway itself watches the engine's process."""
         engine = _engine(options, place)
         call = (str(engine), *options.engine_options)
@@ -58,11 +58,11 @@ class Container:
             cleanup=(*call, "rm", "--force", RUN_NAME),
         )
 
-    def build(self, _options: ContainerOptions, _place: Place) -> None:
+    def build(self, _options: ContainerOptions, _place: Home) -> None:
         """Nothing has to be built: images are the engine's business."""
 
 
-def _engine(options: ContainerOptions, place: Place) -> Path:
+def _engine(options: ContainerOptions, place: Home) -> Path:
     if options.engine != "auto":
         return find_program(options.engine, place.path)
     for name in ("podman", "docker"):

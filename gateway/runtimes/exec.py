@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from gateway.errors import Quarantine
-from gateway.runtimes.base import CommandLine, Place, find_program, missing_interpreter
+from gateway.runtimes.base import CommandLine, Home, find_program, missing_interpreter
 
 if TYPE_CHECKING:
     from gateway.processes.run import Mode
@@ -64,7 +64,7 @@ class Exec:
     options = ExecOptions
     mode: Mode = "spawn"
 
-    def command_line(self, options: ExecOptions, place: Place) -> CommandLine:
+    def command_line(self, options: ExecOptions, place: Home) -> CommandLine:
         """Resolve the paths; a bare first word is looked up on PATH."""
         argv: list[str] = []
         files: list[Path] = []
@@ -93,7 +93,7 @@ class Exec:
             needs=tuple(Path(word) for word in argv[1:] if word.startswith("/") and os.path.exists(word)),
         )
 
-    def build(self, _options: ExecOptions, _place: Place) -> None:
+    def build(self, _options: ExecOptions, _place: Home) -> None:
         """Nothing has to be built."""
 
 

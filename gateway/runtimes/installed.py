@@ -26,7 +26,7 @@ class _Folder(msgspec.Struct, frozen=True):
     editable: bool = False
 
 
-class _Origin(msgspec.Struct, frozen=True):
+class _DirectUrl(msgspec.Struct, frozen=True):
     url: str
     dir_info: _Folder = _Folder()
 
@@ -75,7 +75,7 @@ def _added(packages: Path) -> Iterator[Path]:
                         yield folder
     for file in sorted(packages.glob("*.dist-info/direct_url.json")):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            origin = msgspec.json.decode(file.read_bytes(), type=_Origin)
+            origin = msgspec.json.decode(file.read_bytes(), type=_DirectUrl)
             if origin.dir_info.editable:
                 project = Path(unquote(urlsplit(origin.url).path))
                 yield from (folder for folder in (project / "src", project) if folder.is_dir())

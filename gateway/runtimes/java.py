@@ -15,7 +15,7 @@ from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
     Build,
     CommandLine,
-    Place,
+    Home,
     Tools,
     built,
     digest,
@@ -70,7 +70,7 @@ class Java:
     options = JavaOptions
     mode: Mode = "standby"
 
-    def command_line(self, options: JavaOptions, place: Place) -> CommandLine:
+    def command_line(self, options: JavaOptions, place: Home) -> CommandLine:
         """Put the class path together."""
         java = find_program("java", place.path)
         self._check(options, place)
@@ -93,13 +93,13 @@ class Java:
             notice=notice,
         )
 
-    def build(self, options: JavaOptions, place: Place) -> Build | None:
+    def build(self, options: JavaOptions, place: Home) -> Build | None:
         """The host, the libraries, the compiled sources and the class-data archive."""
         self._check(options, place)
         return None if options.jar is not None else self._build(options, place)
 
     @staticmethod
-    def _build(options: JavaOptions, place: Place) -> Build:
+    def _build(options: JavaOptions, place: Home) -> Build:
         java = find_program("java", place.path)
         sources = _paths(options.sources, "sources", place)
         classpath = _paths(options.classpath, "classpath", place)
@@ -114,7 +114,7 @@ class Java:
         )
 
     @staticmethod
-    def _check(options: JavaOptions, place: Place) -> None:
+    def _check(options: JavaOptions, place: Home) -> None:
         if (options.jar is None) == (options.class_ is None):
             raise place.node.error("say either jar or class", ("class",))
         if options.jar is not None and (options.classpath or options.maven or options.sources):
@@ -125,7 +125,7 @@ class Java:
 
 
 async def _make(
-    folder: Path, tools: Tools, *, options: JavaOptions, place: Place, sources: list[Path], classpath: list[Path],
+    folder: Path, tools: Tools, *, options: JavaOptions, place: Home, sources: list[Path], classpath: list[Path],
     sample: Path | None,
 ) -> None:  # fmt: skip
     host = folder / "connector-host.jar"
@@ -144,7 +144,7 @@ async def _make(
     await tools.run(java, archive, *FLAGS, *options.jvm, *run, stdin=request)
 
 
-async def _fetch(folder: Path, coordinates: list[str], tools: Tools, place: Place) -> None:
+async def _fetch(folder: Path, coordinates: list[str], tools: Tools, place: Home) -> None:
     mvn = find_program("mvn", place.path)
     pom = folder / "pom.xml"
     pom.write_text(_pom(coordinates))
@@ -154,7 +154,7 @@ async def _fetch(folder: Path, coordinates: list[str], tools: Tools, place: Plac
     )  # fmt: skip
 
 
-async def _compile(sources: list[Path], libraries: Iterable[Path], jar: Path, tools: Tools, place: Place) -> None:
+async def _compile(sources: list[Path], libraries: Iterable[Path], jar: Path, tools: Tools, place: Home) -> None:
     try:
         javac, archiver = find_program("javac", place.path), find_program("jar", place.path)
     except Quarantine as missing:
@@ -195,7 +195,7 @@ def _classpath(folder: Path, more: list[Path]) -> str:
     return os.pathsep.join(map(str, jars))
 
 
-def _paths(texts: list[str], key: str, place: Place) -> list[Path]:
+def _paths(texts: list[str], key: str, place: Home) -> list[Path]:
     return [must_exist(place.resolve(text, key, index), key) for index, text in enumerate(texts)]
 
 

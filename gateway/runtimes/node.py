@@ -12,7 +12,7 @@ from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
     Build,
     CommandLine,
-    Place,
+    Home,
     Tools,
     built,
     digest,
@@ -44,7 +44,7 @@ class Node:
     options = NodeOptions
     mode: Mode = "standby"
 
-    def command_line(self, options: NodeOptions, place: Place) -> CommandLine:
+    def command_line(self, options: NodeOptions, place: Home) -> CommandLine:
         """Run the module where its packages are: links to its files lie beside node_modules in the build."""
         node = find_program("node", place.path)
         module = must_exist(place.resolve(options.module, "module"), "module")
@@ -69,7 +69,7 @@ class Node:
             notice=notice,
         )
 
-    def build(self, options: NodeOptions, place: Place) -> Build | None:
+    def build(self, options: NodeOptions, place: Home) -> Build | None:
         """The packages that package.json names."""
         source = place.resolve(options.module, "module").parent
         if not (source / PACKAGE).exists():
@@ -80,7 +80,7 @@ class Node:
         return Build(inputs=lambda: inputs, make=functools.partial(_make, source=source, place=place))
 
 
-async def _make(folder: Path, tools: Tools, *, source: Path, place: Place) -> None:
+async def _make(folder: Path, tools: Tools, *, source: Path, place: Home) -> None:
     npm = find_program("npm", place.path)
     for entry in source.iterdir():
         if entry.name in {PACKAGE, PACKAGE_LOCK}:

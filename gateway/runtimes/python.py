@@ -18,7 +18,7 @@ from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
     Build,
     CommandLine,
-    Place,
+    Home,
     Tools,
     built,
     digest,
@@ -60,7 +60,7 @@ class Python:
     options = PythonOptions
     mode: Mode = "fork"
 
-    def command_line(self, options: PythonOptions, place: Place) -> CommandLine:
+    def command_line(self, options: PythonOptions, place: Home) -> CommandLine:
         """Choose the interpreter: the venv that was built, the one that was named, or a bare one."""
         self._check(options, place)
         build = self.build(options, place)
@@ -101,7 +101,7 @@ class Python:
             notice=notice,
         )
 
-    def build(self, options: PythonOptions, place: Place) -> Build | None:
+    def build(self, options: PythonOptions, place: Home) -> Build | None:
         """A venv, when there are requirements or another interpreter is wanted."""
         self._check(options, place)
         if options.venv is not None or (options.requirements is None and options.python is None):
@@ -119,7 +119,7 @@ class Python:
         )
 
     @staticmethod
-    def _check(options: PythonOptions, place: Place) -> None:
+    def _check(options: PythonOptions, place: Home) -> None:
         if options.package is not None and options.module is not None:
             raise place.node.error("package and module exclude each other", ("module",))
         if options.venv is not None and (options.requirements is not None or options.python is not None):
@@ -156,7 +156,7 @@ async def _make(
         )  # fmt: skip
 
 
-def _requirements(options: PythonOptions, place: Place) -> Iterator[str]:
+def _requirements(options: PythonOptions, place: Home) -> Iterator[str]:
     if isinstance(options.requirements, str):
         file = must_exist(place.resolve(options.requirements, "requirements"), "requirements")
         for line in file.read_text().splitlines():
@@ -197,7 +197,7 @@ def _is_path(text: str) -> bool:
     return text.startswith(("./", "../", "/"))
 
 
-def _interpreter(options: PythonOptions, place: Place) -> str:
+def _interpreter(options: PythonOptions, place: Home) -> str:
     if options.python is None:
         return _bare_interpreter()
     if "/" in options.python:

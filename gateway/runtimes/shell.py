@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.runners import RUNNERS
-from gateway.runtimes.base import CommandLine, Place, find_program, must_exist
+from gateway.runtimes.base import CommandLine, Home, find_program, must_exist
 
 if TYPE_CHECKING:
     from gateway.processes.run import Mode
@@ -28,7 +28,7 @@ class Shell:
     options = ShellOptions
     mode: Mode = "standby"
 
-    def command_line(self, options: ShellOptions, place: Place) -> CommandLine:
+    def command_line(self, options: ShellOptions, place: Home) -> CommandLine:
         """Run the host with the gateway's own interpreter: it needs the standard library only."""
         bash = find_program("bash", place.path)
         script = must_exist(place.resolve(options.module, "module"), "module")
@@ -40,5 +40,5 @@ class Shell:
             result_on_fd3=True,
         )
 
-    def build(self, _options: ShellOptions, _place: Place) -> None:
+    def build(self, _options: ShellOptions, _place: Home) -> None:
         """Nothing has to be built."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.calls.circuit import COOLDOWN, FAILURES, LONGEST, Circuit, State
+from gateway.calls.circuit import COOLDOWN, FAILURES, LONGEST, Circuit, CircuitState
 from gateway.errors import ConnectorUnavailable
 from gateway.observe.events import Bus, CircuitClosed, CircuitOpened, Event
 from tests.support import Server, Site, eventually, served
@@ -57,14 +57,14 @@ def open_again(circuit: Circuit, clock: Clock) -> float:
 
 def test_a_new_circuit_lets_calls_pass(circuit: Circuit) -> None:
     circuit.admit()
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
 
 
 def test_fewer_failures_than_the_limit_leave_it_closed(circuit: Circuit, events: list[Event]) -> None:
     for _ in range(FAILURES - 1):
         circuit.failed("died of SIGSEGV")
     circuit.admit()
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
     assert events == []
 
 
@@ -73,21 +73,21 @@ def test_a_success_between_failures_starts_the_count_again(circuit: Circuit) -> 
         for _ in range(FAILURES - 1):
             circuit.failed("died of SIGSEGV")
         circuit.succeeded()
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
 
 
 def test_an_undecided_end_neither_counts_nor_resets(circuit: Circuit) -> None:
     for _ in range(FAILURES - 1):
         circuit.failed("died of SIGSEGV")
         circuit.undecided()
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
     circuit.failed("died of SIGSEGV")
-    assert circuit.state is State.OPEN
+    assert circuit.state is CircuitState.OPEN
 
 
 def test_so_many_failures_in_a_row_open_it_and_say_so_once(circuit: Circuit, events: list[Event]) -> None:
     open_it(circuit)
-    assert circuit.state is State.OPEN
+    assert circuit.state is CircuitState.OPEN
     assert events == [CircuitOpened(connector="fax", reason="died of SIGSEGV", cooldown=COOLDOWN)]
 
 
@@ -106,14 +106,14 @@ def test_a_straggler_that_fails_does_not_prolong_the_wait(circuit: Circuit, cloc
     assert len(events) == 1
     clock.now += 0.1
     circuit.admit()
-    assert circuit.state is State.HALF_OPEN
+    assert circuit.state is CircuitState.HALF_OPEN
 
 
 def test_a_straggler_that_succeeds_closes_it(circuit: Circuit, events: list[Event]) -> None:
     open_it(circuit)
     circuit.succeeded()
     circuit.admit()
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
     assert events[-1] == CircuitClosed(connector="fax")
 
 
@@ -121,7 +121,7 @@ def test_after_the_cooldown_exactly_one_call_is_the_probe(circuit: Circuit, cloc
     open_it(circuit)
     clock.now += COOLDOWN
     circuit.admit()
-    assert circuit.state is State.HALF_OPEN
+    assert circuit.state is CircuitState.HALF_OPEN
     for _ in range(3):
         with pytest.raises(ConnectorUnavailable) as refused:
             circuit.admit()
@@ -133,11 +133,11 @@ def test_a_probe_that_succeeds_closes_it_and_forgets(circuit: Circuit, clock: Cl
     clock.now += COOLDOWN
     circuit.admit()
     circuit.succeeded()
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
     assert events[-1] == CircuitClosed(connector="fax")
     for _ in range(FAILURES - 1):
         circuit.failed("died of SIGSEGV")
-    assert circuit.state is State.CLOSED
+    assert circuit.state is CircuitState.CLOSED
 
 
 def test_each_probe_that_fails_doubles_the_cooldown_up_to_a_minute(
@@ -165,9 +165,9 @@ def test_a_probe_without_a_verdict_is_made_again_at_once(circuit: Circuit, clock
     clock.now += COOLDOWN
     circuit.admit()
     circuit.undecided()
-    assert circuit.state is State.OPEN
+    assert circuit.state is CircuitState.OPEN
     circuit.admit()
-    assert circuit.state is State.HALF_OPEN
+    assert circuit.state is CircuitState.HALF_OPEN
 
 
 # --- over HTTP

@@ -20,7 +20,7 @@ from gateway.cells.stock import Cells
 from gateway.connectors import registry as registry_module
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
-from gateway.connectors.snapshot import State
+from gateway.connectors.snapshot import ConnectorState
 from gateway.observe.events import Bus, ConnectorWarning, Event, Quarantined, ReloadFailed
 from gateway.processes.spawn import SpawnPool
 from gateway.settings import read_settings
@@ -455,7 +455,7 @@ async def test_a_description_that_does_not_come_is_given_up_with_all_its_process
     site.configure()
     async with opened(site, timeout=0.3) as (registry, events):
         statuses = registry.snapshot.statuses
-        assert statuses["good"].state is State.READY
+        assert statuses["good"].state is ConnectorState.READY
         assert statuses["hangs"].reason == "describe did not end within 0.3 s; stderr: thinking"
         assert [event.connector for event in events if isinstance(event, Quarantined)] == ["hangs"]
 
@@ -466,7 +466,7 @@ async def test_a_description_that_cannot_be_remembered_counts_all_the_same(site:
     site.state.mkdir()
     (site.state / "describe").write_text("a file where the folder should be")
     async with opened(site) as (registry, _):
-        assert registry.snapshot.statuses["good"].state is State.READY
+        assert registry.snapshot.statuses["good"].state is ConnectorState.READY
 
 
 async def test_a_description_that_was_remembered_wrongly_is_asked_for_again(site: Site) -> None:
@@ -476,7 +476,7 @@ async def test_a_description_that_was_remembered_wrongly_is_asked_for_again(site
         (site.state / "describe").mkdir(parents=True, exist_ok=True)
         (site.state / "describe/good.json").write_text(text)
         async with opened(site) as (registry, _):
-            assert registry.snapshot.statuses["good"].state is State.READY
+            assert registry.snapshot.statuses["good"].state is ConnectorState.READY
     assert asked(site) == 4
 
 

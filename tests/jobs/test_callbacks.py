@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from gateway.jobs.callbacks import Answer, Callbacks, Policy
+from gateway.jobs.callbacks import Callbacks, CallerAnswer, Policy
 from gateway.jobs.contract import Attempt, Outcome, Verdict
 from gateway.jobs.settings import CallbacksSection, OAuth2
 from gateway.units import Duration
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 POLICY = Policy(attempts=5, max_age=100.0, first_delay=1.0)
-RACING = Answer(400, body=b'{"error_code": "not_waiting_for_callback"}')
+RACING = CallerAnswer(400, body=b'{"error_code": "not_waiting_for_callback"}')
 
 
-def judged(answer: Answer, tried: tuple[Attempt, ...] = (), at: float = 1000.0) -> Attempt:
+def judged(answer: CallerAnswer, tried: tuple[Attempt, ...] = (), at: float = 1000.0) -> Attempt:
     return POLICY.judge(answer, tried, at, 0.1)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 def test_success_is_done(status: int) -> None:
-    assert judged(Answer(status, body=b"whatever")).verdict is Verdict.DONE
+    assert judged(CallerAnswer(status, body=b"whatever")).verdict is Verdict.DONE
 
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_tried_again(status: int) -> None:
-    attempt = judged(Answer(status))
+    attempt = judged(CallerAnswer(status))
     assert attempt.verdict is Verdict.AGAIN
     assert 0.5 <= attempt.wait <= 1
 
 
 def test_no_connection_is_tried_again() -> None:
-    assert judged(Answer(None, "refused")).verdict is Verdict.AGAIN
+    assert judged(CallerAnswer(None, "refused")).verdict is Verdict.AGAIN
 
 
 @pytest.mark.parametrize("status", [400, 404, 410, 422])
 def test_other_refusals_are_final(status: int) -> None:
-    attempt = judged(Answer(status, body=b'{"error_code": "task_gone"}'))
+    attempt = judged(CallerAnswer(status, body=b'{"error_code": "task_gone"}'))
     assert attempt.verdict is Verdict.DEAD
     assert "task_gone" in attempt.reason
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_wrong_credentials_are_named(status: int) -> None:
-    attempt = judged(Answer(status))
+    attempt = judged(CallerAnswer(status))
     assert attempt.verdict is Verdict.DEAD
     assert "credentials" in attempt.reason
     assert "kept" in attempt.reason
@@ -58,7 +58,7 @@ def test_wrong_credentials_are_named(status: int) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 307])
 def test_a_redirect_is_final(status: int) -> None:
-    attempt = judged(Answer(status))
+    attempt = judged(CallerAnswer(status))
     assert attempt.verdict is Verdict.DEAD
     assert "redirect" in attempt.reason
 
@@ -74,7 +74,7 @@ def test_a_caller_that_does_not_wait_yet_is_given_thirty_seconds() -> None:
 
 
 def test_a_race_is_counted_from_its_own_first_try() -> None:
-    down = judged(Answer(503), at=900.0)
+    down = judged(CallerAnswer(503), at=900.0)
     assert judged(RACING, (down,), at=990.0).verdict is Verdict.AGAIN
 
 
@@ -84,34 +84,34 @@ def test_a_race_is_not_ended_by_the_number_of_tries() -> None:
 
 
 def test_tries_are_bounded_by_number_and_by_age() -> None:
-    tried = tuple(judged(Answer(503), at=1000.0) for _ in range(4))
-    last = judged(Answer(503), tried, at=1001.0)
+    tried = tuple(judged(CallerAnswer(503), at=1000.0) for _ in range(4))
+    last = judged(CallerAnswer(503), tried, at=1001.0)
     assert last.verdict is Verdict.DEAD
     assert "5 tries" in last.reason
-    assert judged(Answer(503), tried[:1], at=1100.0).verdict is Verdict.DEAD
+    assert judged(CallerAnswer(503), tried[:1], at=1100.0).verdict is Verdict.DEAD
 
 
 def test_waits_double_up_to_five_minutes_with_jitter() -> None:
     patient = Policy(attempts=10_000, max_age=1e9, first_delay=1.0)
     tried: tuple[Attempt, ...] = ()
     for expected in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
-        attempt = patient.judge(Answer(503), tried, 1000.0, 0.1)
+        attempt = patient.judge(CallerAnswer(503), tried, 1000.0, 0.1)
         assert expected / 2 <= attempt.wait <= expected
         tried = (*tried, attempt)
 
 
 def test_a_backend_that_may_be_locked_is_asked_again_soon() -> None:
     patient = Policy(attempts=10_000, max_age=1e9, first_delay=1.0)
-    tried = tuple(patient.judge(Answer(500), (), 1000.0, 0.1) for _ in range(9))
-    assert 5 <= patient.judge(Answer(500), tried, 1500.0, 0.1).wait <= 10
-    assert 150 <= patient.judge(Answer(500), tried, 2000.0, 0.1).wait <= 300
+    tried = tuple(patient.judge(CallerAnswer(500), (), 1000.0, 0.1) for _ in range(9))
+    assert 5 <= patient.judge(CallerAnswer(500), tried, 1500.0, 0.1).wait <= 10
+    assert 150 <= patient.judge(CallerAnswer(500), tried, 2000.0, 0.1).wait <= 300
 
 
-NOT_WAITING = Answer(400, body=b'{"error_code": "not_waiting_for_callback"}')
-DROPPED = Answer(None, "the caller did not answer in time", unsure=True)
+NOT_WAITING = CallerAnswer(400, body=b'{"error_code": "not_waiting_for_callback"}')
+DROPPED = CallerAnswer(None, "the caller did not answer in time", unsure=True)
 
 
-def tries(*answers: Answer) -> list[Attempt]:
+def tries(*answers: CallerAnswer) -> list[Attempt]:
     """Judge answers that come a second after one another."""
     tried: list[Attempt] = []
     for at, answer in enumerate(answers):
@@ -119,28 +119,28 @@ def tries(*answers: Answer) -> list[Attempt]:
     return tried
 
 
-@pytest.mark.parametrize("lost", [DROPPED, Answer(504), Answer(502)])
-def test_nobody_waits_a_second_time_after_a_try_without_an_answer_means_that_it_was_taken(lost: Answer) -> None:
+@pytest.mark.parametrize("lost", [DROPPED, CallerAnswer(504), CallerAnswer(502)])
+def test_nobody_waits_a_second_time_after_a_try_without_an_answer_means_that_it_was_taken(lost: CallerAnswer) -> None:
     *_, first, second = tries(lost, NOT_WAITING, NOT_WAITING)
     assert (first.verdict, second.verdict) == (Verdict.AGAIN, Verdict.DONE)
     assert "was taken" in second.reason
 
 
-@pytest.mark.parametrize("lost", [Answer(None, "could not be reached"), Answer(503), Answer(500)])
-def test_a_try_that_never_arrived_or_was_refused_proves_nothing(lost: Answer) -> None:
+@pytest.mark.parametrize("lost", [CallerAnswer(None, "could not be reached"), CallerAnswer(503), CallerAnswer(500)])
+def test_a_try_that_never_arrived_or_was_refused_proves_nothing(lost: CallerAnswer) -> None:
     assert tries(lost, NOT_WAITING, NOT_WAITING)[-1].verdict is Verdict.AGAIN
 
 
 def test_a_process_that_failed_after_it_took_the_callback_has_taken_it() -> None:
     body = b'{"error_code": "unexpected_workflow_exception", "message": "line 1\\n  said no", "task_data": {"s": 1}}'
-    one = POLICY.judge(Answer(400, body=body), (), 1000.0, 0.1)
+    one = POLICY.judge(CallerAnswer(400, body=body), (), 1000.0, 0.1)
     assert one.verdict is Verdict.DONE
     assert one.reason.endswith("it was taken, and its process failed: line 1 said no")
 
 
 def test_retry_after_is_honoured_within_reason() -> None:
-    assert 7 <= judged(Answer(503, retry_after=7.0)).wait <= 8
-    assert judged(Answer(503, retry_after=1e9)).wait <= 3601
+    assert 7 <= judged(CallerAnswer(503, retry_after=7.0)).wait <= 8
+    assert judged(CallerAnswer(503, retry_after=1e9)).wait <= 3601
 
 
 # --- over HTTP

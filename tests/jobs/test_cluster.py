@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from gateway.jobs.cluster import FENCED, Lease, Pace
-from gateway.jobs.contract import JobsUnavailable, State
+from gateway.jobs.contract import JobState, JobsUnavailable
 from gateway.jobs.postgres import Postgres as Database
 from gateway.jobs.store import Store
 from gateway.jobs.trouble import Trouble
@@ -207,7 +207,7 @@ async def ended(one, name):
         status = await one.jobs.status(name)
     except JobsUnavailable:
         return None
-    return status if status.state is State.KEPT else None
+    return status if status.state is JobState.KEPT else None
 
 
 async def test_the_slots_of_a_connector_hold_over_all_gateways(url: str, tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ async def test_a_job_is_cancelled_by_whichever_gateway_is_asked(url: str, tmp_pa
         name = await one.accept(job(callback=backend.url, cluster_concurrency=1))
         await eventually(lambda: one.runner.started)
         await two.jobs.cancel(name)
-        assert (await two.jobs.status(name)).state is State.CANCELLED
+        assert (await two.jobs.status(name)).state is JobState.CANCELLED
         await eventually(lambda: one.runner.cancelled == [name])
         await eventually(lambda: backend.seen)
         await eventually(lambda: one.jobs.health().open == 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.jobs.contract import CANCELLED, FAILED, INTERRUPTED, JobsUnavailable, State
+from gateway.jobs.contract import CANCELLED, FAILED, INTERRUPTED, JobState, JobsUnavailable
 from gateway.jobs.settings import CallbacksSection, JobsSection, OAuth2
 
 TEXT = (Path(__file__).parent.parent.parent / "docs/jobs.md").read_text()
@@ -15,7 +15,7 @@ ROWS = re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXT, flags=re.MULTILINE)
 
 
 def test_every_state_and_every_setting_is_explained_and_nothing_else() -> None:
-    known = {*CallbacksSection.__struct_fields__, *JobsSection.__struct_fields__, *(state.value for state in State)}
+    known = {*CallbacksSection.__struct_fields__, *JobsSection.__struct_fields__, *(state.value for state in JobState)}
     assert {name for name, _ in ROWS} == known
 
 

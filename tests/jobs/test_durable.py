@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.jobs.contract import JobNotFound, State
+from gateway.jobs.contract import JobNotFound, JobState
 from gateway.jobs.settings import JobsSection
 from tests.jobs.support import bench, job
 from tests.support import eventually
@@ -39,7 +39,7 @@ async def test_a_start_wakes_the_engine_only_for_open_jobs(tmp_path: Path) -> No
         await one.ended(await one.accept(job()))
         await one.again()
         assert one.jobs.health().state == "asleep"
-        assert [status.state for status in await one.jobs.list()] == [State.KEPT]
+        assert [status.state for status in await one.jobs.list()] == [JobState.KEPT]
         one.runner.hold()
         await one.accept(job(idempotent=True))
         await eventually(lambda: one.runner.started)

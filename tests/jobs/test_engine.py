@@ -17,10 +17,10 @@ from gateway.jobs.contract import (
     Job,
     JobConflict,
     JobNotFound,
+    JobState,
     JobsUnavailable,
     Outcome,
     Query,
-    State,
     StoreAway,
     Verdict,
 )
@@ -48,7 +48,7 @@ def code(outcome: Outcome | None) -> str | None:
 async def test_a_job_without_a_callback_keeps_its_outcome(one: Bench) -> None:
     name = await one.accept(job(params='{"a": 1}', task_data='{"b": 2}'))
     status = await one.ended(name)
-    assert status.state is State.KEPT
+    assert status.state is JobState.KEPT
     assert status.outcome == Outcome(status=200, body=envelope({"command": "Do"}), run={"wall": 0.1})
     assert one.runner.started[0].params == '{"a": 1}'
     assert one.runner.started[0].task_data == '{"b": 2}'
@@ -59,7 +59,7 @@ async def test_a_job_is_delivered_with_its_key(one: Bench) -> None:
     async with caller() as backend:
         name = await one.accept(job(callback=backend.url))
         status = await one.ended(name)
-    assert status.state is State.DELIVERED
+    assert status.state is JobState.DELIVERED
     [(headers, body)] = backend.seen
     assert headers["Idempotency-Key"] == name
     assert headers["Content-Type"] == "application/json"
@@ -94,7 +94,7 @@ async def test_a_final_answer_makes_a_dead_letter_that_says_why(one: Bench) -> N
         backend.answers = [401]
         name = await one.accept(job(callback=backend.url))
         status = await one.ended(name)
-    assert status.state is State.DEAD
+    assert status.state is JobState.DEAD
     assert "401" in status.reason
     assert "credentials" in status.reason
     assert code(status.outcome) is None
@@ -107,7 +107,7 @@ async def test_a_dead_letter_can_be_delivered_again_without_a_second_run(one: Be
         await one.ended(name)
         backend.answers = [200]
         assert await one.jobs.retry(name) == name
-        status = await one.reaches(name, lambda status: status.state is State.DELIVERED)
+        status = await one.reaches(name, lambda status: status.state is JobState.DELIVERED)
     assert one.runner.commands == ["Do"]
     assert status.outcome is not None
     assert len({headers["Idempotency-Key"] for headers, _ in backend.seen}) == 1
@@ -120,7 +120,7 @@ async def test_a_retry_can_wake_a_delivery_that_waits(tmp_path: Path, database: 
         name = await one.accept(job(callback=backend.url))
         await one.reaches(name, lambda status: status.attempts)
         await one.jobs.retry(name)
-        assert (await one.ended(name)).state is State.DELIVERED
+        assert (await one.ended(name)).state is JobState.DELIVERED
 
 
 async def test_a_job_can_be_run_again_as_a_new_one(one: Bench) -> None:
@@ -128,7 +128,7 @@ async def test_a_job_can_be_run_again_as_a_new_one(one: Bench) -> None:
     await one.ended(name)
     again = await one.jobs.retry(name, run=True)
     assert again != name
-    assert (await one.ended(again)).state is State.KEPT
+    assert (await one.ended(again)).state is JobState.KEPT
     assert one.runner.commands == ["Do", "Do"]
 
 
@@ -140,9 +140,9 @@ async def test_lists_tell_the_latest_first_and_can_be_narrowed(one: Bench) -> No
     kept = await one.accept(job())
     await one.ended(kept)
     assert {status.id for status in await one.jobs.list()} == {dead, kept}
-    assert [status.id for status in await one.jobs.list(Query(state=State.DEAD))] == [dead]
+    assert [status.id for status in await one.jobs.list(Query(state=JobState.DEAD))] == [dead]
     assert [status.id for status in await one.jobs.list(Query(connector="fake"))] == [kept]
-    assert await one.jobs.list(Query(state=State.DELIVERED)) == []
+    assert await one.jobs.list(Query(state=JobState.DELIVERED)) == []
     assert len(await one.jobs.list(limit=1)) == 1
 
 
@@ -168,10 +168,10 @@ async def test_an_outcome_that_nobody_waits_for_is_unwanted_and_no_dead_letter(
         backend.answers = [not_waiting]
         name = await one.accept(job(callback=backend.url))
         ended = await one.ended(name)
-    assert ended.state is State.UNWANTED
+    assert ended.state is JobState.UNWANTED
     assert "not_waiting_for_callback" in ended.reason
-    assert [found.id for found in await one.jobs.list(Query(state=State.UNWANTED))] == [name]
-    assert await one.jobs.list(Query(state=State.DEAD)) == []
+    assert [found.id for found in await one.jobs.list(Query(state=JobState.UNWANTED))] == [name]
+    assert await one.jobs.list(Query(state=JobState.DEAD)) == []
     (event,) = one.told(JobFinished)
     assert (event.state, event.severity()) == ("unwanted", "info")
 
@@ -185,7 +185,7 @@ async def test_a_callback_that_was_taken_by_a_process_that_failed_is_delivered_w
         backend.answers = [failed]
         name = await one.accept(job(callback=backend.url))
         ended = await one.ended(name)
-    assert ended.state is State.DELIVERED
+    assert ended.state is JobState.DELIVERED
     assert ended.reason.endswith("its process failed: division by zero")
     assert [found.reason for found in await one.jobs.list()] == [ended.reason]
     (event,) = one.told(JobFinished)
@@ -298,7 +298,7 @@ async def test_an_interrupted_job_that_is_not_idempotent_is_told_and_not_run_aga
         await one.again()
         status = await one.ended(name)
     assert one.runner.started == []
-    assert status.state is State.DELIVERED
+    assert status.state is JobState.DELIVERED
     assert backend.seen[0][1]["error"]["error_code"] == "job_interrupted"
     assert "not declared idempotent" in backend.seen[0][1]["error"]["message"]
 
@@ -355,7 +355,7 @@ async def test_a_crash_while_delivering_does_not_run_again(one: Bench) -> None:
         backend.answers = [200]
         status = await one.ended(name)
     assert one.runner.started == []
-    assert status.state is State.DELIVERED
+    assert status.state is JobState.DELIVERED
     assert status.attempts[0].status == 503
 
 
@@ -367,7 +367,7 @@ async def test_a_restart_many_times_is_no_fault_of_a_job(one: Bench) -> None:
             await one.reaches(name, lambda status, number=number: len(status.attempts) > number)
             await one.again()
         backend.answers = [200]
-        assert (await one.ended(name)).state is State.DELIVERED
+        assert (await one.ended(name)).state is JobState.DELIVERED
 
 
 async def test_drain_starts_nothing_and_leaves_what_waits_to_the_next_start(one: Bench) -> None:
@@ -380,7 +380,7 @@ async def test_drain_starts_nothing_and_leaves_what_waits_to_the_next_start(one:
     one.runner.release.set()
     with pytest.raises(GatewayDraining):
         await one.accept(job("Third"))
-    assert (await one.ended(running)).state is State.KEPT
+    assert (await one.ended(running)).state is JobState.KEPT
     assert one.runner.commands == ["First"]
     await one.again()
     await one.ended(waiting)
@@ -421,7 +421,7 @@ async def test_stopping_kills_a_run_that_goes_on(one: Bench) -> None:
 async def test_a_run_in_progress_is_adopted(one: Bench) -> None:
     running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     name = await one.accept(job(), running)
-    assert (await one.reaches(name, lambda status: status.state is State.RUNNING)).outcome is None
+    assert (await one.reaches(name, lambda status: status.state is JobState.RUNNING)).outcome is None
     running.set_result(Outcome(status=200, body=envelope("adopted")))
     status = await one.ended(name)
     assert one.runner.started == []
@@ -433,7 +433,7 @@ async def test_an_adopted_run_that_a_crash_interrupts_follows_the_policy(one: Be
     never = await one.accept(job("Never"), loop.create_future())
     twice = await one.accept(job("Twice", idempotent=True), loop.create_future())
     for name in (never, twice):
-        await one.reaches(name, lambda status: status.state is State.RUNNING)
+        await one.reaches(name, lambda status: status.state is JobState.RUNNING)
     await one.again()
     assert code((await one.ended(never)).outcome) == "job_interrupted"
     assert code((await one.ended(twice)).outcome) is None
@@ -450,7 +450,7 @@ async def test_an_adopted_run_that_fails_is_an_outcome(one: Bench) -> None:
 async def test_an_adopted_run_that_somebody_cancels_is_told(one: Bench) -> None:
     running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     name = await one.accept(job(), running)
-    await one.reaches(name, lambda status: status.state is State.RUNNING)
+    await one.reaches(name, lambda status: status.state is JobState.RUNNING)
     running.cancel()
     assert code((await one.ended(name)).outcome) == "job_interrupted"
 
@@ -458,7 +458,7 @@ async def test_an_adopted_run_that_somebody_cancels_is_told(one: Bench) -> None:
 async def test_cancelling_a_job_cancels_the_run_that_it_adopted(one: Bench) -> None:
     running: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     name = await one.accept(job(), running)
-    await one.reaches(name, lambda status: status.state is State.RUNNING)
+    await one.reaches(name, lambda status: status.state is JobState.RUNNING)
     await one.jobs.cancel(name)
     await eventually(running.cancelled)
 
@@ -475,7 +475,7 @@ async def test_cancelling_kills_the_run_and_tells_the_caller(one: Bench) -> None
         await eventually(lambda: one.runner.cancelled)
         status = await one.reaches(name, lambda status: status.attempts)
         await eventually(lambda: one.jobs.health().open == 0)
-    assert status.state is State.CANCELLED
+    assert status.state is JobState.CANCELLED
     assert [(headers["Idempotency-Key"], body["error"]["error_code"]) for headers, body in backend.seen] == [
         (name, "job_cancelled")
     ]
@@ -504,7 +504,7 @@ async def test_cancelling_ends_a_delivery(tmp_path: Path, database: str | None) 
         await one.jobs.cancel(name)
         await eventually(lambda: one.jobs.health().open == 0)
         status = await one.jobs.status(name)
-    assert status.state is State.CANCELLED
+    assert status.state is JobState.CANCELLED
     assert len(backend.seen) == 1
     assert status.outcome is not None
 
@@ -660,7 +660,7 @@ async def test_a_task_that_was_refused_and_asked_for_again_runs_once(tmp_path: P
                 return None
 
         status = await one.ended(await eventually(accepted))
-        assert status.state is State.KEPT
+        assert status.state is JobState.KEPT
         assert one.runner.commands == ["Before", "Asked"]
 
 
@@ -698,8 +698,8 @@ async def test_what_has_ended_is_purged_by_age_and_by_end(one: Bench) -> None:
         await eventually(lambda: len(taker.seen) == 2)
         await eventually(lambda: one.jobs.health().open == 1)
         assert await one.jobs.purge(older_than=3600) == 0
-        assert await one.jobs.purge(older_than=-10, state=State.DEAD) == 0
-        assert await one.jobs.purge(older_than=-10, state=State.KEPT) == 1
+        assert await one.jobs.purge(older_than=-10, state=JobState.DEAD) == 0
+        assert await one.jobs.purge(older_than=-10, state=JobState.KEPT) == 1
         assert {status.id for status in await one.jobs.list()} == {delivered, cancelled, running}
         assert await one.jobs.purge(older_than=-10) == 2
         assert [status.id for status in await one.jobs.list()] == [running]
@@ -730,7 +730,7 @@ async def test_what_was_refused_and_committed_all_the_same_is_withdrawn(
     await refused(one, monkeypatch, before=before)
     await eventually(lambda: one.jobs.health().open == 0)
     assert one.runner.queued == []
-    [withdrawn] = await one.jobs.list(Query(state=State.DEAD))
+    [withdrawn] = await one.jobs.list(Query(state=JobState.DEAD))
     assert "never accepted" in withdrawn.reason
     assert [event.state for event in one.told(JobFinished)] == ["dead"]
     again = await one.jobs.accept(job("Refused", task="t"))
@@ -752,7 +752,7 @@ async def test_what_was_refused_and_joined_before_it_was_withdrawn_runs(
     joined = await one.jobs.accept(job("Refused", task="t"))
     assert joined.joined
     may.set()
-    assert (await one.ended(joined.id)).state is State.KEPT
+    assert (await one.ended(joined.id)).state is JobState.KEPT
     assert one.runner.commands == ["Refused"]
 
 

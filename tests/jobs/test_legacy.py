@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from gateway.jobs.cluster import Pace
-from gateway.jobs.contract import Query, State
+from gateway.jobs.contract import JobState, Query
 from tests.jobs.support import Backend, Bench, bench, caller, job
 from tests.support import eventually
 
@@ -71,9 +71,9 @@ def code(status: JobStatus) -> str | None:
 async def test_what_has_ended_stays_visible(one: Bench) -> None:
     await one.jobs.start()
     ends = {
-        "Kept": State.KEPT, "Adopted": State.KEPT, "Delivered": State.DELIVERED, "Failed": State.DELIVERED,
-        "Dead": State.DEAD, "Unwanted": State.UNWANTED, "Cancelled": State.CANCELLED, "InDelivery": State.CANCELLED,
-        "ToTell": State.CANCELLED,
+        "Kept": JobState.KEPT, "Adopted": JobState.KEPT, "Delivered": JobState.DELIVERED, "Failed": JobState.DELIVERED,
+        "Dead": JobState.DEAD, "Unwanted": JobState.UNWANTED, "Cancelled": JobState.CANCELLED, "InDelivery": JobState.CANCELLED,
+        "ToTell": JobState.CANCELLED,
     }  # fmt: skip
 
     async def told() -> dict[str, JobStatus] | None:
@@ -101,7 +101,7 @@ async def test_what_was_open_goes_on_as_the_rules_say(one: Bench, backend: Backe
     waiting = next(job for job in one.runner.started if job.command == "Waiting")
     assert (waiting.params, waiting.priority) == ('{"w": 1}', 5)
     one.runner.release.set()
-    ends = {"Waiting": State.KEPT, "Safe": State.KEPT, "Twice": State.KEPT}
+    ends = {"Waiting": JobState.KEPT, "Safe": JobState.KEPT, "Twice": JobState.KEPT}
 
     async def ended() -> dict[str, JobStatus] | None:
         found = await by_command(one)
@@ -124,7 +124,7 @@ async def test_what_was_to_be_told_is_told(one: Bench, backend: Backend) -> None
     taken = await eventually(told)
     assert {command: error and error["error_code"] for command, error in taken.items()} == errors
     for command in ("Delivering", "Once"):
-        status = await one.reaches((await by_command(one))[command].id, lambda told: told.state is State.DELIVERED)
+        status = await one.reaches((await by_command(one))[command].id, lambda told: told.state is JobState.DELIVERED)
         assert [attempt.status for attempt in status.attempts] == [503, 200]  # the first one was on record
 
 
@@ -132,11 +132,11 @@ async def test_a_dead_letter_is_delivered_again_on_demand(one: Bench, backend: B
     await one.jobs.start()
 
     async def dead() -> list[JobStatus]:
-        return await one.jobs.list(Query(state=State.DEAD))
+        return await one.jobs.list(Query(state=JobState.DEAD))
 
     [letter] = await eventually(dead)
     assert await one.jobs.retry(letter.id) == letter.id
-    ended = await one.reaches(letter.id, lambda status: status.state is State.DELIVERED)
+    ended = await one.reaches(letter.id, lambda status: status.state is JobState.DELIVERED)
     assert [attempt.status for attempt in ended.attempts] == [200]
     assert one.runner.started == [] or "Dead" not in one.runner.commands
     assert letter.id in {headers["Idempotency-Key"] for headers, _ in backend.seen}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.errors import ConnectorBusy
-from gateway.jobs.contract import JobsUnavailable, State, StoreAway
+from gateway.jobs.contract import JobState, JobsUnavailable, StoreAway
 from gateway.jobs.recovery import fitting
 from gateway.jobs.settings import CallbacksSection
 from gateway.jobs.store import Store
@@ -51,7 +51,7 @@ async def test_more_jobs_than_fit_into_a_batch_are_all_taken_up(few: Bench) -> N
     names = await leave(few, 8)
     await few.again()
     for name in names:
-        assert (await few.ended(name)).state is State.KEPT
+        assert (await few.ended(name)).state is JobState.KEPT
     assert sorted(few.runner.commands) == [f"Job{number}" for number in range(8)]
 
 
@@ -91,7 +91,7 @@ async def test_those_that_wait_for_their_next_delivery_do_not_hold_up_the_others
         one.runner.slot.clear()
         last = await one.accept(job("Last"))
         await one.again()
-        assert (await one.ended(last)).state is State.KEPT
+        assert (await one.ended(last)).state is JobState.KEPT
 
 
 async def test_jobs_are_taken_up_though_the_store_fails_at_first(few: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ async def test_jobs_are_taken_up_though_the_store_fails_at_first(few: Bench, mon
 
     monkeypatch.setattr(Store, "take", fail_once)
     await few.again()
-    assert (await few.ended(name)).state is State.KEPT
+    assert (await few.ended(name)).state is JobState.KEPT
     assert failed == [[name]]
 
 
@@ -126,7 +126,7 @@ async def test_jobs_that_were_taken_up_though_nobody_said_so_are_gone_on_with(
     monkeypatch.setattr(Store, "take", take)
     await few.again()
     for name in names:
-        assert (await few.ended(name)).state is State.KEPT
+        assert (await few.ended(name)).state is JobState.KEPT
 
 
 async def test_what_is_ours_and_forgotten_is_remembered(
@@ -137,8 +137,8 @@ async def test_what_is_ours_and_forgotten_is_remembered(
     async with bench(tmp_path, database) as one:
         await one.accept(job("First"))
         late = msgspec.structs.replace(job("Late"), id="late")
-        assert await one.store.add(late, State.WAITING, accepted=1.0)
-        assert (await one.ended("late")).state is State.KEPT
+        assert await one.store.add(late, JobState.WAITING, accepted=1.0)
+        assert (await one.ended("late")).state is JobState.KEPT
         assert one.runner.commands == ["First", "Late"]
 
 
@@ -158,7 +158,7 @@ async def test_a_delivery_of_which_nobody_knows_whether_it_was_asked_for_is_made
         monkeypatch.setattr(Store, "deliver_again", lost)
         with pytest.raises(JobsUnavailable):
             await one.jobs.retry(name)
-        await one.reaches(name, lambda status: status.state is State.DELIVERED)
+        await one.reaches(name, lambda status: status.state is JobState.DELIVERED)
 
 
 def test_a_batch_is_bounded_by_size_and_holds_at_least_one() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.jobs import store as module
-from gateway.jobs.contract import MOVES, Attempt, Job, Outcome, Query, State, StoreAway, Verdict
+from gateway.jobs.contract import MOVES, Attempt, Job, JobState, Outcome, Query, StoreAway, Verdict
 from gateway.jobs.postgres import Postgres
 from gateway.jobs.sqlite import Sqlite, unfinished
 from gateway.jobs.store import Store
@@ -59,17 +59,17 @@ def other(tables: Database) -> Store:
     return Store(tables, "other")
 
 
-async def added(store: Store, name: str = "j", state: State = State.WAITING, **more: Any) -> Job:
+async def added(store: Store, name: str = "j", state: JobState = JobState.WAITING, **more: Any) -> Job:
     """Add a job that stands there, by the ways that lead there."""
     made = replaced(job(callback="http://127.0.0.1:9/", **more), name)
-    begins = state in {State.WAITING, State.RUNNING}
-    assert await store.add(made, state if begins else State.WAITING, accepted=time.time())
-    if state is State.CANCELLED:
+    begins = state in {JobState.WAITING, JobState.RUNNING}
+    assert await store.add(made, state if begins else JobState.WAITING, accepted=time.time())
+    if state is JobState.CANCELLED:
         assert await store.cancel(name) == store.owner
         assert await store.told(name, [], ends=True)
     elif not begins:
-        assert await store.record(name, OUTCOME, State.KEPT if state is State.KEPT else State.DELIVERING)
-        if state not in {State.KEPT, State.DELIVERING}:
+        assert await store.record(name, OUTCOME, JobState.KEPT if state is JobState.KEPT else JobState.DELIVERING)
+        if state not in {JobState.KEPT, JobState.DELIVERING}:
             assert await store.tried(name, [TRIED], state, "why")
     return made
 
@@ -78,10 +78,10 @@ def replaced(one: Job, name: str) -> Job:
     return Job(**{**{field: getattr(one, field) for field in one.__struct_fields__}, "id": name})
 
 
-async def state(store: Store, name: str = "j") -> State:
+async def state(store: Store, name: str = "j") -> JobState:
     row = await store.read(name)
     assert row is not None
-    return State(row.state)
+    return JobState(row.state)
 
 
 async def test_what_is_added_is_read_as_it_was(one: Store) -> None:
@@ -93,12 +93,12 @@ async def test_what_is_added_is_read_as_it_was(one: Store) -> None:
         connector="c", command="Do", context=context, params='{"a": "ä\\u0000"}', task_data='{"b": 2}', priority=3,
         timeout=1.5, idempotent=True, promoted=True, cluster_concurrency=2, id="j",
     )  # fmt: skip
-    assert await one.add(made, State.WAITING, accepted=12.5)
+    assert await one.add(made, JobState.WAITING, accepted=12.5)
     row = await one.read("j")
     assert row is not None
     assert row.read_job() == made
     told = row.status()
-    assert (told.accepted, told.finished, told.state, told.node) == (12.5, None, State.WAITING, "one")
+    assert (told.accepted, told.finished, told.state, told.node) == (12.5, None, JobState.WAITING, "one")
     assert (told.client, told.task_id, told.process_instance_id, told.callback) == ("c\0", "t\0", 7, True)
     assert await one.read("nothing") is None
 
@@ -106,13 +106,13 @@ async def test_what_is_added_is_read_as_it_was(one: Store) -> None:
 async def test_a_task_has_one_open_job(one: Store, other: Store) -> None:
     await added(one, task="t")
     second = replaced(job(task="t"), "second")
-    assert not await other.add(second, State.WAITING, accepted=1.0)
+    assert not await other.add(second, JobState.WAITING, accepted=1.0)
     assert await other.join(second) == "j"
     assert await other.find_open(second, 5) == "j"
-    assert await one.record("j", OUTCOME, State.KEPT)
+    assert await one.record("j", OUTCOME, JobState.KEPT)
     assert await other.join(second) is None
     assert await other.find_open(second, 5) is None
-    assert await other.add(second, State.WAITING, accepted=1.0)
+    assert await other.add(second, JobState.WAITING, accepted=1.0)
     assert await one.find_open(job(), 5) is None
 
 
@@ -133,18 +133,18 @@ async def test_what_is_withdrawn_before_it_arrives_never_does(one: Store) -> Non
     late = replaced(job(task="t"), "late")
     assert await one.withdraw(late)
     with pytest.raises(StoreAway):
-        await one.add(late, State.WAITING, accepted=1.0)
-    assert await state(one, "late") is State.DEAD
+        await one.add(late, JobState.WAITING, accepted=1.0)
+    assert await state(one, "late") is JobState.DEAD
 
 
 async def test_whoever_does_not_have_a_job_changes_nothing(one: Store, other: Store) -> None:
     made = await added(one)
     assert not await other.begin(made, 0, None, 5)
-    assert not await other.record("j", OUTCOME, State.DELIVERING)
+    assert not await other.record("j", OUTCOME, JobState.DELIVERING)
     assert not await other.take_back("j", 1)
     assert not await other.owns("j")
-    assert await one.record("j", OUTCOME, State.DELIVERING)
-    assert not await other.tried("j", [TRIED], State.DELIVERED, "")
+    assert await one.record("j", OUTCOME, JobState.DELIVERING)
+    assert not await other.tried("j", [TRIED], JobState.DELIVERED, "")
     assert await other.cancel("j") == "one"  # whoever has it in its hands ends it
     assert not await other.told("j", [], ends=True)
     assert await one.cancelled() == ["j"]
@@ -153,19 +153,19 @@ async def test_whoever_does_not_have_a_job_changes_nothing(one: Store, other: St
 
 
 BY_VERB = {
-    "begin": State.RUNNING, "record": State.DELIVERING, "tried": State.DELIVERED, "cancel": State.CANCELLED,
-    "deliver_again": State.DELIVERING, "take_back": State.WAITING,
+    "begin": JobState.RUNNING, "record": JobState.DELIVERING, "tried": JobState.DELIVERED, "cancel": JobState.CANCELLED,
+    "deliver_again": JobState.DELIVERING, "take_back": JobState.WAITING,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", BY_VERB)
-@pytest.mark.parametrize("begun", list(State))
-async def test_a_job_goes_only_where_the_table_of_moves_lets_it(one: Store, begun: State, verb: str) -> None:
+@pytest.mark.parametrize("begun", list(JobState))
+async def test_a_job_goes_only_where_the_table_of_moves_lets_it(one: Store, begun: JobState, verb: str) -> None:
     made = await added(one, state=begun)
     calls = {
         "begin": lambda: one.begin(made, 0, None, 5),
-        "record": lambda: one.record("j", OUTCOME, State.DELIVERING),
-        "tried": lambda: one.tried("j", [TRIED], State.DELIVERED, ""),
+        "record": lambda: one.record("j", OUTCOME, JobState.DELIVERING),
+        "tried": lambda: one.tried("j", [TRIED], JobState.DELIVERED, ""),
         "cancel": lambda: one.cancel("j"),
         "deliver_again": lambda: one.deliver_again(made),
         "take_back": lambda: one.take_back("j", 1),
@@ -173,17 +173,17 @@ async def test_a_job_goes_only_where_the_table_of_moves_lets_it(one: Store, begu
     await calls[verb]()
     now = await state(one)
     assert now in {begun, BY_VERB[verb]}
-    if now is not begun and (verb, begun) != ("record", State.KEPT):
+    if now is not begun and (verb, begun) != ("record", JobState.KEPT):
         assert now in MOVES[begun]
 
 
 async def test_what_is_said_twice_is_done(one: Store) -> None:
     """Nobody may know whether the first time was."""
-    made = await added(one, state=State.RUNNING)
+    made = await added(one, state=JobState.RUNNING)
     for _ in range(2):
-        assert await one.record("j", OUTCOME, State.DELIVERING)
+        assert await one.record("j", OUTCOME, JobState.DELIVERING)
     for _ in range(2):
-        assert await one.tried("j", [TRIED], State.DEAD, "why\0")
+        assert await one.tried("j", [TRIED], JobState.DEAD, "why\0")
     row = await one.read("j")
     assert row is not None
     assert (row.read_attempts(), row.reason, row.read_outcome()) == ((TRIED,), "why\ufffd", OUTCOME)
@@ -197,11 +197,11 @@ async def test_a_beginning_is_taken_back_also_one_that_comes_late(one: Store) ->
     assert await one.begin(made, 0, None, 5)
     for _ in range(2):
         assert await one.take_back("j", 1)
-    assert await state(one) is State.WAITING
+    assert await state(one) is JobState.WAITING
     assert not await one.begin(made, 0, None, 5)
     assert await one.begin(made, 1, None, 5)
     assert not await one.take_back("j", 0)
-    assert await state(one) is State.RUNNING
+    assert await state(one) is JobState.RUNNING
 
 
 async def test_a_run_begins_only_within_the_limit_over_all(one: Store) -> None:
@@ -217,9 +217,9 @@ async def test_a_run_begins_only_within_the_limit_over_all(one: Store) -> None:
 
 
 async def test_what_has_ended_is_delivered_again_with_its_outcome_alone(one: Store, other: Store) -> None:
-    dead = await added(one, "dead", state=State.DEAD, task="t")
-    kept = await added(one, "kept", state=State.KEPT)
-    cancelled = await added(one, "cancelled", state=State.CANCELLED)
+    dead = await added(one, "dead", state=JobState.DEAD, task="t")
+    kept = await added(one, "kept", state=JobState.KEPT)
+    cancelled = await added(one, "cancelled", state=JobState.CANCELLED)
     again = await other.deliver_again(dead)
     assert again is not None
     assert (again.state, again.owner, again.reason, again.read_attempts()) == ("delivering", "other", "", ())
@@ -231,7 +231,7 @@ async def test_what_has_ended_is_delivered_again_with_its_outcome_alone(one: Sto
 
 
 async def test_a_job_that_is_delivered_again_leaves_its_task_to_the_one_that_is_open(one: Store) -> None:
-    dead = await added(one, "dead", state=State.DEAD, task="t")
+    dead = await added(one, "dead", state=JobState.DEAD, task="t")
     await added(one, "open", task="t")
     assert await one.deliver_again(dead) is not None
     assert await one.find_open(dead, 5) == "open"
@@ -241,7 +241,7 @@ async def test_lists_can_be_narrowed_and_turned(one: Store) -> None:
     for number in range(3):
         context = Caller(request_id="r", process_instance_id=number, task_id=f"t{number}", client="c")
         made = Job(connector=f"c{number}", command="Do", context=context, id=f"j{number}")
-        assert await one.add(made, State.WAITING, accepted=float(number))
+        assert await one.add(made, JobState.WAITING, accepted=float(number))
     await one.cancel("j1")
 
     async def found(limit: int = 10, offset: int = 0, **query: Any) -> list[str]:
@@ -249,7 +249,7 @@ async def test_lists_can_be_narrowed_and_turned(one: Store) -> None:
 
     assert await found() == ["j2", "j1", "j0"]
     assert await found(limit=1, offset=1) == ["j1"]
-    assert await found(state=State.CANCELLED) == ["j1"]
+    assert await found(state=JobState.CANCELLED) == ["j1"]
     assert await found(connector="c2", client="c") == ["j2"]
     assert await found(process_instance="0", task="t0") == ["j0"]
     assert await found(client="nobody") == []
@@ -258,12 +258,14 @@ async def test_lists_can_be_narrowed_and_turned(one: Store) -> None:
 async def test_what_is_in_somebodys_hands_is_never_removed(one: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PURGE", module.PURGE.replace(f"LIMIT {module.BATCH}", "LIMIT 2"))
     monkeypatch.setattr(module, "BATCH", 2)
-    for number, ends in enumerate((State.DEAD, State.KEPT, State.DELIVERED, State.UNWANTED, State.CANCELLED)):
+    for number, ends in enumerate(
+        (JobState.DEAD, JobState.KEPT, JobState.DELIVERED, JobState.UNWANTED, JobState.CANCELLED)
+    ):
         await added(one, f"j{number}", state=ends)
     await added(one, "open")
-    await added(one, "told", state=State.RUNNING)
+    await added(one, "told", state=JobState.RUNNING)
     assert await one.cancel("told") == "one"  # it is not told yet
-    assert await one.purge(time.time() + 1, State.DEAD) == 1
+    assert await one.purge(time.time() + 1, JobState.DEAD) == 1
     assert await one.purge_beyond(3) == 1
     assert await one.purge(time.time() + 1) == 3
     assert {row.id for row in await one.listed(Query(), 10, 0)} == {"open", "told"}
@@ -271,9 +273,9 @@ async def test_what_is_in_somebodys_hands_is_never_removed(one: Store, monkeypat
 
 async def test_jobs_of_the_dead_are_taken_once_with_their_interruptions(one: Store, other: Store) -> None:
     await added(other, "waiting")
-    await added(other, "running", state=State.RUNNING)
-    await added(other, "delivering", state=State.DELIVERING)
-    await added(other, "ended", state=State.DEAD)
+    await added(other, "running", state=JobState.RUNNING)
+    await added(other, "delivering", state=JobState.DELIVERING)
+    await added(other, "ended", state=JobState.DEAD)
     await added(one, "mine")
     assert [name for name, _, _ in await one.orphans(2)] == ["waiting", "running"]
     found = await one.orphans(10)

@@ -11,7 +11,7 @@ import psycopg
 
 from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable
 from gateway.jobs.callbacks import Callbacks
-from gateway.jobs.contract import State
+from gateway.jobs.contract import JobState
 from gateway.observe.events import JobFault
 from tests.jobs.support import Bench, Runner, caller, job
 from tests.support import eventually
@@ -53,7 +53,7 @@ def ran_well(status: JobStatus) -> bool:
 
 async def test_a_job_that_waits_for_a_slot_has_not_begun(one: Bench) -> None:
     name = await waits_for_a_slot(one)
-    assert (await one.jobs.status(name)).state is State.WAITING
+    assert (await one.jobs.status(name)).state is JobState.WAITING
     one.runner.slot.set()
     assert ran_well(await one.ended(name))
 
@@ -76,7 +76,7 @@ async def test_no_process_is_started_before_the_beginning_is_recorded(one: Bench
         one.runner.slot.set()
         await eventually(lambda: one.runner.taken)
         assert one.runner.started == []
-        assert (await one.jobs.status(name)).state is State.WAITING
+        assert (await one.jobs.status(name)).state is JobState.WAITING
     assert ran_well(await one.ended(name))
 
 
@@ -93,7 +93,7 @@ async def test_a_slot_is_given_back_when_the_beginning_cannot_be_recorded(
         assert one.runner.started == []
     monkeypatch.undo()
     await eventually(lambda: len(one.runner.queued) == 2)
-    assert (await one.jobs.status(name)).state is State.WAITING
+    assert (await one.jobs.status(name)).state is JobState.WAITING
     await one.again()  # what may have been recorded of the first beginning is no interruption
     assert ran_well(await one.ended(name))
     assert one.runner.commands == ["Do"]
@@ -119,7 +119,7 @@ async def test_a_drain_ends_the_wait_for_a_slot(one: Bench) -> None:
     one.jobs.drain()
     await eventually(lambda: len(asyncio.all_tasks()) < waiting)
     assert ended.taken == 0
-    assert (await one.jobs.status(name)).state is State.WAITING
+    assert (await one.jobs.status(name)).state is JobState.WAITING
     await one.again()
     assert ran_well(await one.ended(name))
     assert (ended.commands, one.runner.commands) == ([], ["Do"])
@@ -167,7 +167,7 @@ async def test_a_run_that_could_not_be_started_after_all_has_not_begun(one: Benc
     one.runner.problems = [ConnectorUnavailable("open circuit")]
     name = await one.accept(job())
     await eventually(lambda: len(one.runner.started) == 1)
-    await one.reaches(name, lambda status: status.state is State.WAITING)
+    await one.reaches(name, lambda status: status.state is JobState.WAITING)
     assert ran_well(await one.ended(name))
     assert len(one.runner.started) == 2
 
@@ -187,6 +187,6 @@ async def test_a_fault_of_ours_in_a_delivery_is_told_and_costs_no_job(
     monkeypatch.setattr(Callbacks, "deliver", fail_once)
     async with caller() as backend:
         name = await one.accept(job(callback=backend.url))
-        assert (await one.ended(name)).state is State.DELIVERED
+        assert (await one.ended(name)).state is JobState.DELIVERED
     assert "ZeroDivisionError" in one.told(JobFault)[0].traceback
     assert one.runner.commands == ["Do"]
