@@ -12,8 +12,8 @@ from gateway.calls.admission import Admission
 from gateway.calls.invoke import Invoker
 from gateway.calls.suggestions import Suggestions
 from gateway.cells import machine
+from gateway.cells.cells import Cells
 from gateway.cells.program import NoCell
-from gateway.cells.stock import Cells
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import GatewayDraining
 from gateway.observe.events import Bus, DrainFinished, DrainStarted
-from gateway.processes.run import GRACE, Stop
+from gateway.processes.completed import Stop
+from gateway.processes.launch import GRACE
 from gateway.states import move
 
 if TYPE_CHECKING:

@@ -6,8 +6,10 @@ import enum
 import math
 from typing import TYPE_CHECKING
 
+from gateway.backoff import Backoff
 from gateway.errors import ConnectorUnavailable
 from gateway.observe.events import Bus, CircuitClosed, CircuitOpened
+from gateway.states import move
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,13 @@ class CircuitState(enum.Enum):
     HALF_OPEN = "half_open"
 
 
+MOVES = {
+    CircuitState.CLOSED: {CircuitState.OPEN},
+    CircuitState.OPEN: {CircuitState.HALF_OPEN, CircuitState.CLOSED},
+    CircuitState.HALF_OPEN: {CircuitState.OPEN, CircuitState.CLOSED},
+}
+
+
 class Circuit:
     """The record of one definition of one connector."""
 
@@ -37,7 +46,7 @@ class Circuit:
         self._bus = bus
         self._clock = clock
         self._failures = 0
-        self._cooldown = COOLDOWN
+        self._cooldowns = Backoff(COOLDOWN, LONGEST)
         self._probe_at = 0.0
 
     def admit(self) -> None:
@@ -50,7 +59,7 @@ class Circuit:
             return
         wait = self._probe_at - self._clock()
         if self.state is CircuitState.OPEN and wait <= 0:
-            self.state = CircuitState.HALF_OPEN
+            self._move(CircuitState.HALF_OPEN)
             return
         raise ConnectorUnavailable(
             f"it failed {self._failures} times in a row, the last time: {self.reason}; "
@@ -58,41 +67,33 @@ class Circuit:
             retry_after=max(1, math.ceil(wait)),
         )
 
-    def admit_after_wait(self) -> None:
-        """Let a call that has waited for its slot pass, unless the circuit has opened meanwhile.
-
-        Raises:
-            ConnectorUnavailable: it has.
-        """
-        if self.state is CircuitState.OPEN:
-            self.admit()
-
     def succeeded(self) -> None:
         """The process ran and ended by itself, whatever it answered."""
         if self.state is not CircuitState.CLOSED:
+            self._move(CircuitState.CLOSED)
             self._bus.publish(CircuitClosed(connector=self.connector))
-        self.state = CircuitState.CLOSED
         self.spotless = True
         self._failures = 0
-        self._cooldown = COOLDOWN
+        self._cooldowns.reset()
 
     def failed(self, reason: str) -> None:
         """The process could not be started, or crashed."""
         self._failures += 1
         self.spotless = False
         self.reason = reason
-        if self.state is CircuitState.HALF_OPEN:
-            self._cooldown = min(LONGEST, 2 * self._cooldown)
-        elif self.state is CircuitState.OPEN or self._failures < FAILURES:
-            return
-        self._open()
+        if self.state is CircuitState.HALF_OPEN or (self.state is CircuitState.CLOSED and self._failures >= FAILURES):
+            self._open()
 
     def undecided(self) -> None:
         """A call ended without saying anything about the connector: a probe has to be made again."""
         if self.state is CircuitState.HALF_OPEN:
-            self.state = CircuitState.OPEN
+            self._move(CircuitState.OPEN)
 
     def _open(self) -> None:
-        self.state = CircuitState.OPEN
-        self._probe_at = self._clock() + self._cooldown
-        self._bus.publish(CircuitOpened(connector=self.connector, reason=self.reason, cooldown=self._cooldown))
+        self._move(CircuitState.OPEN)
+        cooldown = self._cooldowns.next()
+        self._probe_at = self._clock() + cooldown
+        self._bus.publish(CircuitOpened(connector=self.connector, reason=self.reason, cooldown=cooldown))
+
+    def _move(self, state: CircuitState) -> None:
+        self.state = move(self.state, state, MOVES)

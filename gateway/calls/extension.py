@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
-from gateway.processes.run import Stop
+from gateway.processes.completed import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

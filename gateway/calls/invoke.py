@@ -22,7 +22,7 @@ from gateway.observe.events import (
     ConnectorWarning,
     RunFinished,
 )
-from gateway.processes.run import Completed, StaleCell, StartFailed
+from gateway.processes.completed import Completed, StaleCell, StartFailed
 from gateway.protocol.request import Context, Request, encoded
 from gateway.protocol.result import Result, interpret
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gateway.connectors.registry import Registry
     from gateway.observe.redact import Redactor
     from gateway.processes.base import Pool
-    from gateway.processes.run import Launch, Payload
+    from gateway.processes.launch import Launch, Payload
     from gateway.protocol.document import Object
 
     Found = tuple[Connector, Command]

@@ -18,7 +18,7 @@ from gateway.errors import (
     GatewayDraining,
     GatewayError,
 )
-from gateway.processes.run import Completed, Stop
+from gateway.processes.completed import Completed, Stop
 from gateway.protocol.result import Result, interpret, told_error
 from gateway.units import Duration, Size
 

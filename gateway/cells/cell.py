@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import enum
 import errno
 import fcntl
 import os
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.cells import wire
 from gateway.cells.wire import Flag, Kind, Why
+from gateway.states import move
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -124,6 +126,30 @@ class Allowance(NamedTuple):
     processes: int = 0
 
 
+class CellState(enum.Enum):
+    """What can be done with a cell."""
+
+    FIT = "fit"
+    """It can be used again."""
+    WORN = "worn"
+    """Something of a run is left in it: it goes when it has nothing to do."""
+    STALE = "stale"
+    """It cannot hide any more what it was to hide: so it goes, and all others of its connector do."""
+    CLOSED = "closed"
+    """It was told to go."""
+    DEAD = "dead"
+    """It has ended without that."""
+
+
+MOVES = {
+    CellState.FIT: {CellState.WORN, CellState.STALE, CellState.CLOSED, CellState.DEAD},
+    CellState.WORN: {CellState.STALE, CellState.CLOSED, CellState.DEAD},
+    CellState.STALE: {CellState.WORN, CellState.CLOSED, CellState.DEAD},
+    CellState.CLOSED: frozenset[CellState](),
+    CellState.DEAD: frozenset[CellState](),
+}
+
+
 class Cell:
     """A cell's process, and the runs in it."""
 
@@ -137,14 +163,9 @@ class Cell:
         self.key = ""
         """Whose it is."""
         self.sandbox: Sandbox | None = None
-        self.fit = True
-        """It can be used again."""
-        self.stale = False
-        """It cannot hide any more what it was to hide."""
-        self.closed = False
-        """It was told to go."""
+        self.state = CellState.FIT
         self.alive = True
-        """It was not heard to have ended."""
+        """It was not heard to have ended, nor told to go."""
         self.got: int | None = None
         """The steps of the sandbox that it has, once it has said so."""
         self.idle_since = 0.0
@@ -258,15 +279,14 @@ class Cell:
 
     def close(self) -> None:
         """Have everything in it killed, and let it end."""
-        self.fit = False
-        self.closed = True
         with contextlib.suppress(OSError):
             self._send_now(wire.HEAD.pack(Kind.LEAVE, 0, 0, 0), ())
-        self._disconnect()
+        self._disconnect(CellState.CLOSED)
 
     def destroy(self) -> None:
         """Kill the cell itself: nothing else helps. Its runs hear that it died."""
-        self.fit = False
+        if self.alive:
+            self._move(CellState.WORN)
         if self.group is not None:
             self.group.kill()
         self.process.kill()
@@ -355,8 +375,7 @@ class Cell:
             except ConnectionResetError:  # once, ahead of its last words: it has not read ours
                 continue
             if not size:
-                self.fit = False
-                self._disconnect()
+                self._disconnect(CellState.DEAD)
                 return
             if ancillary:
                 self._hear_with(size, [fd for _, _, raw in ancillary for fd in array.array("i", raw)])
@@ -396,9 +415,7 @@ class Cell:
             words = bytes(_view[at + wire.FAILED.size : size]).decode(errors="replace")
             del self._listeners[run]
             self._due.pop(run, None)
-            self.stale = stale = error == errno.ESTALE
-            self.fit = self.fit and not stale
-            listener.on_failed(wire.why_not_started(step, error, words), stale=stale)
+            self._refused(listener, wire.why_not_started(step, error, words), stale=error == errno.ESTALE)
         elif kind == Kind.RESULT:
             listener.on_result(_body_in(fds, body) if flags & _BODY_IN_FD else bytearray(_view[at:size]))
         elif kind == Kind.MEASURED:
@@ -407,11 +424,16 @@ class Cell:
         elif kind == Kind.TOLD:
             listener.on_told(bytes(_view[at:size]))
 
+    def _refused(self, listener: Listener, message: str, *, stale: bool) -> None:
+        if stale:
+            self._move(CellState.STALE)
+        listener.on_failed(message, stale=stale)
+
     def _ended(self, facts: tuple[int, ...], result: bytearray) -> Ended:
         pid, status, number, unfit, left_behind, whole, user, system, peak, log_bytes = facts
         why = wire.WHY[number]
         if unfit:
-            self.fit = False
+            self._move(CellState.WORN)
         # One that failed since the kernel has killed something of it had no memory left.
         if status and self.group is not None and self.group.has_killed() and why is Why.BY_ITSELF:
             why = Why.MEMORY
@@ -431,9 +453,14 @@ class Cell:
         for listener in listeners.values():
             listener.on_failed(refusal)
 
-    def _disconnect(self) -> None:
+    def _move(self, state: CellState) -> None:
+        if state is not self.state:
+            self.state = move(self.state, state, MOVES)
+
+    def _disconnect(self, state: CellState) -> None:
         if not self.alive:
             return
+        self._move(state)
         self.loop.remove_reader(self._socket)
         self.loop.remove_writer(self._socket)
         self.alive = False

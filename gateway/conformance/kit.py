@@ -34,7 +34,8 @@ from gateway.errors import (
     Quarantine,
 )
 from gateway.observe.events import Bus, ConnectorWarning, Event
-from gateway.processes.run import GRACE, StartFailed, Stop
+from gateway.processes.completed import StartFailed, Stop
+from gateway.processes.launch import GRACE
 from gateway.protocol.description import (
     DescribedAuth,
     DescribedCommand,
@@ -52,7 +53,8 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.observe.events import RunFinished
     from gateway.processes.base import OnLine, Pool, Process
-    from gateway.processes.run import Answered, Completed, Launch, Payload
+    from gateway.processes.completed import Completed
+    from gateway.processes.launch import Answered, Launch, Payload
     from gateway.protocol.document import Object
     from gateway.protocol.result import Result
 

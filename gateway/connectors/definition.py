@@ -15,7 +15,7 @@ from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
 from gateway.observe.redact import Redactor, telling_values
-from gateway.processes.run import Bounds, Keep, Launch
+from gateway.processes.launch import Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings

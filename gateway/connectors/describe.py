@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.locks import lock
-from gateway.processes.run import Completed, StartFailed
+from gateway.processes.completed import Completed, StartFailed
 from gateway.protocol.description import Description, read_description
 from gateway.protocol.request import DescribeRequest
 from gateway.runners import RUNNERS

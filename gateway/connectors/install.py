@@ -18,7 +18,8 @@ import msgspec
 from gateway.connectors.definition import Recognised, recognise
 from gateway.errors import Quarantine
 from gateway.locks import lock
-from gateway.processes.run import Bounds, Launch, StartFailed
+from gateway.processes.completed import StartFailed
+from gateway.processes.launch import Bounds, Launch
 from gateway.runtimes import Build, BuildFailed, Home, Made, made_at
 from gateway.runtimes.base import MARKER
 

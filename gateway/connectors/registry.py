@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.backoff import wait
 from gateway.cells.machine import Machine
 from gateway.connectors.confinement import own_user
 from gateway.connectors.definition import Connector, define, overlooked
@@ -49,7 +50,7 @@ class Registry:
         self._bus = bus
         self._entries: dict[str, Entry] = {}
         self._describing: dict[str, asyncio.Task[None]] = {}
-        self._retries: dict[str, tuple[float, float]] = {}  # name -> (moment, pause)
+        self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
         self._fingerprint: object = None
         self._watcher: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -79,7 +80,7 @@ class Registry:
         With `retry` the quarantined connectors are tried at once rather than when their time comes.
         """
         if retry:
-            self._retries = dict.fromkeys(self._retries, (0.0, FIRST_RETRY))
+            self._retries = dict.fromkeys(self._retries, (0.0, 1))
         try:
             await self._load()
         except ConfigError as problem:
@@ -259,9 +260,8 @@ class Registry:
         return connector if status is None or status.newest is None else status.newest
 
     def _quarantine(self, status: Status) -> None:
-        _, pause = self._retries.get(status.name, (0.0, FIRST_RETRY / 2))
-        pause = min(LAST_RETRY, 2 * pause)
-        self._retries[status.name] = (time.monotonic() + pause, pause)
+        _, often = self._retries.get(status.name, (0.0, 0))
+        self._retries[status.name] = (time.monotonic() + wait(often, FIRST_RETRY, LAST_RETRY), often + 1)
         self._bus.publish(Quarantined(connector=status.name, reason=status.reason or ""))
 
     @staticmethod
@@ -294,8 +294,8 @@ class Registry:
             if status.connector is not None:
                 self._describe(status.connector)
             else:
-                pause = self._retries[name][1]
-                self._retries[name] = (now + pause, pause)
+                often = self._retries[name][1]
+                self._retries[name] = (now + wait(often - 1, FIRST_RETRY, LAST_RETRY), often)
                 stuck = True
         if stuck:
             await self.reload()

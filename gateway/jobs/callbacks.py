@@ -13,6 +13,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from gateway.backoff import wait
 from gateway.jobs.content import content
 from gateway.jobs.contract import Attempt, Job, Outcome, Verdict
 from gateway.jobs.destinations import Destinations
@@ -111,7 +112,7 @@ class Policy(NamedTuple):
             return min(LONGEST_ASKED, answer.retry_after) + random.uniform(0, 1)  # noqa: S311 - spreads load
         # A backend answers 500 while another request has its instance, or all of its database.
         longest = LONGEST_PROMPT if answer.status == LOCKED and age < PROMPT else LONGEST
-        return min(longest, self.first_delay * float(2 ** min(tried, 20))) * random.uniform(0.5, 1)  # noqa: S311
+        return wait(tried, self.first_delay, longest, spread=0.5)
 
 
 class Callbacks:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.database import Effect, Step, said
 from gateway.jobs.futures import looked_at
+from gateway.locks import lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,11 +110,11 @@ class Sqlite:
     # --- in the thread
 
     def _main(self, opened: asyncio.Future[None]) -> None:
-        lock = -1
+        handle = -1
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-            self._take(lock)
+            handle = os.open(self.file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            self._take(handle)
             with contextlib.closing(self._prepared()) as connection:
                 self._post(_answer, opened, None)
                 self._serve(connection)
@@ -125,24 +125,21 @@ class Sqlite:
             told = f"the jobs' file {self.file} cannot be used: {strerror or said(problem)}"
             self._post(_fail, opened, StoreAway(told))
         finally:
-            if lock >= 0:
-                os.close(lock)
+            if handle >= 0:
+                os.close(handle)
             self._post(self._ended.set)
 
-    def _take(self, lock: int) -> None:
+    def _take(self, handle: int) -> None:
         """Take the lock. It is on a file beside the store: SQLite's own are of another kind, and may be the same."""
         until = time.monotonic() + LOCK_PATIENCE
         while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > until or self._closing.wait(0.05):  # a lock has no such wait of its own
-                    raise StoreAway(
-                        f"another gateway uses {self.file}: give this one a state_dir of its own, or both a "
-                        "PostgreSQL database (jobs.database)"
-                    ) from None
-            else:
+            if lock(handle, wait=False):
                 return
+            if time.monotonic() > until or self._closing.wait(0.05):  # a lock has no such wait of its own
+                raise StoreAway(
+                    f"another gateway uses {self.file}: give this one a state_dir of its own, or both a "
+                    "PostgreSQL database (jobs.database)"
+                )
 
     def _prepared(self) -> sqlite3.Connection:
         """Make the file, readable for us alone; a commit is one write to its log, synced."""

@@ -11,6 +11,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from gateway import backoff
 from gateway.errors import ConnectorBusy, ConnectorUnavailable, GatewayDraining, GatewayError
 from gateway.jobs.contract import (
     CANCELLED,
@@ -246,7 +247,7 @@ class Work:
                 recorded = await record()
             except StoreAway as problem:
                 self._trouble.failed(f"the jobs' store failed: {problem.reason}")
-                await asyncio.sleep(min(AGAIN, 0.1 * 2 ** min(tried, 10)) * random.uniform(0.7, 1.3))  # noqa: S311
+                await asyncio.sleep(backoff.wait(tried, 0.1, AGAIN, spread=0.5))
                 continue
             self._trouble.worked()
             if not recorded:
@@ -276,7 +277,7 @@ def _led_to(attempt: Attempt) -> tuple[JobState, str]:
 
 def _wait(problem: ConnectorBusy | ConnectorUnavailable, tried: int) -> float:
     """Return when to ask again, in seconds."""
-    wait = max(min(0.25 * 2 ** min(tried, 10), 15.0), min(problem.retry_after or 0.0, 60.0))
+    wait = max(backoff.wait(tried, 0.25, 15.0), min(problem.retry_after or 0.0, 60.0))
     return (SLOT_POLL if isinstance(problem, _AllRun) else wait) * random.uniform(0.7, 1.3)  # noqa: S311 - spreads load
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from gateway.processes.run import StartFailed
+from gateway.processes.completed import StartFailed
 from gateway.processes.stock import Stock, Waiting
 
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Room
     from gateway.processes.fork_host import Host
-    from gateway.processes.run import Child, Launch
+    from gateway.processes.launch import Launch
+    from gateway.processes.run import Child
 
 
 class Ahead:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from gateway.processes.completed import Completed, Stop
+    from gateway.processes.launch import Answered, Keep, Launch, Mode, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.places import Places
-    from gateway.processes.run import Answered, Completed, Keep, Launch, Mode, Payload, Stop
 
     OnLine = Callable[[str, str], None]
     """Takes a line of log: the stream's name and the text."""
@@ -24,7 +25,7 @@ class Process(Protocol):
         `answered` is asked whether a result is complete; what the process does from then on, it may do to its end.
 
         Raises:
-            gateway.processes.run.StartFailed: it could not be started after all.
+            gateway.processes.completed.StartFailed: it could not be started after all.
             asyncio.CancelledError: the run was cancelled, and is dead.
         """
 
@@ -39,7 +40,7 @@ class Pool(Protocol):
         """Return a process that has read nothing yet; its log goes to `on_line`.
 
         Raises:
-            gateway.processes.run.StartFailed: there is none to be had.
+            gateway.processes.completed.StartFailed: there is none to be had.
         """
 
 
@@ -59,7 +60,7 @@ class Source(Protocol):
         """Return one of them, or a new one; `launch` is this one's with what one request adds to the environment.
 
         Raises:
-            gateway.processes.run.StartFailed: there is none to be had.
+            gateway.processes.completed.StartFailed: there is none to be had.
         """
 
     def warm(self) -> None:

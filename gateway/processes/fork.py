@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 from gateway.cells.wire import Why
 from gateway.processes.ahead import Ahead
 from gateway.processes.base import after_idleness
+from gateway.processes.completed import NEVER, Completed, StartFailed, Stop, completed
 from gateway.processes.fork_host import BootFailed, Host, HostState, UnfitError
-from gateway.processes.run import GRACE, NEVER, Completed, Launch, StartFailed, Stop, completed
+from gateway.processes.launch import GRACE, Launch
 from gateway.processes.standby import Standby
 
 if TYPE_CHECKING:
     from gateway.cells.cell import Ended
     from gateway.processes.base import OnLine, Process, Room
+    from gateway.processes.launch import Answered, Keep, Mode, Payload
     from gateway.processes.notices import Notices
-    from gateway.processes.run import Answered, Child, Keep, Mode, Payload
+    from gateway.processes.run import Child
     from gateway.processes.spawn import SpawnPool
 
 STRIKES = 2  # hosts in a row that did not get as far as forking

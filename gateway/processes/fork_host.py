@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.wire import Flag
+from gateway.processes.completed import StartFailed
 from gateway.processes.resident import Resident
-from gateway.processes.run import Child, StartFailed
+from gateway.processes.run import Child
 from gateway.states import move
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from gateway.cells.cell import Ended
     from gateway.processes.base import OnLine
-    from gateway.processes.run import Launch
+    from gateway.processes.launch import Launch
     from gateway.processes.spawn import SpawnPool
 
 BOOT = 60.0  # seconds that a host may take to import and warm up

@@ -12,14 +12,16 @@ import termios
 from typing import TYPE_CHECKING
 
 from gateway.cells.wire import Flag
-from gateway.processes.run import CHUNK, DRAIN, StartFailed, pieces
+from gateway.processes.completed import StartFailed
+from gateway.processes.launch import pieces
+from gateway.processes.run import CHUNK, DRAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.cells.cell import Ended
+    from gateway.processes.launch import Payload
     from gateway.processes.resident import Resident
-    from gateway.processes.run import Payload
 
 PIPE = 1 << 16  # bytes that a pipe holds
 

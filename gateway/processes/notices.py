@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.observe.events import Bus
-    from gateway.processes.run import Launch
+    from gateway.processes.launch import Launch
 
 
 class Notices:

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING
 from gateway.cells.cell import Ended
 from gateway.cells.wire import Why
 from gateway.processes.base import processes
+from gateway.processes.completed import NEVER, Completed, StartFailed, Stop, completed, why_stopped
+from gateway.processes.launch import GRACE
 from gateway.processes.line_process import LineProcess
 from gateway.processes.resident import Resident
-from gateway.processes.run import GRACE, NEVER, Completed, StartFailed, Stop, completed, why_stopped
 from gateway.processes.stock import Stock
 from gateway.protocol.document import is_document
 from gateway.protocol.request import LARGE
 
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Process, Room
+    from gateway.processes.launch import Answered, Keep, Launch, Mode, Payload
     from gateway.processes.notices import Notices
-    from gateway.processes.run import Answered, Keep, Launch, Mode, Payload
     from gateway.processes.spawn import SpawnPool
 
 

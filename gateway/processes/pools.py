@@ -14,11 +14,11 @@ from gateway.processes.standby import Standby
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from gateway.cells.stock import Cells
+    from gateway.cells.cells import Cells
     from gateway.observe.events import Bus
     from gateway.processes.base import OnLine, Process, Room, Source
+    from gateway.processes.launch import Launch, Mode
     from gateway.processes.places import Places
-    from gateway.processes.run import Launch, Mode
 
     Made = Callable[[Launch, SpawnPool, Room, Notices], Source]
 

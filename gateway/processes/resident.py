@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 
 from gateway.cells.cell import Allowance, Ended, Listener, Words
 from gateway.cells.wire import Flag
-from gateway.processes.run import GRACE, LogPipe, StaleCell, StartFailed, uncancelled
+from gateway.processes.completed import StaleCell, StartFailed
+from gateway.processes.launch import GRACE
+from gateway.processes.log import LogPipe
+from gateway.processes.run import uncancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.cells.cell import Measured
     from gateway.processes.base import OnLine
-    from gateway.processes.run import Launch
+    from gateway.processes.launch import Launch
     from gateway.processes.spawn import SpawnPool
 
 

@@ -7,218 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
-import os
-import signal
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from gateway.cells.cell import Allowance, Ended, Listener, Words
 from gateway.cells.wire import Flag, Why
-from gateway.observe.redact import Redactor
-from gateway.sandbox import Sandbox
+from gateway.processes.completed import NEVER, Completed, StaleCell, StartFailed, Stop, completed, why_stopped
+from gateway.processes.launch import GRACE, RUN_NAME, Answered, Launch, Payload, pieces
+from gateway.processes.log import LogLines
 
 if TYPE_CHECKING:
-    from gateway.cells.cell import Cell
+    from collections.abc import Callable
 
-    OnLine = Callable[[str, str], None]
-    """Takes a line of log: the stream's name and the text."""
+    from gateway.cells.cell import Cell
+    from gateway.processes.base import OnLine
+
 
 CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop
-LINE = 8192  # bytes; a longer log line is cut into pieces
-SHORT = 64  # bytes; a shorter line costs as much: each is an event, and a log of nothing but newlines would hold up all
-FEWEST = 1000  # lines that a log may have in any case
-GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
-RUN_NAME = "{run}"  # stands for the run's own name in a command line
 _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process has of its own
 _RESULT_ON_3, _TELL_RESULT = int(Flag.RESULT_ON_3), int(Flag.TELL_RESULT)  # the operators of enumerations are slow
 DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words
-OVER = {Why.PROCESSES: "max_pids", Why.DISK: "max_disk"}
-NEVER = Ended(0, signal.SIGKILL, Why.KILLED)
-"""Of a run that was stopped before there was a process."""
-
-
-Answered = Callable[[bytearray], bool]
-"""Tells whether a result is complete."""
-
-Payload = bytes | tuple[bytes | bytearray | memoryview, ...]
-"""What a process reads on stdin: in one piece, or in several that nobody has to put together."""
-
-Mode = Literal["spawn", "standby", "fork", "persistent"]
-
-
-class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run may use: bytes of result, of log and of resident memory (0: unbounded)."""
-
-    output: int
-    log: int
-    memory: int
-
-
-class Keep(msgspec.Struct, frozen=True, kw_only=True):
-    """How long processes are kept for requests to come. Ages in seconds, sizes in bytes."""
-
-    warm: int = 1
-    warm_min: int = 0
-    warm_idle: float = 600.0
-    uses: int = 1000
-    age: float = 3600.0
-    rss: int = 512 << 20
-    concurrency: int = 8
-
-
-class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start a process. `argv[0]` is an absolute path; `env` lacks HOME and TMPDIR, as a rule: a run's folder."""
-
-    argv: tuple[str, ...]
-    env: Mapping[str, str]
-    result_on_fd3: bool
-    bounds: Bounds
-    cleanup: tuple[str, ...] = ()
-    """A command line to run after a run that was stopped or died: for what lives outside of our processes."""
-    name: str = ""
-    """The connector, for messages."""
-    key: str = ""
-    """Changes with anything that makes it another connector."""
-    mode: Mode = "spawn"
-    resident: tuple[str, ...] = ()
-    """The command line of a process that serves more than one request (modes fork and persistent)."""
-    keep: Keep = Keep()
-    redact: Redactor = Redactor()
-    """Takes secrets out of what its processes say without a request."""
-    sandbox: Sandbox = Sandbox()
-    """What its cell is asked for."""
-
-
-class Stop(enum.Enum):
-    """Why a run was stopped from outside."""
-
-    DEADLINE = "deadline"
-    CANCELLED = "cancelled"
-    DRAINED = "drained"
-    OUTPUT = "output"
-
-
-class Completed(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that is over. Times in seconds, sizes in bytes; `status` is None when a signal ended it."""
-
-    pid: int
-    bounds: Bounds
-    status: int | None
-    signal: str | None
-    stop: Stop | None
-    out_of_memory: bool
-    over: str | None
-    """The setting that says how much of something it might have, and it had more."""
-    cell_died: bool
-    cpu_user: float
-    cpu_system: float
-    peak_rss: int
-    result: bytearray
-    log_tail: str
-    log_bytes: int
-    whole: bool = False
-    """Its result was closed before it was stopped: it had said all that it would."""
-    left_behind: bool = False
-    """Something that it had started outlived it, although nobody stopped it."""
-    clean: bool = False
-    """It ended by itself, with status 0."""
-
-
-class StartFailed(Exception):
-    """The operating system would not start the process."""
-
-
-class StaleCell(StartFailed):
-    """Its cell hides a file no longer that has been replaced; in another cell it can be started."""
-
-
-class LogPipe:
-    """Turns what arrives on a log stream into bounded lines; never holds more than one line and the tail."""
-
-    def __init__(self, bound: int, on_line: Callable[[str], None]) -> None:
-        self.total = 0
-        self._bound = bound
-        self._on_line = on_line
-        self._partial = bytearray()
-        self._tail = bytearray()
-        self._full = False
-        self._lines_left = max(FEWEST, bound // SHORT)
-
-    def feed(self, data: bytes) -> None:
-        """Take what was read."""
-        self.total += len(data)
-        self._tail += data
-        if len(self._tail) > 2 * LINE:
-            del self._tail[:-LINE]
-        if self._full:
-            return
-        if self.total > self._bound:
-            data = data[: max(0, len(data) - (self.total - self._bound))]
-            self._full = True
-        self._partial += data
-        *lines, rest = self._partial.split(b"\n")
-        if len(lines) > self._lines_left:
-            lines, rest, self._full = lines[: self._lines_left], bytearray(), True
-        self._lines_left -= len(lines)
-        for line in lines:
-            self._emit(line)
-        while len(rest) > LINE:
-            self._emit(rest[:LINE])
-            rest = rest[LINE:]
-        self._partial = bytearray(rest)
-        if self._full:
-            self.finish()
-            self._on_line(f"... the log goes on over its bound of {self._bound} bytes and is dropped from here")
-
-    def finish(self) -> None:
-        """Give out a last line that had no newline."""
-        if self._partial:
-            self._emit(self._partial)
-            self._partial = bytearray()
-
-    def tail(self) -> str:
-        """Return the last few kilobytes."""
-        return self._tail[-LINE:].decode(errors="replace").strip()
-
-    def _emit(self, line: bytes | bytearray) -> None:
-        for start in range(0, len(line) or 1, LINE):
-            self._on_line(line[start : start + LINE].decode(errors="replace").rstrip("\r"))
-
-
-class LogLines:
-    """What a child writes beside its result, cut into lines."""
-
-    def __init__(self, bound: int, on_line: OnLine) -> None:
-        self.on_line = on_line
-        self._bound = bound
-        self._pipes: dict[int, LogPipe] = {}
-
-    def feed(self, stream: int, data: bytes) -> None:
-        """Take what came of stdout (1) or stderr (2)."""
-        pipe = self._pipes.get(stream)
-        if pipe is None:
-            name = "stdout" if stream == 1 else "stderr"
-            pipe = self._pipes[stream] = LogPipe(self._bound, lambda line: self.on_line(name, line))
-        pipe.feed(data)
-
-    def finish(self) -> None:
-        """Give out last lines that had no newline."""
-        for pipe in self._pipes.values():
-            pipe.finish()
-
-    def tail(self) -> str:
-        """Return the last few kilobytes of stderr."""
-        pipe = self._pipes.get(2)
-        return pipe.tail() if pipe is not None else ""
-
-    @property
-    def total(self) -> int:
-        """How many bytes there were."""
-        return sum(pipe.total for pipe in self._pipes.values())
 
 
 class Child(Listener):
@@ -483,54 +293,6 @@ def limits(launch: Launch) -> Allowance:
     """Return what a run of a launch may use, as a cell has it."""
     bounds = launch.bounds
     return Allowance(GRACE, bounds.output, bounds.log, bounds.memory, launch.sandbox.max_pids)
-
-
-def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
-    """Return why a run was stopped, None when it ended by itself: also when that came before the word to stop."""
-    if ended.why == Why.DEADLINE:
-        return stop or Stop.DEADLINE
-    if ended.why == Why.OUTPUT:
-        return Stop.OUTPUT
-    return stop if ended.why in (Why.STOPPED, Why.KILLED, Why.CELL_DIED) else None
-
-
-def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
-    """Return what a run came to; `log` is its last words and how many bytes there were."""
-    number = os.WTERMSIG(ended.status) if ended.status and os.WIFSIGNALED(ended.status) else None
-    memory = launch.bounds.memory
-    return Completed(
-        pid=ended.pid,
-        bounds=launch.bounds,
-        status=None if number else os.WEXITSTATUS(ended.status),
-        signal=signal_name(number) if number else None,
-        stop=stop,
-        # One that the system refused memory has said so in its own words, and failed.
-        out_of_memory=ended.why == Why.MEMORY or (ended.status != 0 and 0 < memory < ended.peak_rss),
-        over=OVER.get(ended.why),
-        cell_died=ended.why == Why.CELL_DIED,
-        cpu_user=ended.cpu_user,
-        cpu_system=ended.cpu_system,
-        peak_rss=ended.peak_rss,
-        result=ended.result,
-        log_tail=log[0],
-        log_bytes=max(log[1], ended.log_bytes),
-        whole=ended.whole,
-        left_behind=ended.left_behind,
-        clean=stop is None and ended.status == 0 and ended.why is Why.BY_ITSELF,
-    )
-
-
-def pieces(payload: Payload) -> tuple[bytes | bytearray | memoryview, ...]:
-    """Return what a payload consists of."""
-    return (payload,) if isinstance(payload, bytes) else payload
-
-
-def signal_name(number: int) -> str:
-    """Return a signal's name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"SIG{number}"
 
 
 async def uncancelled(future: asyncio.Future[Ended] | asyncio.Task[Completed]) -> None:

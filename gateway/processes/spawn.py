@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from gateway.processes.run import Child, StartFailed
+from gateway.processes.completed import StartFailed
+from gateway.processes.run import Child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.cells.cell import Cell
-    from gateway.cells.stock import Cells
+    from gateway.cells.cells import Cells
     from gateway.processes.base import OnLine
-    from gateway.processes.run import Keep, Launch
+    from gateway.processes.launch import Keep, Launch
 
 
 class SpawnPool:

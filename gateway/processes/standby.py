@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 
 from gateway.cells.wire import Why
 from gateway.processes.base import processes
-from gateway.processes.run import GRACE, Child, Launch, StartFailed, Stop
+from gateway.processes.completed import StartFailed, Stop
+from gateway.processes.launch import GRACE, Launch
 from gateway.processes.stock import Stock, Waiting
 
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Process, Room
+    from gateway.processes.completed import Completed
+    from gateway.processes.launch import Answered, Keep, Mode, Payload
     from gateway.processes.notices import Notices
-    from gateway.processes.run import Answered, Completed, Keep, Mode, Payload
+    from gateway.processes.run import Child
     from gateway.processes.spawn import SpawnPool
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from gateway.errors import Quarantine
-from gateway.processes.run import RUN_NAME
+from gateway.processes.launch import RUN_NAME
 from gateway.runtimes.base import CommandLine, Home, find_program
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.processes.run import Mode
+    from gateway.processes.launch import Mode
 
 
 class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,8 +11,8 @@ import pytest
 from gateway.calls.admission import Admission, AdmissionState
 from gateway.errors import GatewayDraining
 from gateway.observe.events import Bus, DrainFinished, DrainStarted, Event
+from gateway.processes.completed import Stop
 from gateway.processes.places import Places
-from gateway.processes.run import Stop
 from gateway.settings import Limits
 from gateway.units import Duration
 from tests.support import eventually

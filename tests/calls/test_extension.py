@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.calls.extension import Extension
-from gateway.processes.run import GRACE, Stop
+from gateway.processes.completed import Stop
+from gateway.processes.launch import GRACE
 from tests.support import eventually
 
 if TYPE_CHECKING:
-    from gateway.processes.run import Answered, Completed, Payload
+    from gateway.processes.completed import Completed
+    from gateway.processes.launch import Answered, Payload
 
 
 class Child:

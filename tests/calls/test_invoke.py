@@ -16,7 +16,7 @@ from gateway.connectors.snapshot import Snapshot
 from gateway.errors import CommandNotFound, ConnectorBusy, ConnectorTimeout, GatewayDraining, GatewayError
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus, Event, RunFinished
-from gateway.processes.run import Completed
+from gateway.processes.completed import Completed
 from gateway.protocol.request import Caller
 from gateway.settings import read_settings
 from tests.support import eventually

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.calls.outcome import LARGE, TAIL_IN_MESSAGE, TAIL_LINES, meaning, problem_of
 from gateway.observe.redact import Redactor
-from gateway.processes.run import Bounds, Completed, Stop
+from gateway.processes.completed import Completed, Stop
+from gateway.processes.launch import Bounds
 
 BOUNDS = Bounds(output=1 << 20, log=1 << 20, memory=64 << 20)
 

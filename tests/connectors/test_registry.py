@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.cells.stock import Cells
+from gateway.cells.cells import Cells
 from gateway.connectors import registry as registry_module
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry

@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
+from gateway.processes.launch import Keep, Mode
 from gateway.processes.pools import MODES
-from gateway.processes.run import Keep, Mode
 
 
 @pytest.mark.parametrize(

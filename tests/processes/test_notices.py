@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gateway.observe.events import Bus, ConnectorLine, ConnectorWarning, Event
 from gateway.observe.redact import Redactor
+from gateway.processes.launch import Bounds, Launch
 from gateway.processes.notices import Notices
-from gateway.processes.run import Bounds, Launch
 
 
 def made() -> tuple[Notices, list[Event]]:

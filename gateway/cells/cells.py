@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from gateway.cells import orphans, program
-from gateway.cells.cell import OVERDUE, Cell
+from gateway.cells.cell import OVERDUE, Cell, CellState
 from gateway.cells.groups import Groups
 from gateway.sandbox import needs_judging, options, refused
 
@@ -89,12 +89,12 @@ class Cells:
 
     def give_back(self, cell: Cell, *, keep: int) -> None:
         """Keep a cell for its connector's next run: of each connector, at most so many wait."""
-        if cell.stale:
+        if cell.state is CellState.STALE:
             self.forget(cell.key)
         idle = self._idle.get(cell.key)
         if idle is None:
             idle = self._idle[cell.key] = []
-        if not cell.fit or not cell.alive or not cell.key or len(idle) >= keep:
+        if cell.state is not CellState.FIT or not cell.key or len(idle) >= keep:
             self._let_go(cell)
             return
         cell.idle_since = cell.loop.time()
@@ -178,7 +178,7 @@ class Cells:
                 clearing = asyncio.get_running_loop().run_in_executor(None, _empty, cell.folder)
                 self._clearing.add(clearing)
                 clearing.add_done_callback(self._clearing.discard)
-        if not all(cell.closed for cell in dead):
+        if not all(cell.state is CellState.CLOSED for cell in dead):
             orphans.sweep(self.pids)
 
     def _wait(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.processes.run import LINE, LogPipe
+from gateway.processes.log import LINE, LogPipe
 
 
 class Lines:

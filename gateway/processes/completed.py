@@ -1,0 +1,107 @@
+"""What a run came to, and why it ended."""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.cells.cell import Ended
+from gateway.cells.wire import Why
+from gateway.processes.launch import Bounds
+
+if TYPE_CHECKING:
+    from gateway.processes.launch import Launch
+
+OVER = {Why.PROCESSES: "max_pids", Why.DISK: "max_disk"}
+NEVER = Ended(0, signal.SIGKILL, Why.KILLED)
+"""Of a run that was stopped before there was a process."""
+
+
+class Stop(enum.Enum):
+    """Why a run was stopped from outside."""
+
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
+    DRAINED = "drained"
+    OUTPUT = "output"
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that is over. Times in seconds, sizes in bytes; `status` is None when a signal ended it."""
+
+    pid: int
+    bounds: Bounds
+    status: int | None
+    signal: str | None
+    stop: Stop | None
+    out_of_memory: bool
+    over: str | None
+    """The setting that says how much of something it might have, and it had more."""
+    cell_died: bool
+    cpu_user: float
+    cpu_system: float
+    peak_rss: int
+    result: bytearray
+    log_tail: str
+    log_bytes: int
+    whole: bool = False
+    """Its result was closed before it was stopped: it had said all that it would."""
+    left_behind: bool = False
+    """Something that it had started outlived it, although nobody stopped it."""
+    clean: bool = False
+    """It ended by itself, with status 0."""
+
+
+class StartFailed(Exception):
+    """The operating system would not start the process."""
+
+
+class StaleCell(StartFailed):
+    """Its cell hides a file no longer that has been replaced; in another cell it can be started."""
+
+
+def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
+    """Return why a run was stopped, None when it ended by itself: also when that came before the word to stop."""
+    if ended.why == Why.DEADLINE:
+        return stop or Stop.DEADLINE
+    if ended.why == Why.OUTPUT:
+        return Stop.OUTPUT
+    return stop if ended.why in (Why.STOPPED, Why.KILLED, Why.CELL_DIED) else None
+
+
+def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
+    """Return what a run came to; `log` is its last words and how many bytes there were."""
+    number = os.WTERMSIG(ended.status) if ended.status and os.WIFSIGNALED(ended.status) else None
+    memory = launch.bounds.memory
+    return Completed(
+        pid=ended.pid,
+        bounds=launch.bounds,
+        status=None if number else os.WEXITSTATUS(ended.status),
+        signal=signal_name(number) if number else None,
+        stop=stop,
+        # One that the system refused memory has said so in its own words, and failed.
+        out_of_memory=ended.why == Why.MEMORY or (ended.status != 0 and 0 < memory < ended.peak_rss),
+        over=OVER.get(ended.why),
+        cell_died=ended.why == Why.CELL_DIED,
+        cpu_user=ended.cpu_user,
+        cpu_system=ended.cpu_system,
+        peak_rss=ended.peak_rss,
+        result=ended.result,
+        log_tail=log[0],
+        log_bytes=max(log[1], ended.log_bytes),
+        whole=ended.whole,
+        left_behind=ended.left_behind,
+        clean=stop is None and ended.status == 0 and ended.why is Why.BY_ITSELF,
+    )
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"SIG{number}"
