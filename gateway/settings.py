@@ -30,6 +30,8 @@ JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
 LAST_UID = (1 << 32) - 2  # the one behind it means nobody at all
 NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
+Mode = Literal["spawn", "standby", "fork", "persistent"]
+"""How a connector's process is obtained: see docs/modes.md."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 Named = Annotated[str, msgspec.Meta(min_length=1)]
@@ -214,7 +216,7 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Added to the clean environment."""
     config: dict[str, Any] = {}
     """Handed over in the request."""
-    mode: Literal["spawn", "standby", "fork", "persistent"] | None = None
+    mode: Mode | None = None
     """How a process is obtained; each runtime has a default."""
     result: Literal["stdout", "fd3"] = "stdout"
     validate: Literal["strict", "names"] | None = None

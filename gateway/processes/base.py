@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.processes.completed import Completed, Stop
-    from gateway.processes.launch import Answered, Keep, Launch, Mode, Payload
+    from gateway.processes.launch import Answered, Keep, Launch, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.places import Places
+    from gateway.settings import Mode
 
     OnLine = Callable[[str, str], None]
     """Takes a line of log: the stream's name and the text."""
@@ -47,6 +48,8 @@ class Pool(Protocol):
 class Source(Protocol):
     """Where the processes of one connector come from, and those that are kept for it: a mode at work."""
 
+    least: ClassVar[int]
+    """How many processes one request takes at least."""
     launch: Launch
     used: float
     """When the latest request came, in the loop's time."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gateway.cells.wire import Why
 from gateway.processes.ahead import Ahead
@@ -21,10 +21,11 @@ from gateway.processes.standby import Standby
 if TYPE_CHECKING:
     from gateway.cells.cell import Ended
     from gateway.processes.base import OnLine, Process, Room
-    from gateway.processes.launch import Answered, Keep, Mode, Payload
+    from gateway.processes.launch import Answered, Keep, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.run import Child
     from gateway.processes.spawn import SpawnPool
+    from gateway.settings import Mode
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
 LINGER = 1.0  # seconds without a child until a host gives way: it is not to be lost between two calls of many
@@ -32,6 +33,8 @@ LINGER = 1.0  # seconds without a child until a host gives way: it is not to be 
 
 class ForkHost:
     """One connector's host, the next one while it boots, and the old ones while they have children."""
+
+    least: ClassVar[int] = 2  # a host, and its child
 
     def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch

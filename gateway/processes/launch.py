@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import msgspec
 
 from gateway.observe.redact import Redactor
 from gateway.sandbox import Sandbox
+from gateway.settings import Mode
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 RUN_NAME = "{run}"  # stands for the run's own name in a command line
@@ -16,7 +16,6 @@ Answered = Callable[[bytearray], bool]
 """Tells whether a result is complete."""
 Payload = bytes | tuple[bytes | bytearray | memoryview, ...]
 """What a process reads on stdin: in one piece, or in several that nobody has to put together."""
-Mode = Literal["spawn", "standby", "fork", "persistent"]
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gateway.cells.cell import Ended
 from gateway.cells.wire import Why
@@ -23,9 +23,10 @@ from gateway.protocol.request import LARGE
 
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Process, Room
-    from gateway.processes.launch import Answered, Keep, Launch, Mode, Payload
+    from gateway.processes.launch import Answered, Keep, Launch, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.spawn import SpawnPool
+    from gateway.settings import Mode
 
 
 PATIENCE = 2.0  # seconds that a process has to go before there is another in its place
@@ -33,6 +34,8 @@ PATIENCE = 2.0  # seconds that a process has to go before there is another in it
 
 class Persistent:
     """One connector's processes, the latest used first."""
+
+    least: ClassVar[int] = 1
 
     def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch

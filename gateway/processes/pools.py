@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from gateway.cells.cells import Cells
     from gateway.observe.events import Bus
     from gateway.processes.base import OnLine, Process, Room, Source
-    from gateway.processes.launch import Launch, Mode
+    from gateway.processes.launch import Launch
     from gateway.processes.places import Places
+    from gateway.settings import Mode
 
     Made = Callable[[Launch, SpawnPool, Room, Notices], Source]
 
@@ -106,7 +107,7 @@ class Pools:
 
     def _make(self, launch: Launch) -> Source:
         made = KEEPING[launch.mode]
-        if made is ForkHost and self.places.most == 1:  # a host and its child are two
+        if made.least > self.places.most:
             made = Standby
         source = self._sources[launch.name] = made(launch, self.spawn, self, Notices(launch, self._bus))
         return source
@@ -126,7 +127,7 @@ class Pools:
         while True:
             await asyncio.sleep(BEAT)
             # Hosts come last: what they fork ahead takes what room the others leave.
-            for source in sorted(self._sources.values(), key=lambda one: isinstance(one, ForkHost)):
+            for source in sorted(self._sources.values(), key=lambda one: one.least):
                 source.tend(loop.time())
             self._shrink()
 

@@ -7,7 +7,7 @@ spawned from then on.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from gateway.cells.wire import Why
 from gateway.processes.base import processes
@@ -18,10 +18,11 @@ from gateway.processes.stock import Stock, Waiting
 if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.completed import Completed
-    from gateway.processes.launch import Answered, Keep, Mode, Payload
+    from gateway.processes.launch import Answered, Keep, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.run import Child
     from gateway.processes.spawn import SpawnPool
+    from gateway.settings import Mode
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
 STRIKES = 2  # processes in a row that did not wait
@@ -29,6 +30,8 @@ STRIKES = 2  # processes in a row that did not wait
 
 class Standby:
     """One connector's processes in waiting."""
+
+    least: ClassVar[int] = 1
 
     def __init__(self, launch: Launch, spawn: SpawnPool, room: Room, notices: Notices) -> None:
         self.launch = launch

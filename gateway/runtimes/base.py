@@ -18,7 +18,7 @@ from gateway.errors import Quarantine
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from gateway.processes.launch import Mode
+    from gateway.settings import Mode
     from gateway.yaml_document import YamlNode
 
 MARKER = "build.json"

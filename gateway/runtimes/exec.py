@@ -12,7 +12,7 @@ from gateway.errors import Quarantine
 from gateway.runtimes.base import CommandLine, Home, find_program, missing_interpreter
 
 if TYPE_CHECKING:
-    from gateway.processes.launch import Mode
+    from gateway.settings import Mode
 
 _CODE = {
     *(

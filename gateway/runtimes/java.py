@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from gateway.processes.launch import Mode
+    from gateway.settings import Mode
 
 SOURCES = RUNNERS / "java" / "src"
 RELEASE = "11"

@@ -24,7 +24,7 @@ from gateway.runtimes.base import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.processes.launch import Mode
+    from gateway.settings import Mode
 
 HOST = RUNNERS / "node" / "host.mjs"
 PACKAGE, PACKAGE_LOCK = "package.json", "package-lock.json"

@@ -31,7 +31,7 @@ from gateway.runtimes.installed import added, traces
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.processes.launch import Mode
+    from gateway.settings import Mode
 
 HOST = RUNNERS / "python" / "host.py"
 LOCK = "requirements.lock"

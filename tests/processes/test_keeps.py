@@ -6,8 +6,9 @@ from typing import get_args
 
 import pytest
 
-from gateway.processes.launch import Keep, Mode
+from gateway.processes.launch import Keep
 from gateway.processes.pools import MODES
+from gateway.settings import Mode
 
 
 @pytest.mark.parametrize(
