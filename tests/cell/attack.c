@@ -147,7 +147,12 @@ static int hog(const char *how, size_t size) {
         pause();
       }
   }
-  if (!strcmp(how, "sysv")) filled(shmat(shmget(IPC_PRIVATE, size, 0600), NULL, 0), size);
+  if (!strcmp(how, "sysv")) {
+    int id = shmget(IPC_PRIVATE, size, 0600);
+    char *memory = shmat(id, NULL, 0);
+    shmctl(id, IPC_RMID, NULL); /* it goes with the last that has it, also where no namespace takes it away */
+    filled(memory, size);
+  }
   puts("held");
   fflush(stdout);
   sleep(2);
