@@ -1,4 +1,4 @@
-"""Speaks to a cell as the gateway will: one message a packet."""
+"""Builds a cell, and speaks to it as the gateway will: one message a packet."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import socket
 import struct
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+ROOT = Path(__file__).parent.parent.parent
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
+SANITIZED = "CELL_SANITIZED" in os.environ  # `make test` runs them a second time
 (RUN, FEED, STOP, KILL, STARTED, FAILED, LOG, ENDED, READY, RESULT, GO_ON, REST, MEASURE, MEASURED, TOLD, LEAVE) = (
     range(1, 17)
 )
@@ -28,6 +31,15 @@ ENDED_REST = struct.Struct("=IIIIIIQQQQ")
 INLINE = 64 << 10
 PATIENCE = 20.0
 FOUND = 86  # as sanitizers.c says
+
+
+def built(folder: Path, *flags: str) -> Path:
+    """Compile the cell, with flags as `runners/cell/build` takes them."""
+    program = folder / "cell"
+    if SANITIZED and not flags:
+        flags = (*SANITIZERS, str(ROOT / "tests/cell/sanitizers.c"))
+    subprocess.run([ROOT / "runners/cell/build", program, *flags], check=True)
+    return program
 
 
 class Ended(NamedTuple):

@@ -29,19 +29,21 @@ from tests.cell.driver import (
     OUT,
     PATIENCE,
     RESULT_ON_3,
+    ROOT,
     RUN,
+    SANITIZED,
     STARTED,
     STEPS,
     Cell,
     Failed,
     alive,
+    built,
     eventually,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
 OWN = ("--namespaces", "--no-network")
 GATEWAY_GONE = 3
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
@@ -50,18 +52,8 @@ VARIANTS = [
     for options in (OWN, ())
     for wrapper in ((), *([NOBODY] if os.getuid() == 0 else []))
 ]
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1")
-SANITIZED = "CELL_SANITIZED" in os.environ  # `make test` runs them a second time
 in_namespaces = pytest.mark.parametrize("variant", [one for one in VARIANTS if one.values[0][0]], indirect=True)
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler on this machine")
-
-
-def built(folder: Path, *flags: str) -> Path:
-    program = folder / "cell"
-    if SANITIZED and not flags:
-        flags = (*SANITIZERS, str(ROOT / "tests/cell/sanitizers.c"))
-    subprocess.run([ROOT / "runners/cell/build", program, *flags], check=True)
-    return program
 
 
 @pytest.fixture(scope="module")
@@ -465,11 +457,10 @@ def test_it_says_what_the_machine_gives(programs: Path) -> None:
 # --- with sanitizers
 
 
-def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    program = built(tmp_path, *SANITIZERS)
+def test_sanitizers_find_nothing(sanitized: Path, tmp_path: Path) -> None:
     folder = tmp_path / "private"
     folder.mkdir()
-    with Cell(program, folder) as cell:
+    with Cell(sanitized, folder) as cell:
         for one in GARBAGE:
             if one:
                 cell.send(one)

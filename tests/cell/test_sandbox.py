@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.cell.driver import Cell, Failed, alive, eventually
-from tests.cell.test_cell import GATEWAY_GONE, NOBODY, ROOT, SANITIZERS, built
+from tests.cell.driver import ROOT, Cell, Failed, alive, built, eventually
+from tests.cell.test_cell import GATEWAY_GONE, NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -698,10 +698,8 @@ def test_a_sandbox_is_used_again_and_again(place: Place) -> None:
         assert (done.result, done.spoiled) == (b"%d" % number, False)
 
 
-def test_sanitizers_find_nothing(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
-    program = tmp_path_factory.mktemp("built") / "cell"
-    built(program.parent, *SANITIZERS)
-    shutil.copy(program, place.top / "cell")
+def test_sanitizers_find_nothing(sanitized: Path, place: Place) -> None:
+    shutil.copy(sanitized, place.top / "cell")
     wrapper = (*place.variant.wrapper, "env", "ASAN_OPTIONS=detect_leaks=0")  # which would have to trace itself
     cell = Cell(place.top / "cell", place.folder, *place.levels, "--no-network", "--restrict", wrapper=wrapper)
     for _ in range(3):
