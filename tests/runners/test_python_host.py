@@ -101,6 +101,9 @@ def python(request: pytest.FixtureRequest) -> str:
     version: str = request.param
     if not INTERPRETERS[version]:
         pytest.skip(f"no CPython {version} under pyenv or on PATH")
+    # Once, as an installation does, and not again for each of hundreds of processes.
+    compile_all = [INTERPRETERS[version], "-W", "error", "-m", "compileall", "-q", "-f", str(HOST.parent)]
+    subprocess.run(compile_all, timeout=PATIENCE, check=True)
     return INTERPRETERS[version]
 
 
