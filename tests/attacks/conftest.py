@@ -76,7 +76,7 @@ async def enemy(attacked: Place, _gateways: dict[Place, Attacked], arms: Path) -
         yield enemy
         until = time.monotonic() + PATIENCE
         while (left := left_of(one)) and time.monotonic() < until:
-            os.sched_yield()
+            time.sleep(0.005)
         clear_away(one)
         assert not left, f"left behind: {left}"
         await enemy.serves_others()

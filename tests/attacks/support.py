@@ -168,7 +168,7 @@ class Attacked:
         server = Server(self.process, self.site, log, 0, None)  # type: ignore[arg-type]
         until = time.monotonic() + PATIENCE
         while len(server.events("listening")) < 1 and self.process.poll() is None and time.monotonic() < until:
-            os.sched_yield()
+            time.sleep(0.02)
         if not server.events("listening"):
             self.close()
             raise AssertionError(f"the gateway did not start:\n{log.read_text()}")
