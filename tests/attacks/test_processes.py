@@ -105,9 +105,9 @@ async def test_the_kernels_inner_doors_are_closed(enemy: Enemy, connector: str) 
             "more open files": tried(resource.setrlimit, resource.RLIMIT_FSIZE, (1 << 40, 1 << 40)),
             "device": tried(os.mknod, "device", 0o60600, 0x700),
             "raw alg": tried(socket.socket, 38, 5),
-            "core pattern": write("/proc/sys/kernel/core_pattern"), "trigger": write("/proc/sysrq-trigger", "h"),
+            "core pattern": rewrite("/proc/sys/kernel/core_pattern"), "trigger": write("/proc/sysrq-trigger", "h"),
             "oom": write("/proc/self/oom_score_adj", "-1000"), "cgroup": tried(os.mkdir, "/sys/fs/cgroup/taken-over"),
-            "host": write("/proc/sys/kernel/hostname"),
+            "host": rewrite("/proc/sys/kernel/hostname"),
         }
         os.path.isdir("/sys/fs/cgroup/unified") and result.update(
             unified=tried(os.mkdir, "/sys/fs/cgroup/unified/taken-over"))

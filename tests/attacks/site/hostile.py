@@ -35,6 +35,16 @@ def write(path, text="taken over"):
     return tried(do)
 
 
+def rewrite(path):
+    """Write what is there already, where it can be read: a machine's own setting stays as it is."""
+    try:
+        with open(path) as file:
+            text = file.read()
+    except OSError:
+        text = "taken over"
+    return write(path, text)
+
+
 def arms(*words, patience=20):
     """Run the other half of the attack to its end; return what it says."""
     done = subprocess.run([ARMS, *map(str, words)], stdout=subprocess.PIPE, timeout=patience)
