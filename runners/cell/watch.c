@@ -78,7 +78,9 @@ static uint64_t hosts_weight(const struct cell *cell, const struct run *host, ui
 }
 
 static uint64_t weight(const struct cell *cell, const struct run *run, uint32_t *processes) {
-  uint64_t held = run->flags & HOST ? 0 : sandbox_weight(cell->sandbox);
+  /* What was forked ahead has put nothing there yet: it is of those that are at work beside it. */
+  bool put = !(run->flags & HOST) && !(is_forked(run) && run->state == WAITING);
+  uint64_t held = put ? sandbox_weight(cell->sandbox) : 0;
   uint64_t bound = !run->max_memory ? 0 : run->max_memory > held ? run->max_memory - held : 1;
   if (run->flags & HOST) return hosts_weight(cell, run, processes);
   if (!is_forked(run)) return held + weigh(cell->sandbox, 0, bound, processes);

@@ -7,6 +7,7 @@ left in most containers: seccomp, and Landlock for what is to be hidden.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,23 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.cell.driver import ROOT, Cell, Failed, alive, built, eventually
+from tests.cell.driver import (
+    AHEAD,
+    ENDED,
+    ENDED_REST,
+    FORKED,
+    HOST,
+    LOG,
+    ROOT,
+    STARTED,
+    TOLD,
+    WHY,
+    Cell,
+    Failed,
+    alive,
+    built,
+    eventually,
+)
 from tests.cell.test_cell import GATEWAY_GONE, NOBODY
 
 if TYPE_CHECKING:
@@ -707,6 +724,62 @@ def test_sanitizers_find_nothing(sanitized: Path, place: Place) -> None:
         assert (done.spoiled, done.why) == (False, "by itself")
     cell.socket.close()
     assert cell.process.wait(20) == GATEWAY_GONE
+
+
+# --- forked in one sandbox
+
+ACT = """
+import sys, time
+def Do(code: str):
+    names = {"sys": sys, "time": time, "result": None}
+    exec(code, names)
+    return names["result"]
+"""
+
+
+def asked(code: str) -> bytes:
+    return json.dumps({"protocol": 1, "op": "execute", "command": "Do", "params": {"code": code}}).encode()
+
+
+@apart
+def test_what_others_have_put_in_tmp_is_not_of_a_process_that_was_forked_ahead(place: Place) -> None:
+    shutil.copytree(ROOT / "runners/python", place.code / "python")
+    (place.code / "act.py").write_text(ACT)
+    cell = place.cell()
+    told: dict[tuple[int, int], bytes] = {}  # kind and run: the rest of the latest message
+
+    def comes(kind: int, run: int) -> bytes:
+        while (kind, run) not in told:
+            got, whose, _, _, rest, _ = cell.message()
+            told[got, whose] = rest
+        return told[kind, run]
+
+    host = cell.start(
+        PYTHON, "-IBS", str(place.code / "python/host.py"), "--fork", "--module", str(place.code / "act.py"), flags=HOST
+    )
+    comes(TOLD, host)
+
+    def forked(memory: int) -> int:
+        run = cell.start("forked", flags=FORKED | AHEAD, memory=memory)
+        comes(STARTED, run)
+        return run
+
+    filler, other = forked(1 << 30), forked(1 << 30)
+    fill = (
+        "for n in range(4): open(f'/tmp/{n}', 'wb').write(bytes(7 << 19))\nprint('full', file=sys.stderr, flush=True)"
+    )
+    cell.feed(filler, asked(f"{fill}\ntime.sleep(1000)"))
+    comes(LOG, filler)
+    ahead = forked(13 * MIB)
+    cell.feed(other, asked("time.sleep(0.3)"))  # what waits is looked at meanwhile
+    comes(ENDED, other)
+    cell.kill(filler)
+    comes(ENDED, filler)
+    assert (ENDED, ahead) not in told
+    cell.feed(ahead, asked("result = 'mine'"))
+    rest = comes(ENDED, ahead)
+    assert WHY[ENDED_REST.unpack_from(rest)[2]] == "by itself"
+    assert b'"mine"' in rest
 
 
 def test_a_run_that_is_killed_leaves_a_clean_cell(place: Place) -> None:
