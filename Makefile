@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,9 +19,9 @@ cluster-demo: setup ## Two gateways, PostgreSQL and HAProxy on this machine: kil
 
 test: setup ## Run the tests, and those of the cell a second time with sanitizers
 	@PYTHON=$(PYTHON) scripts/setup tests
-	$(BIN)/pytest -n 2 --dist loadfile --ignore=tests/test_large.py
+	$(BIN)/pytest $(TWO) --ignore=tests/test_large.py
 	$(BIN)/pytest tests/test_large.py # it measures memory, and has the machine for itself
-	CELL_SANITIZED=1 $(BIN)/pytest -q -n 2 --dist loadfile tests/cell
+	CELL_SANITIZED=1 $(BIN)/pytest -q $(TWO) tests/cell
 
 lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 	$(BIN)/ruff check .
