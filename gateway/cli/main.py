@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 from collections import UserDict
 
@@ -19,10 +18,7 @@ class _Verbs(UserDict[str, click.Command]):
 
     def __getitem__(self, verb: str) -> click.Command:
         if verb in self.data and self.data[verb].name is None:
-            gc.disable()  # what is imported stays: to look for what could go takes a tenth of the time
             made = vars(importlib.import_module(f"gateway.cli.{verb}")).values()
-            gc.freeze()
-            gc.enable()
             self.data[verb] = next(one for one in made if isinstance(one, click.Command) and one.name == verb)
         return self.data[verb]
 
