@@ -17,7 +17,7 @@ from tests.conftest import leaving_nothing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-PATIENCE = 3.0  # seconds
+PATIENCE = 10.0  # seconds, as everywhere else: whoever is to reap may have to wait for the processor
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
