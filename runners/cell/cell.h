@@ -329,7 +329,8 @@ void signal_all(int number);
 bool is_zombie(pid_t pid);
 /* 0 when it is gone. */
 pid_t parent_of(pid_t pid);
-/* The children of a process' first thread, dead ones included: how many of them are in `pids`. */
+/* The children of a process' first thread, dead ones included, the youngest where there are more than `room`: how many
+   of them are in `pids`. */
 size_t children_of(pid_t parent, pid_t *pids, size_t room);
 /* Our children, dead ones included: how many of them are in `pids`. */
 size_t children(pid_t *pids, size_t room);
