@@ -17,7 +17,7 @@ from gateway.backoff import wait
 from gateway.jobs.content import content
 from gateway.jobs.contract import Attempt, Job, Outcome, Verdict
 from gateway.jobs.destinations import Destinations
-from gateway.jobs.resolver import GuardedResolver
+from gateway.jobs.resolver import GuardedConnector
 from gateway.jobs.settings import Credentials
 from gateway.jobs.targets import Refused
 from gateway.protocol.envelope import JSON
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from yarl import URL
 
     from gateway.jobs.settings import CallbacksSection, OAuth2
+    from gateway.jobs.targets import Targets
 
 RACE = 30.0  # seconds that a caller may take to commit that it waits
 LONGEST = 300.0  # seconds between tries
@@ -129,11 +130,8 @@ class Callbacks:
 
     def open(self) -> None:
         """Make ready to send."""
-        resolver = GuardedResolver(self.destinations.targets)
-        # A connection that was used before may be closed just now, and nobody could tell what had arrived.
-        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, limit=100, force_close=True)
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=GuardedConnector(self.destinations.targets),
             timeout=aiohttp.ClientTimeout(total=float(self._section.timeout)),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -186,7 +184,9 @@ class Callbacks:
     def _token(self, credentials: OAuth2 | None) -> _Token | None:
         if credentials is None:
             return None
-        return self._tokens.setdefault(credentials, _Token(credentials, self._clock))
+        return self._tokens.setdefault(
+            credentials, _Token(credentials, self._clock, self.destinations.targets.of_operators())
+        )
 
     async def _put(self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None) -> CallerAnswer:
         assert self._session is not None
@@ -203,9 +203,11 @@ class Callbacks:
 class _Token:
     """A bearer token, asked for when it is needed and used until shortly before its end."""
 
-    def __init__(self, credentials: OAuth2, clock: Callable[[], float]) -> None:
+    def __init__(self, credentials: OAuth2, clock: Callable[[], float], targets: Targets) -> None:
+        """`targets` is where tokens may be asked for."""
         self._credentials = credentials
         self._clock = clock
+        self._targets = targets
         self._value = ""
         self._until = 0.0
         self._asking = asyncio.Lock()
@@ -221,7 +223,8 @@ class _Token:
                 except CredentialsRefused:
                     raise
                 except (aiohttp.ClientError, OSError, ValueError) as problem:
-                    raise CredentialsRefused("callbacks.oauth2.token_url could not be reached") from problem
+                    why = _refusal(problem) or "could not be reached"
+                    raise CredentialsRefused(f"callbacks.oauth2.token_url: {why}") from None
             return self._value
 
     async def _ask(self) -> None:
@@ -232,8 +235,12 @@ class _Token:
         headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
         timeout = aiohttp.ClientTimeout(total=20)
         async with (
-            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
-            session.post(self._credentials.token_url, data=form, headers=headers, allow_redirects=False) as response,
+            aiohttp.ClientSession(
+                connector=GuardedConnector(self._targets), timeout=timeout, trust_env=False
+            ) as session,
+            session.post(
+                self._targets.check_url(self._credentials.token_url), data=form, headers=headers, allow_redirects=False
+            ) as response,
         ):
             if response.status != 200:
                 raise CredentialsRefused(f"callbacks.oauth2.token_url answered {response.status}")

@@ -1,18 +1,67 @@
-"""Resolves the names that callbacks go to: judged by the address, at the moment of connecting."""
+"""Connects callbacks: where they go is judged by the address that is connected to, at the moment of connecting."""
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from gateway.jobs.targets import Refused, host_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import AddrInfoType, Connection
+    from aiohttp.tracing import Trace
+
     from gateway.jobs.targets import Targets
+
+_HOST: contextvars.ContextVar[str] = contextvars.ContextVar("host")
+"""Whom the connection is for that is being made."""
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Makes no socket for an address that the rule refuses, however it was come by: a literal is resolved by nobody."""
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        super().__init__(
+            resolver=GuardedResolver(targets),
+            use_dns_cache=False,
+            limit=100,
+            # A connection that was used before may be closed just now, and nobody could tell what had arrived.
+            force_close=True,
+            socket_factory=self._socket,
+        )
+
+    async def connect(  # the signature is aiohttp's
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> Connection:
+        """Connect; tasks that are begun for it inherit whom it is for."""
+        token = _HOST.set(host_of(req.url))
+        try:
+            return await super().connect(req, traces, timeout)
+        finally:
+            _HOST.reset(token)
+
+    def _socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, proto, _, place = info
+        host = _HOST.get()
+        try:
+            address = ip_address(str(place[0]).partition("%")[0])
+        except ValueError as problem:  # the system would resolve it once more
+            raise Refused(f"{host} leads to no address") from problem
+        self._targets.check(host, address)
+        return socket.socket(family, kind, proto)
 
 
 class GuardedResolver(AbstractResolver):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,9 @@ REFUSED = tuple(
         "255.255.255.255/32", "::/128", "fe80::/10", "fd00:ec2::/32", "fd20:ce::254/128", "ff00::/8",
     )
 )  # fmt: skip
-_NAT64 = IPv6Network("64:ff9b::/96")
+# Whose last 32 bits are an IPv4 address: NAT64 of the world and of a network, and what was said before `::ffff:`.
+_EMBEDDING = tuple(IPv6Network(one) for one in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.IGNORECASE)
 
 
 class Refused(OSError):
@@ -45,19 +48,26 @@ class Targets(NamedTuple):
             return cls()
         names, suffixes, networks = set(), [], []
         for entry in allow:
-            text = entry.strip().lower().rstrip(".")
+            text = entry.strip()
             try:
                 networks.append(ip_network(text, strict=False))
                 continue
             except ValueError:
                 pass
             plain = text.removeprefix("*.")
-            if not plain or set(plain) & set("/:*@ "):
+            try:
+                host, port = (None, None) if set(plain) & set("/:*@ ") else host_key(text)
+            except ValueError:
+                host = None
+            if host is None or port is not None:
                 raise ValueError(f"{entry!r} is no host: write a name, *.domain, an address or a network")
-            if text.startswith("*."):
-                suffixes.append(f".{plain}")
+            literal = _literal(host)
+            if literal is not None:
+                networks.append(ip_network(literal))
+            elif host.startswith("*."):
+                suffixes.append(host[1:])
             else:
-                names.add(plain)
+                names.add(host)
         return cls(frozenset(names), tuple(suffixes), tuple(networks))
 
     def check_url(self, url: str) -> URL:
@@ -91,6 +101,10 @@ class Targets(NamedTuple):
         if any(plain in network for network in REFUSED):
             raise Refused(f"{host} is at {plain}, a link-local or metadata address")
 
+    def of_operators(self) -> Targets:
+        """Return the rule for what operators name themselves: no metadata address that is not allowed by number."""
+        return Targets(networks=self.networks)
+
     def _named(self, host: str) -> bool:
         name = host.lower().rstrip(".")
         return self.names is not None and (name in self.names or name.endswith(self.suffixes or ("\0",)))
@@ -106,8 +120,11 @@ def read_url(url: str) -> URL:
         read = URL(url)
     except ValueError as problem:
         raise Refused(f"the callback URL is not valid: {problem}") from problem
-    if read.scheme not in {"http", "https"} or not read.raw_host or set(read.raw_host) & set("% \\"):
+    host = read.raw_host
+    if read.scheme not in {"http", "https"} or not host or not host.isascii() or set(host) & set("% \\"):
         raise Refused("the callback URL is not an http or https URL")
+    if _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]) and _literal(host) is None:
+        raise Refused("the callback URL's host is a number: write an address in its usual form, such as 127.0.0.1")
     if read.raw_user is not None or read.raw_password is not None:
         raise Refused("the callback URL holds credentials; they belong into callbacks.headers")
     return read
@@ -158,6 +175,6 @@ def _unwrapped(address: Address) -> Address:
             return address.ipv4_mapped
         if address.sixtofour is not None:
             return address.sixtofour
-        if address in _NAT64:
+        if any(address in network for network in _EMBEDDING) and int(address) > 1:
             return IPv4Address(int(address) & 0xFFFFFFFF)
     return address

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from gateway.jobs.callbacks import Callbacks, CallerAnswer, Policy
 from gateway.jobs.contract import Attempt, Outcome, Verdict
 from gateway.jobs.settings import CallbacksSection, OAuth2
+from gateway.jobs.targets import Targets
 from gateway.units import Duration
 from tests.jobs.support import Backend, answering, caller, envelope, job
 
@@ -218,6 +220,48 @@ async def test_a_name_that_resolves_to_a_metadata_address_is_refused_at_the_conn
         attempt = await callbacks.deliver(job(callback="http://innocent.example/x"), OUTCOME, ())
     assert attempt.verdict is Verdict.DEAD
     assert "metadata" in attempt.reason
+
+
+@pytest.mark.parametrize(
+    ("allow", "verdict"),
+    [(["10.0.0.0/8"], Verdict.DEAD), (["backend.example"], Verdict.DEAD), (["127.0.0.1"], Verdict.DONE)],
+)
+async def test_an_address_that_is_written_out_is_judged_when_it_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch, allow: list[str], verdict: Verdict
+) -> None:
+    monkeypatch.setattr(Targets, "check_url", lambda _, url: URL(url))  # whatever a text may look like to it
+    async with caller() as backend, sending(CallbacksSection(allow=allow, headers={"X-Key": "s3cret"})) as callbacks:
+        attempt = await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+        assert attempt.verdict is verdict
+        assert len(backend.seen) == (1 if verdict is Verdict.DONE else 0)
+        assert ("callbacks.allow" in attempt.reason) == (not backend.seen)
+
+
+async def test_what_one_name_may_reach_is_no_place_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.jobs.resolver._lookup", answering("127.0.0.1", "127.0.0.1"))
+    async with caller() as backend, sending(CallbacksSection(allow=["backend.example", "10.0.0.0/8"])) as callbacks:
+        verdicts = [
+            (await callbacks.deliver(job(callback=backend.url.replace("127.0.0.1", name)), OUTCOME, ())).verdict
+            for name in ("backend.example", "other.example", "127.0.0.1")
+        ]
+        assert verdicts == [Verdict.DONE, Verdict.DEAD, Verdict.DEAD]
+        assert len(backend.seen) == 1
+
+
+async def test_a_token_url_that_leads_to_a_metadata_address_is_asked_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.jobs.resolver._lookup", answering("169.254.169.254"))
+    for url in ("http://login.example/token", "http://169.254.169.254/token"):
+        section = CallbacksSection(
+            allow=["127.0.0.1"], oauth2=OAuth2(token_url=url, client_id="me", client_secret="hush")
+        )
+        async with caller() as backend, sending(section) as callbacks:
+            attempt = await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+            assert attempt.verdict is Verdict.AGAIN
+            assert "token_url: " in attempt.reason
+            assert "metadata" in attempt.reason
+            assert backend.seen == []
 
 
 class Tokens:

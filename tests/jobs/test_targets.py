@@ -74,7 +74,31 @@ def test_a_metadata_address_can_be_allowed_by_number() -> None:
     Targets.parse(["169.254.169.254"]).check_url("http://169.254.169.254/")
 
 
-@pytest.mark.parametrize("entry", ["", "http://backend", "backend:80", "*.", "a@b"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://127.1/", "http://0xa9fea9fe/",
+        "http://169.254.169.254./", "http://1.2.3.4.5/", "http://backend.0x1/", "http://[::169.254.169.254]/",
+        "http://[64:ff9b:1::a9fe:a9fe]/", "http://\u2460\u2465\u2468.254.\u2460\u2465\u2468\uff0e254/",
+        "http://\uff10x7f.\uff11/",
+    ],
+)  # fmt: skip
+def test_a_number_is_an_address_in_its_usual_form_or_nothing(url: str) -> None:
+    for targets in (ANYWHERE, Targets.parse(["127.0.0.0/8", "backend"])):
+        with pytest.raises(Refused):
+            targets.check_url(url)
+
+
+def test_what_is_allowed_may_be_written_in_any_script() -> None:
+    targets = Targets.parse(["B\u00dcCHER.example.", "*.Stra\u00dfe.example", "\uff11\uff12\uff17\u30020.0.1"])
+    for url in ("http://xn--bcher-kva.example/", "http://b\u00fccher\u3002example/", "http://a.stra\u00dfe.example/"):
+        assert targets.check_url(url)
+    assert targets.check_url("http://127.0.0.1/")
+    with pytest.raises(Refused, match=r"callbacks\.allow"):
+        targets.check_url("http://127.0.0.2/")
+
+
+@pytest.mark.parametrize("entry", ["", "http://backend", "backend:80", "*.", "a@b", "2130706433", "*.127.0.0.1"])
 def test_an_entry_that_is_no_host_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="host"):
         Targets.parse([entry])
