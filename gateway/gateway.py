@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import shutil
 import uuid
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from gateway.calls.suggestions import Suggestions
 from gateway.cells import machine
 from gateway.cells.cells import Cells
 from gateway.cells.program import NoCell
+from gateway.cells.removing import remove
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError
@@ -23,13 +24,14 @@ from gateway.jobs.durable import DurableJobs
 from gateway.jobs.notices import of_connector
 from gateway.jobs.settings import read_sections
 from gateway.jobs.submit import Submitter
-from gateway.observe.events import ConnectorWarning, RegistryLoaded, SandboxIncomplete
+from gateway.observe.events import ConnectorWarning, FolderLeft, RegistryLoaded, SandboxIncomplete
 from gateway.processes.places import Places
 from gateway.processes.pools import Pools
 from gateway.sandbox import Given, Step, given, missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from gateway.calls.reply import Reply
     from gateway.errors import GatewayError
@@ -70,7 +72,7 @@ class Gateway:
             ConfigError: the registry's files cannot be used.
         """
         try:
-            self._lock = await leftovers.claim(self.run_folder)
+            self._lock = await leftovers.claim(self.run_folder, self._on_left)
         except OSError as problem:
             raise ConfigError(f"gateway.state_dir: {problem.filename}: {problem.strerror}") from problem
         try:
@@ -100,10 +102,14 @@ class Gateway:
         await self.registry.close()
         await self.pools.close()
         await self.cells.close()
-        shutil.rmtree(self.run_folder, ignore_errors=True)
+        if not await asyncio.to_thread(remove, self.run_folder):
+            self._on_left(self.run_folder)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _on_left(self, folder: Path) -> None:
+        self.bus.publish(FolderLeft(folder=str(folder)))
 
     def _on_registry_loaded(self, event: Event) -> None:
         assert isinstance(event, RegistryLoaded)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import subprocess
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.cells import orphans, program
 from gateway.cells.cell import OVERDUE, Cell, CellState
 from gateway.cells.groups import Groups
+from gateway.cells.removing import remove
 from gateway.sandbox import needs_judging, options, refused
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Cells:
         self._living: set[Cell] = set()
         self._leaving: set[Cell] = set()
         """Closed, and maybe not reaped yet."""
-        self._clearing: set[asyncio.Future[None]] = set()
+        self._clearing: set[asyncio.Future[bool]] = set()
         self._beat: asyncio.TimerHandle | None = None
 
     @property
@@ -175,7 +175,7 @@ class Cells:
         for cell in dead:
             self._leaving.discard(cell)
             if not self._clear_up(cell):
-                clearing = asyncio.get_running_loop().run_in_executor(None, _empty, cell.folder)
+                clearing = asyncio.get_running_loop().run_in_executor(None, remove, cell.folder)
                 self._clearing.add(clearing)
                 clearing.add_done_callback(self._clearing.discard)
         if not all(cell.state is CellState.CLOSED for cell in dead):
@@ -190,7 +190,7 @@ class Cells:
                 cell.process.wait()
             self._leaving.discard(cell)
             if not self._clear_up(cell):
-                _empty(cell.folder)
+                remove(cell.folder)
 
     def _clear_up(self, cell: Cell) -> bool:
         """Take away what a cell that is dead has left; tell whether its folder is gone."""
@@ -202,15 +202,3 @@ class Cells:
         except OSError:
             return not os.path.lexists(cell.folder)
         return True
-
-
-def _empty(folder: str) -> None:
-    """Remove a folder with what was left in it, of any size and depth: not in the loop."""
-    with contextlib.suppress(OSError):
-        subprocess.run(
-            [program.path(), "--empty", folder],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={},
-            check=False,
-        )

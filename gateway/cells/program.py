@@ -149,11 +149,19 @@ def _alone(folder: Path) -> Iterator[Path]:
     draft = folder / ".cell.draft"
     with locked(folder / ".cell.lock"):
         try:
-            shutil.rmtree(draft, ignore_errors=True)  # of a build that was killed
+            _clear(draft)  # of a build that was killed
             draft.mkdir(mode=0o700)
             yield draft
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            _clear(draft)
+
+
+def _clear(draft: Path) -> None:
+    """Remove a folder of files alone; others are removed by the program that is built here (removing.py)."""
+    with contextlib.suppress(OSError):
+        for file in draft.iterdir():
+            file.unlink()
+        draft.rmdir()
 
 
 def _compile(program: Path, compiler: Compiler) -> str | None:

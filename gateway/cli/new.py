@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import click
 
+from gateway.cells.removing import remove
 from gateway.cli.common import config_option, escaped, fail, handled, out
 from gateway.settings import NAME, find_file, read_settings
 
@@ -72,7 +72,7 @@ def _write(template: Path, parent: Path, name: str) -> list[str]:
             files.append(relative)
         draft.rename(parent / name)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        remove(draft)
     return sorted(files)
 
 

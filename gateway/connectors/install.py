@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import uuid
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.cells.removing import remove
 from gateway.connectors.definition import Recognised, recognise
 from gateway.errors import Quarantine
 from gateway.locks import lock
@@ -104,7 +104,7 @@ class Installer:
                 await build.make(folder, _BuildTools(self, place.name, progress))
                 (folder / MARKER).write_bytes(msgspec.json.encode(Made(inputs=build.inputs())))
             except BaseException:
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+                await asyncio.to_thread(remove, folder, TIMEOUT)
                 raise
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)
@@ -175,4 +175,4 @@ def _prune(builds: Path, current: Path) -> None:
     keep = {current, *complete[:KEPT]}
     for folder in folders:
         if folder not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder, TIMEOUT)

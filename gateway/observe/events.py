@@ -168,6 +168,18 @@ class SandboxIncomplete(Event, frozen=True, kw_only=True):
     missing: tuple[str, ...]
 
 
+class FolderLeft(Event, frozen=True, kw_only=True):
+    """What a dead gateway, or this one, has left in `state_dir/run` could not be removed, or not in time.
+
+    The next start tries it again.
+    """
+
+    name = "folder_left"
+    level = "warning"
+
+    folder: str
+
+
 class RegistryLoaded(Event, frozen=True, kw_only=True):
     """A registry was swapped in."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import shutil
@@ -10,6 +11,7 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
+from gateway.cells.removing import remove
 from gateway.errors import Quarantine
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
@@ -185,7 +187,7 @@ async def _compile(sources: list[Path], libraries: Iterable[Path], jar: Path, to
         *files,
     )
     await tools.run(str(archiver), "--create", "--file", str(jar), "-C", str(classes), ".")
-    shutil.rmtree(classes)
+    await asyncio.to_thread(remove, classes)
 
 
 def _classpath(folder: Path, more: list[Path]) -> str:
