@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from gateway.errors import ConfigError
+from gateway.files import read_file
 from gateway.sandbox import Level
 from gateway.units import Duration, Size
 
@@ -100,7 +101,7 @@ def load(path: Path) -> YamlNode:
         ConfigError: it cannot be read, does not parse, is empty, or says a key twice.
     """
     try:
-        text = path.read_bytes()
+        text = read_file(path)
     except OSError as problem:
         raise ConfigError(f"{path}: {problem.strerror}") from problem
     loader = _Loader(text)

@@ -8,6 +8,7 @@ import msgspec
 import yaml
 
 from gateway.errors import ConfigError, InvalidParameters
+from gateway.files import read_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,12 +54,12 @@ def read_examples(file: Path) -> tuple[Example, ...]:
         ConfigError: it cannot be read, or is no such list.
     """
     try:
-        data = yaml.safe_load(file.read_bytes())
+        data = yaml.safe_load(read_file(file))
         # By way of JSON: a date in YAML is text to a connector.
         return tuple(msgspec.json.decode(msgspec.json.encode(data), type=list[Example]))
     except OSError as problem:
         raise ConfigError(f"{file}: {problem.strerror}") from problem
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         raise ConfigError(f"{file}: not valid YAML: {problem}") from problem
     except (msgspec.MsgspecError, TypeError) as problem:
         hint = "expected a list of {command, params, expect: {error_code, body}}"

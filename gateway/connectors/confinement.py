@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.connectors.ground import Ground, Wishes, above, ground_of, layers, located, real, units
 from gateway.connectors.installations import needed
+from gateway.files import open_file
 from gateway.sandbox import OFF, STRICT, TEMPORARY, Sandbox
 from gateway.settings import LAST_UID, ConnectorEntry, Limits, Settings
 
@@ -138,7 +139,7 @@ def _code(case: Case, ground: Ground, user: User | None) -> set[Path]:
 
 def _of_env(script: Path, search: str) -> Iterator[Path]:
     """Yield the interpreter that a script's #! line has `env` look up."""
-    with contextlib.suppress(OSError), script.open("rb") as file:
+    with contextlib.suppress(OSError), open_file(script) as file:
         words = file.readline(256).decode(errors="replace").split()
         if words and words[0].startswith("#!") and words[0].endswith("/env"):
             names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]

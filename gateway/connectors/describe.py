@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.errors import ConnectorInvalidOutput, Quarantine
+from gateway.files import read_file
 from gateway.locks import lock
 from gateway.processes.completed import Completed, StartFailed
 from gateway.protocol.description import Description, read_description
@@ -124,7 +125,7 @@ class Describer:
 
     def _cached(self, connector: Connector) -> _Cached | None:
         try:
-            cached = msgspec.json.decode(self._file(connector).read_bytes(), type=_Cached)
+            cached = msgspec.json.decode(read_file(self._file(connector)), type=_Cached)
         except (OSError, msgspec.MsgspecError):
             return None
         return cached if cached.identity == _told_by(connector) else None
@@ -135,7 +136,8 @@ class Describer:
         draft = file.with_suffix(f".{os.getpid()}.tmp")
         secret = any(auth.client_secret for auth in description.auths)
         cached = _Cached(identity=_told_by(connector), description=None if secret else description, peak_rss=peak_rss)
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+        with open(os.open(draft, flags, 0o600), "wb") as stream:
             stream.write(msgspec.json.encode(cached))
         draft.replace(file)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.connectors.ground import BIN, above, is_shared, is_system, real, ways
+from gateway.files import open_file, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ def _installation(path: Path) -> set[Path]:
 def _behind(file: Path) -> Iterator[Path]:
     """Yield the installation that a virtual environment was made from."""
     with contextlib.suppress(OSError):
-        for line in file.read_text(errors="replace").splitlines():
+        for line in read_text(file, "replace").splitlines():
             key, _, value = line.partition("=")
             if key.strip() == "home":
                 yield real(Path(value.strip())).parent
@@ -56,7 +57,7 @@ def _behind(file: Path) -> Iterator[Path]:
 def _interpreter(script: Path) -> Path | None:
     """Return what a script's #! line names."""
     try:
-        with script.open("rb") as file:
+        with open_file(script) as file:
             first = file.readline(256)
     except OSError:
         return None

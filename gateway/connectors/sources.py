@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import msgspec
 from gateway.cells.program import cache
 from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
+from gateway.files import open_file, walk
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT
 from gateway.settings import NAME, Limits, Settings, read_document, section_of
@@ -137,7 +139,7 @@ def _drop_ins(settings: Settings, shared: list[Path]) -> Iterator[Entry]:
     claimed: dict[str, Path] = {}
     for path in _folder_entries(settings):
         if os.path.isdir(path):
-            entry = _from_folder(path) if os.path.lexists(path / "connector.yaml") else None
+            entry = _from_folder(path)
         else:
             entry = _from_file(path)
         if entry is None:
@@ -164,9 +166,14 @@ def _folder_entries(settings: Settings) -> list[Path]:
     return [folder / entry.name for entry in found if not entry.name.startswith(".") and not entry.name.endswith("~")]
 
 
-def _from_folder(path: Path) -> Entry:
+def _from_folder(path: Path) -> Entry | None:
     keys = ("connectors", path.name)
     empty = YamlNode({}, keys)
+    try:
+        if "connector.yaml" not in os.listdir(path):
+            return None
+    except OSError as problem:  # whatever it is, nobody could use it
+        return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: {problem.strerror}")
     if not NAME.fullmatch(path.name):
         return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: this name cannot be a connector's")
     try:
@@ -194,7 +201,7 @@ def _from_file(path: Path) -> Entry | None:
 
 def _is_script(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return file.read(2) == b"#!"
     except OSError:  # not readable: nothing that could be run
         return False
@@ -202,10 +209,5 @@ def _is_script(path: Path) -> bool:
 
 def _below(folder: Path) -> list[Path]:
     """Return the files of a drop-in's folder, without hidden ones and what tools build there."""
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in BUILT]
-        found += [folder / parent / name for name in names if not name.startswith(".")]
-        if len(found) > FOLDER_FILES:
-            break
-    return sorted(found)[:FOLDER_FILES]
+    files = (Path(file) for file in walk(folder, lambda name: name.startswith(".") or name in BUILT))
+    return sorted(itertools.islice((file for file in files if not file.name.startswith(".")), FOLDER_FILES))

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from gateway.files import check_file
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.database import Effect, Step, said
 from gateway.jobs.futures import looked_at
@@ -143,7 +144,8 @@ class Sqlite:
 
     def _prepared(self) -> sqlite3.Connection:
         """Make the file, readable for us alone; a commit is one write to its log, synced."""
-        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600))
+        check_file(self.file)
         connection = sqlite3.connect(self.file, timeout=BUSY, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode=WAL")

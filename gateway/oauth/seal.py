@@ -10,6 +10,8 @@ import secrets
 import zlib
 from typing import TYPE_CHECKING
 
+from gateway.files import read_text
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -85,7 +87,7 @@ def _kept(file: Path) -> str:
 
 def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        text = read_text(file).strip()
     except UnicodeDecodeError as problem:
         raise OSError(0, "it is no text", str(file)) from problem
     if not text:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from gateway.errors import Quarantine
+from gateway.files import open_file, read_file, walk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -150,7 +151,7 @@ def built(place: Home, build: Build) -> tuple[Path, str | None]:
 def made_at(folder: Path) -> Made | None:
     """Return the marker of a build's folder, None when the build is not complete."""
     try:
-        return msgspec.json.decode((folder / MARKER).read_bytes(), type=Made)
+        return msgspec.json.decode(read_file(folder / MARKER), type=Made)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -168,10 +169,7 @@ def tree_facts(path: Path, *, left_out: Callable[[str], bool] = lambda _name: Fa
     if path.is_file():
         files = [path]
     else:
-        files = []
-        for parent, folders, names in os.walk(path):
-            folders[:] = [name for name in folders if not left_out(name)]
-            files += [Path(parent, name) for name in names if not left_out(name)]
+        files = [file for file in map(Path, walk(path, left_out)) if not left_out(file.name)]
     found = sorted(file for file in files if file.is_file())
     return [(str(one.relative_to(path.parent)), _hash(one)) for one in found]
 
@@ -183,7 +181,7 @@ def _hash(file: Path) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def _hash_of(file: Path, *_state: int) -> str:
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -242,7 +240,7 @@ def _is_left_out(folder: os.DirEntry[str], left_out: Path | None) -> bool:
 def missing_interpreter(script: Path, path: str) -> str | None:
     """Return the interpreter that a script's #! line names and the machine lacks."""
     try:
-        with script.open("rb") as file:
+        with open_file(script) as file:
             first = file.readline(256)
     except OSError:
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from gateway.errors import Quarantine
+from gateway.files import open_file
 from gateway.runtimes.base import CommandLine, Home, find_program, missing_interpreter
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _is_code(file: Path) -> bool:
     if file.suffix in _CODE:
         return True
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             return stream.read(2) == b"#!"
     except OSError:
         return False

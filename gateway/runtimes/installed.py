@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from gateway.files import read_file, read_text
 from gateway.runtimes.base import SOURCES, sources
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ def _added(packages: Path) -> Iterator[Path]:
     """Yield the folders that are imported from besides this one."""
     for file in sorted(packages.glob("*.pth")):
         with contextlib.suppress(OSError):
-            for line in file.read_text(errors="replace").splitlines():
+            for line in read_text(file, "replace").splitlines():
                 if line.strip() and not line.startswith(("#", "import ", "import\t")):
                     folder = packages / line.strip()
                     if folder.is_dir():
                         yield folder
     for file in sorted(packages.glob("*.dist-info/direct_url.json")):
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            origin = msgspec.json.decode(file.read_bytes(), type=_DirectUrl)
+            origin = msgspec.json.decode(read_file(file), type=_DirectUrl)
             if origin.dir_info.editable:
                 project = Path(unquote(urlsplit(origin.url).path))
                 yield from (folder for folder in (project / "src", project) if folder.is_dir())

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.cells.removing import remove
 from gateway.errors import Quarantine
+from gateway.files import read_file
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
     Build,
@@ -139,7 +140,7 @@ async def _make(
         await _compile(sources, libraries, folder / "connector.jar", tools, place)
     if any(path.is_dir() for path in classpath):
         return  # a class-data archive is made of jars alone
-    request = sample.read_bytes() if sample else b'{"protocol":1,"op":"describe"}'
+    request = read_file(sample) if sample else b'{"protocol":1,"op":"describe"}'
     java = str(find_program("java", place.path))
     archive = f"-XX:ArchiveClassesAtExit={folder / 'connector.jsa'}"
     run = ("-cp", _classpath(folder, classpath), "connector.Host", str(options.class_))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.files import read_text
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
     Build,
@@ -75,7 +76,7 @@ class Node:
         if not (source / PACKAGE).exists():
             return None
         names = sorted(entry.name for entry in source.iterdir())
-        texts = [(source / name).read_text() for name in (PACKAGE, PACKAGE_LOCK) if (source / name).exists()]
+        texts = [read_text(source / name) for name in (PACKAGE, PACKAGE_LOCK) if (source / name).exists()]
         inputs = digest([str(source), names, texts])
         return Build(inputs=lambda: inputs, make=functools.partial(_make, source=source, place=place))
 

@@ -14,6 +14,7 @@ import msgspec
 import uv
 
 from gateway.errors import Quarantine
+from gateway.files import read_text
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import (
     Build,
@@ -112,7 +113,7 @@ class Python:
         local = list(_local(requirements))
         wanted = digest([python, requirements, [tree_facts(path, left_out=_is_built) for path in local]])
         return Build(
-            inputs=lambda: digest([wanted, lock.read_text() if lock.exists() else ""]),
+            inputs=lambda: digest([wanted, read_text(lock) if lock.exists() else ""]),
             make=functools.partial(
                 _make, requirements=requirements, local=local, python=python, lock=lock, wanted=wanted
             ),
@@ -141,7 +142,7 @@ async def _make(
     await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
     interpreter = str(venv / "bin" / "python")
     if requirements:
-        if not (lock.exists() and lock.read_text().startswith(f"{_INPUTS}{wanted}\n")):
+        if not (lock.exists() and read_text(lock).startswith(f"{_INPUTS}{wanted}\n")):
             source, draft = folder / "requirements.in", folder / LOCK
             source.write_text("".join(f"{line}\n" for line in requirements))
             await tools.run(
@@ -159,7 +160,7 @@ async def _make(
 def _requirements(options: PythonOptions, place: Home) -> Iterator[str]:
     if isinstance(options.requirements, str):
         file = must_exist(place.resolve(options.requirements, "requirements"), "requirements")
-        for line in file.read_text().splitlines():
+        for line in read_text(file).splitlines():
             text = line.strip()
             yield str(file.parent / text) if _is_path(text) else line
         return
@@ -182,7 +183,7 @@ def _is_built(name: str) -> bool:
 def _name(package: Path) -> str | None:
     """Return the name of a folder's package, None when only building it would tell."""
     try:
-        project = tomllib.loads((package / "pyproject.toml").read_text())
+        project = tomllib.loads(read_text(package / "pyproject.toml"))
     except (OSError, ValueError):
         return None
     name = project.get("project", {}).get("name") or project.get("tool", {}).get("poetry", {}).get("name")
