@@ -100,6 +100,8 @@ async def test_what_is_left_may_be_of_any_depth_and_kind(run: Path, claimed: lis
     (tmp_path / "kept" / "file").write_text("somebody else's")
     deep(run / "dead" / "1", 3000)
     (run / "dead" / "2").mkdir()
+    for width in range(20):
+        deep(run / "dead" / "2" / str(width), width)
     (run / "dead" / "2" / "link").symlink_to(tmp_path / "kept")
     os.mkfifo(run / "dead" / "2" / "fifo")
     (run / "dead" / "2" / "closed" / "in").mkdir(parents=True)

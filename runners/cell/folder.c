@@ -1,6 +1,6 @@
-/* Empties a folder by descriptors: no name is looked up twice and no link is followed. It goes down one level at a time
-   and comes up by "..", which is compared with where it came from: a tree of any depth needs two descriptors. What lives
-   beside may move a folder away while we are in it: we would come up somewhere else. */
+/* Empties a folder by descriptors: no name is looked up twice and no link is followed. What goes deeper than LEVELS is
+   reached one level at a time, and left by "..", which is compared with where we came from: a tree of any depth needs a few
+   descriptors. What lives beside may move a folder away while we are in it: we would come up somewhere else. */
 #define _GNU_SOURCE
 #include "cell.h"
 
@@ -14,7 +14,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-enum { DEEPEST = 1 << 16 };
+enum { DEEPEST = 1 << 16, LEVELS = 4 };
 
 struct place {
   dev_t device;
@@ -65,31 +65,46 @@ int folder_open(int above, const char *name) {
   return fd;
 }
 
-/* Remove the files of a folder; the descriptor of a folder in it that is not empty, -1 when there is none, -2 on failure. */
-static int unlink_files(int folder, const struct names *keep) {
+/* Remove what is in a folder and LEVELS below it, each folder in one pass: one that was looked through from its beginning
+   for each folder that is in it would take for ever. The descriptor of a folder in it that goes deeper, which ends the pass;
+   -1 when there is none, -2 when something cannot be removed, and the rest is. */
+static int unlink_files(int folder, const struct names *keep, int levels) {
+  fchmod(folder, 0700);
   int copy = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
   DIR *entries = copy < 0 ? NULL : fdopendir(copy);
   if (!entries) {
     close_fd(&copy);
     return -2;
   }
-  int inner = -1;
-  for (struct dirent *one; inner == -1 && (one = readdir(entries));) {
+  int deeper = -1;
+  bool failed = false;
+  for (struct dirent *one; deeper < 0 && (one = readdir(entries));) {
     if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
     if (!unlinkat(folder, one->d_name, 0) || errno == ENOENT) continue; /* who lives beside may have removed it */
     if (errno != EISDIR && errno != EPERM) {
-      inner = -2;
-    } else if (unlinkat(folder, one->d_name, AT_REMOVEDIR) && errno != ENOENT) {
-      if (errno != ENOTEMPTY && errno != EEXIST && errno != EACCES) {
-        inner = -2;
-        break;
-      }
-      inner = folder_open(folder, one->d_name);
-      if (inner < 0) inner = errno == ENOENT ? -1 : -2;
+      failed = true;
+      continue;
     }
+    if (!unlinkat(folder, one->d_name, AT_REMOVEDIR) || errno == ENOENT) continue;
+    int inner = -1;
+    if (errno == ENOTEMPTY || errno == EEXIST || errno == EACCES) inner = folder_open(folder, one->d_name);
+    if (inner < 0) {
+      failed |= errno != ENOENT;
+      continue;
+    }
+    int left = levels ? unlink_files(inner, NULL, levels - 1) : inner;
+    bool more = left >= 0;
+    failed |= left == -2;
+    if (left == -1 && unlinkat(folder, one->d_name, AT_REMOVEDIR)) {
+      more = errno == ENOTEMPTY || errno == EEXIST; /* somebody lives beside */
+      failed |= !more && errno != ENOENT;
+    }
+    if (levels) close_fd(&left);
+    if (more) deeper = inner;
+    else close_fd(&inner);
   }
   closedir(entries);
-  return inner;
+  return deeper >= 0 ? deeper : failed ? -2 : -1;
 }
 
 bool folder_names(int folder, struct names *into) {
@@ -133,8 +148,7 @@ bool folder_empty(int folder, const struct names *keep) {
   fchmod(folder, 0700);
   int at = openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   for (int steps = 0; at >= 0 && steps < DEEPEST * 4; steps++) {
-    fchmod(at, 0700);
-    int next = unlink_files(at, way.count ? NULL : keep);
+    int next = unlink_files(at, way.count ? NULL : keep, LEVELS);
     if (next == -2) break;
     if (next >= 0) {
       if (!remember(&way, place_of(at))) steps = DEEPEST * 4;
