@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.jobs.contract import Job
 from gateway.jobs.records import Row, size_of, task_of, values_of
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from tests.jobs.support import job
 
 

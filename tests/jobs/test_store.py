@@ -15,7 +15,7 @@ from gateway.jobs.contract import MOVES, Attempt, Job, JobState, Outcome, Query,
 from gateway.jobs.postgres import Postgres
 from gateway.jobs.sqlite import Sqlite, unfinished
 from gateway.jobs.store import Store
-from gateway.protocol.result import Caller
+from gateway.protocol.request import Caller
 from tests.jobs.support import job
 
 if TYPE_CHECKING:
