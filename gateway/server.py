@@ -12,9 +12,11 @@ import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
+from aiohttp.web_protocol import RequestHandler
 
 from gateway import signals
 from gateway.http.app import GATEWAY, build
+from gateway.http.responses import of_status, unreadable
 from gateway.jobs.notices import of_callbacks
 from gateway.service import BACKLOG, sockets
 
@@ -40,7 +42,7 @@ async def serve(settings: Settings, bus: Bus) -> None:
         OSError: the address cannot be listened on.
     """
     app = build(settings, bus)
-    runner = web.AppRunner(
+    runner = _Runner(
         app,
         handler_cancellation=True,
         access_log=None,
@@ -101,6 +103,41 @@ async def _drain(app: web.Application, runner: web.AppRunner, stop: _Signals) ->
     await drained
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(_sent(runner), LAST_WORDS)
+
+
+class _Connection(RequestHandler):
+    """A connection on which also what is no request is answered with the envelope."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Let aiohttp log it and see whether it can be answered, and answer in our own words."""
+        answer = super().handle_error(request, status, exc, message)
+        if not isinstance(exc, HttpProcessingError):
+            return answer
+        ours = of_status(status, f"the request cannot be read: {unreadable(exc)}")
+        ours.force_close()
+        return ours
+
+
+class _Server(web.Server):
+    """Makes such connections."""
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """An application whose connections are such."""
+
+    __slots__ = ()
+
+    async def _make_server(self) -> web.Server:
+        server = await super()._make_server()
+        server.__class__ = _Server  # aiohttp has no place to name it
+        return server
 
 
 def _without_the_request(record: logging.LogRecord) -> bool:

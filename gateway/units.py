@@ -6,8 +6,14 @@ import re
 
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(B|KiB|MiB|GiB|KB|MB|GB)")
+_SHOWN = 80  # characters of what is none of them
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 class Duration(float):
@@ -22,7 +28,7 @@ class Duration(float):
         """
         match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
-            raise ValueError(f"{value!r} is not a duration: write 500ms, 5s, 2m or 1h")
+            raise ValueError(f"{_shown(value)} is not a duration: write 500ms, 5s, 2m or 1h")
         return cls(float(match[1]) * _SECONDS[match[2]])
 
     def __str__(self) -> str:
@@ -47,7 +53,7 @@ class Size(int):
         """
         match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
-            raise ValueError(f"{value!r} is not a size: write 512B, 64KiB, 8MiB or 1GiB")
+            raise ValueError(f"{_shown(value)} is not a size: write 512B, 64KiB, 8MiB or 1GiB")
         return cls(float(match[1]) * _BYTES[match[2]])
 
     def __str__(self) -> str:

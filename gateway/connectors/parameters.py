@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _FITTING = {"str": b'"', "int": b"", "bool": b"tf", "any": b'"-0123456789tfn{['}
+_HOLDING = b"-0123456789{["
+"""First bytes of what is a number, or may hold one."""
+TOLD = 20
+"""Problems of one call that are told one by one."""
+SHOWN = 100
+"""Characters of a name that is not one of ours."""
 CONTEXT = "spiff__"
 """What the names of a caller's context begin with."""
 
@@ -87,14 +93,16 @@ class Signature:
             parameter = self._by_id.get(name)
             if parameter is None:
                 if not self.additional:
-                    problems.append(f"{name} is unknown")
+                    problems.append(f"{name if len(name) <= SHOWN else name[:SHOWN] + '...'} is unknown")
             elif self.enforced and bytes(memoryview(raw)[:1]) not in self._first_bytes[name]:
                 problem = self._problem(parameter, raw)
                 if problem:
                     problems.append(problem)
         if problems:
             known = ", ".join(self._by_id) or "none"
-            raise InvalidParameters(f"{'; '.join(problems)} (parameters: {known})")
+            left = len(problems) - TOLD
+            more = f"; {left:,} more" if left > 0 else ""
+            raise InvalidParameters(f"{'; '.join(problems[:TOLD])}{more} (parameters: {known})")
         return {**self._defaults, **sent} if self._filled else dict(sent)
 
     def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str]:
@@ -105,13 +113,16 @@ class Signature:
         """Return the first bytes of values that need no closer look."""
         if isinstance(one.enum, list) or one.id in self._validators:
             return b""
-        return _FITTING[one.type]
+        holding = _HOLDING if one.secret is True else b""
+        return _FITTING[one.type].translate(None, holding)
 
     def _problem(self, parameter: Parameter, raw: msgspec.Raw) -> str | None:
         try:
             return self._misfit(parameter, _first(raw), raw)
         except RecursionError:
             return f"{parameter.id} is nested too deeply"
+        except (ValueError, OverflowError):  # 1e400, or thousands of digits
+            return f"{parameter.id} is or holds a number that is out of range"
 
     def _misfit(self, parameter: Parameter, first: bytes, raw: msgspec.Raw) -> str | None:
         name = parameter.id
@@ -119,10 +130,12 @@ class Signature:
             return None
         if not _fits(parameter.type, first, raw):
             return f"{name} must be {_NAMES[parameter.type]}, not {_describe(parameter.type, first)}"
+        if parameter.secret is True and first in _HOLDING:
+            msgspec.json.decode(raw)  # what is hidden has to be known
         if isinstance(parameter.enum, list):
             value = msgspec.json.decode(raw)
             if not any(value == one and type(value) is type(one) for one in parameter.enum):
-                return f"{name} must be one of {msgspec.json.encode(parameter.enum).decode()}"
+                return f"{name} must be one of {_bounded(parameter.enum)}"
         validator = self._validators.get(name)
         if validator is not None:
             fault = _fault(validator, msgspec.json.decode(raw))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from gateway.calls.call import EMPTY, Call
 from gateway.connectors.parameters import CONTEXT
 from gateway.errors import InvalidRequest
-from gateway.http.responses import DURATION, of_job, status_of
+from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import TOLD
 from gateway.jobs.contract import Accepted
@@ -52,7 +53,10 @@ class CallHandlers:
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
         content = request.content
-        body = content.read_nowait() if content.is_eof() else await _body(request)
+        try:
+            body = content.read_nowait() if content.is_eof() else await _body(request)
+        except (web.RequestPayloadError, HttpProcessingError) as problem:
+            raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
         if len(body) > request.client_max_size:
             raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
         call, respond_async = _call(request, body)

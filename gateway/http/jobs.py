@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PAGE = 50
 LONGEST_PAGE = 500
+DIGITS = 15  # of a number in a query
+OLDEST = 100 * 365 * 86_400.0  # seconds
 
 
 class JobHandlers:
@@ -52,10 +54,10 @@ class JobHandlers:
         offset = _number(query.get("offset"), 0, "offset")
         wanted = Query(
             state=_state(query.get("state")),
-            connector=query.get("connector"),
-            process_instance=query.get("process_instance"),
-            task=query.get("task"),
-            client=query.get("client"),
+            connector=_text(query.get("connector"), "connector"),
+            process_instance=_text(query.get("process_instance"), "process_instance"),
+            task=_text(query.get("task"), "task"),
+            client=_text(query.get("client"), "client"),
         )
         going_on = self._background.list(wanted)
         shown = going_on[offset : offset + limit]
@@ -65,14 +67,14 @@ class JobHandlers:
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one job: attempts, timings, the outcome once there is one."""
-        name = request.match_info["id"]
+        name = _name(request)
         if is_run(name):
             return _found(name, self._background.find(name))
         return json_response(_told(await self._jobs().status(name)))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Kill what it runs, or end its delivery; its caller is told, unless it calls back by itself."""
-        name = request.match_info["id"]
+        name = _name(request)
         if is_run(name):
             return _found(name, await self._background.cancel(name))
         await self._jobs().cancel(name)
@@ -83,9 +85,10 @@ class JobHandlers:
         again = request.query.get("run", "false")
         if again not in {"true", "false"}:
             raise InvalidRequest("run is true or false")
-        if is_run(request.match_info["id"]):
+        name = _name(request)
+        if is_run(name):
             raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
-        name = await self._jobs().retry(request.match_info["id"], run=again == "true")
+        name = await self._jobs().retry(name, run=again == "true")
         return json_response(_told(await self._jobs().status(name)), 202)
 
     async def purge(self, request: web.Request) -> web.Response:
@@ -97,6 +100,8 @@ class JobHandlers:
             older_than = Duration.parse(request.query.get("older_than"))
         except ValueError as problem:
             raise InvalidRequest(f"older_than: {problem}") from problem
+        if older_than > OLDEST:
+            raise InvalidRequest("older_than is more than 100 years")
         removed = await self._jobs().purge(older_than=float(older_than), state=state)
         return json_response({"removed": removed})
 
@@ -134,4 +139,20 @@ def _number(text: str | None, default: int, name: str) -> int:
         return default
     if not (text.isascii() and text.isdigit()):
         raise InvalidRequest(f"{name} is a number")
+    if len(text) > DIGITS:
+        raise InvalidRequest(f"{name} is a number of at most {DIGITS} digits")
     return int(text)
+
+
+def _text(text: str | None, name: str) -> str | None:
+    if text is not None and "\0" in text:
+        raise InvalidRequest(f"{name} holds the character U+0000")
+    return text
+
+
+def _name(request: web.Request) -> str:
+    """Return the job that is named in the path."""
+    name = request.match_info["id"]
+    if "\0" in name:  # PostgreSQL could not even be asked
+        raise InvalidRequest("the id of a job does not hold the character U+0000")
+    return name

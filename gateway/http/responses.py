@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, InvalidURLError
 
 from gateway.errors import GatewayError
 from gateway.http.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.jobs.contract import Accepted
 
 DURATION = "X-Run-Duration"  # seconds that the process ran
+SHOWN = 200  # characters of what a library says
 
 
 def json_response(value: object, status: int = 200) -> web.Response:
@@ -53,6 +55,16 @@ def of_error(problem: GatewayError) -> web.Response:
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(problem.retry_after))
     return response
+
+
+def unreadable(problem: BaseException) -> str:
+    """Return what is wrong with a request that cannot be read, without what it holds: that may be a secret."""
+    if isinstance(problem, web.RequestPayloadError | ContentEncodingError):
+        return "it is not what its Content-Encoding says, or that is not understood here"
+    if isinstance(problem, InvalidURLError):
+        return "its URL is none"
+    lines = problem.message.strip().splitlines() if isinstance(problem, HttpProcessingError) else []
+    return lines[0].partition(" when reading")[0].rstrip(":")[:SHOWN] if lines else "it is malformed"
 
 
 def of_status(status: int, message: str) -> web.Response:

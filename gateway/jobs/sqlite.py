@@ -227,8 +227,11 @@ class Sqlite:
 
 
 def _result(connection: sqlite3.Connection, step: Step) -> Effect:
-    with contextlib.closing(connection.execute(*step)) as cursor:
-        return Effect(cursor.fetchall(), cursor.rowcount)
+    try:
+        with contextlib.closing(connection.execute(*step)) as cursor:
+            return Effect(cursor.fetchall(), cursor.rowcount)
+    except (OverflowError, UnicodeError) as problem:  # a value that it cannot hold; the thread goes on
+        raise sqlite3.DataError(said(problem)) from problem
 
 
 def _check(connection: sqlite3.Connection) -> None:

@@ -193,3 +193,11 @@ async def test_a_read_that_fails_is_told(store: Sqlite) -> None:
 
 def threads() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if one.name == "jobs-store"]
+
+
+async def test_a_value_that_it_cannot_hold_costs_that_statement_alone(store: Sqlite) -> None:
+    for value in (1 << 70, "\ud800"):
+        for reads in (True, False):
+            with pytest.raises(StoreAway):
+                await store.run(("SELECT :value", {"value": value}), patience=FOR_EVER, reads=reads)
+    assert (await store.run(("SELECT 1", {}), patience=FOR_EVER))[0].rows == [(1,)]
