@@ -74,6 +74,13 @@ def leaving_nothing() -> Iterator[None]:
 
 
 @pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have processes that the test starts not measure what of them is covered: that loads SQLite, for one thing."""
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 

@@ -72,7 +72,8 @@ def subclasses(kind: type) -> Iterator[type]:
 
 
 def test_every_error_has_a_status_and_a_code_of_its_own() -> None:
-    kinds = set(subclasses(GatewayError))
+    # One of a module's own is told as what it is a kind of.
+    kinds = {kind for kind in subclasses(GatewayError) if not kind.__name__.startswith("_")}
     assert set(STATUSES) == kinds
     assert len({kind.code for kind in kinds}) == len(kinds)
     assert all(kind.__doc__ for kind in kinds)

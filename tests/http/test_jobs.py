@@ -780,7 +780,7 @@ async def test_a_locked_store_is_503_and_what_was_refused_never_runs(act: Act, b
     assert "refused" not in act.runs()
 
 
-async def test_a_gateway_without_jobs_does_not_carry_the_engine(act: Act) -> None:
+async def test_a_gateway_without_jobs_does_not_carry_the_engine(act: Act, unmeasured: None) -> None:
     engine = ("_sqlite3", "psycopg")
 
     def loaded(gateway: Server) -> bool:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 HEAVY = "{'sqlite3', 'psycopg', 'gateway.jobs.engine'}"
 
 
-def test_what_sleeps_imports_no_engine_and_no_driver() -> None:
+def test_what_sleeps_imports_no_engine_and_no_driver(unmeasured: None) -> None:
     code = f"import sys, gateway.gateway, gateway.jobs.durable; assert not {HEAVY} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
