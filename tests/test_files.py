@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from gateway.cells.removing import remove
 from gateway.conformance.examples import read_examples
 from gateway.connectors import sources
 from gateway.connectors.sources import read_sources
@@ -76,6 +77,7 @@ def test_a_tree_of_any_depth_is_walked(tmp_path: Path) -> None:
     found = sorted(walk(tmp_path, lambda name: name == "left"))
     assert [len(file) - len(str(tmp_path)) for file in found] == [2405, 5]
     assert len(tree_facts(tmp_path)) == 2
+    assert remove(tmp_path / "d")  # pytest's own way of removing old folders would not get to its end
 
 
 @pytest.mark.parametrize(
