@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN = $(BIN)/python
-SPREAD := -n 3 --dist loadfile --no-loadscope-reorder # on two processors: they wait as long as they work
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -89,3 +89,12 @@ def test_the_tail_of_a_flood_stays_small_in_memory() -> None:
     pipe.feed(*([b"y" * (1 << 18)] * 8))
     assert len(pipe.pipe._tail) <= 2 * LINE + (1 << 18)
     assert not pipe.pipe._partial
+
+
+def test_the_tail_is_the_end_however_much_came_before() -> None:
+    pipe = LogPipe(1 << 20, lambda _line: None)
+    for number in range(4):
+        pipe.feed(b"%d" % number * LINE + b"\n")
+    pipe.feed(b"the end\n")
+    assert pipe.tail().endswith("3\nthe end")
+    assert len(pipe.tail()) <= LINE

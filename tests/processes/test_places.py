@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from gateway.errors import ConnectorBusy
+from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.processes.places import Lane, Places
 from gateway.settings import Limits
 from tests.support import Answer, Server, Site, eventually, gone, served
@@ -379,3 +379,18 @@ async def test_the_hint_when_to_come_back_stays_between_a_second_and_a_minute() 
     lane.typical = 4
     lane.concurrency = 2
     assert lane.retry_after() == 2
+
+
+async def test_who_has_been_served_is_not_refused_afterwards(places: Places) -> None:
+    holder = await Held(places, "fax", ONE).take()
+    served = await waiting_for(places, "fax")
+    left = await waiting_for(places, "fax")
+    lane = places.lane("fax")
+    lane.waiting[0].set_result(None)  # granted by hand, and still in the queue
+    places.refuse(GatewayDraining)
+    with pytest.raises(GatewayDraining):
+        await left
+    await served
+    lane.running, places.running = 1, 1
+    holder.give_back()
+    assert places.running == 0
