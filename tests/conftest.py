@@ -7,13 +7,13 @@ import ctypes
 import os
 import pathlib
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import procfs
 from tests.support import Site, cmdline, is_cell, reaped
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,13 +62,16 @@ def leaving_nothing() -> Iterator[None]:
     """Fail when the block leaves a process, a zombie or a descriptor behind."""
     processes, descriptors = _processes(), _descriptors()
     yield
-    deadline = time.monotonic() + 10
-    while True:
+    left: dict[int, str] = {}
+    kept: set[str] = set()
+
+    def clean() -> bool:
+        nonlocal left, kept
         left = {pid: _describe(pid) for pid in _processes() - processes if not reaped(pid)}
         kept = _descriptors() - descriptors
-        if not (left or kept) or time.monotonic() > deadline:
-            break
-        time.sleep(0.005)  # the processor is for what is to end
+        return not (left or kept)
+
+    until(clean, 10)
     assert not left, f"processes left behind: {left}"
     assert not kept, f"descriptors left behind: {kept}"
 

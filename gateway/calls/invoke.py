@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -352,40 +352,31 @@ class Invoker:
         call, done, started = run.call, run.completed, run.started
         caller = call.caller
         wall = 0.0 if started is None else asyncio.get_running_loop().time() - started
-        if done is None:
-            event = RunFinished(
-                connector=call.connector,
-                command=call.command,
-                request_id=caller.request_id,
-                client=caller.client,
-                outcome=outcome,
-                error_code=error_code,
-                message=message,
-                queue_wait=run.queue_wait,
-                wall=wall,
-                request_bytes=run.request_bytes,
-            )
-        else:
-            event = RunFinished(
-                connector=call.connector,
-                command=call.command,
-                request_id=caller.request_id,
-                client=caller.client,
-                outcome=outcome,
-                error_code=error_code,
-                message=message,
-                queue_wait=run.queue_wait,
-                wall=wall,
-                request_bytes=run.request_bytes,
-                pid=done.pid,
-                status=done.status,
-                signal=done.signal,
-                cpu_user=done.cpu_user,
-                cpu_system=done.cpu_system,
-                peak_rss=done.peak_rss,
-                result_bytes=len(done.result),
-                log_bytes=done.log_bytes,
-            )
+        took: dict[str, Any] = {}
+        if done is not None:
+            took = {
+                "pid": done.pid,
+                "status": done.status,
+                "signal": done.signal,
+                "cpu_user": done.cpu_user,
+                "cpu_system": done.cpu_system,
+                "peak_rss": done.peak_rss,
+                "result_bytes": len(done.result),
+                "log_bytes": done.log_bytes,
+            }
+        event = RunFinished(
+            connector=call.connector,
+            command=call.command,
+            request_id=caller.request_id,
+            client=caller.client,
+            outcome=outcome,
+            error_code=error_code,
+            message=message,
+            queue_wait=run.queue_wait,
+            wall=wall,
+            request_bytes=run.request_bytes,
+            **took,
+        )
         for listener in self._bus.listeners[RunFinished]:
             listener(event)
         return event

@@ -35,8 +35,6 @@ MOST = 10_000  # parameters
 SLICE = 1 << 18  # bytes of an answer that are sent at once
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-_object = msgspec.json.Decoder(Object)
-
 
 class CallHandlers:
     """The route below /v1/do."""
@@ -130,11 +128,6 @@ def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
 def _fields(body: bytes | bytearray, *, method: str) -> Object:
     if not body and method != "POST":
         return {}
-    if body.isascii():
-        try:
-            return _object.decode(body)
-        except (msgspec.DecodeError, RecursionError):
-            pass  # read again, it is told what is wrong
     try:
         return read_object(body)
     except (ValueError, msgspec.DecodeError) as problem:

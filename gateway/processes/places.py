@@ -7,17 +7,13 @@ work; what is kept without a request has those that nobody takes, and gives way.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING
 
 from gateway.errors import ConnectorBusy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from gateway.errors import GatewayError
     from gateway.settings import Limits
 
@@ -73,22 +69,6 @@ class Places:
         self.hosts += change
         if change < 0:
             self.grant()
-
-    @contextlib.asynccontextmanager
-    async def slot(self, name: str, limits: Limits, *, patience: float) -> AsyncIterator[None]:
-        """Hold a place for a connector's run; wait for one at most `queue_timeout` and `patience` seconds.
-
-        Raises:
-            ConnectorBusy: the queue is full, or the wait ran out.
-        """
-        lane = self.lane(name)
-        if not self.take(lane, limits.concurrency):
-            await self.wait(lane, limits, patience)
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.give(lane, time.monotonic() - begun)
 
     def take(self, lane: Lane, concurrency: int) -> bool:
         """Take a place for a run, if fewer than `concurrency` of the connector's, and fewer than all, are taken."""

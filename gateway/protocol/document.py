@@ -23,6 +23,8 @@ _MALFORMED = "JSON is malformed: "
 Object = dict[str, msgspec.Raw]
 Piece = bytes | bytearray | memoryview
 
+_object = msgspec.json.Decoder(Object)
+
 
 def read_object(data: bytes | bytearray | memoryview) -> Object:
     """Read a JSON object whose values stay raw.
@@ -32,7 +34,7 @@ def read_object(data: bytes | bytearray | memoryview) -> Object:
     """
     check_utf8(data)
     try:
-        return msgspec.json.decode(data, type=Object)
+        return _object.decode(data)
     except msgspec.ValidationError as problem:
         raise ValueError("not a JSON object") from problem
     except RecursionError as problem:

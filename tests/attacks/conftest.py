@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import pytest
 
 from tests.attacks.support import HERE, PLACES, Attacked, Enemy, Place, clear_away, left_of
 from tests.conftest import leaving_nothing
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -74,11 +74,10 @@ async def enemy(attacked: Place, _gateways: dict[Place, Attacked], arms: Path) -
         one = _gateways[attacked] = Attacked(attacked, arms)
     async with one.connected() as enemy:
         yield enemy
-        until = time.monotonic() + PATIENCE
-        while (left := left_of(one)) and time.monotonic() < until:
-            time.sleep(0.005)
+        clean = until(lambda: not left_of(one), PATIENCE)
+        left = left_of(one)
         clear_away(one)
-        assert not left, f"left behind: {left}"
+        assert clean, f"left behind: {left}"
         await enemy.serves_others()
 
 

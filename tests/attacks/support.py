@@ -12,7 +12,6 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,9 +19,10 @@ import aiohttp
 
 from tests import procfs
 from tests.support import PATIENCE, Answer, Server, Site, eventually, is_cell, reaped
+from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -166,9 +166,7 @@ class Attacked:
             )  # fmt: skip
         self._log = log
         server = Server(self.process, self.site, log, 0, None)  # type: ignore[arg-type]
-        until = time.monotonic() + PATIENCE
-        while len(server.events("listening")) < 1 and self.process.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
+        until(lambda: server.events("listening") or self.process.poll() is not None, PATIENCE)
         if not server.events("listening"):
             self.close()
             raise AssertionError(f"the gateway did not start:\n{log.read_text()}")
@@ -262,14 +260,14 @@ class Enemy:
         """Have a victim with something in its folder in the middle of a call: its pid, seen from outside."""
         call = asyncio.create_task(self.server.do(f"victim-{mode}/Wait", {}))
         try:
-            notes = await until(lambda: list(self.state.glob("run/**/notes")) or call.done())
+            notes = await eventually(lambda: list(self.state.glob("run/**/notes")) or call.done())
             assert not call.done(), call.result().raw
             folder = notes[0].parent
             (pid,) = [pid for pid in procfs.scan() if _link(f"/proc/{pid}/cwd") == str(folder)]
             yield pid
         finally:
             if not call.done():
-                await until(lambda: call.done() or _opened(folder / "go-on"))
+                await eventually(lambda: call.done() or _opened(folder / "go-on"))
         assert (await call).status == 200
 
 
@@ -286,10 +284,6 @@ def words(answer: Answer) -> str:
     """Return what an error says, nothing when there is none."""
     error = answer.json["error"]
     return error["message"] if error else ""
-
-
-async def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-    return await eventually(condition, patience)
 
 
 def unindented(code: str) -> str:

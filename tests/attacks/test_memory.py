@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.attacks.support import MEMORY, MODES, Enemy, differs, until, words
+from tests.attacks.support import MEMORY, MODES, Enemy, differs, words
+from tests.support import eventually
 
 OVER = f"{MEMORY}MiB of memory (max_memory)"
 # What an error of its own may be: the system has refused it the memory.
@@ -27,7 +28,7 @@ async def test_memory_is_counted_whatever_it_is_called(enemy: Enemy, connector: 
             answer.raw,
         )
         assert OVER in words(answer) or answer.code != "connector_out_of_memory", (way, answer.raw)
-        await until(lambda: not enemy.attacked.strays(), 1)
+        await eventually(lambda: not enemy.attacked.strays(), 1)
 
 
 @pytest.mark.attack(levels=("standard", "strict"), modes=("spawn", "persistent", "fork"),
@@ -90,4 +91,4 @@ async def test_nobody_else_is_blamed(enemy: Enemy, connector: str) -> None:
         )
         await asyncio.gather(*(other() for _ in range(4)))
         assert [answer.status for answer in answers] == [200] * 7, [words(answer) for answer in answers]
-    await until(lambda: not enemy.attacked.strays(), 2)
+    await eventually(lambda: not enemy.attacked.strays(), 2)

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from tests.attacks.support import GRACE, MODES, PIDS, Enemy, differs, twice, until, words
+from tests.attacks.support import GRACE, MODES, PIDS, Enemy, differs, twice, words
+from tests.support import eventually
 
 STUCK = 5.0  # seconds until a cell gives its host up
 DETACHED = """
@@ -51,7 +52,7 @@ async def test_nothing_outlives_its_call(enemy: Enemy, connector: str) -> None:
                     os.execve(ARMS, [ARMS, "hydra"], {})
                 """,
             )
-        await until(lambda: not enemy.attacked.strays(), 2)
+        await eventually(lambda: not enemy.attacked.strays(), 2)
 
 
 @pytest.mark.attack(modes=("spawn", "fork"), only=twice)
@@ -72,7 +73,7 @@ async def test_whoever_does_not_want_to_end_does(enemy: Enemy, connector: str) -
         # A host that is stopped cannot tell of its children: it is killed after a while.
         stuck = STUCK if "getppid" in way and connector.endswith("fork") else 0
         assert time.monotonic() - begun < 0.3 + GRACE + 1 + stuck
-    await until(lambda: not enemy.attacked.strays(), 2)
+    await eventually(lambda: not enemy.attacked.strays(), 2)
 
 
 @pytest.mark.attack(modes=("spawn", "fork"), only=differs)
@@ -86,7 +87,7 @@ async def test_processes_and_threads_are_bounded(enemy: Enemy, connector: str) -
         counts = [int(one["line"]) for one in enemy.server.events("log") if str(one.get("line", "")).isdigit()]
         assert counts
         assert counts[-1] <= PIDS + 4
-    await until(lambda: not enemy.attacked.strays(), 2)
+    await eventually(lambda: not enemy.attacked.strays(), 2)
 
 
 @pytest.mark.attack(modes=("spawn",), levels=("standard", "strict"))

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from tests.attacks.support import GRACE, MODES, Attacked, Enemy, Place, differs, twice, until, words
-from tests.support import reaped
+from tests.attacks.support import GRACE, MODES, Attacked, Enemy, Place, differs, twice, words
+from tests.support import eventually, reaped
 
 DEADLINE = 0.5  # seconds
 OTHERS_WAIT = 3.0  # seconds that another call may take meanwhile, on a machine that does much else
@@ -39,7 +39,7 @@ async def test_a_storm_ends_with_its_call_and_others_are_served_meanwhile(enemy:
     assert answer.code == "connector_timeout" or "max_pids" in words(answer), answer.raw
     assert took < DEADLINE + GRACE + 1
     assert max(waited) < OTHERS_WAIT
-    await until(lambda: not enemy.attacked.strays(), 1)
+    await eventually(lambda: not enemy.attacked.strays(), 1)
 
 
 @pytest.mark.attack(modes=("spawn", "fork"), only=twice)
@@ -48,7 +48,7 @@ async def test_a_storm_that_hears_no_signal_ends_after_its_grace(enemy: Enemy, c
     answer = await enemy.run(connector, DEAF, timeout=DEADLINE)
     assert time.monotonic() - begun < DEADLINE + GRACE + 1
     assert answer.code == "connector_timeout" or "max_pids" in words(answer), answer.raw
-    await until(lambda: not enemy.attacked.strays(), 1)
+    await eventually(lambda: not enemy.attacked.strays(), 1)
 
 
 @pytest.mark.attack
@@ -59,10 +59,10 @@ async def test_a_gateway_killed_in_mid_storm_leaves_nothing(attacked: Place, arm
             connectors = [f"{level}-{mode}" for level in ("off", "standard") for mode in MODES]
             await asyncio.gather(*(enemy.told(name, "") for name in connectors))
             storms = [asyncio.create_task(enemy.run(name, STORM)) for name in connectors]
-            await until(lambda: len(one.strays()) > 1)
+            await eventually(lambda: len(one.strays()) > 1)
             everything = one.mine()
             os.kill(one.pid, signal.SIGKILL)
-            await until(lambda: not [pid for pid in one.strays() | everything if not reaped(pid)], GONE)
+            await eventually(lambda: not [pid for pid in one.strays() | everything if not reaped(pid)], GONE)
             await asyncio.gather(*storms, return_exceptions=True)
             assert not list((enemy.state / "run").iterdir())
     finally:

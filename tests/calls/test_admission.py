@@ -15,6 +15,7 @@ from gateway.processes.completed import Stop
 from gateway.processes.places import Places
 from gateway.settings import Limits
 from gateway.units import Duration
+from tests.processes.slots import slot
 from tests.support import eventually
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ async def test_a_drain_refuses_new_work_and_ends_with_the_last_call(admission: A
         with pytest.raises(GatewayDraining), inside(admission):
             pass
         drained = asyncio.create_task(admission.drained(60))
-        async with admission.places.slot("fax", ONE, patience=60):  # what is in flight may still take its slot
+        async with slot(admission.places, "fax", ONE, patience=60):  # what is in flight may still take its slot
             pass
         assert not drained.done()
     await drained
@@ -70,10 +71,10 @@ async def test_a_drain_that_takes_too_long_refuses_those_who_wait(admission: Adm
 
     async def queued() -> None:
         with inside(admission):
-            async with places.slot("fax", ONE, patience=60):
+            async with slot(places, "fax", ONE, patience=60):
                 pass
 
-    async with places.slot("fax", ONE, patience=60):
+    async with slot(places, "fax", ONE, patience=60):
         call = asyncio.create_task(queued())
         await eventually(lambda: len(lane.waiting) == 1)
         admission.drain(0)

@@ -24,7 +24,7 @@ class Child:
         self.stopped: list[Stop] = []
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
-        raise NotImplementedError
+        raise AssertionError("an extension runs nothing")
 
     def stop(self, why: Stop, *, grace: float = GRACE) -> None:
         self.stopped.append(why)

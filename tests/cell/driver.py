@@ -8,9 +8,10 @@ import os
 import socket
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,8 +181,6 @@ def alive(pid: int) -> bool:
 
 
 def eventually(condition: Any, patience: float = PATIENCE) -> Any:
-    deadline = time.monotonic() + patience
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
+    value = until(condition, patience)
+    assert value, "it did not happen"
     return value

@@ -163,7 +163,7 @@ async def test_a_task_with_a_character_that_no_database_has_is_a_job_all_the_sam
     [
         b"GET /" + b"secret" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"secret" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-More: secret\r\n" * 50_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-More: secret\r\n" * 2_000 + b"\r\n",
         b"GET / HTTP/1.1\r\nno secret\r\n\r\n",
         b"G@T /secret HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http://[secret/ HTTP/1.1\r\nHost: x\r\n\r\n",

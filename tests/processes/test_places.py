@@ -13,6 +13,7 @@ import pytest_asyncio
 from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.processes.places import Lane, Places
 from gateway.settings import Limits
+from tests.processes.slots import slot
 from tests.support import Answer, Server, Site, eventually, gone, served
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ class Held:
     """A slot that is taken and given back by hand, so that races can be put into one turn of the loop."""
 
     def __init__(self, places: Places, name: str, limits: Limits, patience: float = 60) -> None:
-        self._slot = places.slot(name, limits, patience=patience)
+        self._slot = slot(places, name, limits, patience=patience)
 
     async def take(self) -> Held:
         await self._slot.__aenter__()
@@ -346,7 +347,7 @@ async def test_slots_survive_any_mix_of_cancellations_time_outs_and_errors() -> 
     alive: dict[str, int] = dict.fromkeys("abc", 0)
 
     async def work(name: str, patience: float) -> None:
-        async with places.slot(name, Limits(concurrency=3, queue=100), patience=patience):
+        async with slot(places, name, Limits(concurrency=3, queue=100), patience=patience):
             alive[name] += 1
             try:
                 assert alive[name] <= 3
