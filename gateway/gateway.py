@@ -30,7 +30,7 @@ from gateway.processes.pools import Pools
 from gateway.sandbox import Given, Step, given, missing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from gateway.calls.reply import Reply
@@ -172,3 +172,7 @@ class Gateway:
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
         return self.submitter.jobs.health().open if self.submitter.jobs is not None else 0
+
+    def listener_faults(self) -> Mapping[str, int]:
+        """Return how often each listener that ever did has failed."""
+        return self.bus.faults

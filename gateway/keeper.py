@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import signal
 import socket
 import subprocess  # noqa: TID251 - a gateway is no connector: no cell can be its parent
@@ -39,7 +38,6 @@ LOOKS = 5  # within that time: a keeper that was frozen, too, must not take its 
 MARGIN = 20.0  # seconds beyond the drain until a gateway that is still there is killed
 HURRY = 5.0  # seconds for that when it was told to stop at once
 REFUSED = 2  # the exit status of a gateway whose configuration cannot be used
-STDERR = 2
 MESSAGE = 4096  # bytes of the longest that is heard
 CREDENTIALS = Struct("3i")  # process, user, group
 
@@ -114,11 +112,9 @@ class Keeper:
 
     async def _look(self) -> None:
         """Kill a gateway that gives no sign of life. Looks are counted, not seconds: we may have been frozen, too."""
-        log = select.poll()
-        log.register(STDERR, select.POLLOUT)
         while True:
             await asyncio.sleep(SILENCE / LOOKS)
-            if self._gateway is not None and log.poll(0):  # or else it, too, waits for whoever reads the log
+            if self._gateway is not None:
                 self._gateway.look()
 
     def _on_line(self, line: socket.socket) -> None:

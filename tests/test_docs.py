@@ -112,6 +112,9 @@ class Idle:
     def open_jobs(self) -> int:
         return 0
 
+    def listener_faults(self) -> dict[str, int]:
+        return {}
+
 
 def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
     exposed = re.findall(r"^# TYPE (\w+) (\w+)$", Metrics(Idle()).text().decode(), flags=re.MULTILINE)

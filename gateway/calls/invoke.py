@@ -377,8 +377,7 @@ class Invoker:
             request_bytes=run.request_bytes,
             **took,
         )
-        for listener in self._bus.listeners[RunFinished]:
-            listener(event)
+        self._bus.publish(event)
         return event
 
     def _went_on(self, run: _Run, outcome: str, message: str | None = None) -> None:

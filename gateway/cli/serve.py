@@ -74,21 +74,23 @@ def serve(
         except OSError as problem:
             raise _cannot_listen(settings, problem) from problem
         raise SystemExit(status)
-    _serve(settings)
+    _serve(settings, log_format)
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, log_format: logs.Format) -> None:
     import uvloop  # noqa: PLC0415
 
     from gateway.server import serve as run_server  # noqa: PLC0415
 
     bus = Bus()
-    bus.listen(logs.EventLog())
+    bus.listen(logs.EventLog(log_format))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, bus))
     except OSError as problem:
         raise _cannot_listen(settings, problem) from problem
+    finally:
+        logs.close()
 
 
 def _cannot_listen(settings: Settings, problem: OSError) -> ConfigError:

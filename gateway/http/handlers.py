@@ -15,6 +15,7 @@ from gateway.http.jobs import JobHandlers
 from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
+from gateway.observe import logs
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
@@ -66,11 +67,13 @@ class Handlers:
         return json_response({"ok": True})
 
     async def readiness(self, _request: web.Request) -> web.Response:
-        """The process takes new work."""
+        """The process takes new work; it does so without a log, too, and says so."""
         state = self._gateway.admission.state
+        problem = logs.problem()
+        told = {"log_problem": problem} if problem else {}
         if state is AdmissionState.SERVING:
-            return json_response({"ok": True})
-        return json_response({"ok": False, "reason": state.value}, 503)
+            return json_response({"ok": True, **told})
+        return json_response({"ok": False, "reason": state.value, **told}, 503)
 
     async def commands(self, _request: web.Request) -> web.Response:
         """The catalogue, from memory."""
@@ -93,6 +96,7 @@ class Handlers:
             "version": self._version,
             "state": gateway.admission.state.value,
             "registry_problem": gateway.registry.problem,
+            "log_problem": logs.problem(),
             "processes": {
                 "in_flight": gateway.places.running,
                 "kept": gateway.places.kept + gateway.places.hosts,

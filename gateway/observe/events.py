@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -312,6 +313,20 @@ class StoreChanged(Event, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class ListenerFailed(Event, frozen=True, kw_only=True):
+    """Somebody who listens could not take an event; told once for each kind of failure, counted always.
+
+    `about` is the event's name.
+    """
+
+    name = "listener_failed"
+    level = "error"
+
+    listener: str
+    about: str
+    traceback: str
+
+
 class Listeners(dict[type[Event], list["Listener"]]):
     """Those who listen to a kind of events, in their order."""
 
@@ -331,17 +346,32 @@ class Listeners(dict[type[Event], list["Listener"]]):
 
 
 class Bus:
-    """Hands each event to those who listen to its kind, in order, at once."""
+    """Hands each event to those who listen to its kind, in order, at once. Whoever publishes never hears of them."""
 
     def __init__(self) -> None:
-        self.listeners = Listeners()
-        """For those who publish so often that a step counts."""
+        self.faults: dict[str, int] = {}
+        """How often each listener that ever did has failed."""
+        self._listeners = Listeners()
+        self._told: set[tuple[str, type[Exception]]] = set()
 
     def listen(self, listener: Listener, *kinds: type[Event]) -> None:
-        """Add a listener to some kinds of events, or to all; it must not raise or block."""
-        self.listeners.add(listener, kinds)
+        """Add a listener to some kinds of events, or to all; it must not block."""
+        self._listeners.add(listener, kinds)
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
-        for listener in self.listeners[type(event)]:
-            listener(event)
+        for listener in self._listeners[type(event)]:
+            try:
+                listener(event)
+            except Exception as problem:  # noqa: BLE001 - what has happened has happened, whoever hears of it
+                self._failed(listener, event, problem)
+
+    def _failed(self, listener: Listener, event: Event, problem: Exception) -> None:
+        name = getattr(listener, "__qualname__", type(listener).__qualname__)
+        self.faults[name] = self.faults.get(name, 0) + 1
+        kind = (name, type(problem))
+        if kind in self._told or isinstance(event, ListenerFailed):
+            return
+        self._told.add(kind)
+        told = "".join(traceback.format_exception(problem))
+        self.publish(ListenerFailed(listener=name, about=event.name, traceback=told))

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import datetime
-import io
 import logging
+import os
 import re
-import sys
-import threading
-from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, TextIO, cast
 
 import msgspec
 import structlog
 
-from gateway.observe.events import (
-    ConnectorLine,
-    Event,
-    RegistryLoaded,
-    RunFinished,
-)
+from gateway.observe.events import ConnectorLine, Event, RegistryLoaded, RunFinished
+from gateway.observe.writer import STDERR, LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
 Format = Literal["json", "human"]
 
-HELD = 256  # lines that wait for the end of a turn at most
 _LISTED = 10  # names of connectors in one line
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 _json = msgspec.json.Encoder(enc_hook=repr)
+_lines = LogWriter()
+atexit.register(_lines.close)
 
 
-def configure(form: Format, stream: TextIO = sys.stderr) -> None:
-    """Send everything that is logged, the libraries' lines included, to one stream in one form."""
-    _lines.begin(stream, form)
+def configure(form: Format, descriptor: int = STDERR) -> None:
+    """Send everything that is logged, the libraries' lines included, to one descriptor in one form."""
+    _lines.begin(descriptor)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -46,12 +39,14 @@ def configure(form: Format, stream: TextIO = sys.stderr) -> None:
     if form == "json":
         last: list[Any] = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(lambda value, **_: _json.encode(value).decode()),
+            structlog.processors.JSONRenderer(lambda value, **_: _encoded(value).decode()),
         ]
     else:
         last = [
             _harmless,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback),
+            structlog.dev.ConsoleRenderer(
+                colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
+            ),
         ]
     structlog.configure(
         processors=[*shared, *last],
@@ -67,78 +62,31 @@ def configure(form: Format, stream: TextIO = sys.stderr) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
-class LineWriter(io.TextIOBase):
-    """The stream of the log: lines that are held go out in one write at the end of a turn of the loop, in their order.
-
-    They go out before anything else is written, and at the end of the process at the latest.
-    """
-
-    def __init__(self) -> None:
-        self.json = False
-        """Events are lines of JSON."""
-        self._stream: TextIO = sys.stderr
-        self._held: deque[str] = deque()
-        self._turn = threading.RLock()  # threads log too, and so may what the collector finds in the middle of a write
-
-    def begin(self, stream: TextIO, form: Format) -> None:
-        """Write to a stream from now on."""
-        self.release()
-        self._stream = stream
-        self.json = form == "json"
-
-    def hold(self, line: str) -> None:
-        """Write a line at the end of this turn, with all others that are held; at once where no loop runs."""
-        held = self._held
-        held.append(line)
-        if len(held) == 1:
-            try:
-                asyncio.get_running_loop().call_soon(self.release)
-            except RuntimeError:
-                self.release()
-        elif len(held) > HELD:
-            self.release()
-
-    def release(self) -> None:
-        """Write what is held."""
-        with self._turn:
-            text = ""
-            while self._held:
-                text += self._held.popleft()
-            if text:
-                self._stream.write(text)
-                self._stream.flush()
-
-    def write(self, text: str) -> int:
-        """Write at once, after what is held."""
-        with self._turn:
-            if self._held:
-                self.release()
-            self._stream.write(text)
-            self._stream.flush()
-        return len(text)
-
-    def flush(self) -> None:
-        """Hold nothing back of what was written."""
-        self.release()
-
-    def isatty(self) -> bool:
-        """Tell whether people look at it."""
-        return self._stream.isatty()
+def problem() -> str | None:
+    """Return why the log cannot be written at the moment."""
+    return _lines.problem
 
 
-_lines = LineWriter()
-atexit.register(_lines.release)
+def dropped() -> int:
+    """Return how many lines could not be queued."""
+    return _lines.dropped
+
+
+def close() -> None:
+    """Write what is queued, and end the thread that does."""
+    _lines.close()
 
 
 class EventLog:
     """Listens to everything."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Format) -> None:
+        self._json = form == "json"
         self._logger = structlog.get_logger()
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
-        if not _lines.json:
+        if not self._json:
             getattr(self._logger, event.severity())(event.name, **_facts(event))
             return
         now = datetime.datetime.now(datetime.UTC)
@@ -169,11 +117,11 @@ class EventLog:
             )
         else:
             line = {**_facts(event), "event": event.name, "level": event.severity(), "timestamp": now}
-        text = f"{_json.encode(line).decode()}\n"
-        if type(event) is ConnectorLine:  # they come by the dozen
-            _lines.hold(text)
-        else:  # whoever is answered finds the line of his call
-            _lines.write(text)
+        try:
+            text = _json.encode(line)
+        except UnicodeEncodeError:
+            text = _repaired(line)
+        _lines.put(text + b"\n", later=type(event) is ConnectorLine)  # those come by the dozen
 
 
 class _RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -200,6 +148,23 @@ class _RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     event: str
     level: str
     timestamp: datetime.datetime
+
+
+def _encoded(facts: object) -> bytes:
+    try:
+        return _json.encode(facts)
+    except UnicodeEncodeError:
+        return _repaired(facts)
+
+
+def _repaired(facts: object) -> bytes:
+    """Write what came in and was no UTF-8."""
+    plain = msgspec.to_builtins(facts, enc_hook=repr)
+    return _json.encode({key: _escaped(value) if isinstance(value, str) else value for key, value in plain.items()})
+
+
+def _escaped(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _harmless(_logger: object, _method: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from gateway.observe import logs
 from gateway.observe.events import (
     BackgroundFinished,
     BackgroundStarted,
@@ -52,6 +53,9 @@ class Load(Protocol):
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
 
+    def listener_faults(self) -> Mapping[str, int]:
+        """Return how often each listener that ever did has failed."""
+
 
 class Metrics:
     """Listens to runs and jobs, and asks the load at each scrape."""
@@ -72,6 +76,7 @@ class Metrics:
             (*_COMMAND, "outcome"),
         )
         self._going_on: dict[str, int] = {}
+        self._created = time.time()
         self._quarantined = 0
         self._registry = CollectorRegistry()
         self._registry.register(_Written(self._families))
@@ -153,6 +158,18 @@ class Metrics:
             "Durable jobs in this gateway's hands that have not ended",
             value=self._load.open_jobs(),
         )
+        yield CounterMetricFamily(
+            "gateway_log_dropped",
+            "Lines of the log that were dropped, since it could not be written",
+            value=logs.dropped(),
+            created=self._created,
+        )
+        faults = CounterMetricFamily(
+            "gateway_listener_faults", "Events that a part which listens could not take", labels=("listener",)
+        )
+        for listener, failed in self._load.listener_faults().items():
+            faults.add_metric((listener,), failed, created=self._created)
+        yield faults
 
 
 class _Count:

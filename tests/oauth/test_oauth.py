@@ -253,7 +253,7 @@ async def test_no_token_code_or_secret_gets_into_the_log(gateway: Server, browse
     await browser.get(start(gateway, f"http://evil.example/?token={TOKEN}"))
     await browser.get(start(gateway, BACK + "x" * 9000))
     await gateway.request("POST", f"/v1/auth/fax/OAuth?redirect_url={BACK}")
-    log = gateway.log()
+    log = await eventually(lambda: gateway.log() if "LineTooLong" in gateway.log() else None)
     states = [asked["state"] for asked in provider.asked]
     verifiers = [form["code_verifier"] for form in provider.forms]
     for hidden in (
@@ -268,7 +268,6 @@ async def test_no_token_code_or_secret_gets_into_the_log(gateway: Server, browse
         *verifiers,
     ):
         assert hidden not in log
-    assert "LineTooLong" in log
 
 
 async def test_a_scope_that_was_granted_counts(gateway: Server, browser: Browser, provider: Provider) -> None:

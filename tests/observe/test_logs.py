@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,24 +171,24 @@ async def test_the_form_for_people_never_splits_a_line_either(site: Site) -> Non
 # --- lines
 
 
-class Stream(io.StringIO):
-    """Remembers what was written at once."""
+class Log:
+    """A file that is the log."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.writes: list[str] = []
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
-    def write(self, text: str) -> int:
-        self.writes.append(text)
-        return super().write(text)
+    def lines(self) -> list[dict[str, Any]]:
+        logs.close()
+        return [json.loads(line) for line in self._path.read_text().splitlines()]
 
 
 @pytest.fixture
-def stream() -> Iterator[Stream]:
-    stream = Stream()
-    logs.configure("json", stream)
-    yield stream
-    logs.configure("json")
+def log(tmp_path: Path) -> Iterator[Log]:
+    path = tmp_path / "log"
+    with path.open("ab") as file:
+        logs.configure("json", file.fileno())
+        yield Log(path)
+        logs.configure("json")
 
 
 def run(outcome: str = "ok", **facts: Any) -> RunFinished:
@@ -200,50 +199,44 @@ def line(text: str) -> ConnectorLine:
     return ConnectorLine(**NAMES, stream="stderr", line=text)
 
 
-async def test_lines_of_connectors_go_out_at_the_end_of_a_turn_in_one_write_in_their_order(stream: Stream) -> None:
-    log = logs.EventLog()
-    for number in range(3):
-        log(line(str(number)))
-    assert stream.writes == []
-    await asyncio.sleep(0)
-    [text] = stream.writes
-    assert [json.loads(one)["line"] for one in text.splitlines()] == ["0", "1", "2"]
-
-
-async def test_the_line_of_a_run_is_written_at_once_with_what_was_held_before_it(stream: Stream) -> None:
-    log = logs.EventLog()
-    log(line("words"))
-    log(run())
-    assert [json.loads(one)["event"] for one in stream.writes] == ["log", "run"]
-
-
-async def test_what_is_written_otherwise_comes_after_what_is_held(stream: Stream) -> None:
-    logs.EventLog()(line("words"))
+def test_lines_come_in_their_order_whoever_writes_them(log: Log) -> None:
+    logs.EventLog("json")(line("words"))
     structlog.get_logger().warning("no_api_key", hint="none")
     logging.getLogger("library").warning("words")
-    assert [json.loads(one)["event"] for one in stream.getvalue().splitlines()] == ["log", "no_api_key", "words"]
+    logs.EventLog("json")(run())
+    assert [one["event"] for one in log.lines()] == ["log", "no_api_key", "words", "run"]
 
 
-async def test_so_many_lines_are_held_and_no_more(stream: Stream) -> None:
-    log = logs.EventLog()
-    for _ in range(logs.HELD + 1):
-        log(line("words"))
-    assert len(stream.getvalue().splitlines()) == logs.HELD + 1
+def test_lines_of_several_threads_are_each_whole(log: Log) -> None:
+    def write(name: str) -> None:
+        events = logs.EventLog("json")
+        for number in range(300):
+            events(line(f"{name} {number}"))
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    written = [one["line"].split() for one in log.lines()]
+    for name in "abc":
+        assert [int(number) for who, number in written if who == name] == list(range(300))
 
 
-def test_without_a_loop_a_line_is_written_at_once(stream: Stream) -> None:
-    logs.EventLog()(line("words"))
-    assert len(stream.writes) == 1
+def test_what_is_no_unicode_is_written_escaped(log: Log) -> None:
+    logs.EventLog("json")(run(client="\udcff"))
+    structlog.get_logger().warning("no_api_key", hint="\udcff")
+    assert [one.get("client", one.get("hint")) for one in log.lines()] == [r"\udcff", r"\udcff"]
 
 
-def test_what_is_held_goes_out_at_the_end_of_the_process() -> None:
+def test_what_waits_goes_out_at_the_end_of_the_process() -> None:
     program = """
 import asyncio, os
 from gateway.observe import logs
 from gateway.observe.events import ConnectorLine
 async def main():
     logs.configure("json")
-    logs.EventLog()(ConnectorLine(connector="fax", command="Go", request_id="r", stream="stderr", line="last"))
+    logs.EventLog("json")(ConnectorLine(connector="fax", command="Go", request_id="r", stream="stderr", line="last"))
     raise SystemExit(3)
 asyncio.run(main())
 """
@@ -251,14 +244,14 @@ asyncio.run(main())
     assert (done.returncode, json.loads(done.stderr)["event"]) == (3, "log")
 
 
-def test_the_line_of_a_run_has_the_events_fields_and_then_what_every_line_has(stream: Stream) -> None:
+def test_the_line_of_a_run_has_the_events_fields_and_then_what_every_line_has(log: Log) -> None:
     facts: dict[str, Any] = {
         "error_code": "A1", "message": "m", "client": "c", "pid": 7, "status": 3, "signal": "SIGSEGV",
         "queue_wait": 0.12345, "wall": 1.00006, "cpu_user": 0.1, "cpu_system": 0.0, "peak_rss": 1, "request_bytes": 2,
         "result_bytes": 3, "log_bytes": 4,
     }  # fmt: skip
-    logs.EventLog()(run("connector_failed", **facts))
-    line = json.loads(stream.getvalue())
+    logs.EventLog("json")(run("connector_failed", **facts))
+    (line,) = log.lines()
     rounded = {**facts, "queue_wait": 0.1235, "wall": 1.0001}
     expected = {**NAMES, "outcome": "connector_failed", **rounded, "event": "run", "level": "warning"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", line.pop("timestamp"))
@@ -266,15 +259,15 @@ def test_the_line_of_a_run_has_the_events_fields_and_then_what_every_line_has(st
     assert set(line) - {"event", "level"} == {field.name for field in msgspec.structs.fields(RunFinished)}
 
 
-def test_what_a_run_has_no_value_of_is_left_out(stream: Stream) -> None:
-    logs.EventLog()(run())
-    assert json.loads(stream.getvalue()).keys().isdisjoint({"error_code", "message", "client", "status", "signal"})
+def test_what_a_run_has_no_value_of_is_left_out(log: Log) -> None:
+    logs.EventLog("json")(run())
+    assert log.lines()[0].keys().isdisjoint({"error_code", "message", "client", "status", "signal"})
 
 
-def test_other_events_have_the_same_form(stream: Stream) -> None:
+def test_other_events_have_the_same_form(log: Log) -> None:
     names = tuple(f"c{number}" for number in range(12))
-    logs.EventLog()(RegistryLoaded(connectors=1, commands=2, quarantined=0, changed=names, removed=(), took=0.5))
-    line = json.loads(stream.getvalue())
+    logs.EventLog("json")(RegistryLoaded(connectors=1, commands=2, quarantined=0, changed=names, removed=(), took=0.5))
+    (line,) = log.lines()
     keys = ["connectors", "commands", "quarantined", "changed", "removed", "took", "event", "level", "timestamp"]
     assert list(line) == keys
     assert line["changed"][9:] == ["c9", "... 2 more"]

@@ -28,6 +28,9 @@ class Idle:
     def open_jobs(self) -> int:
         return 0
 
+    def listener_faults(self) -> dict[str, int]:
+        return {}
+
 
 def parsed(text: bytes) -> Samples:
     return {
