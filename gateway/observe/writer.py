@@ -1,4 +1,4 @@
-"""The log's way out: at once where that takes no wait, or else by a thread. Who logs never waits nor hears of a failure."""
+"""The log's way out: at once where that takes no wait, or by a thread. Who logs neither waits nor hears of failure."""
 
 from __future__ import annotations
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.processes.base import OnLine
 
 LINE = 8192  # bytes; a longer log line is cut into pieces
-SHORT = 64  # bytes; a shorter line costs as much: each is an event, and a log of nothing but newlines would hold up all
-FEWEST = 1000  # lines that a log may have in any case
+AROUND = 200  # bytes that stand around a line in the log: its event, when, and of which call
+FEWEST = 100  # lines that a log may have in any case
+
+_encoded = msgspec.json.encode
 
 
 class LogPipe:
-    """Turns what arrives on a log stream into bounded lines; never holds more than one line and the tail."""
+    """Turns what arrives on a log stream into bounded lines; never holds more than one line and the tail.
+
+    So many bytes are taken as its bound says, and no more lines than come to twice as many when they are written: a
+    log of nothing but newlines, or of control characters, would be many times what it was.
+    """
 
     def __init__(self, bound: int, on_line: Callable[[str], None]) -> None:
         self.total = 0
@@ -24,7 +32,7 @@ class LogPipe:
         self._partial = bytearray()
         self._tail = bytearray()
         self._full = False
-        self._lines_left = max(FEWEST, bound // SHORT)
+        self._left = max(2 * bound, FEWEST * AROUND)
 
     def feed(self, data: bytes) -> None:
         """Take what was read."""
@@ -39,16 +47,16 @@ class LogPipe:
             self._full = True
         self._partial += data
         *lines, rest = self._partial.split(b"\n")
-        if len(lines) > self._lines_left:
-            lines, rest, self._full = lines[: self._lines_left], bytearray(), True
-        self._lines_left -= len(lines)
         for line in lines:
             self._emit(line)
+            if self._left <= 0:
+                break
         while len(rest) > LINE:
             self._emit(rest[:LINE])
             rest = rest[LINE:]
         self._partial = bytearray(rest)
-        if self._full:
+        if self._full or self._left <= 0:
+            self._full = True
             self.finish()
             self._on_line(f"... the log goes on over its bound of {self._bound} bytes and is dropped from here")
 
@@ -64,7 +72,11 @@ class LogPipe:
 
     def _emit(self, line: bytes | bytearray) -> None:
         for start in range(0, len(line) or 1, LINE):
-            self._on_line(line[start : start + LINE].decode(errors="replace").rstrip("\r"))
+            if self._left <= 0:
+                return
+            text = line[start : start + LINE].decode(errors="replace").rstrip("\r")
+            self._left -= AROUND + len(_encoded(text))
+            self._on_line(text)
 
 
 class LogLines:

@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from tests.observe.test_metrics import scraped, value
-from tests.support import PATIENCE, Answer, Server, Site, eventually
+from tests.support import PATIENCE, Answer, Server, Site, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -172,3 +172,20 @@ async def test_a_keeper_does_not_kill_a_gateway_whose_log_nobody_reads(site: Sit
         (first,) = (await server.status())["workers"]
         await tells(server, "nobody reads it")  # by then it would have been killed more than once
         assert (await server.status())["workers"] == [first]
+
+
+@pytest.mark.parametrize("flood", [r"\n", r"\0"])
+async def test_a_flood_of_lines_is_written_near_its_bound_and_holds_nobody_up(site: Site, flood: str) -> None:
+    bound = 64 << 10
+    site.script("flood.sh", f"cat > /dev/null; yes '' | head -300000 | tr '\\n' '{flood}' >&2; echo 7")
+    site.configure(f"flood: {{run: [./flood.sh], max_log: 64KiB, {ANY}}}\necho: {{run: [cat], {ANY}}}")
+    async with served(site) as server:
+        before = len(server.log())
+        flooding = asyncio.create_task(server.do("flood/Go"))
+        while not flooding.done():
+            assert (await soon(server.get("/liveness"))).status == 200
+        assert (await flooding).body == 7
+        assert (await soon(server.do("echo/Go"))).status == 200
+        lines = [line for line in server.log()[before:].splitlines() if '"log"' in line]
+        assert sum(map(len, lines)) < 2.5 * bound
+        assert "is dropped from here" in lines[-1]

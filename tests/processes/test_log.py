@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from gateway.processes.log import LINE, LogPipe
+from gateway.processes.log import AROUND, FEWEST, LINE, LogPipe
 
 
 class Lines:
@@ -98,3 +100,18 @@ def test_the_tail_is_the_end_however_much_came_before() -> None:
     pipe.feed(b"the end\n")
     assert pipe.tail().endswith("3\nthe end")
     assert len(pipe.tail()) <= LINE
+
+
+@pytest.mark.parametrize("flood", [b"\n", b"\0", b"\x01\n", b"\xff", b"short\n"])
+@pytest.mark.parametrize("chunk", [1000, 1 << 18])
+def test_what_is_written_of_a_log_stays_near_its_bound(flood: bytes, chunk: int) -> None:
+    bound = 1 << 16
+    log = flood * (bound // len(flood))
+    lines = Lines(bound).feed(*(log[start : start + chunk] for start in range(0, len(log), chunk)))
+    assert sum(AROUND + len(json.dumps(line, ensure_ascii=False).encode()) for line in lines) < 2 * bound + 8 * LINE
+    assert "is dropped from here" in lines[-1]
+    assert sum("is dropped from here" in line for line in lines) == 1
+
+
+def test_so_many_lines_are_there_however_small_the_bound() -> None:
+    assert Lines(bound=FEWEST // 2).feed(b"\n" * (FEWEST // 2)) == [""] * (FEWEST // 2)
