@@ -22,6 +22,7 @@ from gateway.observe.events import (
     ConnectorWarning,
     RunFinished,
 )
+from gateway.observe.redact import NOTHING_SHOWN
 from gateway.processes.completed import Completed, StaleCell, StartFailed
 from gateway.protocol.request import Context, Request, encoded
 from gateway.protocol.result import Result, interpret
@@ -141,7 +142,8 @@ class Invoker:
         params = signature.check(call.params)
         redact = connector.redact
         if signature.secrets:
-            redact = redact.plus(signature.secret_values(params))
+            values = signature.secret_values(params)
+            redact = NOTHING_SHOWN if values is None else redact.plus(values)
         identity, circuit = self._circuits.get(connector.name, ("", None))
         if circuit is None or identity != connector.identity:
             circuit = self.circuit(connector)

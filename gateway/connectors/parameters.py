@@ -7,18 +7,26 @@ what a JSON Schema or an enum constrains is decoded.
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.connectors.schemas import Schema, bounded
 from gateway.errors import InvalidParameters
+from gateway.observe.redact import LARGEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _FITTING = {"str": b'"', "int": b"", "bool": b"tf", "any": b'"-0123456789tfn{['}
+_BROKEN = re.compile(rb"[.eE]")
 _HOLDING = b"-0123456789{["
 """First bytes of what is a number, or may hold one."""
+_ESCAPED = 6
+"""Bytes of a character in JSON at most, for one of ASCII."""
+HIDDEN = 1 << 16
+"""Bytes of a secret list or object whose values are looked for; of a larger one nothing is shown at all."""
 TOLD = 20
 """Problems of one call that are told one by one."""
 SHOWN = 100
@@ -72,8 +80,8 @@ class Signature:
             for one in parameters
             if one.default is not msgspec.UNSET
         }
-        self._validators = {
-            one.id: _validator(one.id, one.schema) for one in parameters if isinstance(one.schema, dict)
+        self._schemas = {
+            one.id: _compiled(one.id, one.schema) for one in parameters if enforced and isinstance(one.schema, dict)
         }
         self.secrets = tuple(one.id for one in parameters if one.secret is True)
         self._required = tuple(one.id for one in parameters if one.required)
@@ -105,13 +113,17 @@ class Signature:
             raise InvalidParameters(f"{'; '.join(problems[:TOLD])}{more} (parameters: {known})")
         return {**self._defaults, **sent} if self._filled else dict(sent)
 
-    def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str]:
-        """Return the texts among the sent values that must not be shown."""
+    def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str] | None:
+        """Return the texts among the sent values that must not be shown; None where there are too many to look for."""
+        for name in self.secrets:
+            raw = sent.get(name)
+            if raw is not None and len(memoryview(raw)) > (LARGEST if _first(raw) == b'"' else HIDDEN):
+                return None
         return [text for name in self.secrets if name in sent for text in _texts(sent[name])]
 
     def _first_bytes_of(self, one: Parameter) -> bytes:
         """Return the first bytes of values that need no closer look."""
-        if isinstance(one.enum, list) or one.id in self._validators:
+        if isinstance(one.enum, list) or one.id in self._schemas:
             return b""
         holding = _HOLDING if one.secret is True else b""
         return _FITTING[one.type].translate(None, holding)
@@ -130,22 +142,15 @@ class Signature:
             return None
         if not _fits(parameter.type, first, raw):
             return f"{name} must be {_NAMES[parameter.type]}, not {_describe(parameter.type, first)}"
-        if parameter.secret is True and first in _HOLDING:
+        if parameter.secret is True and first in _HOLDING and len(memoryview(raw)) <= HIDDEN:
             msgspec.json.decode(raw)  # what is hidden has to be known
         if isinstance(parameter.enum, list):
-            value = msgspec.json.decode(raw)
+            longest = len(msgspec.json.encode(parameter.enum)) * _ESCAPED
+            value = msgspec.json.decode(raw) if len(memoryview(raw)) <= longest + LARGEST else None
             if not any(value == one and type(value) is type(one) for one in parameter.enum):
-                return f"{name} must be one of {_bounded(parameter.enum)}"
-        validator = self._validators.get(name)
-        if validator is not None:
-            fault = _fault(validator, msgspec.json.decode(raw))
-            if isinstance(fault, str):
-                return f"{name} cannot be checked: {fault}"
-            if fault is not None:
-                where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.absolute_path)
-                # The library's own sentence quotes the value, which may be a secret.
-                return f"{name}{where} does not satisfy {fault.validator}: {_bounded(fault.validator_value)}"
-        return None
+                return f"{name} must be one of {bounded(parameter.enum)}"
+        schema = self._schemas.get(name)
+        return schema.fault(name, raw) if schema is not None else None
 
 
 def _check_names(parameters: tuple[Parameter, ...]) -> None:
@@ -163,7 +168,7 @@ def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
     if kind == "str":
         return first == b'"'
     if kind == "int":
-        return first in b"-0123456789" and not any(mark in bytes(raw) for mark in (b".", b"e", b"E"))
+        return first in b"-0123456789" and not _BROKEN.search(memoryview(raw))
     if kind == "bool":
         return first in b"tf"
     return True
@@ -195,28 +200,8 @@ def _describe(wanted: str, first: bytes) -> str:
     return kinds.get(first, "a number with a fraction or exponent" if wanted == "int" else "a number")
 
 
-def _bounded(value: object) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= 200 else text[:200] + "..."
-
-
-def _validator(name: str, schema: dict[str, Any]) -> Any:
-    # Imported here: a gateway without schemas pays neither the time nor the memory.
-    from jsonschema import Draft202012Validator, SchemaError  # noqa: PLC0415
-    from referencing import Registry  # noqa: PLC0415
-
+def _compiled(name: str, schema: dict[str, Any]) -> Schema:
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as problem:
-        raise ValueError(f"{name}: schema is not a JSON Schema: {problem.message}") from problem
-    return Draft202012Validator(schema, registry=Registry())  # nothing is fetched, whatever $ref says
-
-
-def _fault(validator: Any, value: object) -> Any:
-    """Return the first thing that does not fit, a sentence when the schema itself is at fault, or None."""
-    from referencing.exceptions import Unresolvable  # noqa: PLC0415 - as above
-
-    try:
-        return next(iter(validator.iter_errors(value)), None)
-    except Unresolvable as problem:
-        return f"its schema refers to {problem.ref}, which is not there"
+        return Schema(schema)
+    except ValueError as problem:
+        raise ValueError(f"{name}: {problem}") from problem

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 MASK = "[redacted]"
 SHORTEST = 4  # characters; anything shorter would tear holes into ordinary words
+LARGEST = 1 << 20  # characters of all values
+MOST = 1000  # forms of all values; with more, or larger ones, every text is withheld
+FEW = 100  # forms that are looked for at once, in a pattern
+LONG = 64  # characters of such a form
 
 _TELLING = re.compile(r"(?i)secret|token|passw|api_?key|private_?key|credential|access_?key")
 
@@ -19,20 +23,36 @@ _TELLING = re.compile(r"(?i)secret|token|passw|api_?key|private_?key|credential|
 class Redactor:
     """Replaces known values wherever they occur in a text."""
 
-    def __init__(self, values: Iterable[str] = ()) -> None:
-        """Longer values are replaced first, so that one which contains another goes whole."""
+    def __init__(self, values: Iterable[str] = (), *, withholds: bool = False) -> None:
+        """Longer values are replaced first, so that one which contains another goes whole.
+
+        `withholds`: no text is shown, whatever it is. So it is with more values than can be looked for.
+        """
         self._values = tuple(values)
-        forms = {form for value in self._values for form in _forms(value)}
-        known = sorted((form for form in forms if len(form) >= SHORTEST), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
+        self._withholds = withholds or sum(map(len, self._values)) > LARGEST
+        forms: set[str] = set()
+        for value in () if self._withholds else self._values:
+            forms.update(form for form in _forms(value) if len(form) >= SHORTEST)
+            if len(forms) > MOST:
+                self._withholds = True
+                break
+        known = sorted(forms, key=len, reverse=True)
+        # A pattern is faster to look for and slower to make.
+        self._plain = tuple(form for form in known if len(form) > LONG or len(known) > FEW)
+        rest = known[len(self._plain) :]
+        self._pattern = re.compile("|".join(map(re.escape, rest))) if rest else None
 
     def __call__(self, text: str) -> str:
         """Return the text without the values."""
+        if self._withholds:
+            return MASK if text else text
+        for value in self._plain:
+            text = text.replace(value, MASK)
         return self._pattern.sub(MASK, text) if self._pattern is not None else text
 
     def __eq__(self, other: object) -> bool:
         """Know the same values."""
-        return isinstance(other, Redactor) and self._values == other._values
+        return isinstance(other, Redactor) and (self._values, self._withholds) == (other._values, other._withholds)
 
     def __hash__(self) -> int:
         """Follow `__eq__`."""
@@ -41,7 +61,11 @@ class Redactor:
     def plus(self, values: Iterable[str]) -> Redactor:
         """Return one that knows more values."""
         more = tuple(values)
-        return Redactor((*self._values, *more)) if more else self
+        return Redactor((*self._values, *more), withholds=self._withholds) if more else self
+
+
+NOTHING_SHOWN = Redactor(withholds=True)
+"""Withholds every text."""
 
 
 def telling_values(settings: Mapping[str, object]) -> list[str]:
