@@ -33,7 +33,7 @@ DEEPEST = 60
 NESTED = 100
 """Depth of a value whose schema refers to itself."""
 PLACED = 10_000
-"""Comparisons up to which it is said what is wrong: the library collects all of it for that."""
+"""Comparisons up to which it is said where `anyOf` or `oneOf` do not fit: the library collects all of it for that."""
 PLACED_SIZE = 1 << 18
 PATTERN = 1 << 20
 """Bytes of a compiled pattern."""
@@ -68,6 +68,7 @@ class Schema:
         self._nested = NESTED if whole.returns else None
         if whole.returns > 1:
             self._nested = min(NESTED, int(math.log(STEPS / self._width, whole.returns)))
+        self._collects = whole.collects
         self._levels = whole.returns and whole.hashing
         options = jsonschema_rs.RegexOptions(size_limit=PATTERN, dfa_size_limit=PATTERN)
         try:
@@ -92,7 +93,7 @@ class Schema:
         fault = None if self._nested is None else self._too_deep(name, value, steps)
         if fault is not None or self._validator.is_valid(value):
             return fault
-        if size > PLACED_SIZE or steps > PLACED:
+        if size > PLACED_SIZE or (self._collects and steps > PLACED):
             return f"{name} does not satisfy its schema, and is too large to say where"
         return self._told(name, value)
 
@@ -177,6 +178,7 @@ class _Measure:
         self._around: dict[int, int] = {}
         self._names = dict(_named(schema))
         self._seen = 0
+        self.collects = False
         self.hashing = 0
         self.returns = 0
         self.loads, _ = self._of(schema, 0, 0)
@@ -194,8 +196,11 @@ class _Measure:
         self._seen += 1
         if here > DEEPEST or self._seen > EXPANDED:
             raise ValueError("schema refers to itself, or to its parts, too often: it cannot be checked in time")
+        root = self._root
+        self._root = schema if isinstance(schema.get("$id"), str) else root  # pointers begin there
         self._around[id(schema)] = depth
         loads, returns = [self._own(schema)], 0
+        self.collects |= "anyOf" in schema or "oneOf" in schema
         self.hashing += schema.get("uniqueItems") is True
         for one in self._beside(schema):
             more, back = self._of(one, depth, here + 1)
@@ -208,6 +213,7 @@ class _Measure:
             _add(loads, [0, *map(max, zip_longest(*(more for more, _ in met), fillvalue=0))])
             returns += max((back for _, back in met), default=0)
         del self._around[id(schema)]
+        self._root = root
         self.returns = max(self.returns, returns)
         if not returns:
             self._known[id(schema)] = loads
@@ -229,16 +235,15 @@ class _Measure:
 
     def _referred(self, reference: str) -> Any:
         found: Any = self._names.get(reference)
-        if found is None and reference.startswith("#"):
-            found = self._root
-            for step in unquote(reference[1:]).split("/")[1:]:
+        place, _, pointer = reference.partition("#")
+        if found is None and (not pointer or pointer.startswith("/")):
+            found = self._names.get(place) if place else self._root
+            for step in unquote(pointer).split("/")[1:]:
                 key = step.replace("~1", "/").replace("~0", "~")
                 if isinstance(found, list) and key.isdecimal() and int(key) < len(found):
                     found = found[int(key)]
                 else:
                     found = found.get(key) if isinstance(found, dict) else None
-            if found is self._root and reference != "#":
-                found = None
         if found is None:
             raise ValueError(f"schema cannot be checked: its schema refers to {reference}, which is not there")
         return found
