@@ -253,3 +253,21 @@ def test_the_database_of_jobs_can_come_from_the_environment(site: Site) -> None:
     assert (jobs.database, jobs.backlog) == (url, 7)
     with pytest.raises(ConfigError, match="CONNECTOR_PROXY_JOBS_DATABASE: database is no postgresql:// URL"):
         read_sections(settings(site, line, CONNECTOR_PROXY_JOBS_DATABASE=""))
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "key"),
+    [
+        ("headers: {X-Key: hunter2}", "headers"),
+        ("oauth2: {token_url: 'http://login/t', client_id: me, client_secret: hunter2}, hosts: {b: {}}", "oauth2"),
+    ],
+)
+def test_credentials_for_whatever_host_a_caller_names_are_refused_with_their_line(
+    site: Site, callbacks: str, key: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"callbacks\.allow.*callbacks\.hosts") as caught:
+        read_sections(settings(site, f"callbacks: {{{callbacks}}}"))
+    assert str(caught.value).startswith(f"{site.file}:2: gateway.callbacks.{key}: would be sent to")
+    assert "hunter2" not in str(caught.value)
+    _, told = read_sections(settings(site, f"callbacks: {{{callbacks}, allow: [backend]}}"))
+    assert told.allow == ["backend"]

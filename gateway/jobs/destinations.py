@@ -50,11 +50,6 @@ class Destinations:
         return self.credentials(self.rewritten(url)) is not None and self.refusal(url) is None
 
     @property
-    def exposed(self) -> bool:
-        """Whether credentials are sent to whatever host a caller names."""
-        return self._everywhere is not None and self.targets.names is None
-
-    @property
     def any_credentials(self) -> bool:
         """Whether there are credentials for anybody."""
         return self._everywhere is not None or bool(self._hosts)

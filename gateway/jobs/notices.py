@@ -15,17 +15,11 @@ NO_CREDENTIALS = (
     "callbacks have no credentials (gateway.callbacks: headers, oauth2 or hosts): no call becomes a job while it runs, "
     "since a workflow backend would refuse its outcome"
 )
-ANYWHERE = (
-    "gateway.callbacks: its headers or oauth2 are sent to whatever host a caller names: "
-    "say callbacks.allow, or give them to one host under callbacks.hosts"
-)
 
 
 def of_callbacks(destinations: Destinations) -> str | None:
     """Say what is to be known of all callbacks, if anything is."""
-    if not destinations.any_credentials:
-        return NO_CREDENTIALS
-    return ANYWHERE if destinations.exposed else None
+    return None if destinations.any_credentials else NO_CREDENTIALS
 
 
 def of_connector(connector: Connector, destinations: Destinations) -> list[str]:

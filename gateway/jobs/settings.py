@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_ANYWHERE = (
+    "would be sent to whatever host a caller names: say callbacks.allow, or give them to one host under callbacks.hosts"
+)
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -139,4 +142,9 @@ def read_sections(settings: Settings) -> tuple[JobsSection, CallbacksSection]:
             jobs = msgspec.structs.replace(jobs, database=settings.jobs_database)
         except ValueError as problem:
             raise ConfigError(f"{JOBS_DATABASE}: {problem}") from problem
-    return jobs, settings.callbacks.decode(CallbacksSection)
+    callbacks = settings.callbacks.decode(CallbacksSection)
+    if callbacks.allow is None:
+        for name in ("headers", "oauth2"):
+            if getattr(callbacks, name):
+                raise settings.callbacks.error(_ANYWHERE, (name,))
+    return jobs, callbacks

@@ -319,11 +319,17 @@ async def test_a_connector_with_auths_is_never_promoted(act: Act, backend: Backe
 @pytest.mark.parametrize(
     ("callbacks", "sent"),
     [
-        ("headers: {X-Key: all}", "all"),
-        ("headers: {X-Key: all}, hosts: {127.0.0.1: {headers: {X-Key: host}}}", "host"),
-        ("headers: {X-Key: all}, hosts: {'127.0.0.1:PORT': {headers: {X-Key: port}}, 127.0.0.1: {}}", "port"),
+        ("allow: [127.0.0.1], headers: {X-Key: all}", "all"),
+        ("allow: [127.0.0.1], headers: {X-Key: all}, hosts: {127.0.0.1: {headers: {X-Key: host}}}", "host"),
+        (
+            "allow: [127.0.0.1], headers: {X-Key: all}, hosts: {'127.0.0.1:PORT': {headers: {X-Key: port}}, 127.0.0.1: {}}",
+            "port",
+        ),
         ("hosts: {127.0.0.1: {}}", None),
-        ("rewrite: {'http://backend.invalid:8000': 'http://127.0.0.1:PORT'}, headers: {X-Key: all}", "all"),
+        (
+            "rewrite: {'http://backend.invalid:8000': 'http://127.0.0.1:PORT'}, allow: [127.0.0.1], headers: {X-Key: all}",
+            "all",
+        ),
     ],
 )
 async def test_each_host_gets_its_own_credentials(act: Act, backend: Backend, callbacks: str, sent: str | None) -> None:
@@ -704,7 +710,7 @@ async def test_credentials_of_callbacks_are_sent_and_stay_out_of_the_log(act: Ac
     app.router.add_put("/callback", put)
     async with listening(app) as url:
         act.serve(
-            gateway=f"callbacks: {{first_delay: 50ms, headers: {{X-Callback-Key: hunter-header}}, oauth2: "
+            gateway="callbacks: {first_delay: 50ms, allow: [127.0.0.1], headers: {X-Callback-Key: hunter-header}, oauth2: "
             f"{{token_url: '{url}/token', client_id: me, client_secret: hunter-secret}}}}"
         )
         async with served(act) as gateway:
