@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 _FITTING = {"str": b'"', "int": b"", "bool": b"tf", "any": b'"-0123456789tfn{['}
 _BROKEN = re.compile(rb"[.eE]")
-_HOLDING = b"-0123456789{["
+_NUMBER = b"-0123456789"
+_HOLDING = _NUMBER + b"{["
 """First bytes of what is a number, or may hold one."""
+DIGITS = 4300
+"""Characters of an integer: Python reads no longer ones, and other languages far shorter ones."""
 _ESCAPED = 6
 """Bytes of a character in JSON at most, for one of ASCII."""
 HIDDEN = 1 << 16
@@ -140,6 +143,8 @@ class Signature:
         name = parameter.id
         if first == b"n" and not parameter.required:
             return None
+        if parameter.type == "int" and first in _NUMBER and len(memoryview(raw)) > DIGITS:
+            return f"{name} must be {_NAMES['int']} of at most {DIGITS:,} digits"
         if not _fits(parameter.type, first, raw):
             return f"{name} must be {_NAMES[parameter.type]}, not {_describe(parameter.type, first)}"
         if parameter.secret is True and first in _HOLDING and len(memoryview(raw)) <= HIDDEN:
@@ -168,7 +173,7 @@ def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
     if kind == "str":
         return first == b'"'
     if kind == "int":
-        return first in b"-0123456789" and not _BROKEN.search(memoryview(raw))
+        return first in _NUMBER and not _BROKEN.search(memoryview(raw))
     if kind == "bool":
         return first in b"tf"
     return True

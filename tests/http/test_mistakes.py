@@ -25,6 +25,7 @@ DECLARED: dict[str, Any] = {
     "Integer": {"type": "int", "enum": [1, 2]},
     "Hidden": {"type": "int", "secret": True},
     "Plain": {"required": False},
+    "Whole": {"type": "int"},
 }
 VALUES = """
 import sys
@@ -74,12 +75,20 @@ async def raw(gateway: Server, request: bytes) -> Answer:
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "9" * 5000, "1e99999999999999999999"])
-@pytest.mark.parametrize("command", [name for name in DECLARED if name != "Plain"])
+@pytest.mark.parametrize("command", [name for name in DECLARED if name not in {"Plain", "Whole"}])
 async def test_a_number_that_is_out_of_range(gateway: Server, command: str, number: str) -> None:
     for value in (number, f'[{{"b": {number}}}]'):
         answer = await gateway.do(f"echo/{command}", data=f'{{"a": {value}}}')
         assert_told(answer, "invalid_parameters")
         assert answer.message.startswith(f"echo/{command}: a ")
+
+
+async def test_an_integer_has_so_many_digits_as_languages_read(gateway: Server) -> None:
+    for number in ("9" * 4300, "-" + "9" * 4299):
+        answer = await gateway.do("echo/Whole", data=f'{{"a": {number}}}')
+        assert f'"a":{number}'.encode() in answer.raw
+    for number in ("9" * 4301, "9" * 100_000, "1." + "0" * 5000):
+        assert_told(await gateway.do("echo/Whole", data=f'{{"a": {number}}}'), "invalid_parameters")
 
 
 async def test_a_number_that_nobody_looks_at_passes_as_it_was_written(gateway: Server) -> None:
