@@ -36,8 +36,9 @@ lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 	$(BIN)/pytest -q tests/test_layers.py tests/test_docs.py
 	! command -v gcc >/dev/null || runners/cell/build --check
 
-fuzz: setup ## Feed the cell's reader of messages what is none, for a minute ([SECONDS=60])
+fuzz: setup ## 100,000 requests that no client sends ([REQUESTS=100000]), then a minute of messages that no cell gets ([SECONDS=60])
 	@PYTHON=$(PYTHON) scripts/setup tests
+	$(BIN)/python bench/fuzz.py $(or $(REQUESTS),100000)
 	tests/cell/fuzz $(or $(SECONDS),60)
 
 soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
 from gateway.connectors.snapshot import ConnectorState
+from gateway.http import openapi
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
@@ -51,6 +52,7 @@ class Handlers:
                 Route("GET", "/metrics", self.metrics, Access.METRICS),
                 Route("GET", "/v1/commands", self.commands, Access.KEY),
                 Route("GET", "/v1/auths", self.auths, Access.KEY),
+                Route("GET", "/openapi.json", self.openapi, Access.KEY),
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
@@ -82,6 +84,12 @@ class Handlers:
     async def auths(self, _request: web.Request) -> web.Response:
         """The authentications, from memory."""
         return raw_json(self._gateway.registry.snapshot.auths)
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        """The OpenAPI document: these routes, and an operation for each command."""
+        snapshot = self._gateway.registry.snapshot
+        keyed = self._gateway.settings.api_key is not None
+        return raw_json(openapi.document(snapshot, self.routes(), self._version, keyed=keyed))
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Prometheus' format."""

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from gateway.errors import GatewayError, RequestTooLarge
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
-from gateway.http.routes import Access, Route
+from gateway.http.routes import KEY_HEADER, Access, Route
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 SIGN_IN = "/v1/auth/"
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
-_KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
 
 
 def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
@@ -98,7 +97,7 @@ class _Doors:
         Raises:
             _Unauthorized: it has not the key.
         """
-        given = request.headers.get(_KEY_HEADER)
+        given = request.headers.get(KEY_HEADER)
         if given is None:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             given = token.strip() if scheme.lower() == "bearer" else ""

@@ -10,6 +10,9 @@ from aiohttp import hdrs, web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
+"""The header of the API key; a bearer token does as well."""
+
 
 class Access(enum.Enum):
     """Who may use a route."""

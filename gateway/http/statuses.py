@@ -34,5 +34,11 @@ RAISED = 500
 """The connector's own code raised."""
 UNSUGGESTED = 502
 """The connector told an error instead of suggestions: whoever asks takes a 200 for a list."""
-HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 500: "internal_error"}
+HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    417: "expectation_failed",
+    500: "internal_error",
+}
 """Codes of what never reached a command."""

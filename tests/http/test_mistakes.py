@@ -221,3 +221,19 @@ async def test_a_result_that_has_no_form_is_a_502_whoever_has_found_it(site: Sit
             answer = await gateway.do(target)
             assert (target, answer.status, answer.code) == (target, 502, "connector_invalid_output")
             assert answer.message.startswith(f"{target} gave no valid result: ")
+
+
+@pytest.mark.parametrize("expect", [b"x", b"100-continue, x", b"\xed\xa0\x80", b"[" * 300 + b"\xa3"])
+@pytest.mark.parametrize("path", ["/liveness", "/v1/do/echo/Any", "/nowhere"])
+async def test_an_expectation_that_nobody_knows(gateway: Server, path: str, expect: bytes) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\nExpect: " % path.encode()
+    answer = await raw(gateway, head + expect + b"\r\n\r\n{}")
+    assert_told(answer, "expectation_failed", 417)
+    assert "Traceback" not in gateway.log()
+
+
+async def test_a_client_may_wait_for_the_word_to_go_on(gateway: Server) -> None:
+    head = b"POST /v1/do/echo/Any HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n"
+    answer = await raw(gateway, head + b"Expect: 100-Continue\r\n\r\n{}")
+    assert answer.status == 100
+    assert answer.raw.startswith(b"HTTP/1.1 200 OK\r\n")
