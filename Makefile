@@ -41,8 +41,8 @@ fuzz: setup ## 100,000 requests that no client sends ([REQUESTS=100000]), then a
 	$(BIN)/python bench/fuzz.py $(or $(REQUESTS),100000)
 	tests/cell/fuzz $(or $(SECONDS),60)
 
-soak: setup ## 20,000 mixed good and hostile calls; prints what is left of them (nothing)
-	$(BIN)/python bench/soak.py
+soak: setup ## Good, bad and hostile calls together for half an hour ([MINUTES=30]); prints what is left of them (nothing)
+	$(BIN)/python bench/soak.py $(or $(MINUTES),30)
 
 torture: setup ## Kill, freeze and starve gateways with durable jobs ([SECONDS=90]): nothing may be lost
 	@PYTHON=$(PYTHON) scripts/setup tests

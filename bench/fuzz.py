@@ -21,7 +21,7 @@ from urllib.parse import quote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from bench.soak import show, used
+from bench.usage import show, used
 from tests.support import Server, Site, served
 
 if TYPE_CHECKING:
@@ -259,9 +259,11 @@ def _broken(raw: bytes, chance: random.Random) -> bytes:
 # --- how
 
 
-async def fuzz(gateway: Server, requests: int, seconds: float, seed: int) -> Told:
-    """Send so many requests, as long as so many seconds have not passed."""
-    told, chance = Told(), random.Random(seed)
+async def fuzz(
+    gateway: Server, requests: int, seconds: float, seed: int, *, at_once: int = AT_ONCE, told: Told | None = None
+) -> Told:
+    """Send so many requests, as long as so many seconds have not passed; say what came back, as it comes, in `told`."""
+    told, chance = told or Told(), random.Random(seed)
     over = time.monotonic() + seconds
     source = cases((await gateway.get("/openapi.json")).json, chance)
     probing = asyncio.create_task(_probe(gateway, told))
@@ -269,7 +271,7 @@ async def fuzz(gateway: Server, requests: int, seconds: float, seed: int) -> Tol
         while told.sent < requests and time.monotonic() < over:
             made = await asyncio.to_thread(next, source)
             todo = (raw for case in made for raw in mutations(case, chance))
-            await asyncio.gather(*(work(gateway.port, todo, told) for _ in range(AT_ONCE)))
+            await asyncio.gather(*(work(gateway.port, todo, told) for _ in range(at_once)))
     finally:
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)

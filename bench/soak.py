@@ -1,8 +1,10 @@
-"""A soak: thousands of mixed good and hostile calls against a real gateway, and what is left of them.
+"""A soak: good, bad and hostile calls together against a real gateway, and what is left of them.
 
-    python bench/soak.py [CALLS] [AT_ONCE]
+    python bench/soak.py [MINUTES] [AT_ONCE]
 
-Prints outcomes, and the gateway's resident memory, descriptors and processes before, during and after.
+Beside the calls there are requests that no client sends, uploads that stall, clients that do not read their answer, and
+a probe in a process of its own. Prints outcomes, the slowest probe, and the gateway's resident memory, descriptors and
+processes before, during and after. Exits with 1 where an answer was a 500 or the log tells of a bug.
 """
 
 from __future__ import annotations
@@ -15,17 +17,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests import procfs
+from bench.fuzz import Told, bugs, fuzz
+from bench.usage import show, used
 from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 GO = "commands: {Go: {additional_parameters: true}}"
 CONNECTORS = {
@@ -44,31 +47,97 @@ CONNECTORS = {
 }
 LIMITS = {"hangs": "timeout: 300ms, ", "floods": "max_output: 64KiB, "}
 BIG = "x" * 300_000
+FUZZERS = 2
+HELD = 10  # uploads that stall, and clients that do not read, at any time
+LONGEST = 120.0  # seconds that one of them stays at most
+PARTS = 6
+PROBE = """
+import http.client, select, sys, time
+connection, slowest = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1])), 0.0
+while not select.select([sys.stdin], [], [], 0.05)[0]:
+    begun = time.monotonic()
+    connection.request("GET", "/liveness")
+    assert connection.getresponse().read() == b'{"ok":true}'
+    slowest = max(slowest, time.monotonic() - begun)
+print(f"the slowest /liveness took {slowest * 1000:.0f} ms")
+"""
 
 
-class Use(NamedTuple):
-    """What a gateway uses now: resident bytes of its process and of its largest cell, and what else could leak."""
-
-    gateway: int
-    cell: int
-    cells: int
-    descriptors: int
-    connectors: int
-
-
-async def main(calls: int, at_once: int) -> None:
+async def main(minutes: float, at_once: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         async with soaked(Path(folder)) as gateway:
-            outcomes = await soak(gateway, len(CONNECTORS), 1)
+            await soak(gateway, 10 * len(CONNECTORS), at_once)
             show("before", used(gateway))
-            begun = time.monotonic()
-            for quarter in range(1, 5):
-                outcomes += await soak(gateway, calls // 4, at_once, seed=quarter)
-                show(f"at {calls * quarter // 4}", used(gateway))
-            took = time.monotonic() - begun
-    print(f"{calls} calls, {at_once} at once, {took:.0f} s, {calls / took:.0f}/s")
+            outcomes, told, slowest = await _soaked_for(gateway, minutes * 60, at_once)
+            await eventually(lambda: not gateway.connectors())
+            show("after", used(gateway))
+            found = bugs(gateway)
+            outcomes.update({f"no client sends this: {status}": count for status, count in told.statuses.items()})
+    calls = sum(outcomes.values())
+    print(f"{calls} calls, {at_once} at once, {minutes:g} min, {calls / minutes / 60:.0f}/s; {slowest}")
     for outcome, count in outcomes.most_common():
         print(f"  {count:6} {outcome}")
+    for bug in (*told.bugs[:20], *found[:20]):
+        print(bug)
+    return 1 if told.bugs or found or any(": 500" in outcome for outcome in outcomes) else 0
+
+
+async def _soaked_for(gateway: Server, seconds: float, at_once: int) -> tuple[collections.Counter[str], Told, str]:
+    """Return the outcomes of calls, what came back to what no client sends, and the slowest probe in words."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    told = Told()
+    begun = time.monotonic()
+    probe = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROBE, str(gateway.port), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    beside = [asyncio.create_task(fuzz(gateway, 1 << 60, seconds, seed=1, at_once=FUZZERS, told=told))]
+    beside += [asyncio.create_task(_held(gateway, one)) for one in (_stalls, _does_not_read) for _ in range(HELD)]
+    try:
+        for part in range(PARTS):
+            while time.monotonic() - begun < seconds * (part + 1) / PARTS:
+                outcomes += await soak(
+                    gateway, 100 * len(CONNECTORS), at_once, seed=sum(outcomes.values()), alone=False
+                )
+            show(f"{(time.monotonic() - begun) / 60:.1f} min", used(gateway))
+    finally:
+        for task in beside:
+            task.cancel()
+        ended = await asyncio.gather(*beside, return_exceptions=True)
+        slowest, _ = await probe.communicate(b"")
+    assert all(isinstance(one, asyncio.CancelledError | Told) for one in ended), ended
+    return outcomes, told, slowest.decode().strip()
+
+
+async def _held(gateway: Server, hold: Callable[[int], Awaitable[None]]) -> None:
+    while True:
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(LONGEST):
+                await hold(gateway.port)
+        await asyncio.sleep(0.1)
+
+
+async def _stalls(port: int) -> None:
+    """Begin to send a large body, and wait for what becomes of it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"POST /v1/do/echo/Go HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000\r\n\r\n")
+        writer.write(b'{"n": "' + b"x" * (8 << 20))
+        await reader.read()
+    finally:
+        writer.transport.abort()
+
+
+async def _does_not_read(port: int) -> None:
+    """Ask for a large answer, and do not read it."""
+    body = b'{"n": "%s"}' % (b"x" * (8 << 20))
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
+    try:
+        head = b"POST /v1/do/echo/Go HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        writer.write(head + body)
+        await reader.readexactly(1)
+        await asyncio.Event().wait()
+    finally:
+        writer.transport.abort()
 
 
 @contextlib.asynccontextmanager
@@ -84,8 +153,10 @@ async def soaked(folder: Path) -> AsyncIterator[Server]:
         yield gateway
 
 
-async def soak(gateway: Server, calls: int, at_once: int, *, seed: int = 0) -> collections.Counter[str]:
-    """Make that many calls, each connector in turn, and wait until nothing runs any more; return the outcomes."""
+async def soak(
+    gateway: Server, calls: int, at_once: int, *, seed: int = 0, alone: bool = True
+) -> collections.Counter[str]:
+    """Make that many calls, each connector in turn; `alone`, wait until nothing runs any more. Return the outcomes."""
     outcomes: collections.Counter[str] = collections.Counter()
     chance = random.Random(seed)
     todo = iter(range(calls))
@@ -96,7 +167,8 @@ async def soak(gateway: Server, calls: int, at_once: int, *, seed: int = 0) -> c
             outcomes[await one(gateway, names[number % len(names)], chance)] += 1
 
     await asyncio.gather(*(worker() for _ in range(at_once)))
-    await eventually(lambda: not gateway.connectors())
+    if alone:
+        await eventually(lambda: not gateway.connectors())
     return outcomes
 
 
@@ -111,24 +183,5 @@ async def one(gateway: Server, target: str, chance: random.Random) -> str:
     return f"{target}: {answer.status} {answer.code or ''}"
 
 
-def used(gateway: Server) -> Use:
-    cells = gateway.cells()
-    return Use(
-        gateway=procfs.memory(gateway.pid).resident,
-        cell=max((procfs.memory(pid).resident for pid in cells), default=0),
-        cells=len(cells),
-        descriptors=gateway.descriptors(),
-        connectors=len(gateway.connectors()),
-    )
-
-
-def show(when: str, use: Use) -> None:
-    print(
-        f"{when:10} gateway {use.gateway >> 20} MiB, {use.descriptors} descriptors; "
-        f"{use.cells} processes of cells, the largest {use.cell >> 10} KiB; connectors {use.connectors}",
-        flush=True,
-    )
-
-
 if __name__ == "__main__":
-    asyncio.run(main(*(int(word) for word in [*sys.argv[1:], "20000", "16"][:2])))
+    sys.exit(asyncio.run(main(*(float(word) for word in sys.argv[1:2] or ["30"]), *map(int, sys.argv[2:3] or ["16"]))))

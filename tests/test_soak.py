@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.soak import CONNECTORS, soak, soaked, used
+from bench.soak import CONNECTORS, soak, soaked
+from bench.usage import used
 
 if TYPE_CHECKING:
     from pathlib import Path
