@@ -17,7 +17,7 @@ from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import TOLD
 from gateway.jobs.contract import Accepted
-from gateway.protocol.document import Object, read_object
+from gateway.protocol.document import MEMBERS, Object, TooMuch, not_json, read_object
 from gateway.protocol.request import LARGE, Caller
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Sending = Callable[[], AbstractContextManager[None]]
 
 PATH = "/v1/do/{connector}/{command}"
-MOST = 10_000  # parameters
+WORDS = 8190  # bytes of a member of the context: as long as a URL may be
 SLICE = 1 << 18  # bytes of an answer that are sent at once
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -101,8 +101,8 @@ def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
     """Return what is asked for, and whether its caller rather has a job of it."""
     headers, match = request.headers, request.match_info
     params = _fields(body, method=request.method)
-    if len(params) > MOST:
-        raise InvalidRequest(f"the body has more than {MOST:,} parameters")
+    if len(params) > MEMBERS:
+        raise InvalidRequest(f"the body cannot be taken: it has more than {MEMBERS:,} members")
     context: Object = {}
     for name in params:
         if name.startswith(CONTEXT):
@@ -130,6 +130,8 @@ def _fields(body: bytes | bytearray, *, method: str) -> Object:
         return {}
     try:
         return read_object(body)
+    except TooMuch as problem:
+        raise InvalidRequest(f"the body cannot be taken: {problem}") from problem
     except (ValueError, msgspec.DecodeError) as problem:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
 
@@ -149,12 +151,11 @@ def _task_data(fields: Object) -> msgspec.Raw:
     raw = fields.get(f"{CONTEXT}task_data", EMPTY)
     first = bytes(memoryview(raw)[:1])
     if first == b'"':  # older callers send it as JSON in a string
-        raw = msgspec.Raw(msgspec.json.decode(raw, type=str).encode() or b"{}")
-        try:
-            read_object(bytes(raw))
-        except (ValueError, msgspec.DecodeError) as problem:
-            raise InvalidRequest(f"{CONTEXT}task_data is not a JSON object: {problem}") from problem
-        return raw
+        text = msgspec.json.decode(raw, type=str).strip(" \t\r\n").encode() or b"{}"
+        problem = not_json(text) if text.startswith(b"{") else "it is another value"
+        if problem is not None:
+            raise InvalidRequest(f"{CONTEXT}task_data is not a JSON object: {problem}")
+        return msgspec.Raw(text)
     if first == b"n":
         return EMPTY
     if first != b"{":
@@ -166,6 +167,8 @@ def _context(fields: Object, name: str, kind: Any) -> Any:
     raw = fields.get(f"{CONTEXT}{name}")
     if raw is None:
         return None
+    if len(memoryview(raw)) > WORDS:
+        raise InvalidRequest(f"{CONTEXT}{name} is longer than {WORDS:,} bytes")
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as problem:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LINES = 1000  # before the last one of an output that are looked at for JSON
+SMALL = 1 << 16  # bytes of an object that can only have so many members
+MEMBERS = 10_000  # of a larger object that is taken apart
+NAME = 8190  # characters of a name of one
 CHECKED = 1 << 20  # bytes looked at in one go; a text of all of them would take up to four times their room
 
 NULL = msgspec.Raw(b"null")
@@ -26,15 +29,57 @@ Piece = bytes | bytearray | memoryview
 _object = msgspec.json.Decoder(Object)
 
 
+class TooMuch(ValueError):
+    """A large object has more, or longer, members than one that is taken apart."""
+
+
+class _Name(str):
+    """A member's name that is counted when it is read."""
+
+    __slots__ = ()
+
+
+def members_of(data: bytes | bytearray | memoryview) -> Object:
+    """Take apart what is UTF-8.
+
+    Raises:
+        TooMuch: it is large, and has more than `MEMBERS`: millions of them would hold everybody up for seconds. Or one
+            has a name of more than `NAME`.
+        msgspec.DecodeError: it is not JSON, or (ValidationError) not an object.
+        RecursionError: it is nested too deeply.
+    """
+    if len(data) <= SMALL:
+        return _object.decode(data)
+    seen = 0
+
+    def counted(_kind: type, name: str) -> _Name:
+        nonlocal seen
+        seen += 1
+        if seen > MEMBERS:
+            raise TooMuch(f"it has more than {MEMBERS:,} members")
+        if len(name) > NAME:
+            raise TooMuch(f"a member of it has a name of more than {NAME:,} characters")
+        return _Name(name)
+
+    try:
+        found = msgspec.json.decode(data, type=dict[_Name, msgspec.Raw], dec_hook=counted)
+    except msgspec.ValidationError as problem:
+        if isinstance(problem.__cause__, TooMuch):
+            raise problem.__cause__ from None
+        raise
+    return {str(name): raw for name, raw in found.items()}
+
+
 def read_object(data: bytes | bytearray | memoryview) -> Object:
     """Read a JSON object whose values stay raw.
 
     Raises:
+        TooMuch: as `members_of`.
         ValueError: it is not UTF-8, not JSON, or not an object.
     """
     check_utf8(data)
     try:
-        return _object.decode(data)
+        return members_of(data)
     except msgspec.ValidationError as problem:
         raise ValueError("not a JSON object") from problem
     except RecursionError as problem:
@@ -50,8 +95,39 @@ def is_document(output: bytearray) -> bool:
     return not_json(memoryview(output)[start:end]) is None
 
 
+class _Meant(msgspec.Struct, frozen=True):
+    """The members of a result that mean anything here."""
+
+    command_response_version: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    command_response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    spiff__logs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    mimetype: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    encoding: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    http_status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_meant = msgspec.json.Decoder(_Meant)
+
+
+def meant_members(document: memoryview) -> Object:
+    """Return the members of an object that may mean anything; of a large one, those that do.
+
+    Raises:
+        msgspec.DecodeError: it is not JSON, or (ValidationError) not an object.
+        RecursionError: it is nested too deeply.
+    """
+    if len(document) <= SMALL:
+        return _object.decode(document)
+    meant = _meant.decode(document)
+    found = ((name, getattr(meant, name)) for name in meant.__struct_fields__)
+    return {name: raw for name, raw in found if raw is not msgspec.UNSET}
+
+
 def find_document(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...]]:
-    """Find the one JSON document in the output; if it is an object, its members are returned too."""
+    """Find the one JSON document in the output; if it is an object, its `meant_members` are returned too."""
     start, end = _text(stdout)
     whole = memoryview(stdout)[start:end]
     problem_of_whole, fields = _read(whole)
@@ -88,8 +164,8 @@ def part(fields: Mapping[str, msgspec.Raw], name: str, kind: Any) -> Any:
     if name not in fields:
         fields = {name: msgspec.Raw(b"null")}
     try:
-        return msgspec.json.decode(fields[name], type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        return members_of(memoryview(fields[name])) if kind is Object else msgspec.json.decode(fields[name], type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, TooMuch) as problem:
         raise ConnectorInvalidOutput(f"its {name} is not valid: {problem}") from problem
 
 
@@ -155,7 +231,7 @@ def _read(document: memoryview) -> tuple[str | None, Object]:
     if document[0] != ord("{"):
         return not_json(document), {}
     try:
-        return None, msgspec.json.decode(document, type=Object)
+        return None, meant_members(document)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         return str(problem).removeprefix(_MALFORMED), {}
     except RecursionError:

@@ -12,7 +12,7 @@ import msgspec
 from gateway.errors import ConnectorInvalidOutput
 from gateway.protocol.document import NULL, Object, Piece, part
 from gateway.protocol.json_text import unescaped
-from gateway.protocol.mending import is_mimetype
+from gateway.protocol.mending import NUMBER, is_mimetype
 
 CHARSET = "; charset=utf-8"
 HTML = "text/html"  # what a version 1 result is taken for that does not say what it is, as in the original
@@ -72,6 +72,8 @@ def _legacy_body(fields: Object) -> Piece:
 
 def _status(raw: msgspec.Raw) -> int | None:
     """Return the HTTP status that a value means, None when it cannot be one."""
+    if len(memoryview(raw)) > NUMBER:
+        return None
     status = _STATUS.fullmatch(bytes(raw).decode())
     return int(status[1]) if status is not None else None
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.protocol.document import Object, members_of
+from gateway.protocol.told import CODE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,13 +22,15 @@ NO_CODE = "connector_failed"
 SHOWN = 80  # characters of a value in a warning
 SPOKEN = 4096  # characters of words that are moved to the log
 
+NUMBER = 40  # characters of what may be a number
+LINES = 100_000  # of a log that is read
+MIMETYPE = 1000  # characters of a mimetype: it becomes a header
+
 _NULL = msgspec.Raw(b"null")
 _JSON = msgspec.Raw(b'"application/json"')
 _TEXT = msgspec.Raw(b'"text/plain"')
 _STATUS = re.compile(r'"?\s*(0|-?[1-9]\d{0,8})(\.0*)?\s*"?')
 _MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
-
-Object = dict[str, msgspec.Raw]
 
 
 def mended(fields: Mapping[str, msgspec.Raw]) -> tuple[Object, tuple[str, ...]]:
@@ -42,9 +47,14 @@ def mended(fields: Mapping[str, msgspec.Raw]) -> tuple[Object, tuple[str, ...]]:
     return made, tuple(f"its envelope was mended: {problem}" for problem in problems)
 
 
+def too_many_lines(raw: msgspec.Raw) -> bool:
+    """Tell whether a list has more texts than are read, or is so full of commas that it may have."""
+    return bytes(raw).count(b",") >= LINES
+
+
 def is_mimetype(text: str) -> bool:
     """Tell whether a text can be sent as a mimetype."""
-    return _MIMETYPE.fullmatch(text) is not None
+    return len(text) <= MIMETYPE and _MIMETYPE.fullmatch(text) is not None
 
 
 def http_status(raw: msgspec.Raw) -> tuple[int | None, str | None]:
@@ -52,8 +62,8 @@ def http_status(raw: msgspec.Raw) -> tuple[int | None, str | None]:
 
     Any number will do, also 0, with which packages say that there was no answer at all.
     """
-    text = bytes(raw).decode()
-    understood = _STATUS.fullmatch(text)
+    text = bytes(memoryview(raw)[: NUMBER + 1]).decode(errors="replace")
+    understood = _STATUS.fullmatch(text) if len(text) <= NUMBER else None
     if text == "null" or (understood is not None and understood[0] == understood[1]):
         return (None if understood is None else int(text)), None
     meant = None if understood is None or understood[1].startswith("-") else int(understood[1])
@@ -65,7 +75,7 @@ def _response(raw: msgspec.Raw, problems: list[str]) -> Object:
     if first != b"{":
         problems.append(f"command_response is {_shown(raw)}, not an object with a body: it was taken for the body")
         return {"body": raw, "mimetype": _TEXT if first == b'"' else _JSON}
-    response: Object = msgspec.json.decode(raw, type=Object)
+    response = members_of(memoryview(raw))
     if "body" not in response:
         problems.append("command_response has no body")
         response = {"body": _NULL, **response}
@@ -80,7 +90,7 @@ def _response(raw: msgspec.Raw, problems: list[str]) -> Object:
 def _error(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Raw:
     if bytes(raw) == b"null":
         return raw
-    told: Object = msgspec.json.decode(raw, type=Object) if _first(raw) == b"{" else {}
+    told = members_of(memoryview(raw)) if _first(raw) == b"{" else {}
     if "error_code" not in told:
         # The backend does not see such an error either, and goes on: what it says is not lost all the same.
         problems.append(f"error is {_shown(raw)}, which has no error_code: it counts as none")
@@ -90,12 +100,18 @@ def _error(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.R
     code, message = _plain(told["error_code"]), _plain(told.get("message", _NULL))
     if _first(told["error_code"]) != b'"' or not code:
         problems.append(f"error_code is {_shown(told['error_code'])}, not text")
+    if len(code) > CODE:
+        problems.append(f"error_code has {len(code):,} characters: the first {CODE} count")
+        code = code[:CODE]
     if _first(told.get("message", _NULL)) != b'"':
         problems.append(f"the error's message is {_shown(told.get('message', _NULL))}, not text")
     return _encoded({**told, "error_code": _raw(code or NO_CODE), "message": _raw(message)})
 
 
 def _logs(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Raw:
+    if too_many_lines(raw):
+        problems.append("spiff__logs has too many lines: it was left out")
+        return _raw(words)
     if _first(raw) == b"[":
         lines = msgspec.json.decode(raw, type=list[msgspec.Raw])
     else:

@@ -10,16 +10,24 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.errors import ConnectorInvalidOutput
-from gateway.protocol.document import NULL, Object, Piece, find_document, members, part
+from gateway.protocol.document import (
+    NULL,
+    SMALL,
+    Object,
+    Piece,
+    TooMuch,
+    find_document,
+    meant_members,
+    members,
+    part,
+)
 from gateway.protocol.envelope import JSON, PREFIX, SUFFIX, error_envelope
 from gateway.protocol.legacy import read_legacy
-from gateway.protocol.mending import http_status, is_mimetype, mended
-from gateway.protocol.told import ToldError, short, told
+from gateway.protocol.mending import http_status, is_mimetype, mended, too_many_lines
+from gateway.protocol.told import CODE, ToldError, short, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_object = msgspec.json.Decoder(Object)
 
 LOG_LINES = 100  # lines of `spiff__logs` that leave the gateway
 
@@ -90,7 +98,7 @@ def _plain_object(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...
         end -= 1
     document = memoryview(stdout)[:end]
     try:
-        return document, _object.decode(document), ()
+        return document, meant_members(document), ()
     except (msgspec.DecodeError, RecursionError):
         return None  # there it is found out what it is
 
@@ -113,12 +121,17 @@ def _from_envelope(
     document: memoryview, fields: Object, redact: Callable[[str], str], warnings: tuple[str, ...]
 ) -> Result:
     changes: dict[str, list[Piece]] = {}
+    if len(document) > SMALL:
+        fields = part({"envelope": msgspec.Raw(document)}, "envelope", Object)
     try:
         response, logs, error = _read_envelope(fields)
     except ConnectorInvalidOutput:
         if not _says_anything(fields):
             raise
-        fields, problems = mended(fields)
+        try:
+            fields, problems = mended(fields)
+        except TooMuch as much:
+            raise ConnectorInvalidOutput(f"of its envelope, a part cannot be taken apart: {much}") from much
         response, logs, error = _read_envelope(fields)
         changes = {name: [memoryview(raw)] for name, raw in fields.items()}
         warnings += problems
@@ -133,7 +146,7 @@ def _from_envelope(
     if error is not None:
         message = short(redact(error.message))
         if message != error.message:
-            known = msgspec.json.decode(fields["error"], type=Object)
+            known: Object = part(fields, "error", Object)
             changes["error"] = members({**known, "message": _raw(message)})
             error.message = message
     elif "error" not in fields:
@@ -155,13 +168,17 @@ def _read_envelope(fields: Object) -> tuple[Object, list[str], ToldError | None]
         raise ConnectorInvalidOutput("its command_response has no body")
     if "mimetype" in response and not is_mimetype(part(response, "mimetype", str)):
         raise ConnectorInvalidOutput("its mimetype is none")
-    logs: list[str] = part(fields, "spiff__logs", list[str]) if "spiff__logs" in fields else []
-    told = part(fields, "error", Object | None)
+    logs: list[str] = []
+    if "spiff__logs" in fields:
+        if too_many_lines(fields["spiff__logs"]):
+            raise ConnectorInvalidOutput("its spiff__logs has too many lines")
+        logs = part(fields, "spiff__logs", list[str])
     error = None
-    if told is not None:
+    if bytes(memoryview(fields.get("error", NULL))[:5]) != b"null":
+        told: Object = part(fields, "error", Object)
         error = part(fields, "error", ToldError)
-        if "message" not in told or not error.error_code:
-            raise ConnectorInvalidOutput("its error has no message, or an empty error_code")
+        if "message" not in told or not 0 < len(error.error_code) <= CODE:
+            raise ConnectorInvalidOutput("its error has no message, or an error_code that is empty or too long")
     return response, logs, error
 
 

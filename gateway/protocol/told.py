@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+CODE = 255  # characters of an error's code: what is longer is cut
 LOG_CHARACTERS = 4096  # of each of them, and of an error's message
 
 
@@ -35,7 +36,7 @@ def told(raw: msgspec.Raw | None) -> ToldError | None:
     except msgspec.ValidationError:
         return None
     error = ToldError(
-        error_code=str(told.error_code),
+        error_code=str(told.error_code)[:CODE],
         message=str(told.message or ""),
         raised=told.raised,
         invalid_output=told.invalid_output,

@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support import Server, Site, served
+from tests.support import Answer, Server, Site, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,6 +62,55 @@ VALUES = {
     "digits": filled("9"),
 }
 
+CONTEXT = {
+    "url": f'"http://a/{filled("../")}"',
+    "host": f'"http://{filled("é", WHOLE // 2)}/"',
+    "labels": f'"http://{filled("é.", WHOLE // 3)}/"',
+    "query": f'"http://a/?{filled("a=b&")}"',
+    "text": f'"{filled("a")}"',
+    "digits": filled("9"),
+}
+
+
+def envelope(response: str, rest: str = '"error":null') -> str:
+    return '{"command_response_version":2,"command_response":{"body":1' + response + "}," + rest + "}"
+
+
+def members(count: int, name: str = '"#"') -> str:
+    """Return so many members of an object; `#` in the name is the number."""
+    return ",".join(f"{name.replace('#', str(number))}:1" for number in range(count))
+
+
+BODIES = {
+    "members": "{" + members(2_000_000) + "}",
+    "the same member": "{" + members(4_000_000, '"a"') + "}",
+    "a long name of a member": '{"' + filled("n") + '":1}',
+    "long names": "{" + members(9_999, f'"{"n" * 3000}#"') + "}",
+    "task data": '{"spiff__task_data":{"a":[' + filled("1,") + "1]}}",
+    "task data in a text": '{"spiff__task_data":"{' + members(1_000_000, r"\"#\"") + '}"}',
+}
+ANY = {"additional_parameters": True}
+SPACE, LETTERS, MANY = " " * 7_000_000, "y" * 7_000_000, members(500_000)
+OUTPUTS = {
+    "members": ("{" + MANY + "}", 200),
+    "members of an envelope": (envelope("", MANY), 502),
+    "members of a response": (envelope(f",{MANY}"), 502),
+    "members of an error": (envelope("", '"error":{"error_code":"x",' + MANY + "}"), 502),
+    "lines": (envelope("", '"spiff__logs":[' + "1," * 3_000_000 + "1]"), 200),
+    "texts": (envelope("", '"spiff__logs":[' + '"",' * 2_000_000 + '""]'), 200),
+    "message": ('{"error":{"error_code":"x","message":"' + LETTERS + '"}}', 200),
+    "code": ('{"error":{"message":"x","error_code":"' + LETTERS + '"}}', 200),
+    "code of an envelope": (envelope("", '"error":{"message":"x","error_code":"' + LETTERS + '"}'), 200),
+    "status": ('{"response":"","mimetype":"a/b","status":"' + SPACE + '"}', 502),
+    "status of an error": ('{"error":{"error_code":"x"},"http_status":"' + SPACE + '"}', 200),
+    "mimetype": ('{"response":"","mimetype":"a/' + LETTERS + '"}', 200),
+    "parameter of a mimetype": ('{"response":"","mimetype":"a/b;' + SPACE + '"}', 200),
+    "documents": ("[]\n" * 2_000_000, 502),
+    "noise": ("{}x\n" * 1_500_000 + "{}", 200),
+    "lists": ("[" + "[]," * 2_500_000 + "1]", 200),
+    "depth": ("[" * 4_000_000, 502),
+}
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
@@ -69,7 +118,13 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     commands = {name: {"parameters": {"a": one}} for name, one in PARAMETERS.items()}
     # It says on stderr what a secret may be in.
     script = "head -c 3000 >&2; cat > /dev/null; echo 1"
-    site.configure(f"take: {json.dumps({'run': ['sh', '-c', script], 'max_memory': '1GiB', 'commands': commands})}")
+    take = {"run": ["sh", "-c", script], "max_memory": "1GiB", "commands": {**commands, "Any": ANY}}
+    show = {"run": ["sh", "-c", 'cat > /dev/null; exec cat "$OUTPUTS/$0"'], "env": {"OUTPUTS": str(site.folder)}}
+    connectors = {"take": take}
+    for number, (output, _) in enumerate(OUTPUTS.values()):
+        (site.folder / f"output{number}").write_text(output)
+        connectors[f"show{number}"] = {**show, "run": [*show["run"], f"output{number}"], "commands": {"It": {}}}
+    site.configure("\n".join(f"{name}: {json.dumps(one)}" for name, one in connectors.items()))
     async with served(site) as gateway:
         yield gateway
 
@@ -94,22 +149,49 @@ def longest_probe(port: int, over: threading.Event) -> float:
     return longest
 
 
+async def assert_quick(gateway: Server, target: str, body: str, told: str = "") -> Answer:
+    """Call, and see that the probes were answered meanwhile."""
+    over = threading.Event()
+    probing = asyncio.create_task(asyncio.to_thread(longest_probe, gateway.port, over))
+    try:
+        answer = await gateway.do(target, data=io.BytesIO(body.encode()))
+    finally:
+        over.set()
+    waited = await probing
+    print(f"{target} {told}: {waited:.3f} s, {answer.status}")
+    assert waited < PATIENCE, told
+    return answer
+
+
 @pytest.mark.parametrize("command", PARAMETERS)
 async def test_no_value_holds_the_probes_up(gateway: Server, command: str) -> None:
     for name, value in VALUES.items():
-        body = f'{{"a": {value}}}'.encode()
-        over = threading.Event()
-        probing = asyncio.create_task(asyncio.to_thread(longest_probe, gateway.port, over))
-        try:
-            answer = await gateway.do(f"take/{command}", data=io.BytesIO(body))
-        finally:
-            over.set()
-        waited = await probing
+        answer = await assert_quick(gateway, f"take/{command}", f'{{"a": {value}}}', name)
         assert answer.status in {200, 400}, (name, answer.raw[:500])
         assert answer.status == 200 or answer.code == "invalid_parameters"
         assert len(answer.raw) < 5000
-        print(f"{command} {name}: {waited:.3f} s, {answer.status}")
-        assert waited < PATIENCE, name
+
+
+@pytest.mark.parametrize("member", ["callback_url", "task_id", "process_instance_id", "process_model_identifier"])
+@pytest.mark.parametrize("name", CONTEXT)
+async def test_no_context_holds_the_probes_up(gateway: Server, member: str, name: str) -> None:
+    answer = await assert_quick(gateway, "take/Any", f'{{"spiff__{member}": {CONTEXT[name]}}}')
+    assert (answer.status, answer.code) == (400, "invalid_request")
+    assert f"spiff__{member} is longer than 8,190 bytes" in answer.message
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_no_body_holds_the_probes_up(gateway: Server, name: str) -> None:
+    answer = await assert_quick(gateway, "take/Any", BODIES[name])
+    assert answer.status == (400 if "member" in name else 200)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_no_output_holds_the_probes_up(gateway: Server, name: str) -> None:
+    answer = await assert_quick(gateway, f"show{list(OUTPUTS).index(name)}/It", "{}")
+    assert answer.status == OUTPUTS[name][1], answer.raw[:500]
+    assert sum(map(len, gateway.log().splitlines())) < 1 << 20
+    assert len(answer.headers.get("Content-Type", "")) < 2000
 
 
 async def test_of_many_secrets_nothing_is_shown(gateway: Server) -> None:
