@@ -70,6 +70,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[DescribedProblem] = []
 
 
+class _Parts(msgspec.Struct, frozen=True):
+    """What a description must have one of."""
+
+    commands: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    auths: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 def read_description(stdout: bytearray) -> Description:
     """Read the answer to `describe`.
 
@@ -81,7 +88,7 @@ def read_description(stdout: bytearray) -> Description:
         error = told(fields.get("error"))
         if error is not None:
             raise ConnectorInvalidOutput(f"it answered {error.error_code}: {short(error.message)}")
-        if document[0] == ord("{") and not {"commands", "auths"} & fields.keys():
+        if document[0] == ord("{") and msgspec.json.decode(document, type=_Parts) == _Parts():
             raise ConnectorInvalidOutput('it has no "commands"')
         return msgspec.json.decode(document, type=Description)
     except msgspec.ValidationError as problem:

@@ -17,6 +17,14 @@ def test_a_description_may_have_more_than_is_known() -> None:
     assert (command.name, command.is_async, command.parameters[0].id) == ("Send", True, "to")
 
 
+def test_a_description_may_be_large() -> None:
+    listed = ",".join(f'{{"name": "C{number}", "parameters": [{{"id": "a"}}]}}' for number in range(20_000))
+    assert len(read_description(bytearray(f'{{"commands": [{listed}]}}'.encode())).commands) == 20_000
+    assert read_description(bytearray(b'{"auths": [], "x": "%s"}' % (b"x" * 100_000))).commands == []
+    with pytest.raises(ConnectorInvalidOutput, match='no "commands"'):
+        read_description(bytearray(b'{"x": "%s"}' % (b"x" * 100_000)))
+
+
 @pytest.mark.parametrize(
     ("output", "why"),
     [
