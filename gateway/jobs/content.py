@@ -26,6 +26,15 @@ BAD_STATUS = "ServiceTaskOperatorReturnedBadStatusError"
 """What the backend calls a version 1 answer that is not JSON, or has a bad status."""
 
 
+class _Answer(msgspec.Struct, frozen=True):
+    """What of an answer means anything here."""
+
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error_code: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    refreshed_token_set: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    api_response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
 def content(job: Job, outcome: Outcome) -> bytes:
     """Return the body of the callback's PUT."""
     envelope = read_object(outcome.body.encode())
@@ -59,10 +68,9 @@ def _stored_text(outcome: Outcome, response: Object) -> tuple[Any, dict[str, str
             body = msgspec.json.decode(text or "{}", type=msgspec.Raw)
         except (msgspec.DecodeError, RecursionError):
             return {}, {"error_code": NOT_JSON, "message": text[:WORDS]}
-    answer = read_object(bytes(body)) if bytes(memoryview(body)[:1]) == b"{" else {}
-    error = answer.get("error")
-    if error is not None and _is_error(error):
-        return {}, msgspec.json.decode(error)
+    answer = _answer(body)
+    if answer.error is not msgspec.UNSET and _is_error(answer.error):
+        return {}, msgspec.json.decode(answer.error)
     if outcome.status >= FAILED:
         return {}, {"error_code": BAD_STATUS, "message": bytes(body).decode()[:WORDS]}
     return _without_tokens(body), None
@@ -70,19 +78,22 @@ def _stored_text(outcome: Outcome, response: Object) -> tuple[Any, dict[str, str
 
 def _without_tokens(body: msgspec.Raw) -> msgspec.Raw:
     """Leave out refreshed tokens: they are for the secrets of a synchronous caller, and no data of a process."""
-    if bytes(memoryview(body)[:1]) != b"{":
+    answer = _answer(body)
+    if answer.refreshed_token_set is msgspec.UNSET:
         return body
-    answer = read_object(bytes(body))
-    return answer.get("api_response", _NULL) if "refreshed_token_set" in answer else body
+    return _NULL if answer.api_response is msgspec.UNSET else answer.api_response
 
 
 def _is_error(raw: msgspec.Raw | None) -> bool:
-    if raw is None or bytes(memoryview(raw)[:1]) != b"{":
-        return False
+    return raw is not None and _answer(raw).error_code is not msgspec.UNSET
+
+
+def _answer(raw: msgspec.Raw) -> _Answer:
+    """Return what means anything of an object; nothing of what is none, or nested too deeply."""
     try:
-        return "error_code" in read_object(bytes(raw))
-    except ValueError:  # nested too deeply
-        return False
+        return msgspec.json.decode(raw, type=_Answer)
+    except (msgspec.ValidationError, RecursionError):
+        return _Answer()
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -122,6 +122,14 @@ def test_tokens_never_reach_the_data_of_a_process() -> None:
     assert "s3cret" not in json.dumps(callback)
 
 
+@pytest.mark.parametrize("promoted", [True, False])
+def test_an_answer_may_have_any_number_of_members(promoted: bool) -> None:
+    many = {str(number): number for number in range(20_000)}
+    assert said(many, promoted=promoted)["error"] is None
+    text = {"response": json.dumps(many), "mimetype": "application/json", "status": 200}
+    assert stored(said(text, promoted=promoted)) in (many, json.dumps(many))
+
+
 def test_what_was_recorded_before_calls_were_told_from_jobs_is_sent_as_it_was() -> None:
     known = msgspec.json.decode(b'{"connector":"fax","command":"Send","context":{"request_id":"r"}}', type=Job)
     outcome = Outcome(status=200, body=json.dumps({"command_response": WHOLE, "command_response_version": 2}))
