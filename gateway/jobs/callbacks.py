@@ -23,7 +23,7 @@ from gateway.jobs.targets import Refused
 from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from yarl import URL
 
@@ -59,6 +59,13 @@ class CallerAnswer(NamedTuple):
     """Nothing came back, and it may have been taken all the same."""
 
 
+class Begun(NamedTuple):
+    """When a try began: `at` is seconds since 1970, for people; `age` is as in `Attempt`."""
+
+    at: float
+    age: float
+
+
 class Policy(NamedTuple):
     """When to give up, and how long to wait."""
 
@@ -66,25 +73,26 @@ class Policy(NamedTuple):
     max_age: float
     first_delay: float
 
-    def judge(self, answer: CallerAnswer, tried: Sequence[Attempt], at: float, took: float) -> Attempt:
+    def judge(self, answer: CallerAnswer, tried: Sequence[Attempt], begun: Begun, took: float) -> Attempt:
         """Return the record of a try that comes after those in `tried`."""
+        at, age = begun
         race = answer.status == 400 and _code(answer.body) == NOT_WAITING
         verdict, reason = self._meaning(answer, race=race)
         wait = 0.0
         if race and _was_taken(tried):
             verdict, reason = Verdict.DONE, f"{reason}: an earlier try, which had no answer, was taken"
         if verdict is Verdict.AGAIN:
-            first = next((one.at for one in tried if one.race), at) if race else tried[0].at if tried else at
+            lasted = age - next((one.age for one in tried if one.race), age) if race else age
             longest = RACE if race else self.max_age
-            wait = self._wait(answer, len(tried), at - first)
+            wait = self._wait(answer, len(tried), lasted)
             if race:
                 wait = min(wait, RACE / 6)
-            if at - first >= longest or (not race and len(tried) + 1 >= self.attempts):
+            if lasted >= longest or (not race and len(tried) + 1 >= self.attempts):
                 verdict, wait = Verdict.DEAD, 0.0
                 gave_up = "nobody waits for it" if race else "gave up"
-                reason = f"{gave_up} after {len(tried) + 1} tries in {at - first:.0f} s: {reason}"
+                reason = f"{gave_up} after {len(tried) + 1} tries in {lasted:.0f} s: {reason}"
         return Attempt(
-            at=at, took=took, verdict=verdict, status=answer.status, reason=reason, wait=wait, race=race,
+            at=at, took=took, age=age, verdict=verdict, status=answer.status, reason=reason, wait=wait, race=race,
             unsure=answer.unsure or answer.status in UNSURE,
         )  # fmt: skip
 
@@ -119,12 +127,10 @@ class Policy(NamedTuple):
 class Callbacks:
     """Sends callbacks. To be opened, used and closed in one event loop."""
 
-    def __init__(self, section: CallbacksSection, clock: Callable[[], float] = time.time) -> None:
-        """`clock` tells seconds since 1970."""
+    def __init__(self, section: CallbacksSection) -> None:
         self.destinations = Destinations(section)
         self.policy = Policy(section.attempts, float(section.max_age), float(section.first_delay))
         self._section = section
-        self._clock = clock
         self._tokens: dict[OAuth2, _Token] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -149,12 +155,11 @@ class Callbacks:
         """Return where a job's callback goes."""
         return self.destinations.rewritten(job.context.callback_url or "")
 
-    async def deliver(self, job: Job, outcome: Outcome, tried: Sequence[Attempt]) -> Attempt:
-        """Try once; whatever happens is in the record."""
-        at = self._clock()
-        begun = time.monotonic()
+    async def deliver(self, job: Job, outcome: Outcome, tried: Sequence[Attempt], age: float = 0.0) -> Attempt:
+        """Try once; whatever happens is in the record. `age` is as in `Attempt`."""
+        begun, since = Begun(time.time(), age), time.monotonic()
         answer = await self._send(job, outcome)
-        return self.policy.judge(answer, tried, at, time.monotonic() - begun)
+        return self.policy.judge(answer, tried, begun, time.monotonic() - since)
 
     async def _send(self, job: Job, outcome: Outcome) -> CallerAnswer:
         url = self.url(job)
@@ -184,9 +189,7 @@ class Callbacks:
     def _token(self, credentials: OAuth2 | None) -> _Token | None:
         if credentials is None:
             return None
-        return self._tokens.setdefault(
-            credentials, _Token(credentials, self._clock, self.destinations.targets.of_operators())
-        )
+        return self._tokens.setdefault(credentials, _Token(credentials, self.destinations.targets.of_operators()))
 
     async def _put(self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None) -> CallerAnswer:
         assert self._session is not None
@@ -196,20 +199,20 @@ class Callbacks:
             if 200 <= response.status < 300:
                 return CallerAnswer(response.status)
             told = await _beginning(response)
-            asked = _retry_after(response.headers.get("Retry-After"), self._clock())
+            asked = _retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
             return CallerAnswer(response.status, body=told, retry_after=asked)
 
 
 class _Token:
     """A bearer token, asked for when it is needed and used until shortly before its end."""
 
-    def __init__(self, credentials: OAuth2, clock: Callable[[], float], targets: Targets) -> None:
+    def __init__(self, credentials: OAuth2, targets: Targets) -> None:
         """`targets` is where tokens may be asked for."""
         self._credentials = credentials
-        self._clock = clock
         self._targets = targets
         self._value = ""
         self._until = 0.0
+        """A moment of `time.monotonic`."""
         self._asking = asyncio.Lock()
 
     def forget(self) -> None:
@@ -217,7 +220,7 @@ class _Token:
 
     async def get(self) -> str:
         async with self._asking:
-            if self._clock() >= self._until:
+            if time.monotonic() >= self._until:
                 try:
                     await self._ask()
                 except CredentialsRefused:
@@ -249,7 +252,7 @@ class _Token:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
                 raise CredentialsRefused("callbacks.oauth2.token_url answered no token") from problem
         self._value = answer.access_token
-        self._until = self._clock() + max(0.0, (answer.expires_in or 300) - 30)
+        self._until = time.monotonic() + max(0.0, (answer.expires_in or 300) - 30)
 
 
 class _TokenAnswer(msgspec.Struct, frozen=True):
@@ -301,12 +304,14 @@ def _member(body: bytes, name: str) -> str:
         return ""
 
 
-def _retry_after(text: str | None, now: float) -> float | None:
+def _retry_after(text: str | None, date: str | None) -> float | None:
+    """Return the seconds; of a time of day those from `date` on, when the answer was sent: by one clock, not two."""
     if text is None:
         return None
     if text.strip().isascii() and text.strip().isdigit():
         return float(text)
     try:
+        now = time.time() if date is None else parsedate_to_datetime(date).timestamp()
         return max(0.0, parsedate_to_datetime(text).timestamp() - now)
     except (ValueError, OverflowError):
         return None

@@ -117,10 +117,15 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One try to deliver a callback. `at` is seconds since 1970, `took` and `wait` (for the next) are seconds."""
+    """One try to deliver a callback. `at` is seconds since 1970, the other times are seconds.
+
+    `wait` is for the next try. `age` counts from the first try on while a gateway that was awake had the job: it
+    is what tries are judged by, and no clock that is set changes it.
+    """
 
     at: float
     took: float
+    age: float = 0.0
     verdict: Verdict
     status: int | None = None
     reason: str = ""

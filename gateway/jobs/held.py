@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.jobs.contract import OPEN, JobState
@@ -27,6 +28,9 @@ class Held:
         """How often it did not begin after all."""
         self.outcome: Outcome | None = None
         self.attempts: list[Attempt] = []
+        self._since = time.monotonic()
+        """When the last try began, or we have taken it up since then."""
+        self._due = 0.0
         self.begins = False
         """It has its slot, and it is being recorded that it begins: nobody but its run ends it now."""
         self.wake = asyncio.Event()
@@ -40,7 +44,24 @@ class Held:
         held = cls(row.read_job(), JobState(row.state))
         held.interrupted, held.epoch = row.interrupted, row.epoch
         held.outcome, held.attempts = row.read_outcome(), [*row.read_attempts()]
+        if held.attempts:
+            held._due = held._since + _left(held.attempts[-1], time.time())
         return held
+
+    @property
+    def age(self) -> float:
+        """The age of a try that begins now, in seconds, as in `Attempt`."""
+        return self.attempts[-1].age + time.monotonic() - self._since if self.attempts else 0.0
+
+    @property
+    def pause(self) -> float:
+        """The seconds until the next try."""
+        return self._due - time.monotonic()
+
+    def tried(self, attempt: Attempt, begun: float) -> None:
+        """Note a try, and when it began, in seconds of `time.monotonic`."""
+        self.attempts.append(attempt)
+        self._since, self._due = begun, begun + attempt.wait
 
     @property
     def runs(self) -> bool:
@@ -56,3 +77,12 @@ class Held:
     def open(self) -> bool:
         """It has not ended."""
         return self.state in OPEN
+
+
+def _left(last: Attempt, now: float) -> float:
+    """Return what is left of the wait after a try that another process made, in seconds.
+
+    All that is known of the time between is the clock. One that was set back may not make it longer.
+    """
+    passed = now - last.at
+    return last.wait - passed if passed >= 0 else 0.0

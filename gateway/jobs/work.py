@@ -212,13 +212,11 @@ class Work:
 
     async def _try(self, held: Held, outcome: Outcome) -> Attempt:
         """Wait for the time of the next try, and try."""
-        if held.attempts:
-            last = held.attempts[-1]
-            await _pause(held, last.at + last.wait - time.time())
+        await _pause(held, held.pause)
         await self._sure()
-        job = held.job
-        attempt = await self._callbacks.deliver(job, outcome, held.attempts)
-        held.attempts.append(attempt)
+        job, begun = held.job, time.monotonic()
+        attempt = await self._callbacks.deliver(job, outcome, held.attempts, held.age)
+        held.tried(attempt, begun)
         host = ""
         with contextlib.suppress(Refused):
             host = host_of(read_url(self._callbacks.url(job)))

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from gateway.jobs.callbacks import Callbacks, CallerAnswer, Policy
+from gateway.jobs.callbacks import Begun, Callbacks, CallerAnswer, Policy
 from gateway.jobs.contract import Attempt, Outcome, Verdict
 from gateway.jobs.settings import CallbacksSection, OAuth2
 from gateway.jobs.targets import Targets
@@ -23,8 +23,13 @@ POLICY = Policy(attempts=5, max_age=100.0, first_delay=1.0)
 RACING = CallerAnswer(400, body=b'{"error_code": "not_waiting_for_callback"}')
 
 
-def judged(answer: CallerAnswer, tried: tuple[Attempt, ...] = (), at: float = 1000.0) -> Attempt:
-    return POLICY.judge(answer, tried, at, 0.1)
+def at_age(age: float) -> Begun:
+    """A try that begins then; the clock goes back by an hour with each second."""
+    return Begun(at=1e9 - 3600 * age, age=age)
+
+
+def judged(answer: CallerAnswer, tried: tuple[Attempt, ...] = (), age: float = 0.0) -> Attempt:
+    return POLICY.judge(answer, tried, at_age(age), 0.1)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
@@ -66,47 +71,47 @@ def test_a_redirect_is_final(status: int) -> None:
 
 
 def test_a_caller_that_does_not_wait_yet_is_given_thirty_seconds() -> None:
-    first = judged(RACING, at=1000.0)
+    first = judged(RACING, age=0.0)
     assert first.verdict is Verdict.AGAIN
     assert first.wait <= 5
-    assert judged(RACING, (first,), at=1029.0).verdict is Verdict.AGAIN
-    last = judged(RACING, (first,), at=1030.0)
+    assert judged(RACING, (first,), age=29.0).verdict is Verdict.AGAIN
+    last = judged(RACING, (first,), age=30.0)
     assert last.verdict is Verdict.DEAD
     assert "not_waiting_for_callback" in last.reason
 
 
 def test_a_race_is_counted_from_its_own_first_try() -> None:
-    down = judged(CallerAnswer(503), at=900.0)
-    assert judged(RACING, (down,), at=990.0).verdict is Verdict.AGAIN
+    down = judged(CallerAnswer(503), age=0.0)
+    assert judged(RACING, (down,), age=90.0).verdict is Verdict.AGAIN
 
 
 def test_a_race_is_not_ended_by_the_number_of_tries() -> None:
-    tried = tuple(judged(RACING, at=1000.0) for _ in range(20))
-    assert judged(RACING, tried, at=1010.0).verdict is Verdict.AGAIN
+    tried = tuple(judged(RACING, age=0.0) for _ in range(20))
+    assert judged(RACING, tried, age=10.0).verdict is Verdict.AGAIN
 
 
 def test_tries_are_bounded_by_number_and_by_age() -> None:
-    tried = tuple(judged(CallerAnswer(503), at=1000.0) for _ in range(4))
-    last = judged(CallerAnswer(503), tried, at=1001.0)
+    tried = tuple(judged(CallerAnswer(503), age=0.0) for _ in range(4))
+    last = judged(CallerAnswer(503), tried, age=1.0)
     assert last.verdict is Verdict.DEAD
     assert "5 tries" in last.reason
-    assert judged(CallerAnswer(503), tried[:1], at=1100.0).verdict is Verdict.DEAD
+    assert judged(CallerAnswer(503), tried[:1], age=100.0).verdict is Verdict.DEAD
 
 
 def test_waits_double_up_to_five_minutes_with_jitter() -> None:
     patient = Policy(attempts=10_000, max_age=1e9, first_delay=1.0)
     tried: tuple[Attempt, ...] = ()
     for expected in (1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300):
-        attempt = patient.judge(CallerAnswer(503), tried, 1000.0, 0.1)
+        attempt = patient.judge(CallerAnswer(503), tried, at_age(0.0), 0.1)
         assert expected / 2 <= attempt.wait <= expected
         tried = (*tried, attempt)
 
 
 def test_a_backend_that_may_be_locked_is_asked_again_soon() -> None:
     patient = Policy(attempts=10_000, max_age=1e9, first_delay=1.0)
-    tried = tuple(patient.judge(CallerAnswer(500), (), 1000.0, 0.1) for _ in range(9))
-    assert 5 <= patient.judge(CallerAnswer(500), tried, 1500.0, 0.1).wait <= 10
-    assert 150 <= patient.judge(CallerAnswer(500), tried, 2000.0, 0.1).wait <= 300
+    tried = tuple(patient.judge(CallerAnswer(500), (), at_age(0.0), 0.1) for _ in range(9))
+    assert 5 <= patient.judge(CallerAnswer(500), tried, at_age(500.0), 0.1).wait <= 10
+    assert 150 <= patient.judge(CallerAnswer(500), tried, at_age(1000.0), 0.1).wait <= 300
 
 
 NOT_WAITING = CallerAnswer(400, body=b'{"error_code": "not_waiting_for_callback"}')
@@ -116,8 +121,8 @@ DROPPED = CallerAnswer(None, "the caller did not answer in time", unsure=True)
 def tries(*answers: CallerAnswer) -> list[Attempt]:
     """Judge answers that come a second after one another."""
     tried: list[Attempt] = []
-    for at, answer in enumerate(answers):
-        tried.append(POLICY.judge(answer, tried, 1000.0 + at, 0.1))
+    for age, answer in enumerate(answers):
+        tried.append(POLICY.judge(answer, tried, at_age(float(age)), 0.1))
     return tried
 
 
@@ -135,7 +140,7 @@ def test_a_try_that_never_arrived_or_was_refused_proves_nothing(lost: CallerAnsw
 
 def test_a_process_that_failed_after_it_took_the_callback_has_taken_it() -> None:
     body = b'{"error_code": "unexpected_workflow_exception", "message": "line 1\\n  said no", "task_data": {"s": 1}}'
-    one = POLICY.judge(CallerAnswer(400, body=body), (), 1000.0, 0.1)
+    one = POLICY.judge(CallerAnswer(400, body=body), (), at_age(0.0), 0.1)
     assert one.verdict is Verdict.DONE
     assert one.reason.endswith("it was taken, and its process failed: line 1 said no")
 
