@@ -192,7 +192,7 @@ def _show(job: dict[str, Any]) -> None:
         "job": job["id"],
         "command": f"{job['connector']}/{job['command']}",
         "accepted": _at(job["accepted"]),
-        "ended": f"{_at(job['finished'])} (after {_took(job['accepted'], job['finished'])})" if job["finished"] else "",
+        "ended": _ended(job["accepted"], job["finished"]),
         "request": job["request_id"],
         "client": job["client"],
         "process": " ".join(str(one) for one in (job["process_model_identifier"], job["process_instance_id"]) if one),
@@ -247,5 +247,12 @@ def _at(seconds: float) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def _ended(begun: float, ended: float | None) -> str:
+    took = _took(begun, ended)
+    return "" if ended is None else f"{_at(ended)} (after {took})" if took else _at(ended)
+
+
 def _took(begun: float, ended: float | None) -> str:
-    return "" if ended is None else str(Duration(round(ended - begun, 1)))
+    if ended is None or ended < begun:  # the clock was set back in between
+        return ""
+    return str(Duration(round(ended - begun, 1)))

@@ -1,8 +1,8 @@
 """Which gateways that share a database are alive, and who goes on with the jobs of the others.
 
-Each has a row, and renews it. One whose row is stale is declared dead by another, which deletes the row and takes its
-jobs over. A gateway that finds its row gone was declared dead, was only frozen, and must die at once: its jobs run
-elsewhere. Times are the database's.
+Each has a row, and changes it with each beat. One whose row stays the same is declared dead by another that has seen it
+stay so, which deletes the row and takes its jobs over. A gateway that finds its row gone was declared dead, was only
+frozen, and must die at once: its jobs run elsewhere. No clock is asked, neither the database's nor anybody's own.
 """
 
 from __future__ import annotations
@@ -36,8 +36,13 @@ class Pace(NamedTuple):
 PACE = Pace()
 
 
+def passed() -> float:
+    """Return seconds that pass, for a machine that sleeps too: nobody waits for it meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class Lease:
-    """This gateway's row. `steady` is awaited with each beat at which nothing stands against judging others."""
+    """This gateway's row. `steady` is awaited with each beat that comes in time, after others were judged."""
 
     def __init__(
         self,
@@ -57,19 +62,21 @@ class Lease:
         self._steady = steady
         self._die = die
         self._beating: asyncio.Task[None] | None = None
-        self._seen = self._steady_since = 0.0
+        self._seen = 0.0
+        self._silent: dict[str, tuple[float, float]] = {}
+        """Of each other gateway what its row says, and since when it does."""
         self.away = ""
         """Why it does not beat, if it does not."""
 
     async def start(self) -> None:
         """Write the row, before anything is promised under its name, and beat from now on."""
         await self._store.enter()
-        self._seen = self._steady_since = time.monotonic()
+        self._seen = passed()
         self._beating = asyncio.create_task(self._beat_for_ever())
 
     async def sure(self) -> None:
         """Wait until nobody can have declared this gateway dead: a frozen one must not act before it knows."""
-        while time.monotonic() - self._seen >= self._pace.lease:  # noqa: ASYNC110 - time passes, nobody tells
+        while passed() - self._seen >= self._pace.lease:  # noqa: ASYNC110 - time passes, nobody tells
             await asyncio.sleep(_LOOK)
 
     async def stop(self) -> None:
@@ -86,7 +93,7 @@ class Lease:
             try:
                 await self._beat()
             except Exception as problem:  # noqa: BLE001 - a lease that stops beating is a dead gateway
-                self._steady_since = time.monotonic()
+                self._silent.clear()
                 self.away = f"the jobs' database does not answer: {said(problem)}"
                 self._trouble.failed(self.away)
             else:
@@ -95,16 +102,26 @@ class Lease:
                     self._trouble.worked()
 
     async def _beat(self) -> None:
-        begun = time.monotonic()
+        begun = passed()
         if not await self._store.beat():
             self._die(FENCED)
             return
-        now = time.monotonic()
-        if now - begun > self._pace.beat or begun - self._seen > self._pace.lease / 2:
-            self._steady_since = now
+        now = passed()
+        late = now - begun > self._pace.beat or begun - self._seen > self._pace.lease / 2
         self._seen = begun
         await self._beaten()
-        # After an outage everybody's row is stale: nobody is judged before all had the time of a lease to beat.
-        if now - self._steady_since >= self._pace.lease:
-            await self._store.bury(self._pace.lease)
-            await self._steady()
+        if late:  # after an outage nobody has beaten: all have the time of a lease, from then on
+            self._silent.clear()
+            return
+        await self._judge(now)
+        await self._steady()
+
+    async def _judge(self, now: float) -> None:
+        """Declare dead whoever was silent for the time of a lease, while we have looked."""
+        found = await self._store.others()
+        known, self._silent = self._silent, {}
+        for other, seen in found.items():
+            before, since = known.get(other, (seen, now))
+            self._silent[other] = seen, since if before == seen else now
+            if before == seen and now - since >= self._pace.lease:
+                await self._store.bury(other, seen)

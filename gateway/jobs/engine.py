@@ -35,7 +35,7 @@ from gateway.jobs.futures import Tasks
 from gateway.jobs.hands import Hands
 from gateway.jobs.held import Held
 from gateway.jobs.recovery import Recovery
-from gateway.jobs.retention import sweep_for_ever
+from gateway.jobs.retention import sweep_for_ever, watch_for_ever
 from gateway.jobs.store import Store
 from gateway.jobs.trouble import Trouble
 from gateway.jobs.work import Work
@@ -103,6 +103,7 @@ class Engine:
                 await database.open()
             await self.store.migrate()
             await (self.store.enter() if self._lease is None else self._lease.start())
+            await self.store.start_clock()
             await self._recovery.look(alone=self._lease is None)
         except StoreAway as problem:
             await self._give_up()
@@ -113,6 +114,7 @@ class Engine:
         self._callbacks.open()
         self._recovery.begin()
         self._tasks.begin(sweep_for_ever(self.store, self._settings))
+        self._tasks.begin(watch_for_ever(self.store.clock, self._publish))
 
     def drain(self) -> None:
         """Start no more runs."""
@@ -197,7 +199,7 @@ class Engine:
     async def purge(self, older_than: float, state: JobState | None) -> int:
         """Remove jobs that ended some time ago."""
         with self._told():
-            return await self.store.purge(time.time() - older_than, state)
+            return await self.store.purge(older_than, state)
 
     # --- private
 

@@ -55,7 +55,7 @@ class Sqlite:
     """Implements `gateway.jobs.database.Database`."""
 
     shared = False
-    now = "0"
+    now = "(julianday('now') - 2440587.5) * 86400.0"
     tables = "SELECT name FROM sqlite_master WHERE type = 'table'"
     setup: tuple[str, ...] = ()
     turn = "SELECT :name"

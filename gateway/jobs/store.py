@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from gateway.jobs.clock import Clock, WrittenTime
 from gateway.jobs.contract import ENDS, MOVES, OPEN, Attempt, Job, JobState, Outcome, Query, StoreAway
 from gateway.jobs.records import ROW, SUMMARY, Row, task_of, text_of, values_of
 
@@ -73,6 +74,22 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX jobs_listed ON jobs (accepted)",
         "CREATE INDEX jobs_ended ON jobs (finished) WHERE held = 0",
     ),
+    # `ended` is `finished` by the store's own time, see `clock.py`.
+    (
+        """
+        CREATE TABLE clock (
+            seconds double precision NOT NULL,
+            wall double precision,
+            boot text NOT NULL DEFAULT '',
+            uptime double precision NOT NULL DEFAULT 0
+        )
+        """,
+        "INSERT INTO clock (seconds) SELECT COALESCE(max(finished), 0) FROM jobs",
+        "ALTER TABLE jobs ADD COLUMN ended double precision",
+        "UPDATE jobs SET ended = finished",
+        "DROP INDEX jobs_ended",
+        "CREATE INDEX jobs_ended ON jobs (ended) WHERE held = 0",
+    ),
 )
 
 _VERSIONS = "CREATE TABLE versions (version integer PRIMARY KEY)"
@@ -98,11 +115,12 @@ JOIN = "UPDATE jobs SET joined = joined + 1 WHERE task = :task RETURNING id"
 _MINE = "WHERE id = :id AND owner = :owner"
 # The name is taken first, so that what is still on its way finds it taken.
 TAKE_NAME = f"""
-INSERT INTO jobs ({_COLUMNS}, state, owner, held, accepted, finished, reason)
-VALUES ({_VALUES}, 'dead', :owner, 0, :finished, :finished, :reason) ON CONFLICT (id) DO NOTHING
+INSERT INTO jobs ({_COLUMNS}, state, owner, held, accepted, finished, ended, reason)
+VALUES ({_VALUES}, 'dead', :owner, 0, :finished, :finished, :ended, :reason) ON CONFLICT (id) DO NOTHING
 """
 WITHDRAW = f"""
-UPDATE jobs SET state = 'dead', held = 0, slot = 0, task = NULL, finished = :finished, reason = :reason
+UPDATE jobs SET state = 'dead', held = 0, slot = 0, task = NULL, finished = :finished, ended = :ended,
+    reason = :reason
 {_MINE} AND joined = 0 AND state IN {_states([JobState.WAITING, JobState.RUNNING])}
 """
 MINE = f"SELECT {ROW} FROM jobs {_MINE} AND held = 1"
@@ -117,23 +135,24 @@ UPDATE jobs SET state = 'waiting', slot = 0, epoch = :epoch
 """
 # What is repeated, since nobody knows whether it was done, finds it done.
 RECORD = f"""
-UPDATE jobs SET state = :state, outcome = :outcome, slot = 0, finished = :finished, held = :held,
+UPDATE jobs SET state = :state, outcome = :outcome, slot = 0, finished = :finished, ended = :ended, held = :held,
     task = CASE WHEN :held = 0 THEN NULL ELSE task END
 {_MINE} AND state IN {_states([JobState.WAITING, JobState.RUNNING, JobState.DELIVERING, JobState.KEPT])}
 """
 TRIED = f"""
-UPDATE jobs SET state = :state, attempts = :attempts, reason = :reason, finished = :finished, held = :held,
+UPDATE jobs SET state = :state, attempts = :attempts, reason = :reason, finished = :finished, ended = :ended,
+    held = :held,
     task = CASE WHEN :held = 0 THEN NULL ELSE task END
 {_MINE} AND state IN ('delivering', :state)
 """
 TOLD = f"UPDATE jobs SET attempts = :attempts, held = :held, slot = 0 {_MINE} AND state = 'cancelled'"
 CANCEL = f"""
-UPDATE jobs SET state = 'cancelled', finished = :finished, task = NULL
+UPDATE jobs SET state = 'cancelled', finished = :finished, ended = :ended, task = NULL
 WHERE id = :id AND state IN {_before(JobState.CANCELLED)} RETURNING owner
 """
 DELIVER_AGAIN = f"""
-UPDATE jobs SET state = 'delivering', owner = :owner, held = 1, finished = NULL, reason = '', attempts = '[]',
-    task = {_TASK}
+UPDATE jobs SET state = 'delivering', owner = :owner, held = 1, finished = NULL, ended = NULL, reason = '',
+    attempts = '[]', task = {_TASK}
 WHERE id = :id AND held = 0 AND state IN {_states(set(ENDS) - {JobState.KEPT})} AND outcome IS NOT NULL RETURNING {ROW}
 """
 
@@ -141,16 +160,31 @@ READ = f"SELECT {ROW} FROM jobs WHERE id = :id"
 LIST = f"SELECT {SUMMARY} FROM jobs {{where}} ORDER BY accepted DESC, id LIMIT :limit OFFSET :offset"
 PURGE = f"""
 DELETE FROM jobs WHERE id IN (
-    SELECT id FROM jobs WHERE held = 0 AND finished < :before {{where}} ORDER BY finished LIMIT {BATCH})
+    SELECT id FROM jobs WHERE held = 0 AND ended < :before {{where}} ORDER BY ended LIMIT {BATCH})
 """
 PURGE_BEYOND = f"""
-DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE held = 0 ORDER BY finished DESC LIMIT {BATCH} OFFSET :count)
+DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE held = 0 ORDER BY ended DESC LIMIT {BATCH} OFFSET :count)
 """
+
+# Who else is on record goes on with it.
+CLOCK = """
+SELECT seconds, CASE WHEN EXISTS (SELECT 1 FROM gateways WHERE id <> :owner) THEN NULL ELSE wall END, boot, uptime,
+    {now}
+FROM clock
+"""
+KEEP_TIME = """
+UPDATE clock SET seconds = CASE WHEN seconds < :seconds THEN :seconds ELSE seconds END,
+    wall = {now}, boot = :boot, uptime = :uptime
+RETURNING seconds
+"""
+# What a gateway of an earlier version has written knows of no such time.
+AGE = "UPDATE jobs SET ended = :seconds WHERE held = 0 AND ended IS NULL"
 
 ENTER = "INSERT INTO gateways (id, seen) VALUES (:owner, {now})"
 BEAT = "UPDATE gateways SET seen = {now} WHERE id = :owner"
 LEAVE = "DELETE FROM gateways WHERE id = :owner"
-BURY = "DELETE FROM gateways WHERE id <> :owner AND seen < {now} - :lease"
+OTHERS = "SELECT id, seen FROM gateways WHERE id <> :owner"
+BURY = "DELETE FROM gateways WHERE id = :other AND seen = :seen"
 BURY_OTHERS = "DELETE FROM gateways WHERE id <> :owner"
 _ORPHAN = "held = 1 AND owner NOT IN (SELECT id FROM gateways)"
 COUNT_ORPHANS = f"SELECT count(*) FROM jobs WHERE {_ORPHAN}"
@@ -179,6 +213,7 @@ class Store:
         self.owner = owner
         self.database = database
         self.patience = patience
+        self.clock = Clock()
 
     async def migrate(self) -> None:
         """Make the tables, or what is missing of them."""
@@ -222,7 +257,7 @@ class Store:
 
     async def withdraw(self, job: Job) -> bool:
         """Take back what nobody was told to be accepted, wherever it is on its way; False when somebody was."""
-        values = {**values_of(job), "owner": self.owner, "finished": time.time(), "reason": WITHDRAWN}
+        values = {**values_of(job), "owner": self.owner, "reason": WITHDRAWN, **self._times()}
         await self.database.run((TAKE_NAME, values), (WITHDRAW, values), patience=self.patience)
         return not await self.owns(job.id)
 
@@ -256,19 +291,15 @@ class Store:
 
     async def record(self, job: str, outcome: Outcome, state: JobState) -> bool:
         """Record what a job came to. False, here and below: it is not ours any more."""
-        ends = state not in OPEN
-        values = {
-            "id": job, "state": state.value, "outcome": text_of(outcome),
-            "finished": time.time() if ends else None, "held": 0 if ends else 1,
-        }  # fmt: skip
+        times = self._times(ends=state not in OPEN)
+        values = {"id": job, "state": state.value, "outcome": text_of(outcome), **times}
         return await self._done(RECORD, values)
 
     async def tried(self, job: str, attempts: Collection[Attempt], state: JobState, reason: str) -> bool:
         """Record the tries to deliver it, and where that has led."""
-        ends = state not in OPEN
         values = {
             "id": job, "state": state.value, "attempts": text_of(attempts), "reason": reason.replace("\0", "\ufffd"),
-            "finished": time.time() if ends else None, "held": 0 if ends else 1,
+            **self._times(ends=state not in OPEN),
         }  # fmt: skip
         return await self._done(TRIED, values)
 
@@ -278,7 +309,7 @@ class Store:
 
     async def cancel(self, job: str) -> str | None:
         """Cancel a job that is open; return whose it is, who has to end it."""
-        rows = (await self._change(CANCEL, {"id": job, "finished": time.time()})).rows
+        rows = (await self._change(CANCEL, {"id": job, **self._times()})).rows
         return rows[0][0] if rows else None
 
     async def deliver_again(self, job: Job) -> Row | None:
@@ -299,14 +330,37 @@ class Store:
         statement = LIST.format(where=f"WHERE {where}" if where else "")
         return [Row(*row) for row in (await self._read(statement, {**values, "limit": limit, "offset": offset})).rows]
 
-    async def purge(self, before: float, state: JobState | None = None) -> int:
-        """Remove what ended before that time; return how many."""
+    async def purge(self, older_than: float, state: JobState | None = None) -> int:
+        """Remove what ended more than so many seconds ago, by the store's own time; return how many."""
         where, values = _where(Query(state=state))
+        before = self.clock.now - older_than
         return await self._purge(PURGE.format(where=f"AND {where}" if where else ""), {**values, "before": before})
 
     async def purge_beyond(self, count: int) -> int:
         """Remove all but the last ones that ended."""
         return await self._purge(PURGE_BEYOND, {"count": count})
+
+    # --- the store's own time
+
+    async def start_clock(self) -> None:
+        """Go on with it."""
+        [[*kept, wall]] = (await self._read(CLOCK.format(now=self.database.now))).rows
+        self.clock.go_on(WrittenTime(*kept), wall)
+        await self.keep_time()
+
+    async def keep_time(self) -> None:
+        """Write down how late it is. Of several gateways the one that has counted furthest is right."""
+        seconds = self.clock.now
+        values = {"seconds": seconds, "boot": self.clock.boot, "uptime": time.monotonic()}
+        steps = (KEEP_TIME.format(now=self.database.now), values), (AGE, {"seconds": seconds})
+        [kept, _] = await self.database.run(*steps, patience=self.patience)
+        self.clock.catch_up(kept.rows[0][0])
+
+    def _times(self, *, ends: bool = True) -> dict[str, Any]:
+        """Return the columns that say when a job has ended, and that nothing is left to do for it."""
+        if not ends:
+            return {"finished": None, "ended": None, "held": 1}
+        return {"finished": time.time(), "ended": self.clock.now, "held": 0}
 
     # --- whose they are
 
@@ -321,9 +375,13 @@ class Store:
         """Say that this gateway lives; False when it was declared dead."""
         return await self._done(BEAT.format(now=self.database.now))
 
-    async def bury(self, lease: float) -> None:
-        """Declare dead whoever was silent for so long, in seconds."""
-        await self._change(BURY.format(now=self.database.now), {"lease": lease})
+    async def others(self) -> dict[str, float]:
+        """Return the other gateways on record, and what each has written with its last beat: never the same twice."""
+        return dict((await self._read(OTHERS)).rows)
+
+    async def bury(self, other: str, seen: float) -> None:
+        """Declare a gateway dead, unless it has beaten since then."""
+        await self._change(BURY, {"other": other, "seen": seen})
 
     async def leave(self) -> None:
         """Take this gateway off the record: what it leaves is there for the others."""

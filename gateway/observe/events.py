@@ -327,6 +327,15 @@ class ListenerFailed(Event, frozen=True, kw_only=True):
     traceback: str
 
 
+class ClockJumped(Event, frozen=True, kw_only=True):
+    """The machine's clock was set, or the machine slept; `seconds` are negative when it was set back."""
+
+    name = "clock_jumped"
+    level = "warning"
+
+    seconds: float
+
+
 class Listeners(dict[type[Event], list["Listener"]]):
     """Those who listen to a kind of events, in their order."""
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import procfs
 from tests.jobs.support import Backend, caller
-from tests.support import Answer, Server, Site, eventually, gone, served
+from tests.support import Answer, Server, Site, cli, eventually, gone, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -113,6 +113,29 @@ async def reaches(gateway: Server, job: str, *states: str) -> Any:
 
 async def ended(gateway: Server, job: str) -> Any:
     return await reaches(gateway, job, "delivered", "kept", "cancelled", "dead")
+
+
+SET_CLOCK = """
+import pathlib, time
+real, file = time.time, pathlib.Path(__file__).with_name("jump")
+time.time = lambda: real() + float(file.read_text())
+"""
+
+
+class Clock:
+    """The clock of the gateways that are started with `env`, which can be set."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(SET_CLOCK)
+        self._file = folder / "jump"
+        self.env = {"PYTHONPATH": f"{folder}:{Path(__file__).parent.parent.parent}"}
+        self.set(0)
+
+    def set(self, days: float) -> None:
+        draft = self._file.with_suffix(".draft")
+        draft.write_text(str(days * 86_400))
+        draft.replace(self._file)
 
 
 async def kill(gateway: Server) -> None:
@@ -821,3 +844,39 @@ async def test_where_a_command_can_become_a_job_the_engine_is_there_before_the_f
         assert await state(gateway) in {"asleep", "starting"}
         act.configure("act: {run: [./act.sh], promote_after: null, commands: {Go: {async: true}}}", gateway=QUICK)
         await eventually(runs)
+
+
+# --- a clock that is set, a machine that slept
+
+
+@pytest.mark.parametrize("days", [30, -30])
+async def test_a_clock_that_is_set_loses_nothing_and_holds_nothing_up(act: Act, backend: Backend, days: int) -> None:
+    clock = Clock(act.folder / "clock")
+    act.serve(gateway="callbacks: {first_delay: 100ms, max_age: 1h, hosts: {127.0.0.1: {}}}\ndrain: 2s")
+    backend.answers = [404, 503]
+    async with served(act, env=clock.env) as gateway:
+        dead = await accepted(gateway, "Job", backend.url, name="dead")
+        await reaches(gateway, dead, "dead")
+        job = await accepted(gateway, "Job", backend.url, name="tried")
+        await eventually(lambda: len(backend.seen) > 3)
+        clock.set(days)
+        since = len(backend.seen)
+        await eventually(lambda: len(backend.seen) > since + 1)
+        assert (await shown(gateway, job))["state"] == "delivering"
+        purged = await gateway.request("POST", "/v1/jobs/purge?older_than=1d")
+        assert purged.json == {"removed": 0}
+    async with served(act, env=clock.env) as gateway:  # which removes what is too old at its start
+        since = len(backend.seen)
+        await eventually(lambda: len(backend.seen) > since + 1)
+        done = await asyncio.to_thread(cli, act, "jobs", "purge", "--older-than", "1d", "--url", gateway.url)
+        assert (done.returncode, done.stdout) == (0, "removed 0 jobs\n")
+        assert {one["id"]: one["state"] for one in (await gateway.get("/v1/jobs")).json["jobs"]} == {
+            dead: "dead", job: "delivering",
+        }  # fmt: skip
+        backend.answers = [200]
+        told = await reaches(gateway, job, "delivered", "dead")
+        assert told["state"] == "delivered"
+        assert told["attempts"][-1]["age"] < 3600
+        shows = await asyncio.to_thread(cli, act, "jobs", "show", job, "--url", gateway.url)
+        assert shows.returncode == 0
+        assert "-" not in shows.stdout.partition("after ")[2][:5]

@@ -12,7 +12,7 @@ import aiohttp
 import psycopg
 import pytest
 
-from gateway.jobs.cluster import FENCED, Lease, Pace
+from gateway.jobs.cluster import FENCED, Lease, Pace, passed
 from gateway.jobs.contract import JobState, JobsUnavailable
 from gateway.jobs.postgres import Postgres as Database
 from gateway.jobs.store import Store
@@ -61,7 +61,7 @@ class Member:
         self.died.set()
 
     def sure(self) -> bool:
-        return time.monotonic() - self.lease._seen < PACE.lease
+        return passed() - self.lease._seen < PACE.lease
 
 
 @contextlib.asynccontextmanager
@@ -112,6 +112,18 @@ async def test_a_gateway_that_stops_beating_is_removed_and_its_jobs_are_taken_ov
         execute(url, left_by("dead"))
         await eventually(lambda: "dead" in one.taken)
         assert rows(url, NODES) == ["one"]
+
+
+async def test_no_clock_is_asked_who_is_alive(url: str) -> None:
+    async with members(url, "one"):
+        execute(url, "INSERT INTO gateway_jobs.gateways VALUES ('dead', 1e12), ('behind', 1)")
+
+        async def judged() -> bool:
+            execute(url, "UPDATE gateway_jobs.gateways SET seen = seen - 1 WHERE id = 'behind'")
+            return "dead" not in rows(url, NODES)
+
+        await eventually(judged)
+        assert rows(url, NODES) == ["behind", "one"]
 
 
 async def test_jobs_of_a_gateway_that_has_no_row_are_taken_over_too(url: str) -> None:

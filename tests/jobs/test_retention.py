@@ -35,7 +35,7 @@ async def test_what_is_too_old_is_removed_and_nothing_else(tmp_path: Path, datab
         for _ in range(3):
             await one.ended(await one.accept(job(task="t")))
         old = (await one.jobs.list())[0].id
-        aged = "UPDATE jobs SET finished = finished - 2000 WHERE id = :id", {"id": old}
+        aged = "UPDATE jobs SET ended = ended - 2000 WHERE id = :id", {"id": old}
         await one.store.database.run(aged, patience=5)
         one.runner.hold()
         await one.accept(job(task="t"))
