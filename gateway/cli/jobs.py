@@ -26,9 +26,30 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 PATIENCE = 30.0  # seconds for an answer
+DIGITS = 15  # of a number
 _WIDE = 1000  # characters
 _EVERYWHERE = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, seen from here
 _COLORS = {"delivered": "green", "kept": "green", "dead": "red", "cancelled": "yellow"}
+
+
+class _Text(click.types.StringParamType):
+    """What can be asked for: an argument of the command line is bytes, which need not be text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail("it is not UTF-8", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _Number(click.IntRange):
+    """A number that is told without its thousand digits when it is out of range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if len(str(value)) > DIGITS:
+            self.fail(f"it has more than {DIGITS} digits", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 @click.group()
@@ -55,12 +76,12 @@ def remote(function: Callable[P, None]) -> Callable[P, None]:
 
 @jobs.command("list")
 @click.option("--state", "-s", type=click.Choice([one.value for one in JobState]), help="Those in this state alone.")
-@click.option("--connector", metavar="NAME", help="Those of this connector alone.")
-@click.option("--process-instance", metavar="ID", help="Those of this process instance alone.")
-@click.option("--task", metavar="ID", help="Those of this task alone.")
-@click.option("--client", metavar="NAME", help="Those of this client alone.")
-@click.option("--limit", "-n", type=click.IntRange(1, 500), default=50, show_default=True, help="How many.")
-@click.option("--offset", type=click.IntRange(0), default=0, help="How many to leave out.")
+@click.option("--connector", metavar="NAME", type=_Text(), help="Those of this connector alone.")
+@click.option("--process-instance", metavar="ID", type=_Text(), help="Those of this process instance alone.")
+@click.option("--task", metavar="ID", type=_Text(), help="Those of this task alone.")
+@click.option("--client", metavar="NAME", type=_Text(), help="Those of this client alone.")
+@click.option("--limit", "-n", type=_Number(1, 500), default=50, show_default=True, help="How many.")
+@click.option("--offset", type=_Number(0), default=0, help="How many to leave out.")
 @remote
 def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) -> None:
     """List jobs, the latest first."""
@@ -79,7 +100,7 @@ def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) 
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", type=_Text())
 @remote
 def show(config: Path | None, url: str | None, job: str, *, as_json: bool) -> None:
     """Show one job: where it is, each try to deliver it, and what it came to."""
@@ -87,7 +108,7 @@ def show(config: Path | None, url: str | None, job: str, *, as_json: bool) -> No
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", type=_Text())
 @remote
 def cancel(config: Path | None, url: str | None, job: str, *, as_json: bool) -> None:
     """Cancel an open job: kill what it runs, or end its delivery. Its caller is told."""
@@ -95,7 +116,7 @@ def cancel(config: Path | None, url: str | None, job: str, *, as_json: bool) -> 
 
 
 @jobs.command()
-@click.argument("job")
+@click.argument("job", type=_Text())
 @click.option("--run", "again", is_flag=True, help="Run the command again, as a new job.")
 @remote
 def retry(config: Path | None, url: str | None, job: str, *, again: bool, as_json: bool) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from gateway.errors import InvalidRequest
+
 Values = Mapping[str, Any]
 Step = tuple[str, Values]
 """A statement, with `:name` where a value goes, and the values."""
@@ -48,10 +50,16 @@ class Database(Protocol):
 
         Raises:
             StoreAway: it failed, or took longer than `patience` seconds.
+            InvalidRequest: a value is none that it can hold, which says nothing about itself. Nothing was done.
         """
 
     async def close(self) -> None:
         """End, within a moment: nothing is left."""
+
+
+def not_held(problem: BaseException) -> InvalidRequest:
+    """Return what is told of a value that a database cannot hold."""
+    return InvalidRequest(f"the jobs' store cannot hold a value of the request: {said(problem)}")
 
 
 def said(problem: BaseException) -> str:

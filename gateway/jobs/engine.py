@@ -229,6 +229,9 @@ class Engine:
             else:
                 self.hands.let_go(held)
             raise
+        except Exception:  # it cannot be held, say: nothing was done
+            self.hands.let_go(held)
+            raise
         self.hands.start(held)
         return Accepted(id=job.id)
 

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from gateway.jobs.contract import StoreAway
-from gateway.jobs.database import Effect, Step, said
+from gateway.jobs.database import Effect, Step, not_held, said
 from gateway.jobs.futures import unbroken
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ class Postgres:
                 return [await _result(connection, *steps[0])]
             async with connection.transaction():
                 return [await _result(connection, *step) for step in steps]
+        except (psycopg.DataError, UnicodeError) as problem:
+            raise not_held(problem) from problem
         except psycopg.Error as problem:
             raise StoreAway(said(problem), sent=True) from problem
 

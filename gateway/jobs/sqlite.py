@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.files import check_file
 from gateway.jobs.contract import StoreAway
-from gateway.jobs.database import Effect, Step, said
+from gateway.jobs.database import Effect, Step, not_held, said
 from gateway.jobs.futures import looked_at
 from gateway.locks import lock
 
@@ -176,7 +176,7 @@ class Sqlite:
         try:
             self._post(_answer, one.done, [_result(connection, step) for step in one.steps])
         except sqlite3.Error as problem:
-            self._post(_fail, one.done, StoreAway(said(problem)))
+            self._post(_fail, one.done, _told(problem))
 
     def _write_all(self, connection: sqlite3.Connection) -> None:
         """Write what is in line. It stays there, and can be given up, until the transaction has begun."""
@@ -219,7 +219,7 @@ class Sqlite:
             if again is None:
                 self._write(connection, [one])
             else:
-                self._post(_fail, one.done, StoreAway(said(again)))
+                self._post(_fail, one.done, _told(again))
 
     def _post(self, function: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -232,6 +232,10 @@ def _result(connection: sqlite3.Connection, step: Step) -> Effect:
             return Effect(cursor.fetchall(), cursor.rowcount)
     except (OverflowError, UnicodeError) as problem:  # a value that it cannot hold; the thread goes on
         raise sqlite3.DataError(said(problem)) from problem
+
+
+def _told(problem: sqlite3.Error) -> Exception:
+    return not_held(problem) if isinstance(problem, sqlite3.DataError) else StoreAway(said(problem))
 
 
 def _check(connection: sqlite3.Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
 from typing import TYPE_CHECKING
@@ -121,3 +122,34 @@ def test_what_cannot_be_asked_is_status_2(site: Site) -> None:
         assert cli(site, "jobs", *arguments).returncode == 2, arguments
     site.configure(gateway="listen: 127.0.0.1:0")
     assert "--url" in cli(site, "jobs", "list").stderr
+
+
+NO_TEXT = os.fsdecode(b"x\xff")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        *((("list", f"--{name}", NO_TEXT), "it is not UTF-8") for name in ("task", "client", "connector")),
+        (("list", "--process-instance", NO_TEXT), "it is not UTF-8"),
+        *(((verb, NO_TEXT), "it is not UTF-8") for verb in ("show", "cancel", "retry")),
+        (("list", "--limit", "9" * 5000), "'--limit' / '-n': it has more than 15 digits"),
+        (("list", "--offset", "9" * 20), "'--offset': it has more than 15 digits"),
+        (("purge", "--older-than", "9" * 5000 + "d"), "is not a duration"),
+        (("purge", "--older-than", NO_TEXT), "is not a duration"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told_in_short(site: Site, arguments: tuple[str, ...], said: str) -> None:
+    done = cli(site, "jobs", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 500
+
+
+async def test_an_age_beyond_the_calendar_is_told_by_the_gateway(site: Site) -> None:
+    site.configure()
+    async with served(site) as gateway:
+        for age in ("37000d", "9" * 15 + "d"):
+            done = await asyncio.to_thread(cli, site, "jobs", "purge", "--older-than", age, "--url", gateway.url)
+            assert (done.returncode, done.stderr) == (1, "invalid_request: older_than is more than 100 years\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import sqlite3
@@ -12,7 +13,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining
+from gateway.errors import ConnectorBusy, ConnectorStartFailed, ConnectorUnavailable, GatewayDraining, InvalidRequest
 from gateway.jobs.contract import (
     Job,
     JobConflict,
@@ -26,7 +27,7 @@ from gateway.jobs.contract import (
 )
 from gateway.jobs.settings import CallbacksSection
 from gateway.jobs.store import Store
-from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan
+from gateway.observe.events import CallbackTried, JobAccepted, JobFault, JobFinished, JobRan, StoreChanged
 from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
 from tests.jobs.support import Bench, bench, caller, envelope, job
@@ -764,3 +765,47 @@ async def test_a_full_backlog_lets_a_task_join_its_job(tmp_path: Path, database:
         for other in (job(), job(task="u")):
             with pytest.raises(ConnectorBusy):
                 await one.accept(other)
+
+
+# --- values that no database holds
+
+
+@pytest.mark.parametrize("name", ["x\0y", "\ud800", "x\udcff"])
+async def test_an_id_that_no_database_holds_is_the_callers_mistake(one: Bench, name: str) -> None:
+    await one.ended(await one.accept(job()))
+    verbs = (one.jobs.status, one.jobs.cancel, one.jobs.retry)
+    for verb in verbs:
+        with pytest.raises((InvalidRequest, JobNotFound)):  # a file can be asked for a NUL
+            await verb(name)
+    for field in ("connector", "process_instance", "task", "client"):
+        with contextlib.suppress(InvalidRequest):
+            assert await one.jobs.list(Query(**{field: name})) == []
+    assert one.jobs.health().ok
+    assert one.told(StoreChanged) == []
+
+
+async def test_a_job_that_no_database_holds_is_refused_and_forgotten(one: Bench) -> None:
+    await one.ended(await one.accept(job()))
+    with pytest.raises(InvalidRequest):
+        await one.accept(job(params='"\ud800"'))
+    health = one.jobs.health()
+    assert (health.ok, health.open) == (True, 0)
+
+
+async def test_values_with_a_nul_are_a_job_whose_result_is_kept(one: Bench) -> None:
+    context = Caller(
+        request_id="r\0", client="c\0", task_id="t\0", process_instance_id="7\0", process_model_identifier="m\0"
+    )
+    made = Job(
+        connector="fake",
+        command="Do\0",
+        context=context,
+        params='{"a\\u0000": "\\u0000"}',
+        task_data='{"b": "\\u0000"}',
+    )
+    status = await one.ended(await one.accept(made))
+    assert (status.state, status.task_id, status.client) == (JobState.KEPT, "t\0", "c\0")
+    assert status.outcome is not None
+    assert json.loads(status.outcome.body)["command_response"]["body"] == {"command": "Do\0"}
+    assert one.runner.started[0].params == made.params
+    assert one.told(StoreChanged) == []

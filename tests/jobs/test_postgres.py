@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from gateway.errors import InvalidRequest
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.postgres import Postgres, _translated
 from tests.support import eventually
@@ -47,6 +48,18 @@ async def test_all_steps_are_done_or_none(store: Postgres) -> None:
         await store.run(insert, insert, patience=FOR_EVER)
     assert (await store.run(("SELECT n FROM t", {}), patience=FOR_EVER, reads=True))[0].rows == []
     assert [one.changed for one in await store.run(insert, ("DELETE FROM t", {}), patience=FOR_EVER)] == [1, 1]
+
+
+async def test_a_value_that_it_cannot_hold_says_nothing_about_the_server(store: Postgres) -> None:
+    await store.run(("CREATE SCHEMA gateway_jobs", {}), ("CREATE TABLE t (a text, n int)", {}), patience=FOR_EVER)
+    insert = "INSERT INTO t VALUES (:a, :n)"
+    good = (insert, {"a": "good", "n": 1})
+    for wrong in ({"a": "x\0y", "n": 1}, {"a": "\ud800", "n": 1}, {"a": "big", "n": 1 << 70}):
+        for steps in ([(insert, wrong)], [good, (insert, wrong)]):
+            with pytest.raises(InvalidRequest, match="cannot hold a value"):
+                await store.run(*steps, patience=FOR_EVER)
+    assert (await store.run(("SELECT a FROM t", {}), patience=FOR_EVER))[0].rows == []
+    assert len(store._idle) == 1  # the connection is as good as it was
 
 
 async def test_a_statement_that_takes_too_long_is_given_up_and_may_have_been_done(store: Postgres) -> None:

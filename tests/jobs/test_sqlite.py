@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.errors import InvalidRequest
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.sqlite import Sqlite, unfinished
 from tests.support import eventually
@@ -198,6 +199,6 @@ def threads() -> list[threading.Thread]:
 async def test_a_value_that_it_cannot_hold_costs_that_statement_alone(store: Sqlite) -> None:
     for value in (1 << 70, "\ud800"):
         for reads in (True, False):
-            with pytest.raises(StoreAway):
+            with pytest.raises(InvalidRequest, match="cannot hold a value"):
                 await store.run(("SELECT :value", {"value": value}), patience=FOR_EVER, reads=reads)
     assert (await store.run(("SELECT 1", {}), patience=FOR_EVER))[0].rows == [(1,)]
