@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -202,6 +203,23 @@ async def test_retry_after_is_read_in_seconds_and_as_a_date() -> None:
     assert 0.5 <= waits[2] <= 1
 
 
+async def test_a_time_of_day_is_read_by_the_clock_that_told_it() -> None:
+    """Ours may be days ahead: then each try would come at once, until none is left."""
+
+    async def busy(_request: web.Request) -> web.Response:
+        told = {"Date": "Thu, 01 Jan 2015 00:00:00 GMT", "Retry-After": "Thu, 01 Jan 2015 00:00:09 GMT"}
+        return web.Response(status=503, headers=told)
+
+    async def confused(_request: web.Request) -> web.Response:
+        return web.Response(status=503, headers={"Date": "today", "Retry-After": "Thu, 01 Jan 2015 00:00:09 GMT"})
+
+    async with caller() as backend, sending() as callbacks:
+        backend.answers = [busy, confused]
+        waits = [(await callbacks.deliver(job(callback=backend.url), OUTCOME, ())).wait for _ in range(2)]
+    assert 9 <= waits[0] <= 10
+    assert 0.5 <= waits[1] <= 1
+
+
 async def test_no_answer_tells_no_url() -> None:
     async with sending() as callbacks:
         attempt = await callbacks.deliver(job(callback="http://127.0.0.1:1/token-in-path"), OUTCOME, ())
@@ -296,6 +314,15 @@ async def authorized() -> AsyncIterator[tuple[Tokens, Callbacks, Backend]]:
             yield tokens, callbacks, backend
     finally:
         await runner.cleanup()
+
+
+async def test_a_clock_that_is_set_ends_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with authorized() as (tokens, callbacks, backend):
+        real = time.time
+        for days in (0, 30, -30):
+            monkeypatch.setattr(time, "time", lambda days=days: real() + 86_400 * days)
+            await callbacks.deliver(job(callback=backend.url), OUTCOME, ())
+        assert len(tokens.asked) == 1
 
 
 async def test_a_token_is_asked_for_once_and_used_again() -> None:
