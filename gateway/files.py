@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -37,14 +38,19 @@ def open_file(name: Name) -> BufferedReader:
         raise
 
 
-def read_file(name: Name) -> bytes:
+def read_file(name: Name, *, most: int | None = None) -> bytes:
     """Return what a file holds.
 
     Raises:
-        OSError: it cannot be read, or is no file; `strerror` and `filename` tell.
+        OSError: it cannot be read, is no file, or is larger than `most` bytes; `strerror` and `filename` tell.
     """
     with open_file(name) as file:
-        return file.read()
+        if most is None:
+            return file.read()
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"is larger than {most >> 20} MiB", os.fspath(name))
+    return data
 
 
 def read_text(name: Name, errors: str = "strict") -> str:

@@ -25,13 +25,11 @@ class Level(str):
 
     @classmethod
     def parse(cls, value: object) -> Level:
-        """Read what an operator has written; a bare `off` arrives as a boolean, as YAML 1.1 has it.
+        """Read what an operator has written.
 
         Raises:
             ValueError: anything else.
         """
-        if value is False:
-            return cls(OFF)
         if isinstance(value, str) and value in LEVELS:
             return cls(value)
         raise ValueError(f"{value!r} is not a level: write off, standard or strict")

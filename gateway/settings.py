@@ -376,9 +376,10 @@ def read_document(file: Path) -> YamlNode:
     """Read the whole file.
 
     Raises:
-        ConfigError: it cannot be read or parsed, or has a section that does not exist.
+        ConfigError: it cannot be read or parsed, or has a section that does not exist. A connector whose own part is
+            bad is no such case.
     """
-    document = load(file)
+    document = load(file, entries="connectors")
     for key in document.data:
         if key not in {"gateway", "defaults", "connectors"}:
             raise document.error("unknown key (known: gateway, defaults, connectors)", (key,))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -21,7 +23,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Keys = tuple[str | int, ...]
 
-_Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MOST = 8 << 20  # bytes of a file
+NESTED = 1000  # levels that are parsed at all, by code that recurses in C
+VALUES = 500_000  # keys and values of a file, those that its aliases stand for included
+ENTRY = 50_000  # of them in one entry of a section
+DEEP = 100  # levels that whoever uses them goes down
+NEWLINE = b"\n"
+
+_Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CORE = "tag:yaml.org,2002:"
+_MERGE = f"{_CORE}merge"
+_PLAIN = "!"  # the tag that says: text
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
 
@@ -31,20 +43,38 @@ class Mark(NamedTuple):
 
     path: Path
     line: int
+    text: str | None = None
+    """Its value as it is written, where that is a number, a truth or nothing."""
 
 
 class YamlNode:
     """A part of a document: its data, the keys that lead to it, and where each key below stands."""
 
-    def __init__(self, data: Any, keys: Keys = (), marks: dict[Keys, Mark] | None = None) -> None:
+    def __init__(
+        self,
+        data: Any,
+        keys: Keys = (),
+        marks: dict[Keys, Mark] | None = None,
+        faults: dict[Keys, ConfigError] | None = None,
+    ) -> None:
         """`marks` may come from several files: an overlay keeps the place of each key."""
         self.data = data
         self.keys = keys
         self.marks = marks or {}
+        self._faults = faults or {}
 
     def child(self, key: str | int) -> YamlNode:
         """Return the part under one key."""
-        return YamlNode(self.data[key], (*self.keys, key), self.marks)
+        return YamlNode(self.data[key], (*self.keys, key), self.marks, self._faults)
+
+    def fault(self) -> ConfigError | None:
+        """Return what is wrong with this part of the file, whatever it is meant for; its data is not all there then."""
+        return next((fault for keys, fault in self._faults.items() if keys[: len(self.keys)] == self.keys), None)
+
+    def written(self, *below: str | int) -> str | None:
+        """Return a value as it is written, where YAML takes that for a number, a truth or nothing."""
+        mark = self.marks.get((*self.keys, *below))
+        return mark.text if mark is not None else None
 
     def mark(self, below: Keys = ()) -> Mark | None:
         """Return where a key stands, or the nearest one above it."""
@@ -91,64 +121,228 @@ class YamlNode:
             if unknown:
                 text = "unknown key" + _suggest(unknown[1], kind, beside)
                 below = (*below, unknown[1])
+            else:
+                text += self._instead(text, below)
             raise self.error(text[:1].lower() + text[1:], below) from None
 
+    def _instead(self, problem: str, below: Keys) -> str:
+        """Say what to write, where YAML has taken for text what was meant otherwise, or the other way round."""
+        text = self.written(*below)
+        if text and problem.startswith("Expected `str"):
+            return f': write "{text}" in quotes'
+        if problem.startswith("Expected `bool") and problem.endswith("`str`"):
+            return ": write true or false"
+        return ""
 
-def load(path: Path) -> YamlNode:
+
+def load(path: Path, *, entries: str | None = None) -> YamlNode:
     """Read a YAML file whose top level is a mapping.
 
+    What is wrong with one entry of the section `entries` is left to whoever asks for that (`YamlNode.fault`).
+
     Raises:
-        ConfigError: it cannot be read, does not parse, is empty, or says a key twice.
+        ConfigError: it cannot be read, does not parse, is empty, says a key twice, or has something that is no data.
     """
-    try:
-        text = read_file(path)
-    except OSError as problem:
-        raise ConfigError(f"{path}: {problem.strerror}") from problem
-    loader = _Loader(text)
-    try:
-        root = loader.get_single_node()
-        if root is None:
-            raise ConfigError(f"{path}: the file is empty")
-        marks: dict[Keys, Mark] = {}
-        _note(root, (), marks, path)
-        data = loader.construct_document(root)
-    except yaml.MarkedYAMLError as problem:
-        line = problem.problem_mark.line + 1 if problem.problem_mark else 1
-        raise ConfigError(f"{path}:{line}: not valid YAML: {problem.problem or problem.context}") from problem
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as problem:
-        raise ConfigError(f"{path}: not valid YAML: {problem}") from problem
-    except RecursionError as problem:
-        raise ConfigError(f"{path}: not valid YAML: an alias that contains itself, or far too deep") from problem
-    finally:
-        loader.dispose()
-    node = YamlNode(data, (), marks)
-    if not isinstance(data, dict):
-        raise node.error(f"expected a mapping at the top, got {_kind(data)}")
+    node = read(path, entries=entries)
+    if not isinstance(node.data, dict):
+        raise node.error(f"expected a mapping at the top, got {_kind(node.data)}")
     return node
 
 
-def _note(node: yaml.Node, keys: Keys, marks: dict[Keys, Mark], path: Path) -> None:
-    marks.setdefault(keys, Mark(path, node.start_mark.line + 1))
-    if isinstance(node, yaml.MappingNode):
+def read(path: Path, *, entries: str | None = None) -> YamlNode:
+    """Read a YAML file, whatever its top level is.
+
+    Raises:
+        ConfigError: as `load` does.
+    """
+    try:
+        text = read_file(path, most=MOST)
+    except OSError as problem:
+        raise ConfigError(f"{path}: {problem.strerror}") from problem
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+            if root is None:
+                raise ConfigError(f"{path}: the file is empty")
+            builder = _Builder(path, loader)
+            data = builder.build(root, ())
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as problem:
+        raise ConfigError(f"{path}:{_place(problem.problem_mark)}: not valid YAML: {_said(problem, text)}") from problem
+    except yaml.reader.ReaderError as problem:
+        before = text[: problem.position]
+        place = f"{before.count(NEWLINE) + 1}:{len(before) - before.rfind(NEWLINE)}"
+        raise ConfigError(f"{path}:{place}: not valid YAML: not text: {problem.reason}") from problem
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
+        raise ConfigError(f"{path}: not valid YAML: {problem}") from problem
+    for keys, fault in builder.faults.items():
+        if len(keys) < 2 or keys[0] != entries:
+            raise fault
+    return YamlNode(data, (), builder.marks, builder.faults)
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """Takes for a number or a truth what JSON takes for one, and nothing else: `NO`, `007` and `12:30` are text."""
+
+    def __init__(self, text: bytes) -> None:
+        super().__init__(text)
+        self._depth = self._nodes = 0
+
+    def descend_resolver(self, parent: yaml.Node | None, _index: object) -> None:
+        """Be called before each node; it would look for resolvers by path, which nobody has."""
+        self._depth += 1
+        self._nodes += 1
+        if self._depth > NESTED:
+            raise yaml.composer.ComposerError(None, None, f"nested more than {NESTED} levels deep", _start(parent))
+        if self._nodes > VALUES:
+            raise yaml.composer.ComposerError(None, None, f"more than {VALUES} keys and values", _start(parent))
+
+    def ascend_resolver(self) -> None:
+        """Be called after each node."""
+        self._depth -= 1
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _form, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"-?(?:0|[1-9][0-9]*)", "-0123456789"),
+    ("float", r"-?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", "-.0123456789"),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(f"{_CORE}{_tag}", re.compile(f"(?:{_form})\\Z"), list(_first))
+
+
+class _Builder:
+    """Makes data of nodes, notes where each key stands, and what is wrong without stopping at it."""
+
+    def __init__(self, path: Path, loader: Any) -> None:
+        self.marks: dict[Keys, Mark] = {}
+        self.faults: dict[Keys, ConfigError] = {}
+        self._path = path
+        self._loader = loader
+        self._values: Counter[Keys] = Counter()
+        self._open: set[int] = set()
+
+    def build(self, node: yaml.Node, keys: Keys) -> Any:
+        """Return what a node stands for. What an alias refers to is made anew at each place, and counted there."""
+        self.marks.setdefault(keys, Mark(self._path, node.start_mark.line + 1))
+        if self._is_too_much(node, keys):
+            return None
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, keys)
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode) and node.tag == f"{_CORE}map":
+                return self._mapping(node, keys)
+            if isinstance(node, yaml.SequenceNode) and node.tag == f"{_CORE}seq":
+                return [self.build(value, (*keys, index)) for index, value in enumerate(node.value)]
+        finally:
+            self._open.discard(id(node))
+        return self._fault(keys, _unknown(node))
+
+    def _is_too_much(self, node: yaml.Node, keys: Keys) -> bool:
+        entry = keys[:2]
+        for counted in {(), entry}:
+            self._values[counted] += 1
+        if self._values[()] > VALUES:
+            problem = f"its aliases stand for more than {VALUES} keys and values"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        if self._values[entry] > ENTRY and entry:
+            self._fault(entry, f"more than {ENTRY} keys and values, those that aliases stand for included")
+        elif len(keys) > DEEP:
+            self._fault(entry, f"nested more than {DEEP} levels deep")
+        elif id(node) in self._open:
+            self._fault(keys, "an alias that contains itself")
+        else:
+            return False
+        return True
+
+    def _scalar(self, node: yaml.ScalarNode, keys: Keys) -> Any:
+        kind = node.tag.removeprefix(_CORE)
+        if kind == "str" or node.tag == _PLAIN:
+            return node.value
+        if kind not in {"bool", "int", "float", "null"}:
+            return self._fault(keys, _unknown(node))
+        self.marks[keys] = self.marks[keys]._replace(text=node.value)
+        try:
+            value = self._loader.yaml_constructors[node.tag](self._loader, node)
+        except (ValueError, LookupError):
+            return self._fault(keys, f'"{node.value[:40]}" is no {kind}')
+        if isinstance(value, float) and not math.isfinite(value):
+            return self._fault(keys, f'JSON has no number "{node.value[:40]}": write it in quotes')
+        return value
+
+    def _mapping(self, node: yaml.MappingNode, keys: Keys) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        bases: list[yaml.Node] = []
         for key, value in node.value:
-            below = (*keys, str(key.value))
-            mark = Mark(path, key.start_mark.line + 1)
-            if key.tag != "tag:yaml.org,2002:merge":
-                if key.tag != "tag:yaml.org,2002:str":
-                    raise _key_error(mark, below, f'a key must be text: write "{key.value}" in quotes')
-                if below in marks:
-                    raise _key_error(mark, below, f"said twice (first on line {marks[below].line})")
-            marks[below] = mark
-            _note(value, below, marks, path)
-    elif keys[-1:] == ("user",) and node.tag == "tag:yaml.org,2002:int" and ":" in node.value:
-        raise _key_error(marks[keys], keys, f'to YAML this is a number in base 60: write "{node.value}" in quotes')
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _note(value, (*keys, index), marks, path)
+            if key.tag == _MERGE:
+                bases += value.value if isinstance(value, yaml.SequenceNode) else [value]
+                continue
+            name = key.value if isinstance(key, yaml.ScalarNode) else "?"
+            below, line = (*keys, name), key.start_mark.line + 1
+            if name in lines:
+                self._fault(below, f"said twice (first on line {lines[name]})", line)
+                continue
+            lines[name] = line
+            self.marks[below] = Mark(self._path, line)
+            if key.tag not in {f"{_CORE}str", _PLAIN}:
+                self._fault(below, f'a key must be text: write "{name}" in quotes')
+            data[name] = self.build(value, below)
+        for base in bases:
+            self._merge(base, data, keys)
+        return data
+
+    def _merge(self, base: yaml.Node, data: dict[str, Any], keys: Keys) -> None:
+        """Add what a mapping does not say itself."""
+        if not isinstance(base, yaml.MappingNode) or id(base) in self._open:
+            self._fault(keys, "<< takes another mapping, or a list of them")
+            return
+        said = {id(one) for one, _ in base.value if isinstance(one, yaml.ScalarNode) and one.value in data}
+        rest = [pair for pair in base.value if id(pair[0]) not in said]
+        self._open.add(id(base))
+        more = self.build(yaml.MappingNode(base.tag, rest, base.start_mark, base.end_mark), keys)
+        self._open.discard(id(base))
+        data.update(more or {})
+
+    def _fault(self, keys: Keys, problem: str, line: int | None = None) -> None:
+        mark = self.marks[keys] if line is None else Mark(self._path, line)
+        self.faults.setdefault(keys, _key_error(mark, keys, problem))
+
+
+def _start(node: yaml.Node | None) -> yaml.Mark | None:
+    return node.start_mark if node is not None else None
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return f"{mark.line + 1}:{mark.column + 1}" if mark is not None else "1"
+
+
+def _said(problem: yaml.MarkedYAMLError, text: bytes) -> str:
+    mark, said = problem.problem_mark, str(problem.problem or problem.context)
+    if (
+        mark
+        and said.startswith("found character that cannot")
+        and text.split(NEWLINE)[mark.line][mark.column :][:1] == b"\t"
+    ):
+        return "found a tab where YAML takes spaces only"
+    if problem.context and problem.context.startswith("expected"):
+        return f"{problem.context}, {said}"
+    return "an anchor of this name was there before" if said == "second occurrence" else said
+
+
+def _unknown(node: yaml.Node) -> str:
+    return f"the tag {node.tag.replace(_CORE, '!!')[:80]} is none of plain data"
 
 
 def _key_error(mark: Mark, keys: Keys, problem: str) -> ConfigError:
-    return ConfigError(f"{mark.path}:{mark.line}: {'.'.join(map(str, keys))}: {problem}")
+    where = f"{mark.path}:{mark.line}: "
+    return ConfigError(f"{where}{'.'.join(map(str, keys))}: {problem}" if keys else f"{where}{problem}")
 
 
 def _merged(under: Any, over: Any) -> Any:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import yaml
 
 from gateway.errors import ConfigError, InvalidParameters
-from gateway.files import read_file
+from gateway.yaml_document import read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,17 +52,13 @@ def read_examples(file: Path) -> tuple[Example, ...]:
     Raises:
         ConfigError: it cannot be read, or is no such list.
     """
+    examples = read(file)
     try:
-        data = yaml.safe_load(read_file(file))
-        # By way of JSON: a date in YAML is text to a connector.
-        return tuple(msgspec.json.decode(msgspec.json.encode(data), type=list[Example]))
-    except OSError as problem:
-        raise ConfigError(f"{file}: {problem.strerror}") from problem
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
-        raise ConfigError(f"{file}: not valid YAML: {problem}") from problem
-    except (msgspec.MsgspecError, TypeError) as problem:
-        hint = "expected a list of {command, params, expect: {error_code, body}}"
-        raise ConfigError(f"{file}: {problem}; {hint}") from problem
+        return tuple(examples.decode(list[Example], Example))
+    except ConfigError as problem:
+        raise ConfigError(
+            f"{problem}; expected a list of {{command, params, expect: {{error_code, body}}}}"
+        ) from problem
 
 
 def made_up(signature: Signature) -> dict[str, Any] | None:

@@ -182,7 +182,8 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         mode = common.mode or recognised.runtime.mode
         if mode in {"fork", "persistent"} and mode not in line.resident:
             raise entry.node.error(f"runtime {common.runtime} has no mode {mode}", ("mode",))
-        env = {"PATH": settings.path, **LOCALE, **line.env, **_env(entry.node, common.env)}
+        own = _env(entry.node, common.env)
+        env = {"PATH": settings.path, **LOCALE, **line.env, **own}
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
         signed = auths.declared(entry.node.child("auths")) if common.auths else {}
         overrides = _overrides(entry.node, common)
@@ -193,7 +194,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     config = msgspec.json.encode(common.config)
     kept = msgspec.structs.replace(sandbox, guard=(), covered=())
     key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
-    telling = (*telling_values(common.config), *telling_values(common.env), *auths.secrets(signed))
+    telling = (*telling_values(common.config), *telling_values(own), *auths.secrets(signed))
     redact = Redactor([*telling, settings.api_key or ""])
     # Of a connector that describes itself: it may tell what is missing.
     notices = () if commands is None else auths.notices(signed)
@@ -283,12 +284,10 @@ def _env(node: YamlNode, declared: dict[str, Any]) -> dict[str, str]:
             raise node.error("this cannot be the name of an environment variable", ("env", name))
         if isinstance(value, str) and "\0" in value:
             raise node.error("the environment cannot hold a NUL", ("env", name))
-        if isinstance(value, bool):
-            env[name] = "true" if value else "false"
-        elif isinstance(value, str | int | float):
-            env[name] = str(value)
-        else:
+        if not isinstance(value, str | int | float):
             raise node.error("expected text or a number", ("env", name))
+        written = node.written("env", name)
+        env[name] = str(value) if written is None else written
     return env
 
 

@@ -122,6 +122,10 @@ def _overlaid(name: str, node: YamlNode, drop_in: Entry | None, settings: Settin
     if not NAME.fullmatch(name):
         problem = node.error("a connector's name is made of letters, digits, _ - and . and does not begin with a dot")
         return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+    fault = node.fault()
+    off = isinstance(node.data, dict) and node.data.get("enabled") is False  # whatever is wrong with it
+    if fault is not None and not off:
+        return Entry(name=name, node=node, folder=settings.file.parent, problem=str(fault))
     if not isinstance(node.data, dict):
         if node.data is not None:
             problem = node.error("expected a mapping with the connector's keys")
@@ -129,7 +133,7 @@ def _overlaid(name: str, node: YamlNode, drop_in: Entry | None, settings: Settin
         node = YamlNode({}, node.keys, node.marks)
     if drop_in is None:
         return Entry(name=name, node=node, folder=settings.file.parent)
-    if node.data.get("enabled") is False:  # switched off, whatever is wrong with it
+    if off:
         return Entry(name=name, node=node, folder=drop_in.folder)
     return msgspec.structs.replace(drop_in, node=drop_in.node.overlaid(node))
 

@@ -168,7 +168,7 @@ def test_a_configuration_that_cannot_be_used_is_one_line_and_status_2(site: Site
     for verb in (["check"], ["list"], ["serve"], ["call", "a/b"]):
         assert told(*verb) == "error: connectors.yaml: there is no such file here: name one with --config FILE\n"
     assert told("check", "--config", "nowhere.yaml") == "error: nowhere.yaml: there is no such file\n"
-    assert f"error: {site.folder}/broken.yaml:3: not valid YAML" in told("check", "-c", "broken.yaml")
+    assert f"error: {site.folder}/broken.yaml:3:1: not valid YAML" in told("check", "-c", "broken.yaml")
     unknown = f"error: {site.folder}/unknown.yaml:2: gateway.drian: unknown key (did you mean drain?)\n"
     for verb in (["check"], ["list", "--json"], ["serve"], ["call", "a/b"]):
         assert told(*verb, "-c", "unknown.yaml") == unknown

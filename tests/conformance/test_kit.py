@@ -276,7 +276,7 @@ async def test_a_file_of_examples_that_is_none_fails(site: Site) -> None:
     failed, found = await kit_on(site, examples="- {command: Echo, parms: {}}")
     assert (failed, outcomes(found)) == (1, {("definition", None): "FAIL"})
     assert "tests.yaml" in found["definition", None]["message"]
-    assert "unknown field `parms`" in found["definition", None]["message"]
+    assert "0.parms: unknown key (did you mean params?)" in found["definition", None]["message"]
 
 
 def test_people_get_a_line_a_check_and_what_to_mend(site: Site) -> None:

@@ -120,7 +120,7 @@ def test_a_connector_s_own_keys_win_over_the_defaults(site: Site) -> None:
     ("keys", "problem"),
     [
         ("sandbox: loose", "one.sandbox: 'loose' is not a level: write off, standard or strict"),
-        ("sandbox: on", "one.sandbox: true is not a level"),
+        ("sandbox: on", "one.sandbox: 'on' is not a level"),
         ("network: bridge", "one.network: invalid enum value 'bridge'"),
         ("read: /etc", "one.read: expected `array | null`, got `str`"),
         ("read: ['']", "one.read.0: expected `str` of length >= 1"),
@@ -145,10 +145,9 @@ def test_what_the_defaults_say_is_named_as_theirs(site: Site) -> None:
     assert "defaults.read: /not/there does not exist" in refusal(site, defaults="read: [/not/there]")
 
 
-def test_a_user_that_yaml_would_turn_into_another_is_refused(site: Site) -> None:
-    site.configure("one: {run: [cat], user: 1000:50}")
-    with pytest.raises(ConfigError, match=r'one\.user: to YAML this is a number in base 60: write "1000:50" in quotes'):
-        defined(site, "one")
+def test_a_user_and_a_group_are_no_number_in_base_60(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert sandbox(site, "user: 1000:50").user == (1000, 50)
 
 
 def test_paths_begin_at_the_file_that_says_them(site: Site) -> None:

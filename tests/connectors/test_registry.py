@@ -263,6 +263,9 @@ BAD = {
     ".name": (f"{{run: [cat], {GO}}}", "{file}:{line}: connectors..name: a connector's name is made of letters"),
     "program": (f"{{run: [nosuch-program], {GO}}}", "nosuch-program not found: install it, or name it by its path"),
     "interpreter": (f"{{run: [./interpreter.sh], {GO}}}", "nosuch-interpreter not found: the #! line of interpreter.sh needs it"),
+    "tag": (f"{{run: [cat], config: {{a: !x 1}}, {GO}}}", "{file}:{line}: connectors.tag.config.a: the tag !x is none of plain data"),
+    "key": (f"{{run: [cat], config: {{7: a}}, {GO}}}", "{file}:{line}: connectors.key.config.7: a key must be text"),
+    "itself": ("&itself {run: [cat], config: {a: *itself}}", "{file}:{line}: connectors.itself.config.a: an alias that contains itself"),
     "absolute": (f"{{run: [./absolute.sh], {GO}}}", "/nosuch/interpreter not found: the #! line of absolute.sh needs it"),
 }  # fmt: skip
 
@@ -298,7 +301,7 @@ async def test_a_bad_entry_is_quarantined_with_its_place_and_the_rest_is_served(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("connectors: [\n", ":2: not valid YAML"),
+        ("connectors: [\n", ":2:1: not valid YAML"),
         ("connectors: [a]\n", ":1: connectors: expected a mapping, got a list"),
         ("defaults: {timeout: 5}\n", ":1: defaults.timeout: 5 is not a duration"),
     ],
@@ -702,7 +705,7 @@ async def test_a_file_that_breaks_while_the_gateway_runs_is_told_and_served_agai
     async with served(site) as gateway:
         site.file.write_text("connectors: [\n")
         problem = await eventually(lambda: told(gateway), SOON)
-        assert problem.startswith(f"{site.file}:2: not valid YAML")
+        assert problem.startswith(f"{site.file}:2:1: not valid YAML")
         assert gateway.events("reload_failed", reason=problem)
         assert await gateway.commands() == ["x/V1"]
         site.file.write_text("")
