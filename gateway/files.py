@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -90,6 +91,19 @@ def check_file(name: Name) -> None:
         OSError: it is not there, or no file; `strerror` and `filename` tell.
     """
     _check(os.stat(name), name)
+
+
+def unusable(problem: OSError) -> str:
+    """Say why a file or folder cannot be used, and what to do where it is closed to the gateway's user."""
+    said = f"{problem.filename}: {problem.strerror}"
+    if not isinstance(problem, PermissionError) or problem.filename is None:
+        return said
+    real, user = Path(os.path.realpath(problem.filename)), os.geteuid()
+    closed = next((one for one in reversed(real.parents) if not os.access(one, os.X_OK)), None)
+    if closed is not None:
+        return f"{said} for the gateway's user, {user}: chmod a+x {closed}, or keep it elsewhere"
+    bits = "rx" if real.is_dir() else "r"
+    return f"{said} for the gateway's user, {user}: chmod a+{bits} {real}, or chown {user} {real}"
 
 
 def _check(facts: os.stat_result, name: Name) -> None:

@@ -312,6 +312,9 @@ def find_file(given: Path | None) -> Path:
     path = given or Path(DEFAULT_FILE)
     if not path.exists():
         hint = "" if given else " here: name one with --config FILE"
+        other = path.with_suffix(".yml")
+        if path.suffix == ".yaml" and other.exists():
+            hint = f" here, but {other}: rename it"
         raise ConfigError(f"{path}: there is no such file{hint}")
     return path.absolute()
 

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from gateway.errors import ConfigError
-from gateway.files import read_file
+from gateway.files import read_file, unusable
 from gateway.sandbox import Level
 from gateway.units import Duration, Size
 
@@ -158,7 +158,7 @@ def read(path: Path, *, entries: str | None = None) -> YamlNode:
     try:
         text = read_file(path, most=MOST)
     except OSError as problem:
-        raise ConfigError(f"{path}: {problem.strerror}") from problem
+        raise ConfigError(unusable(problem)) from problem
     try:
         loader = _Loader(text)
         try:

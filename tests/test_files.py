@@ -123,4 +123,6 @@ def test_drop_ins_that_are_nothing_to_read_are_told_with_their_place(
 
     monkeypatch.setattr(sources.os, "listdir", listdir)
     entries = {one.name: one.problem for one in read_sources(read_settings(site.file, environ={})[0]).entries}
-    assert entries["shared"] == f"{site.drop_ins}/shared: Permission denied"
+    shared, user = site.drop_ins / "shared", os.geteuid()
+    cure = f"for the gateway's user, {user}: chmod a+rx {shared}, or chown {user} {shared}"
+    assert entries["shared"] == f"{shared}: Permission denied {cure}"

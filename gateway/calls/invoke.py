@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ from gateway.observe.redact import NOTHING_SHOWN
 from gateway.processes.completed import Completed, StaleCell, StartFailed
 from gateway.protocol.request import Context, Request, encoded
 from gateway.protocol.result import Result, interpret
+from gateway.runtimes.base import start_problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,8 +182,10 @@ class Invoker:
                     completed = await self._run(run, admitted)
             except StartFailed as problem:
                 decided = True
-                circuit.failed(str(problem))
-                raise ConnectorStartFailed(f"{run.title} could not be started: {redact(str(problem))}") from problem
+                told = start_problem(Path(connector.launch.argv[0]), connector.launch.env["PATH"])
+                why = f"{problem}: {told}" if told else str(problem)
+                circuit.failed(why)
+                raise ConnectorStartFailed(f"{run.title} could not be started: {redact(why)}") from problem
             finally:
                 places.give(lane, clock() - taken)
             decided = _judge(circuit, completed)

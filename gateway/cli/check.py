@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,11 +14,11 @@ from gateway.cli.common import config_option, escaped, handled, opened, out, run
 from gateway.connectors.snapshot import ConnectorState, Status
 from gateway.jobs.notices import of_callbacks, of_command
 from gateway.processes.pools import MODES
+from gateway.runtimes.base import start_problem
 from gateway.sandbox import STANDARD, STRICT, given, names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
@@ -63,6 +63,7 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
             notice = of_callbacks(gateway.destinations)
             told = {
                 "ok": not bad,
+                "passed_over": gateway.registry.passed_over,
                 "callbacks": notice,
                 "memory": memory,
                 "sandbox": names(gateway.registry.machine.steps),
@@ -75,6 +76,8 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
         for one in findings:
             _print(one)
+        for passed in gateway.registry.passed_over:
+            out.print(f"[dim]passed over[/] {escaped(passed)}")
         out.print(f"memory that is kept, estimated: {_said(memory)}{_unmeasured(memory)}")
         total = f"{len(findings) - len(bad)} of {len(findings)} connectors can be served"
         out.print(f"[bold {'red' if bad else 'green'}]{total}[/]")
@@ -157,12 +160,8 @@ def _unmeasured(memory: Mapping[str, int]) -> str:
 
 def _start_problem(connector: Connector) -> str | None:
     """Say why a connector whose commands are declared, and which therefore is listed, could not be started."""
-    program = connector.launch.argv[0]
-    if not os.path.exists(program):
-        return f"{program} does not exist: calls answer connector_start_failed"
-    if not os.access(program, os.X_OK) or os.path.isdir(program):
-        return f"{program} is not executable: chmod +x {program}"
-    return None
+    problem = start_problem(Path(connector.launch.argv[0]), connector.launch.env["PATH"])
+    return f"{problem}: calls answer connector_start_failed" if problem else None
 
 
 def _sandbox_said(sandbox: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -14,10 +15,11 @@ from gateway.connectors.confinement import Case, confine
 from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
+from gateway.files import unusable
 from gateway.observe.redact import Redactor, telling_values
 from gateway.processes.launch import Bounds, Keep, Launch
 from gateway.protocol.description import Validate
-from gateway.runtimes import RUNTIMES, Build, Home, Runtime
+from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
 """What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
+TOLD = 30  # names of packages
 LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
@@ -85,6 +88,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         if len({one.name for one in description.commands}) != len(description.commands):
             raise Quarantine("describe names a command twice")
         problems = tuple(f"{one.module} is left out: {one.message}" for one in description.problems)
+        if any("ModuleNotFoundError" in problem for problem in problems):
+            problems += (self._installed(),)
         commands: dict[str, Command] = {}
         for one in description.commands:
             try:
@@ -110,6 +115,12 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
             redact=redact,
             launch=msgspec.structs.replace(self.launch, redact=redact),
         )
+
+    def _installed(self) -> str:
+        venv = Path(self.launch.argv[0]).parent.parent
+        found = installed.names(venv) if (venv / "pyvenv.cfg").exists() else []
+        more = f" and {len(found) - TOLD} more" if len(found) > TOLD else ""
+        return f"its packages are {', '.join(found[:TOLD])}{more}" if found else "it has no packages but Python's own"
 
     def _overridden(self, told: DescribedCommand) -> Command:
         return _command_told(told, self.limits, self.overrides.get(told.name, OverrideEntry()), self.validate)
@@ -190,6 +201,8 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         sandbox, warned = confine(Case(entry, common, limits, line, settings))
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
+    except OSError as problem:
+        raise Quarantine(unusable(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     config = msgspec.json.encode(common.config)
     kept = msgspec.structs.replace(sandbox, guard=(), covered=())

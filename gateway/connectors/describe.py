@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,11 +18,10 @@ from gateway.processes.completed import Completed, StartFailed
 from gateway.protocol.description import Description, read_description
 from gateway.protocol.request import DescribeRequest
 from gateway.runners import RUNNERS
-from gateway.runtimes.base import BUILT, digest, tree_facts
+from gateway.runtimes.base import BUILT, digest, start_problem, tree_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from gateway.connectors.definition import Connector
     from gateway.processes.base import Pool
@@ -104,7 +104,9 @@ class Describer:
             deadline = asyncio.get_running_loop().time() + self._timeout
             return await child.run(msgspec.json.encode(DescribeRequest(config=connector.config)), deadline=deadline)
         except StartFailed as problem:
-            raise Quarantine(f"describe could not be started: {problem}") from problem
+            launch = connector.launch
+            told = start_problem(Path(launch.argv[0]), launch.env["PATH"])
+            raise Quarantine(f"describe could not be started: {problem}{f': {told}' if told else ''}") from problem
 
     def _file(self, connector: Connector) -> Path:
         return self._folder / f"{connector.name}.json"

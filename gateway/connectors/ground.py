@@ -98,7 +98,7 @@ def units(path: Path, ground: Ground) -> Iterator[Path]:
     """Yield what a file or folder of the connector's own belongs to: the folder of it, where that is not shared."""
     if ground.own is not None and any(above(own, path) for own in located(ground.own)):
         return  # all of that folder is its own anyway
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     if folder == ground.base:
         if ground.strict and folder not in ground.hidden and not is_shared(folder):
             yield folder
@@ -168,15 +168,15 @@ def real(path: Path) -> Path:
 
 
 def located(path: Path) -> set[Path]:
-    """Return a path as it is called and, link by link, where that leads; nothing if there is no such one."""
-    return set(ways(path)) if path.exists() else set()
+    """Return a path as it is called and, link by link, where that leads; nothing if no such one is to be seen."""
+    return set(ways(path)) if os.path.exists(path) else set()
 
 
 def ways(path: Path) -> Iterator[Path]:
     """Yield a path as it is called, once for each link on its way: up to that there is none. At last without any."""
     path = Path(os.path.abspath(path))
     for _ in range(_LINKS):
-        link = next((one for one in (*reversed(path.parents), path) if one.is_symlink()), None)
+        link = next((one for one in (*reversed(path.parents), path) if os.path.islink(one)), None)
         yield path
         if link is None:
             return

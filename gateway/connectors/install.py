@@ -2,6 +2,7 @@
 
 runtimes/NAME/BUILD/           a build; complete when it has its marker
 runtimes/NAME/current          a link to the one that serves
+runtimes/NAME/failed.json      why the latest one was not made
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gateway.locks import lock
 from gateway.processes.completed import StartFailed
 from gateway.processes.launch import Bounds, Launch
 from gateway.runtimes import Build, BuildFailed, Home, Made, made_at
-from gateway.runtimes.base import MARKER
+from gateway.runtimes.base import FAILED, MARKER, Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -100,11 +101,15 @@ class Installer:
                 return Installed(name=place.name, state="unchanged")
             folder = place.builds / uuid.uuid4().hex[:12]
             folder.mkdir()
+            failed = place.builds / FAILED
             try:
                 await build.make(folder, _BuildTools(self, place.name, progress))
+                failed.unlink(missing_ok=True)
                 (folder / MARKER).write_bytes(msgspec.json.encode(Made(inputs=build.inputs())))
-            except BaseException:
+            except BaseException as problem:
                 await asyncio.to_thread(remove, folder, TIMEOUT)
+                if isinstance(problem, BuildFailed):
+                    failed.write_bytes(msgspec.json.encode(Failed(inputs=build.inputs(), problem=str(problem))))
                 raise
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)

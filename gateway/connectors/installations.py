@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ def needed(program: Path) -> set[Path]:
     found: set[Path] = set()
     for one in (program, _interpreter(program)):
         for path in ways(one) if one is not None else ():
-            found |= _installation(path) if path.exists() else set()
+            found |= _installation(path) if os.path.exists(path) else set()
     return {path for path in found if not is_system(path) and not is_shared(path)}
 
 
@@ -34,13 +35,13 @@ def _installation(path: Path) -> set[Path]:
     store = {one for one in _STORES if above(one, path)}
     if store:
         return store
-    if path.is_dir():
+    if os.path.isdir(path):
         return {path}
-    if (home / "pyvenv.cfg").is_file():
+    if os.path.isfile(home / "pyvenv.cfg"):
         return {home, *_behind(home / "pyvenv.cfg")}
     if path.parent.name == "shims":  # of a version manager, which needs all that it has
         return {home}
-    if path.parent.name in BIN and not is_shared(home) and any((home / name).is_dir() for name in _LIBRARIES):
+    if path.parent.name in BIN and not is_shared(home) and any(os.path.isdir(home / name) for name in _LIBRARIES):
         return {home}
     return {path}
 

@@ -45,6 +45,8 @@ class Registry:
         self.snapshot = Snapshot({})
         self.problem: str | None = None
         """Why the last reload failed, None when it did not."""
+        self.passed_over: tuple[str, ...] = ()
+        """What lies among the drop-ins and is none."""
         self._settings = settings
         self._describer = describer
         self._bus = bus
@@ -97,14 +99,16 @@ class Registry:
             statuses = await asyncio.to_thread(self._understand, sources)
             self._fingerprint = (seen, _facts(statuses))
             self.problem = None
+            self.passed_over = sources.passed_over
             self._swap(sources, statuses, time.monotonic() - begun)
 
     def _read(self) -> tuple[object, Sources]:
         seen = fingerprint(self._settings)
-        folder = self._settings.connectors_dir
-        if self._entries and folder is not None and not folder.exists() and self._had_drop_ins():
-            raise ConfigError(f"{folder}: the folder is gone")
-        return seen, read_sources(self._settings)
+        sources = read_sources(self._settings)
+        if not sources.has_folder and self._had_drop_ins():
+            self._fingerprint = None  # it may be there again before anybody looks
+            raise ConfigError(f"{self._settings.connectors_dir}: the folder is gone")
+        return seen, sources
 
     def _had_drop_ins(self) -> bool:
         folder = self._settings.connectors_dir

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +14,14 @@ import msgspec
 from gateway.cells.program import cache
 from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
-from gateway.files import open_file, walk
+from gateway.files import check_file, open_file, unusable, walk
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT
 from gateway.settings import NAME, Limits, Settings, read_document, section_of
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 FOLDER_FILES = 2000  # files of a drop-in's folder whose change is noticed
 OURS = (
@@ -30,6 +31,12 @@ OURS = (
     *((Path(sys.prefix),) if sys.prefix != sys.base_prefix else ()),
 )
 """The gateway's own code: connectors run some of it."""
+
+DEFINITION = "connector.yaml"
+"""What makes a folder a drop-in."""
+_MISNAMED = {"connector.yaml", "connector.yml", "connectors.yaml", "connectors.yml"}
+_NOTES = re.compile(r"(?:readme|license|licence|notice|changelog)(?:\..*)?|.*\.(?:md|rst|txt)", re.IGNORECASE)
+"""What may lie anywhere."""
 
 Fingerprint = tuple[tuple[object, ...], ...]
 
@@ -54,6 +61,10 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     entries: tuple[Entry, ...]
     defaults: Limits
+    has_folder: bool = True
+    """Whether the folder of drop-ins was there."""
+    passed_over: tuple[str, ...] = ()
+    """What lies in it and is no drop-in, but for notes, each with the reason."""
 
 
 def read_sources(settings: Settings) -> Sources:
@@ -65,8 +76,9 @@ def read_sources(settings: Settings) -> Sources:
     document = read_document(settings.file)
     defaults = section_of(document, "defaults").decode(Limits)
     listed = dict(section_of(document, "connectors").items())
-    shared: list[Path] = []
-    found = list(_drop_ins(settings, shared))
+    shared: dict[Path, str] = {}
+    listing = _folder_entries(settings)
+    found = list(_drop_ins(listing or (), shared))
     entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
     for name, node in listed.items():
         entries[name] = _overlaid(name, node, entries.get(name), settings)
@@ -78,7 +90,12 @@ def read_sources(settings: Settings) -> Sources:
         for name, entry in entries.items()
         if settings.enable == "all" or name in listed
     ]
-    return Sources(entries=tuple(sorted(chosen, key=lambda entry: entry.name)), defaults=defaults)
+    return Sources(
+        entries=tuple(sorted(chosen, key=lambda entry: entry.name)),
+        defaults=defaults,
+        has_folder=listing is not None,
+        passed_over=tuple(f"{path}: {why}" for path, why in shared.items() if not _NOTES.fullmatch(path.name)),
+    )
 
 
 def _code(node: YamlNode, folder: Path) -> Iterator[Path]:
@@ -102,10 +119,12 @@ def fingerprint(settings: Settings) -> Fingerprint:
         entries = _folder_entries(settings)
     except ConfigError as problem:  # `read_sources` tells it; here it is a state like any other
         return (*marks, (str(problem),))
+    if entries is None:
+        return (*marks, (None,))
     for entry in entries:
         marks.append(identity(entry))
         if os.path.isdir(entry):
-            marks.append(identity(entry / "connector.yaml"))
+            marks.append(identity(entry / DEFINITION))
     return tuple(marks)
 
 
@@ -138,77 +157,91 @@ def _overlaid(name: str, node: YamlNode, drop_in: Entry | None, settings: Settin
     return msgspec.structs.replace(drop_in, node=drop_in.node.overlaid(node))
 
 
-def _drop_ins(settings: Settings, shared: list[Path]) -> Iterator[Entry]:
-    """Yield the drop-ins; what lies there and is none is put into `shared`."""
+def _drop_ins(listing: Iterable[Path], shared: dict[Path, str]) -> Iterator[Entry]:
+    """Yield the drop-ins; what lies there and is none is put into `shared`, with the reason."""
     claimed: dict[str, Path] = {}
-    for path in _folder_entries(settings):
-        if os.path.isdir(path):
-            entry = _from_folder(path)
-        else:
-            entry = _from_file(path)
-        if entry is None:
-            shared.append(path)
+    for path in listing:
+        found = _from_folder(path) if os.path.isdir(path) else _from_file(path)
+        if isinstance(found, str):
+            shared[path] = found
             continue
-        if entry.name in claimed:
-            problem = f"{path}: {claimed[entry.name].name} claims the name {entry.name} too: rename one of them"
-            entry = msgspec.structs.replace(entry, problem=problem)
-        claimed.setdefault(entry.name, path)
-        yield entry
+        if found.name in claimed:
+            problem = f"{path}: {claimed[found.name].name} claims the name {found.name} too: rename one of them"
+            found = msgspec.structs.replace(found, problem=problem)
+        claimed.setdefault(found.name, path)
+        yield found
 
 
-def _folder_entries(settings: Settings) -> list[Path]:
+def _folder_entries(settings: Settings) -> list[Path] | None:
+    """Return what lies in the folder of drop-ins; None where there is no such folder."""
     folder = settings.connectors_dir
     if folder is None:
         return []
     try:
         found = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except FileNotFoundError:
-        return []
+        return None
     except OSError as problem:
-        raise ConfigError(f"{folder}: {problem.strerror}") from problem
+        raise ConfigError(unusable(problem)) from problem
     # Hidden names are a ConfigMap's ..data and editors' swap files, a ~ ends their backups.
     return [folder / entry.name for entry in found if not entry.name.startswith(".") and not entry.name.endswith("~")]
 
 
-def _from_folder(path: Path) -> Entry | None:
+def _from_folder(path: Path) -> Entry | str:
+    """Return a folder's connector, or why it has none."""
     keys = ("connectors", path.name)
-    empty = YamlNode({}, keys)
+    bare = Entry(name=path.name, node=YamlNode({}, keys), folder=path)
     try:
-        if "connector.yaml" not in os.listdir(path):
-            return None
+        names = os.listdir(path)
+        if DEFINITION not in names:
+            meant = next((name for name in sorted(names) if name.lower() in _MISNAMED), None)
+            if meant is None:
+                return f"a folder without {DEFINITION}"
+            return msgspec.structs.replace(bare, problem=f"{path / meant}: rename it to {DEFINITION}")
+        os.stat(path / DEFINITION)
     except OSError as problem:  # whatever it is, nobody could use it
-        return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: {problem.strerror}")
+        return msgspec.structs.replace(bare, problem=unusable(problem))
     if not NAME.fullmatch(path.name):
-        return Entry(name=path.name, node=empty, folder=path, problem=f"{path}: this name cannot be a connector's")
+        return msgspec.structs.replace(bare, problem=f"{path}: this name cannot be a connector's")
     try:
-        node = load(path / "connector.yaml").moved(keys)
+        node = load(path / DEFINITION).moved(keys)
     except ConfigError as problem:
-        return Entry(name=path.name, node=empty, folder=path, problem=str(problem))
-    return Entry(name=path.name, node=node, folder=path, files=tuple(_below(path)))
+        return msgspec.structs.replace(bare, problem=str(problem))
+    return msgspec.structs.replace(bare, node=node, files=tuple(_below(path)))
 
 
-def _from_file(path: Path) -> Entry | None:
+def _from_file(path: Path) -> Entry | str:
+    """Return a file's connector, or why it is none."""
     name = path.stem
     node = YamlNode({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
-    if not os.path.exists(path):  # a dangling link
-        return Entry(name=name, node=node, folder=path.parent, problem=f"{path}: the link leads nowhere")
-    if not os.path.isfile(path):
-        return None
-    if not os.access(path, os.X_OK):
-        if not _is_script(path):
-            return None
-        problem: str | None = f"{path} is not executable: chmod +x {path}"
-    else:
-        problem = None if NAME.fullmatch(name) else f"{path}: this name cannot be a connector's"
-    return Entry(name=name, node=node, folder=path.parent, problem=problem, files=(path,))
+    bare = Entry(name=name, node=node, folder=path.parent)
+    try:
+        check_file(path)
+        if os.access(path, os.X_OK):
+            problem = None if NAME.fullmatch(name) else f"{path}: this name cannot be a connector's"
+        elif _NOTES.fullmatch(path.name):
+            return "no connector"
+        elif not _is_script(path):
+            hint = f": a connector's keys are in {DEFINITION}, in a folder of its own" if _is_yaml(path) else ""
+            return f"neither executable nor a script{hint}"
+        else:
+            problem = f"{path} is not executable: chmod +x {path}"
+    except FileNotFoundError as gone:
+        problem = f"{path}: the link leads nowhere" if path.is_symlink() else unusable(gone)
+    except OSError as other:
+        if other.errno == 0:  # a pipe, a socket, a device
+            return str(other.strerror)
+        problem = unusable(other)
+    return msgspec.structs.replace(bare, problem=problem, files=() if problem else (path,))
 
 
 def _is_script(path: Path) -> bool:
-    try:
-        with open_file(path) as file:
-            return file.read(2) == b"#!"
-    except OSError:  # not readable: nothing that could be run
-        return False
+    with open_file(path) as file:
+        return file.read(2) == b"#!"
+
+
+def _is_yaml(path: Path) -> bool:
+    return path.suffix in {".yaml", ".yml"}
 
 
 def _below(folder: Path) -> list[Path]:

@@ -9,12 +9,12 @@ import os
 import shutil
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from gateway.errors import Quarantine
-from gateway.files import open_file, read_file, walk
+from gateway.files import check_file, open_file, read_file, unusable, walk
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -23,10 +23,19 @@ if TYPE_CHECKING:
     from gateway.yaml_document import YamlNode
 
 MARKER = "build.json"
+FAILED = "failed.json"
 SOURCES = 300  # files of a connector's own code that are looked at twice a second
 FOLDERS = 300  # folders that are searched for them
 BUILT = {"__pycache__", "node_modules", "target"}
 """Folders that tools fill."""
+CODE = {
+    *(".R", ".awk", ".bash", ".cjs", ".clj", ".exs", ".groovy", ".jar", ".jl", ".js", ".ksh", ".lua", ".mjs", ".phar"),
+    *(".php", ".pl", ".pm", ".ps1", ".py", ".pyc", ".pyz", ".r", ".rb", ".sed", ".sh", ".tcl", ".ts", ".war", ".wasm"),
+}
+"""How files end that an interpreter reads."""
+_LOOK = 512  # bytes of a file's beginning that tell how it is started
+
+T = TypeVar("T")
 
 
 class Home(NamedTuple):
@@ -106,6 +115,17 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     inputs: str
 
 
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a build that failed: what it was to be made from, and why it was not."""
+
+    inputs: str
+    problem: str
+
+    def said(self, name: str) -> str:
+        """Say it again."""
+        return f"gateway install {name} failed: {self.problem}"
+
+
 class Runtime(Protocol):
     """A kind of connector."""
 
@@ -140,18 +160,26 @@ def built(place: Home, build: Build) -> tuple[Path, str | None]:
     Raises:
         Quarantine: there is none yet.
     """
-    folder = place.builds / "current"
-    made = made_at(folder)
-    if made is None:
-        raise Quarantine(f"not installed: run gateway install {place.name}")
-    outdated = made.inputs != build.inputs()
-    return folder.resolve(), f"its entry has changed: run gateway install {place.name}" if outdated else None
+    folder, wanted = place.builds / "current", build.inputs()
+    failed, run = _decoded(place.builds / FAILED, Failed), f"run gateway install {place.name}"
+    try:
+        made = msgspec.json.decode(read_file(folder / MARKER), type=Made)
+    except (FileNotFoundError, msgspec.MsgspecError) as problem:
+        raise Quarantine(f"not installed: {failed.said(place.name) if failed else run}") from problem
+    if made.inputs == wanted:
+        return folder.resolve(), None
+    said = failed.said(place.name) if failed and failed.inputs == wanted else run
+    return folder.resolve(), f"its entry has changed: {said}"
 
 
 def made_at(folder: Path) -> Made | None:
     """Return the marker of a build's folder, None when the build is not complete."""
+    return _decoded(folder / MARKER, Made)
+
+
+def _decoded(file: Path, kind: type[T]) -> T | None:
     try:
-        return msgspec.json.decode(read_file(folder / MARKER), type=Made)
+        return msgspec.json.decode(read_file(file), type=kind)
     except (OSError, msgspec.MsgspecError):
         return None
 
@@ -237,22 +265,67 @@ def _is_left_out(folder: os.DirEntry[str], left_out: Path | None) -> bool:
     return left_out is not None and folder.name == left_out.name and Path(folder.path).resolve() == left_out
 
 
-def missing_interpreter(script: Path, path: str) -> str | None:
-    """Return the interpreter that a script's #! line names and the machine lacks."""
+def start_problem(program: Path, path: str) -> str | None:
+    """Return why the kernel would not start a file, and what to do; None where it would, or nobody can tell."""
     try:
-        with open_file(script) as file:
-            first = file.readline(256)
+        check_file(program)
+        mode = os.stat(program).st_mode
+    except FileNotFoundError:
+        return f"{program} does not exist"
+    except OSError as problem:
+        return unusable(problem)
+    if not os.access(program, os.X_OK):
+        cure = (
+            f"executable for the gateway's user, {os.geteuid()}: chmod a+rx" if mode & 0o111 else "executable: chmod +x"
+        )
+        return f"{program} is not {cure} {program}"
+    return script_problem(program, path) or _form_problem(program)
+
+
+def script_problem(program: Path, path: str) -> str | None:
+    """Return what keeps an executable script's interpreter from running it."""
+    try:
+        first = _beginning(program)
+    except PermissionError as problem:  # of no matter to a binary
+        return unusable(problem) if program.suffix in CODE else None
+    return _interpreter_problem(program, first.partition(b"\n")[0], path) if first.startswith(b"#!") else None
+
+
+def _form_problem(program: Path) -> str | None:
+    try:
+        first = _beginning(program)
+    except PermissionError:
+        return None
+    if first.startswith(b"\xef\xbb\xbf#!"):
+        return f"{program} begins with a byte order mark, which hides its #! line: save it as UTF-8 without one"
+    if first.startswith(b"#!") or b"\0" in first:  # or some binary format, which the kernel may know
+        return None
+    return f"{program} {'has no #! line' if first else 'is empty'}: begin it with one, for example #!/bin/sh"
+
+
+def _beginning(file: Path) -> bytes:
+    """Return a file's first bytes; zeros where there are none to be had."""
+    try:
+        with open_file(file) as stream:
+            return stream.read(_LOOK)
+    except PermissionError:
+        raise
     except OSError:
-        return None
-    if not first.startswith(b"#!"):
-        return None
-    words = first[2:].decode(errors="replace").split()
+        return b"\0"
+
+
+def _interpreter_problem(script: Path, line: bytes, path: str) -> str | None:
+    if line.endswith(b"\r"):
+        fix = f"sed -i 's/\\r$//' {script}"
+        return f"the #! line of {script.name} ends with a carriage return, as on Windows: {fix}"
+    words = line[2:].decode(errors="replace").split()
     if not words:
-        return None
+        return f"the #! line of {script.name} names no interpreter"
     if not os.access(words[0], os.X_OK):
-        return words[0]
+        what = "is not executable" if os.path.exists(words[0]) else "not found"
+        return f"{words[0]} {what}: the #! line of {script.name} needs it"
     if os.path.basename(words[0]) == "env":
         names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
         if names and shutil.which(names[0], path=path) is None:
-            return names[0]
+            return f"{names[0]} not found: the #! line of {script.name} needs it"
     return None

@@ -10,47 +10,10 @@ import msgspec
 
 from gateway.errors import Quarantine
 from gateway.files import open_file
-from gateway.runtimes.base import CommandLine, Home, find_program, missing_interpreter
+from gateway.runtimes.base import CODE, CommandLine, Home, find_program, script_problem
 
 if TYPE_CHECKING:
     from gateway.settings import Mode
-
-_CODE = {
-    *(
-        ".awk",
-        ".bash",
-        ".cjs",
-        ".clj",
-        ".exs",
-        ".groovy",
-        ".jar",
-        ".jl",
-        ".js",
-        ".ksh",
-        ".lua",
-        ".mjs",
-        ".php",
-        ".phar",
-    ),
-    *(
-        ".php",
-        ".pl",
-        ".pm",
-        ".ps1",
-        ".py",
-        ".pyc",
-        ".pyz",
-        ".r",
-        ".R",
-        ".rb",
-        ".sed",
-        ".sh",
-        ".tcl",
-        ".ts",
-        ".war",
-        ".wasm",
-    ),
-}
 
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,9 +43,9 @@ class Exec:
                 argv.append(str(program))
             else:
                 argv.append(word)
-        interpreter = missing_interpreter(files[0], place.path)
-        if interpreter is not None:
-            raise Quarantine(f"{interpreter} not found: the #! line of {files[0].name} needs it")
+        problem = script_problem(files[0], place.path) if os.access(files[0], os.X_OK) else None
+        if problem is not None:
+            raise Quarantine(problem)
         line = tuple(argv)
         own = files[:1] if "/" in options.run[0] else []
         code = (*own, *(file for file in files[len(own) :] if _is_code(file)))
@@ -100,7 +63,7 @@ class Exec:
 
 def _is_code(file: Path) -> bool:
     """Tell whether a file that an argument names is part of the program, rather than what the program works on."""
-    if file.suffix in _CODE:
+    if file.suffix in CODE:
         return True
     try:
         with open_file(file) as stream:

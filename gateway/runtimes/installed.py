@@ -52,6 +52,12 @@ def added(venv: Path) -> list[Path]:
     return [folder for each in _packages(venv) for folder in _added(each)]
 
 
+def names(venv: Path) -> list[str]:
+    """Return the names of the packages that are installed in an environment."""
+    found = {file.name.partition("-")[0] for each in _packages(venv) for file in each.glob("*.dist-info")}
+    return sorted(found, key=str.lower)
+
+
 def _packages(venv: Path) -> list[Path]:
     return sorted({folder.resolve() for folder in venv.glob("lib*/*/site-packages")})
 

@@ -131,3 +131,94 @@ def test_a_drop_in_s_yaml_is_read_in_the_same_way(site: Site) -> None:
     assert (found["tab"] or "").startswith(f"{site.drop_ins}/tab/connector.yaml:2:1: not valid YAML: found a tab")
     assert found["twice"] == f"{site.drop_ins}/twice/connector.yaml:2: run: said twice (first on line 1)"
     assert (found["two"] or "").startswith(f"{site.drop_ins}/two/connector.yaml:2:1: not valid YAML: expected a single")
+
+
+# --- what cannot be started, or is passed over
+
+
+def test_what_cannot_be_started_says_why_and_what_to_do(site: Site) -> None:
+    script = 'echo \'{"commands": [{"name": "Go"}]}\'\n'
+    files = {
+        "crlf": f"#!/bin/sh\r\n{script}",
+        "env": f"#!/usr/bin/env sh\r\n{script}",
+        "bare": script,
+        "empty": "",
+        "mark": f"\ufeff#!/bin/sh\n{script}",
+        "none": f"#!\n{script}",
+        "gone": f"#!/no/such/sh -e\n{script}",
+        "closed": f"#!/etc/passwd\n{script}",
+        "fine": f"#!/bin/sh\n{script}",
+    }
+    for name, text in files.items():
+        (site.drop_ins / f"{name}.sh").write_bytes(text.encode())
+        (site.drop_ins / f"{name}.sh").chmod(0o755)
+    (site.folder / "data").write_text("7")
+    site.configure(f"told: {{run: [./data]}}\ndeclared: {{run: [./data], {GO}}}\nmissing: {{run: [./none]}}\n{GOOD}")
+    at, could_not = site.drop_ins, "describe could not be started:"
+    assert problems() == {
+        "crlf": f"the #! line of crlf.sh ends with a carriage return, as on Windows: sed -i 's/\\r$//' {at}/crlf.sh",
+        "env": f"the #! line of env.sh ends with a carriage return, as on Windows: sed -i 's/\\r$//' {at}/env.sh",
+        "bare": f"{could_not} [Errno 8] Exec format error: {at}/bare.sh has no #! line: begin it with one, for example #!/bin/sh",
+        "empty": f"{could_not} [Errno 8] Exec format error: {at}/empty.sh is empty: begin it with one, for example #!/bin/sh",
+        "mark": f"{could_not} [Errno 8] Exec format error: {at}/mark.sh begins with a byte order mark, which hides its #!"
+        " line: save it as UTF-8 without one",
+        "none": "the #! line of none.sh names no interpreter",
+        "gone": "/no/such/sh not found: the #! line of gone.sh needs it",
+        "closed": "/etc/passwd is not executable: the #! line of closed.sh needs it",
+        "told": f"{could_not} [Errno 13] Permission denied: {site.folder}/data is not executable: chmod +x {site.folder}/data",
+        "declared": f"{site.folder}/data is not executable: chmod +x {site.folder}/data: calls answer connector_start_failed",
+        "missing": f"{could_not} [Errno 2] No such file or directory: {site.folder}/none does not exist",
+        "fine": None,
+        "good": None,
+    }
+
+
+def test_what_is_no_drop_in_is_said_to_be_passed_over(site: Site) -> None:
+    for name in (
+        "README",
+        "readme.md",
+        "LICENSE.txt",
+        "notes.rst",
+        ".hidden",
+        "backup~",
+        "data.bin",
+        "tool.py",
+        "fax.yml",
+    ):
+        (site.drop_ins / name).write_text("x")
+    for name in ("shared", "misnamed", "plural"):
+        (site.drop_ins / name).mkdir()
+    (site.drop_ins / "misnamed/connector.yml").write_text("run: [cat]")
+    (site.drop_ins / "plural/Connectors.yaml").write_text("run: [cat]")
+    site.configure(GOOD)
+    assert problems() == {
+        "good": None,
+        "misnamed": f"{site.drop_ins}/misnamed/connector.yml: rename it to connector.yaml",
+        "plural": f"{site.drop_ins}/plural/Connectors.yaml: rename it to connector.yaml",
+    }
+    passed = {
+        "data.bin: neither executable nor a script",
+        "tool.py: neither executable nor a script",
+        "fax.yml: neither executable nor a script: a connector's keys are in connector.yaml, in a folder of its own",
+        "shared: a folder without connector.yaml",
+    }
+    assert set(json.loads(check("--json").stdout)["passed_over"]) == {f"{site.drop_ins}/{one}" for one in passed}
+    shown = check().stdout
+    assert all(f"passed over {site.drop_ins}/{one}" in shown for one in passed)
+    assert "README" not in shown
+
+
+def test_a_missing_module_is_named_with_the_packages_that_are_there(site: Site) -> None:
+    (site.folder / "lacking.py").write_text("import no_such_module\ndef Go() -> str:\n    return ''\n")
+    site.configure("bare: {runtime: python, module: ./lacking.py}")
+    assert problems() == {
+        "bare": "lacking is left out: ModuleNotFoundError: No module named 'no_such_module' (add no_such_module, or the"
+        " package that provides it, to requirements); it has no packages but Python's own"
+    }
+
+
+def test_a_configuration_with_the_wrong_suffix_is_found(site: Site) -> None:
+    (site.folder / "connectors.yml").write_text("connectors: {}")
+    done = check()
+    assert done.exit_code == 2
+    assert done.stderr == "error: connectors.yaml: there is no such file here, but connectors.yml: rename it\n"

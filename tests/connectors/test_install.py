@@ -142,6 +142,34 @@ def test_a_failed_build_names_the_reason_and_disturbs_no_other(tell: Site) -> No
     assert builds(tell) == before
 
 
+def test_why_a_build_failed_is_told_until_it_is_made(tell: Site) -> None:
+    entry = "runtime: python, module: ./tell.py"
+    tell.configure(f"tell: {{{entry}, requirements: [tool==7]}}")
+    printed = install(tell, *OFFLINE).stdout.removeprefix("failed").strip().removeprefix("tell").strip()
+    assert "tool==7" in printed
+    assert problem(tell) == f"not installed: gateway install tell failed: {printed}"
+    assert "tool==7" in cli(tell, "call", "tell/Tell").stderr
+    tell.configure(f"tell: {{{entry}, requirements: [tool]}}")
+    installed(tell, *OFFLINE)
+    assert problem(tell) is None
+    tell.configure(f"tell: {{{entry}, requirements: [tool==8]}}")
+    assert notice(tell) == "its entry has changed: run gateway install tell"
+    install(tell, *OFFLINE)
+    told = notice(tell)
+    assert told.startswith("its entry has changed: gateway install tell failed: ")
+    assert "tool==8" in told
+    tell.configure(f"tell: {{{entry}, requirements: [tool]}}")
+    assert json.loads(cli(tell, "check", "--json").stdout)["connectors"][0]["notices"] == []
+
+
+def notice(site: Site) -> str:
+    """Return the one notice of the one connector, which is served."""
+    (found,) = json.loads(cli(site, "check", "--json").stdout)["connectors"]
+    assert found["ok"]
+    (text,) = found["notices"]
+    return str(text)
+
+
 def test_an_unknown_name_is_a_failure(tell: Site) -> None:
     done = install(tell, "tall")
     assert (done.returncode, done.stdout.split(maxsplit=2)[:2]) == (1, ["failed", "tall"])
