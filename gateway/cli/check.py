@@ -36,7 +36,8 @@ SANDBOX = {"sandbox", "network", "read", "write", "user"}
 def check(config: Path | None, *, as_json: bool, sandbox: bool) -> None:
     """Check the configuration and every connector: decode, describe, show limits, and say what to mend.
 
-    Exit status 1 when a connector is bad, 2 when the configuration as a whole cannot be used.
+    Exit status 1 when a connector is bad, or others can change what is run, 2 when the configuration as a whole cannot
+    be used.
     """
     if sandbox:
         _sandbox(as_json=as_json)
@@ -58,11 +59,13 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
     async with opened(config) as gateway:
         findings = [_finding(status, gateway) for status in gateway.registry.snapshot.statuses.values()]
         bad = [one for one in findings if not one["ok"]]
+        faults = bool(bad or gateway.registry.exposed)
         memory = _sum([one["memory"] for one in findings if one["memory"]])
         if as_json:
             notice = of_callbacks(gateway.destinations)
             told = {
-                "ok": not bad,
+                "ok": not faults,
+                "exposed": gateway.registry.exposed,
                 "passed_over": gateway.registry.passed_over,
                 "callbacks": notice,
                 "memory": memory,
@@ -70,18 +73,20 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
                 "connectors": findings,
             }
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2))
-            return 1 if bad else 0
+            return 1 if faults else 0
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
         out.print(f"sandbox       {escaped(levels.summary(gateway.registry.machine))}")
         out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
         for one in findings:
             _print(one)
+        for problem in gateway.registry.exposed:
+            out.print(f"[bold red]BAD[/] {escaped(problem)}")
         for passed in gateway.registry.passed_over:
             out.print(f"[dim]passed over[/] {escaped(passed)}")
         out.print(f"memory that is kept, estimated: {_said(memory)}{_unmeasured(memory)}")
         total = f"{len(findings) - len(bad)} of {len(findings)} connectors can be served"
         out.print(f"[bold {'red' if bad else 'green'}]{total}[/]")
-        return 1 if bad else 0
+        return 1 if faults else 0
 
 
 def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:

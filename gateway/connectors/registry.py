@@ -13,10 +13,11 @@ from gateway.backoff import wait
 from gateway.cells.machine import Machine
 from gateway.connectors.confinement import own_user
 from gateway.connectors.definition import Connector, define, overlooked
+from gateway.connectors.exposure import exposed
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
 from gateway.errors import ConfigError, Quarantine
-from gateway.observe.events import Bus, ConnectorWarning, Quarantined, RegistryLoaded, ReloadFailed
+from gateway.observe.events import Bus, ConnectorWarning, Exposed, Quarantined, RegistryLoaded, ReloadFailed
 from gateway.sandbox import STRICT, Step, refused
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Registry:
         self.snapshot = Snapshot({})
         self.problem: str | None = None
         """Why the last reload failed, None when it did not."""
+        self.exposed: tuple[str, ...] = ()
+        """What others can change of what is served."""
         self.passed_over: tuple[str, ...] = ()
         """What lies among the drop-ins and is none."""
         self._settings = settings
@@ -97,6 +100,8 @@ class Registry:
             begun = time.monotonic()
             seen, sources = await asyncio.to_thread(self._read)
             statuses = await asyncio.to_thread(self._understand, sources)
+            newest = [status.newest for status in statuses.values()]
+            self._expose(await asyncio.to_thread(exposed, self._settings, sources, filter(None, newest)))
             self._fingerprint = (seen, _facts(statuses))
             self.problem = None
             self.passed_over = sources.passed_over
@@ -109,6 +114,12 @@ class Registry:
             self._fingerprint = None  # it may be there again before anybody looks
             raise ConfigError(f"{self._settings.connectors_dir}: the folder is gone")
         return seen, sources
+
+    def _expose(self, found: tuple[str, ...]) -> None:
+        for problem in found:
+            if problem not in self.exposed:
+                self._bus.publish(Exposed(problem=problem))
+        self.exposed = found
 
     def _had_drop_ins(self) -> bool:
         folder = self._settings.connectors_dir

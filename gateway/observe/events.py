@@ -169,6 +169,15 @@ class SandboxIncomplete(Event, frozen=True, kw_only=True):
     missing: tuple[str, ...]
 
 
+class Exposed(Event, frozen=True, kw_only=True):
+    """Others than the gateway's user can change what it runs or believes."""
+
+    name = "exposed"
+    level = "warning"
+
+    problem: str
+
+
 class FolderLeft(Event, frozen=True, kw_only=True):
     """What a dead gateway, or this one, has left in `state_dir/run` could not be removed, or not in time.
 

@@ -222,3 +222,18 @@ def test_a_configuration_with_the_wrong_suffix_is_found(site: Site) -> None:
     done = check()
     assert done.exit_code == 2
     assert done.stderr == "error: connectors.yaml: there is no such file here, but connectors.yml: rename it\n"
+
+
+# --- what others can change
+
+
+def test_what_others_can_change_is_a_fault(site: Site) -> None:
+    site.script("connectors.d/one.sh", """echo '{"commands": [{"name": "Go"}]}'""")
+    site.configure(GOOD)
+    assert check().exit_code == 0
+    site.drop_ins.chmod(0o1777)
+    done, as_json = check(), json.loads(check("--json").stdout)
+    told = f"{site.drop_ins} can be changed by everybody, and with it what the gateway runs: chmod o-w {site.drop_ins}"
+    assert (done.exit_code, as_json["ok"], as_json["exposed"]) == (1, False, [told])
+    assert f"BAD {told}" in done.stdout
+    assert "2 of 2 connectors can be served" in done.stdout
