@@ -16,6 +16,7 @@ import msgspec
 from gateway import origins
 from gateway.application import Application
 from gateway.errors import ConfigError
+from gateway.files import unusable
 from gateway.sandbox import STANDARD, Level
 from gateway.service import Service
 from gateway.typeahead import Typeahead
@@ -310,12 +311,16 @@ def find_file(given: Path | None) -> Path:
         ConfigError: none was named and there is none here.
     """
     path = given or Path(DEFAULT_FILE)
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError as problem:
         hint = "" if given else " here: name one with --config FILE"
         other = path.with_suffix(".yml")
         if path.suffix == ".yaml" and other.exists():
             hint = f" here, but {other}: rename it"
-        raise ConfigError(f"{path}: there is no such file{hint}")
+        raise ConfigError(f"{path}: there is no such file{hint}") from problem
+    except OSError as problem:
+        raise ConfigError(unusable(problem)) from problem
     return path.absolute()
 
 

@@ -18,6 +18,7 @@ import msgspec
 from gateway.cells.removing import remove
 from gateway.connectors.definition import Recognised, recognise
 from gateway.errors import Quarantine
+from gateway.files import unusable
 from gateway.locks import lock
 from gateway.processes.completed import StartFailed
 from gateway.processes.launch import Bounds, Launch
@@ -91,7 +92,8 @@ class Installer:
                 return await self._build(one.place, build, progress)
         except (Quarantine, BuildFailed, OSError) as problem:
             progress(name, "failed")
-            return Installed(name=name, state="failed", problem=str(problem))
+            said = unusable(problem) if isinstance(problem, OSError) else str(problem)
+            return Installed(name=name, state="failed", problem=said)
 
     async def _build(self, place: Home, build: Build, progress: Callable[[str, str], None]) -> Installed:
         with _alone(place.builds):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -16,8 +17,8 @@ from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
 from gateway.files import check_file, open_file, unusable, walk
 from gateway.runners import RUNNERS
-from gateway.runtimes.base import BUILT
-from gateway.settings import NAME, Limits, Settings, read_document, section_of
+from gateway.runtimes.base import BUILT, FAILED
+from gateway.settings import NAME, GatewaySection, Limits, Settings, read_document, section_of
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ OURS = (
 
 DEFINITION = "connector.yaml"
 """What makes a folder a drop-in."""
+_USUAL = GatewaySection().connectors_dir or ""
 _MISNAMED = {"connector.yaml", "connector.yml", "connectors.yaml", "connectors.yml"}
 _NOTES = re.compile(r"(?:readme|license|licence|notice|changelog)(?:\..*)?|.*\.(?:md|rst|txt)", re.IGNORECASE)
 """What may lie anywhere."""
@@ -64,7 +66,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     has_folder: bool = True
     """Whether the folder of drop-ins was there."""
     passed_over: tuple[str, ...] = ()
-    """What lies in it and is no drop-in, but for notes, each with the reason."""
+    """What lies in it and is no drop-in, each with the reason, but for notes; or that there is no such folder."""
 
 
 def read_sources(settings: Settings) -> Sources:
@@ -77,7 +79,7 @@ def read_sources(settings: Settings) -> Sources:
     defaults = section_of(document, "defaults").decode(Limits)
     listed = dict(section_of(document, "connectors").items())
     shared: dict[Path, str] = {}
-    listing = _folder_entries(settings)
+    folder, listing = settings.connectors_dir or Path(_USUAL), _folder_entries(settings)
     found = list(_drop_ins(listing or (), shared))
     entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
     for name, node in listed.items():
@@ -94,7 +96,10 @@ def read_sources(settings: Settings) -> Sources:
         entries=tuple(sorted(chosen, key=lambda entry: entry.name)),
         defaults=defaults,
         has_folder=listing is not None,
-        passed_over=tuple(f"{path}: {why}" for path, why in shared.items() if not _NOTES.fullmatch(path.name)),
+        passed_over=(
+            *(f"{path}: {why}" for path, why in shared.items() if not _NOTES.fullmatch(path.name)),
+            *((f"{folder}: there is no such folder",) if listing is None and folder.name != _USUAL else ()),
+        ),
     )
 
 
@@ -113,19 +118,29 @@ def _code(node: YamlNode, folder: Path) -> Iterator[Path]:
 
 
 def fingerprint(settings: Settings) -> Fingerprint:
-    """Return what changes when connectors.yaml or the folder of drop-ins (not their contents) change."""
-    marks = [identity(settings.file)]
+    """Return what changes when connectors.yaml, the folder of drop-ins (not their contents) or a build changes."""
+    marks = [identity(settings.file), *(identity(build) for build in _builds(settings.state_dir / "runtimes"))]
     try:
         entries = _folder_entries(settings)
     except ConfigError as problem:  # `read_sources` tells it; here it is a state like any other
         return (*marks, (str(problem),))
     if entries is None:
         return (*marks, (None,))
+    if settings.connectors_dir is not None:
+        marks.append(identity(settings.connectors_dir)[-1:])  # who may write to it
     for entry in entries:
         marks.append(identity(entry))
         if os.path.isdir(entry):
             marks.append(identity(entry / DEFINITION))
     return tuple(marks)
+
+
+def _builds(folder: Path) -> Iterator[str]:
+    """Yield what changes when `gateway install` has made something, or failed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as listing:
+        for name in sorted(entry.path for entry in listing):
+            yield f"{name}/current"
+            yield f"{name}/{FAILED}"
 
 
 def identity(file: Path | str) -> tuple[object, ...]:

@@ -208,6 +208,11 @@ def test_what_is_no_drop_in_is_said_to_be_passed_over(site: Site) -> None:
     assert "README" not in shown
 
 
+def test_a_folder_of_drop_ins_that_is_not_there_is_said(site: Site) -> None:
+    site.configure(GOOD, gateway="connectors_dir: conectors.d")
+    assert json.loads(check("--json").stdout)["passed_over"] == [f"{site.folder}/conectors.d: there is no such folder"]
+
+
 def test_a_missing_module_is_named_with_the_packages_that_are_there(site: Site) -> None:
     (site.folder / "lacking.py").write_text("import no_such_module\ndef Go() -> str:\n    return ''\n")
     site.configure("bare: {runtime: python, module: ./lacking.py}")

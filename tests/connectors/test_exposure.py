@@ -113,8 +113,10 @@ def test_of_many_some_are_told(here: Site, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_a_running_gateway_warns_once_of_each(here: Site) -> None:
-    here.drop_ins.chmod(0o777)
     async with served(here) as gateway:
+        assert gateway.events("exposed") == []
+        here.drop_ins.chmod(0o777)
+        await eventually(lambda: gateway.events("exposed"))
         (event,) = gateway.events("exposed")
         assert event["level"] == "warning"
         assert event["problem"].startswith(f"{here.drop_ins} can be changed by everybody")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -160,6 +161,23 @@ def test_why_a_build_failed_is_told_until_it_is_made(tell: Site) -> None:
     assert "tool==8" in told
     tell.configure(f"tell: {{{entry}, requirements: [tool]}}")
     assert json.loads(cli(tell, "check", "--json").stdout)["connectors"][0]["notices"] == []
+
+
+async def test_a_running_gateway_tells_a_build_that_failed_and_serves_one_that_is_made(tell: Site) -> None:
+    tell.configure("tell: {runtime: python, module: ./tell.py, requirements: [tool==7]}")
+    async with served(tell) as gateway:
+        assert (await gateway.status("tell"))["reason"] == "not installed: run gateway install tell"
+        await asyncio.to_thread(install, tell, *OFFLINE)
+        await eventually(lambda: [one for one in gateway.events("quarantined") if "tool==7" in one["reason"]])
+        tool(tell.folder / "wheels", "7")
+        await asyncio.to_thread(install, tell, *OFFLINE)
+        await eventually(lambda: lists(gateway, ["tell/Tell"]))
+        assert (await gateway.do("tell/Tell")).body["tool"] == "7"
+
+
+async def lists(gateway: Server, commands: list[str]) -> bool:
+    """Tell whether exactly these commands are listed."""
+    return await gateway.commands() == commands
 
 
 def notice(site: Site) -> str:
