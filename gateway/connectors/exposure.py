@@ -64,7 +64,10 @@ class _Look:
 
         `user` is whom it runs as: that one may change it.
         """
-        for way in ways(path) if self._is_new(path) else ():
+        if not self._is_new(path):
+            return
+        known = path.parent in self._seen and not os.path.islink(path)  # whatever leads there has been looked at
+        for way in (path,) if known else ways(path):
             self._one(way, held=held, user=user)
             for above in way.parents:
                 if self._is_new(above):
