@@ -22,7 +22,7 @@ from gateway.errors import Quarantine
 from gateway.observe.events import Bus, Event, RegistryLoaded, ReloadFailed
 from gateway.processes.spawn import SpawnPool
 from gateway.settings import read_settings
-from tests.support import Site, eventually
+from tests.support import Site, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,6 +141,34 @@ def test_a_path_that_the_gateway_s_user_cannot_look_at_hurts_who_names_it(open_s
     assert found["module"] == f"{closed}/x.py: {said}, or keep it elsewhere"
     assert found["venv"] == f"{closed}/x/bin/python: {said}, or keep it elsewhere"
     assert found["read"] == f"{closed}/x: {said}, or keep it elsewhere"
+
+
+async def test_a_running_gateway_tells_what_it_cannot_start_and_serves_it_when_it_is_mended(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    crlf, bare = site.drop_ins / "crlf.sh", site.folder / "bare.sh"
+    crlf.write_bytes(b'#!/bin/sh\r\necho \'{"commands": [{"name": "Go"}]}\'\n')
+    bare.write_text("cat")
+    for file in (crlf, bare):
+        file.chmod(0o755)
+    (site.drop_ins / "named").mkdir()
+    (site.drop_ins / "named/connector.yml").write_text(f"run: [cat]\n{GO}")
+    site.configure(f"bare: {{run: [./bare.sh], {GO}}}")
+    async with served(site) as gateway:
+        told = {one["connector"]: one["reason"] for one in gateway.events("quarantined")}
+        assert told == {
+            "crlf": f"the #! line of crlf.sh ends with a carriage return, as on Windows: sed -i 's/\\r$//' {crlf}",
+            "named": f"{site.drop_ins}/named/connector.yml: rename it to connector.yaml",
+        }
+        refused = await gateway.do("bare/Go")
+        assert (refused.status, refused.code) == (502, "connector_start_failed")
+        assert f"Exec format error: {bare} has no #! line: begin it with one" in refused.message
+        crlf.write_bytes(crlf.read_bytes().replace(b"\r", b""))
+        (site.drop_ins / "named/connector.yml").rename(site.drop_ins / "named/connector.yaml")
+
+        async def mended() -> bool:
+            return await gateway.commands() == ["bare/Go", "crlf/Go", "named/Go"]
+
+        await eventually(mended)
 
 
 async def test_a_folder_that_is_gone_for_the_moment_of_a_look_takes_nothing_with_it(
