@@ -98,6 +98,7 @@ async def _drain(app: web.Application, runner: web.AppRunner, stop: _Signals) ->
     gateway.settings.service.tell("STOPPING=1")
     grace = gateway.settings.drain
     gateway.admission.drain(grace)
+    gateway.registry.stop()
     if gateway.submitter.jobs is not None:
         gateway.submitter.jobs.drain()
     drained = asyncio.create_task(gateway.admission.drained(grace))

@@ -116,6 +116,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """When a call with a callback URL that still runs becomes a job; null: never."""
     job_timeout: Duration = Duration(3600)
     """From the start of a job's run to its end, where it is not an async command with a timeout of its own."""
+    describe_timeout: Duration = Duration(30)
+    """How long it may take to say what it can do, its imports included."""
     warm: NotNegative = 1
     """Processes started ahead of requests (mode fork: with 0 its host starts with the first call)."""
     warm_min: NotNegative = 0
@@ -237,6 +239,7 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_memory: Size | None = None
     promote_after: Duration | msgspec.UnsetType | None = msgspec.UNSET
     job_timeout: Duration | None = None
+    describe_timeout: Duration | None = None
     cluster_concurrency: Positive | None = None
     """Runs of its jobs at once over all gateways that share a database."""
     warm: NotNegative | None = None

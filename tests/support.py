@@ -112,6 +112,9 @@ class Server:
     async def get(self, path: str, **options: Any) -> Answer:
         return await self.request("GET", path, **options)
 
+    async def ready(self) -> bool:
+        return (await self.get("/v1/readiness")).status == 200
+
     async def do(self, target: str, params: Any = None, **options: Any) -> Answer:
         """POST /v1/do/<target> with a JSON object (`data=` for anything else)."""
         if "data" not in options:
@@ -172,8 +175,9 @@ async def served(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     pass_fds: tuple[int, ...] = (),
+    ready: bool = True,
 ) -> AsyncIterator[Server]:
-    """Run `gateway serve` on a free port until the block ends."""
+    """Run `gateway serve` on a free port until the block ends; with `ready`, once all of its connectors were asked."""
     log = site.folder / f"serve-{time.monotonic_ns()}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -190,6 +194,8 @@ async def served(
                 raise AssertionError(f"the gateway did not start:\n{log.read_text()}")
             server.port = server.events("listening")[0]["port"]
             server.url = f"http://127.0.0.1:{server.port}"
+            if ready:
+                await eventually(server.ready)
             yield server
     finally:
         if process.poll() is None:

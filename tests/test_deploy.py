@@ -279,7 +279,7 @@ def test_ports_and_probes_fit(manifests: dict[str, Any]) -> None:
     annotations = manifests["Deployment"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(port["containerPort"])
     assert annotations["prometheus.io/path"] == "/metrics"
-    for name, path in PROBES.items():
+    for name, path in {**PROBES, "startup": PROBES["liveness"]}.items():
         assert gateway[f"{name}Probe"]["httpGet"] == {"path": path, "port": port["name"]}
 
 

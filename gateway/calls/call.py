@@ -22,6 +22,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     caller: Caller
     task_data: msgspec.Raw = EMPTY
     timeout: float | None = None
+    begun: float | None = None
+    """When it was there in full, in the loop's time, where that was not only now: its connector was waited for."""
     small: bool = False
     """None of its values is so large that its request has to be written in pieces."""
     job: bool = False

@@ -100,11 +100,13 @@ class Invoker:
         Raises:
             GatewayError: one of its classes says what went wrong; the run's event has been published.
         """
-        run = _Run(call=call, begun=asyncio.get_running_loop().time())
+        run = _Run(call=call, begun=asyncio.get_running_loop().time() if call.begun is None else call.begun)
         try:
             self._admission.enter()
             try:
-                return await self._invoke(run, self._admitted(call, found))
+                if found is None:
+                    found = self._registry.snapshot.found.get((call.connector, call.command))
+                return await self._invoke(run, self._admitted(call, found or await self._found(run)))
             finally:
                 self._admission.leave()
         except GatewayError as problem:
@@ -134,11 +136,15 @@ class Invoker:
 
     # --- private: the way of a call
 
-    def _admitted(self, call: Call, found: Found | None) -> _Admitted:
-        """Find what a call names, check its parameters, ask the circuit: each once."""
-        if found is None:
-            snapshot = self._registry.snapshot
-            found = snapshot.found.get((call.connector, call.command)) or snapshot.find(call.connector, call.command)
+    async def _found(self, run: _Run) -> Found:
+        """Find what a call names."""
+        call = run.call
+        return await self._registry.find(
+            call.connector, call.command, since=run.begun, within=call.timeout, job=call.job
+        )
+
+    def _admitted(self, call: Call, found: Found) -> _Admitted:
+        """Check a call's parameters, ask the circuit: each once."""
         connector, command = found
         signature = command.signature
         params = signature.check(call.params)

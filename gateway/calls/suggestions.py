@@ -60,6 +60,7 @@ class Suggestions:
         Raises:
             GatewayError: there is no such category, the command could not be run, or it gave no list.
         """
+        await self._registry.listed()
         connector, command = self._registry.snapshot.source(category)
         key = (category, prefix, limit, command.name, connector.identity)
         until, kept = self._kept.get(key, (0.0, None))

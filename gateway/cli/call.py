@@ -59,7 +59,7 @@ async def _call(config: Path | None, request: Call, *, quiet: bool) -> int:
     bus = Bus()
     if not quiet:
         bus.listen(_show)
-    async with opened(config, bus) as gateway:
+    async with opened(config, bus, described=False) as gateway:
         try:
             reply = await gateway.invoker.invoke(request)
         except GatewayError as problem:

@@ -75,12 +75,16 @@ def run(main: Coroutine[Any, Any, int]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(config: Path | None, bus: Bus | None = None, *, registry: bool = True) -> AsyncIterator[Gateway]:
-    """Have a gateway that serves nothing, with or without its registry loaded."""
+async def opened(
+    config: Path | None, bus: Bus | None = None, *, registry: bool = True, described: bool = True
+) -> AsyncIterator[Gateway]:
+    """Have a gateway that serves nothing, with or without its registry loaded and all of its connectors `described`."""
     settings, _ = read_settings(find_file(config))
     gateway = Gateway(settings, bus or Bus())
     await gateway.open(registry=registry, watch=False)
     try:
+        if described:
+            await gateway.registry.described()
         yield gateway
     finally:
         await gateway.close()

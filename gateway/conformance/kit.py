@@ -166,6 +166,8 @@ class Kit:
         self._bus = Bus()
         self._bus.listen(self._listen)
         self._noise: list[str] = []
+        self._boot = 0.0
+        """Seconds that it takes to begin, as far as that is known: what it does then takes them too."""
 
     async def check(self, only: str | None = None) -> AsyncIterator[Finding]:
         """Yield the findings as they come; `only` names the one command to run."""
@@ -200,7 +202,7 @@ class Kit:
     async def _describe(self) -> Finding:
         folder = self._gateway.run_folder / "described"
         try:
-            description = await Describer(self._spawn, folder).ask(self._connector)
+            description = await Describer(self._gateway.pools.spawn, folder).ask(self._connector)
             self._connector = self._connector.described(description)
         except Quarantine as problem:
             return _failed("describe", None, str(problem), 'Answer {"op": "describe"} as docs/protocol.md says.')
@@ -209,7 +211,10 @@ class Kit:
         faults += _faults(self._connector)
         if faults:
             return _failed("describe", None, "; ".join(faults), "Mend what describe prints.")
-        raw = await self._raw(msgspec.json.encode(DescribeRequest(config=self._connector.config)))
+        request = msgspec.json.encode(DescribeRequest(config=self._connector.config))
+        begun = asyncio.get_running_loop().time()
+        raw = await self._raw(request, self._connector.limits.describe_timeout)
+        self._boot = asyncio.get_running_loop().time() - begun
         printed = interpret(raw.result, self._connector.redact)
         self._noise += printed.warnings
         document = msgspec.json.decode(printed.content)["command_response"]["body"]
@@ -302,7 +307,7 @@ class Kit:
     async def _unknown_command(self, commands: dict[str, Command]) -> Finding:
         check = "unknown-command"
         fix = 'Answer {"error": {"error_code": "command_not_found", "message": "..."}}.'
-        probe = Command(name=UNKNOWN, description=None, timeout=EARLY, signature=Signature(()))
+        probe = Command(name=UNKNOWN, description=None, timeout=self._boot + EARLY, signature=Signature(()))
         if UNKNOWN in commands:
             return _skipped(check, None, f"it has a command {UNKNOWN}")
         known, self._connector = (
@@ -322,7 +327,7 @@ class Kit:
     async def _early_end(self) -> Finding:
         for sent, what in ((b"", "no request"), (b'{"protocol": 1, "op": "exe', "half a request")):
             try:
-                completed = await self._raw(sent)
+                completed = await self._raw(sent, self._boot + EARLY)
             except StartFailed as problem:
                 return _failed("stdin", None, str(problem), ADVICE[ConnectorStartFailed])
             if completed.stop is Stop.DEADLINE:
@@ -371,7 +376,8 @@ class Kit:
 
     async def _invoke(self, command: str, example: Example, *, within: float | None = None) -> _Trial:
         # A new one each time: the circuit of a connector that crashes must not answer for it.
-        registry = Registry(self._gateway.settings, Describer(self._spawn, self._gateway.run_folder), self._bus)
+        describer = Describer(self._gateway.pools.spawn, self._gateway.run_folder)
+        registry = Registry(self._gateway.settings, describer, self._bus)
         connector = self._connector
         registry.snapshot = Snapshot(
             {connector.name: Status(name=connector.name, state=ConnectorState.READY, connector=connector)}
@@ -390,9 +396,9 @@ class Kit:
             return _Trial(None, problem, cast("RunFinished", problem.run))
         return _Trial(reply.result, None, reply.run)
 
-    async def _raw(self, payload: Payload) -> Completed:
+    async def _raw(self, payload: Payload, seconds: float) -> Completed:
         process = self._spawn.obtain(self._connector.launch, lambda _stream, _line: None)
-        return await process.run(payload, deadline=asyncio.get_running_loop().time() + EARLY)
+        return await process.run(payload, deadline=asyncio.get_running_loop().time() + seconds)
 
     def _listen(self, event: Event) -> None:
         if isinstance(event, ConnectorWarning):

@@ -17,7 +17,7 @@ from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
 from gateway.files import unusable
 from gateway.observe.redact import Redactor, telling_values
-from gateway.processes.launch import Bounds, Keep, Launch
+from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
@@ -235,6 +235,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
                 age=float(limits.recycle_age),
                 rss=int(limits.recycle_rss),
                 concurrency=limits.concurrency,
+                boot=max(BOOT, float(limits.describe_timeout)),
             ),
             redact=redact,
             sandbox=sandbox,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.connectors.turns import Turn, Turns
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.files import read_file
 from gateway.locks import lock
-from gateway.processes.completed import Completed, StartFailed
+from gateway.processes.completed import StartFailed, Stop
+from gateway.processes.run import uncancelled
 from gateway.protocol.description import Description, read_description
 from gateway.protocol.request import DescribeRequest
 from gateway.runners import RUNNERS
@@ -24,10 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.connectors.definition import Connector
-    from gateway.processes.base import Pool
+    from gateway.processes.completed import Completed
+    from gateway.processes.spawn import SpawnPool
 
-TIMEOUT = 10.0  # seconds
-AT_ONCE = 4
 MARGIN = 5.0  # seconds beyond the timeout after which another gateway that asks is not waited for any more
 FORM = 2  # of what is remembered: what was asked in another way is asked again
 LOOK = 0.05  # seconds between two looks whether it is done
@@ -41,14 +42,18 @@ class _Cached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Describer:
-    """Runs op "describe", a few at a time."""
+    """Runs op "describe", for as many at once as the processors can work for; those that only wait do not count."""
 
-    def __init__(self, pool: Pool, folder: Path, *, timeout: float = TIMEOUT) -> None:
+    def __init__(self, pool: SpawnPool, folder: Path) -> None:
         """`folder` holds one file a connector; it is made when there is something to keep."""
-        self._timeout = timeout
         self._pool = pool
         self._folder = folder
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = Turns()
+
+    @property
+    def busy(self) -> bool:
+        """Whether some connector that is asked works for its answer, or has yet to be started."""
+        return self._turns.busy
 
     def remembered(self, connector: Connector) -> Description | None:
         """Return what the same executable answered before."""
@@ -67,22 +72,25 @@ class Describer:
             Quarantine: it did not answer properly; the message says what it did instead.
         """
         loop = asyncio.get_running_loop()
-        patience = loop.time() + self._timeout + MARGIN
+        patience = loop.time() + connector.limits.describe_timeout + MARGIN
         while True:
-            async with self._turns:
+            async with self._turns.turn() as turn:
                 known = self.remembered(connector)
                 if known is not None:
                     return known
                 with self._locked(connector) as ours:
                     if ours or loop.time() > patience:
-                        return await self._ask(connector)
+                        return await self._ask(connector, turn)
             await asyncio.sleep(LOOK)
 
-    async def _ask(self, connector: Connector) -> Description:
-        completed = await self._run(connector)
+    async def _ask(self, connector: Connector, turn: Turn) -> Description:
+        completed = await self._run(connector, turn)
         tail = f"; stderr: {connector.redact(completed.log_tail)[-1000:]}" if completed.log_tail else ""
+        if completed.stop is Stop.OUTPUT:
+            raise Quarantine(f"describe wrote more than max_output ({connector.limits.max_output}){tail}")
         if completed.stop is not None:
-            raise Quarantine(f"describe did not end within {self._timeout:g} s{tail}")
+            allowed = connector.limits.describe_timeout
+            raise Quarantine(f"did not describe itself within {allowed:g} s (describe_timeout){tail}")
         if completed.out_of_memory:
             raise Quarantine(f"describe went over max_memory ({connector.limits.max_memory}){tail}")
         if completed.signal is not None:
@@ -98,11 +106,20 @@ class Describer:
             await asyncio.to_thread(self._remember, connector, description, completed.peak_rss)
         return description
 
-    async def _run(self, connector: Connector) -> Completed:
+    async def _run(self, connector: Connector, turn: Turn) -> Completed:
+        loop = asyncio.get_running_loop()
+        request = msgspec.json.encode(DescribeRequest(config=connector.config))
         try:
             child = self._pool.obtain(connector.launch, lambda _stream, _line: None)
-            deadline = asyncio.get_running_loop().time() + self._timeout
-            return await child.run(msgspec.json.encode(DescribeRequest(config=connector.config)), deadline=deadline)
+            deadline = loop.time() + connector.limits.describe_timeout
+            running = loop.create_task(child.run(request, deadline=deadline))
+            try:
+                await turn.watch(child.effort, running)
+            except asyncio.CancelledError:  # nobody waits for it any more, and it has nothing to save
+                child.stop(Stop.CANCELLED, grace=0)
+                await uncancelled(running)
+                raise
+            return running.result()
         except StartFailed as problem:
             launch = connector.launch
             told = start_problem(Path(launch.argv[0]), launch.env["PATH"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import time
 from typing import TYPE_CHECKING
@@ -16,20 +17,23 @@ from gateway.connectors.definition import Connector, define, overlooked
 from gateway.connectors.exposure import exposed
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
-from gateway.errors import ConfigError, Quarantine
+from gateway.errors import ConfigError, GatewayDraining, Quarantine
 from gateway.observe.events import Bus, ConnectorWarning, Exposed, Quarantined, RegistryLoaded, ReloadFailed
 from gateway.sandbox import STRICT, Step, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gateway.connectors.definition import Command
     from gateway.connectors.describe import Describer
     from gateway.settings import Settings
 
 POLL = 0.5  # seconds between two looks at the files; a change counts when it is still there at the next look
 FIRST_RETRY = 5.0  # seconds until a quarantined connector is tried again; doubles
 LAST_RETRY = 300.0
-PATIENCE = 15.0  # seconds that a start waits for connectors to describe themselves
+SOON = 3.0  # seconds from the start on in which the catalogue waits for connectors that are asked what they can do
+LATEST = 10.0  # seconds in which it waits for those that work for their answer: callers give up after 15
+LOOK = 0.05  # seconds between two looks whether they do
 
 
 class Registry:
@@ -55,35 +59,100 @@ class Registry:
         self._bus = bus
         self._entries: dict[str, Entry] = {}
         self._describing: dict[str, asyncio.Task[None]] = {}
+        self._first: set[str] = set()
+        """Those of the start that have not answered yet what they can do, nor been given up."""
+        self._waiting: collections.Counter[str] = collections.Counter()
+        """How many calls wait for a connector's first description."""
+        self._opened = 0.0
+        self._closed = False
         self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
         self._fingerprint: object = None
         self._watcher: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
 
     async def open(self, *, watch: bool = True) -> None:
-        """Load everything, wait a while for the descriptions, and start watching.
+        """Load everything, begin to ask what has to be asked, and start watching.
 
         Raises:
             ConfigError: the files cannot be used.
         """
+        self._opened = time.monotonic()
         await self._load()
-        if self._describing:
-            await asyncio.wait(list(self._describing.values()), timeout=PATIENCE)
+        self._first = set(self._describing)
         if watch:
             self._watcher = asyncio.create_task(self._watch(), name="registry watcher")
 
-    async def close(self) -> None:
-        """Stop watching and describing."""
-        tasks = [task for task in (self._watcher, *self._describing.values()) if task is not None]
-        for task in tasks:
+    def stop(self) -> None:
+        """Watch and ask no more; who waits for a description hears that the gateway ends."""
+        self._closed = True
+        for task in self._tasks():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Stop, and wait until nothing is asked any more."""
+        self.stop()
+        await asyncio.gather(*self._tasks(), return_exceptions=True)
+
+    def awaited(self) -> list[str]:
+        """Return the connectors of the start that have neither said yet what they can do, nor been given up."""
+        return sorted(self._first)
+
+    async def described(self) -> None:
+        """Wait until there is none: each has its `describe_timeout`."""
+        while self._first:
+            await asyncio.wait([self._describing[name] for name in self._first])
+
+    async def listed(self) -> None:
+        """Wait for what will be in the catalogue soon after a start, so that nobody takes half of it for all.
+
+        Connectors that work for their answer are waited for until `LATEST`, those that only hang until `SOON`.
+        """
+        while self._first:
+            since = time.monotonic() - self._opened
+            if since > (LATEST if self._describer.busy else SOON):
+                return
+            await asyncio.wait([self._describing[name] for name in self._first], timeout=LOOK)
+
+    async def find(
+        self, connector: str, command: str, *, since: float, within: float | None = None, job: bool = False
+    ) -> tuple[Connector, Command]:
+        """Return what a call names; a connector that is not described yet is waited for, as long as the call may take.
+
+        Args:
+            connector: its name.
+            command: its name.
+            since: when the call came, in the loop's time.
+            within: the seconds that its caller gives it, if he says so.
+            job: it is a job's run, which may take longer.
+
+        Raises:
+            CommandNotFound: there is no such connector or command.
+            ConnectorUnavailable: the connector is quarantined, or did not describe itself in that time.
+            GatewayDraining: the gateway ends.
+        """
+        clock = asyncio.get_running_loop().time
+        while True:
+            found, task = self._undescribed(connector), self._describing.get(connector)
+            if found is None or task is None or task.done():
+                return self.snapshot.find(connector, command)
+            left = since + _allowed(found, command, within, job=job) - clock()
+            if left <= 0 or self._waiting[connector] >= found.limits.concurrency + found.limits.queue:
+                return self.snapshot.find(connector, command)
+            self._waiting[connector] += 1
+            try:
+                await asyncio.wait((task,), timeout=left)
+            finally:
+                self._waiting[connector] -= 1
+            if self._closed:
+                raise GatewayDraining(retry_after=5)
 
     async def reload(self, *, retry: bool = False) -> None:
         """Read the files again; when they cannot be used, keep what there is and say so.
 
         With `retry` the quarantined connectors are tried at once rather than when their time comes.
         """
+        if self._closed:
+            return
         if retry:
             self._retries = dict.fromkeys(self._retries, (0.0, 1))
         try:
@@ -92,6 +161,16 @@ class Registry:
             if self.problem != str(problem):
                 self._bus.publish(ReloadFailed(reason=str(problem)))
             self.problem = str(problem)
+
+    # --- waiting for descriptions
+
+    def _undescribed(self, name: str) -> Connector | None:
+        """Return a connector that is being asked for the first time what it can do."""
+        status = self.snapshot.statuses.get(name)
+        return status.connector if status is not None and status.state is ConnectorState.DESCRIBING else None
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [task for task in (self._watcher, *self._describing.values()) if task is not None]
 
     # --- loading
 
@@ -142,8 +221,7 @@ class Registry:
                     self._check_sandbox(connector)
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
-                reason = str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
-                statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=reason)
+                statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=_why(problem))
                 continue
             if connector is not None:
                 statuses[entry.name] = self._with_description(connector)
@@ -189,9 +267,9 @@ class Registry:
                 return Status(name=name, state=ConnectorState.READY, connector=connector.described(description))
         if old is not None and old.state is ConnectorState.READY:
             return msgspec.structs.replace(old, successor=connector)
-        return Status(
-            name=name, state=ConnectorState.DESCRIBING, reason="it is being asked what it can do", connector=connector
-        )
+        allowed = connector.limits.describe_timeout
+        reason = f"it is being asked what it can do, {allowed:g} s at most (describe_timeout)"
+        return Status(name=name, state=ConnectorState.DESCRIBING, reason=reason, connector=connector)
 
     def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
         before = self.snapshot.statuses
@@ -208,6 +286,7 @@ class Registry:
             elif status.state is ConnectorState.READY:
                 self._retries.pop(name, None)
         self._retries = {name: retry for name, retry in self._retries.items() if name in statuses}
+        self._first &= self._describing.keys()
         self._announce(before, statuses, took)
 
     def _superseded(self, name: str, old: Status | None) -> bool:
@@ -244,6 +323,8 @@ class Registry:
     # --- describing
 
     def _describe(self, connector: Connector) -> None:
+        if self._closed:
+            return
         task = asyncio.create_task(self._ask(connector), name=f"describe {connector.name}")
         self._describing[connector.name] = task
         task.add_done_callback(lambda done: self._described(connector.name, done))
@@ -251,6 +332,7 @@ class Registry:
     def _described(self, name: str, task: asyncio.Task[None]) -> None:
         if self._describing.get(name) is task:
             del self._describing[name]
+            self._first.discard(name)
 
     async def _ask(self, connector: Connector) -> None:
         try:
@@ -258,10 +340,10 @@ class Registry:
             connector = self._current(connector)
             status = Status(name=connector.name, state=ConnectorState.READY, connector=connector.described(description))
             self._retries.pop(connector.name, None)
-        except Quarantine as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever it is, it is not to be asked for ever
             connector = self._current(connector)
             status = Status(
-                name=connector.name, state=ConnectorState.QUARANTINED, reason=str(problem), connector=connector
+                name=connector.name, state=ConnectorState.QUARANTINED, reason=_why(problem), connector=connector
             )
         before = self.snapshot.statuses
         self.snapshot = Snapshot({**before, connector.name: status})
@@ -316,6 +398,10 @@ class Registry:
             await self.reload()
 
 
+def _why(problem: Exception) -> str:
+    return str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
+
+
 def _overlooked(status: Status | None) -> dict[str, str]:
     connector = status.connector if status is not None else None
     return overlooked(connector.name, connector.commands or ()) if connector is not None else {}
@@ -341,9 +427,20 @@ def _still(old: Status, connector: Connector) -> Status | None:
     if old.successor is not None:
         return msgspec.structs.replace(old, successor=connector)
     if old.state is not ConnectorState.READY:
+        other = newest.limits.describe_timeout != connector.limits.describe_timeout
+        if other and old.state is ConnectorState.QUARANTINED:
+            return None  # it may have been that which it lacked
         return msgspec.structs.replace(old, connector=connector)
     same = newest.limits == connector.limits and newest.launch.sandbox == connector.launch.sandbox
     return old if same else None
+
+
+def _allowed(connector: Connector, command: str, within: float | None, *, job: bool) -> float:
+    """Return the seconds that a call may take, as far as that is known before its command is described."""
+    limits, override = connector.limits, connector.overrides.get(command)
+    own = override.timeout if override is not None else None
+    allowed = limits.job_timeout if job else own if own is not None else limits.timeout
+    return allowed if within is None else min(within, allowed)
 
 
 def _facts(statuses: Mapping[str, Status]) -> tuple[tuple[object, ...], ...]:

@@ -69,24 +69,33 @@ class Handlers:
         return json_response({"ok": True})
 
     async def readiness(self, _request: web.Request) -> web.Response:
-        """The process takes new work; it does so without a log, too, and says so."""
-        state = self._gateway.admission.state
+        """The process takes new work, and every connector of the start has said what it can do, or been given up.
+
+        It takes it without a log, too, and says so.
+        """
+        state, asked = self._gateway.admission.state, self._gateway.registry.awaited()
         problem = logs.problem()
-        told = {"log_problem": problem} if problem else {}
-        if state is AdmissionState.SERVING:
-            return json_response({"ok": True, **told})
-        return json_response({"ok": False, "reason": state.value, **told}, 503)
+        told: dict[str, Any] = {"log_problem": problem} if problem else {}
+        if state is not AdmissionState.SERVING:
+            return json_response({"ok": False, "reason": state.value, **told}, 503)
+        if asked:
+            told = {"reason": ConnectorState.DESCRIBING.value, "connectors": asked, **told}
+            return json_response({"ok": False, **told}, 503)
+        return json_response({"ok": True, **told})
 
     async def commands(self, _request: web.Request) -> web.Response:
         """The catalogue, from memory."""
+        await self._gateway.registry.listed()
         return raw_json(self._gateway.registry.snapshot.commands)
 
     async def auths(self, _request: web.Request) -> web.Response:
         """The authentications, from memory."""
+        await self._gateway.registry.listed()
         return raw_json(self._gateway.registry.snapshot.auths)
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """The OpenAPI document: these routes, and an operation for each command."""
+        await self._gateway.registry.listed()
         snapshot = self._gateway.registry.snapshot
         keyed = self._gateway.settings.api_key is not None
         return raw_json(openapi.document(snapshot, self.routes(), self._version, keyed=keyed))
@@ -105,6 +114,7 @@ class Handlers:
             "state": gateway.admission.state.value,
             "registry_problem": gateway.registry.problem,
             "log_problem": logs.problem(),
+            "describing": gateway.registry.awaited(),
             "processes": {
                 "in_flight": gateway.places.running,
                 "kept": gateway.places.kept + gateway.places.hosts,

@@ -57,8 +57,11 @@ class Submitter:
         """
         if self.jobs is None:
             return await self._invoker.invoke(call)
+        begun = asyncio.get_running_loop().time()
         try:
-            connector, command = found = self._registry.snapshot.find(call.connector, call.command)
+            connector, command = found = await self._registry.find(
+                call.connector, call.command, since=begun, within=call.timeout
+            )
             becomes_job = respond_async or (command.is_async and call.caller.callback_url is not None)
             if becomes_job:
                 command.signature.check(call.params)
@@ -69,6 +72,7 @@ class Submitter:
             if refusal is not None:
                 raise InvalidRequest(f"{call.connector}/{call.command}: {refusal}")
             return await self.jobs.accept(_job(call, connector, command))
+        call = msgspec.structs.replace(call, begun=begun)
         if command.execute_async and call.caller.callback_url is not None:
             return await self._background.run(call, found)
         after = self._promoted_after(call, connector, command)
@@ -130,7 +134,7 @@ class Submitter:
         call = msgspec.structs.replace(call, extension=extension, on_slot=place.leave)
         running = asyncio.ensure_future(self._invoker.invoke(call, (connector, command)))
         try:
-            done, _ = await asyncio.wait((running,), timeout=after)
+            done, _ = await asyncio.wait((running,), timeout=_left(call, after))
             if not done:
                 job = msgspec.structs.replace(_job(call, connector, command), promoted=True)
                 if place.kept:
@@ -234,6 +238,12 @@ class _Hold:
             yield
         finally:
             self._go.set()
+
+
+def _left(call: Call, seconds: float) -> float:
+    """Return what is left of a time that began when a call came."""
+    now = asyncio.get_running_loop().time()
+    return max(0.0, (now if call.begun is None else call.begun) + seconds - now)
 
 
 def may_be_promoted(connector: Connector, command: Command) -> bool:

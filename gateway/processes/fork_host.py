@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from gateway.processes.launch import Launch
     from gateway.processes.spawn import SpawnPool
 
-BOOT = 60.0  # seconds that a host may take to import and warm up
 STUCK = 5.0  # seconds after which a host that does not fork is given up
 
 
@@ -102,7 +101,7 @@ class Host:
         self.resident.on_words = self._on_words
         self.resident.start(Flag.HOST)
         self.resident.gone.add_done_callback(self._on_gone)
-        self._patience = self._loop.call_later(BOOT, self._took_too_long)
+        self._patience = self._loop.call_later(launch.keep.boot, self._took_too_long)
 
     @property
     def alive(self) -> bool:
@@ -160,7 +159,7 @@ class Host:
         self.state = move(self.state, state, MOVES)
 
     def _took_too_long(self) -> None:
-        self._fail(BootFailed(f"it was not imported within {BOOT:g} s"))
+        self._fail(BootFailed(f"it was not imported within {self.resident.launch.keep.boot:g} s"))
         self.resident.kill()
 
     def _fail(self, problem: Exception) -> None:

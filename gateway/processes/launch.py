@@ -11,6 +11,7 @@ from gateway.sandbox import Sandbox
 from gateway.settings import Mode
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
+BOOT = 60.0  # seconds that a host has to import and warm up, where its connector may not take longer to describe itself
 RUN_NAME = "{run}"  # stands for the run's own name in a command line
 Answered = Callable[[bytearray], bool]
 """Tells whether a result is complete."""
@@ -36,6 +37,8 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
     age: float = 3600.0
     rss: int = 512 << 20
     concurrency: int = 8
+    boot: float = BOOT
+    """Seconds that a host may take to import and warm up."""
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):

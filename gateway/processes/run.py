@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.cell import Allowance, Ended, Listener, Words
+from gateway.cells.effort import Effort, effort
 from gateway.cells.wire import Flag, Why
 from gateway.processes.completed import NEVER, Completed, StaleCell, StartFailed, Stop, completed, why_stopped
 from gateway.processes.launch import GRACE, RUN_NAME, Answered, Launch, Payload, pieces
@@ -97,6 +98,10 @@ class Child(Listener):
     def gone(self) -> asyncio.Future[Ended]:
         """Done when all of it is dead and reaped."""
         return self._gone
+
+    def effort(self) -> Effort:
+        """Return what it, all that it has started, and its cell have taken so far."""
+        return effort(self._cell.process.pid)
 
     def hand_over(self, on_line: OnLine) -> None:
         """Send the log to somebody else from now on: a process that was started ahead has found its request."""

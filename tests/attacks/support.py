@@ -12,6 +12,8 @@ import sys
 import sysconfig
 import tempfile
 import textwrap
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -171,6 +173,15 @@ class Attacked:
             self.close()
             raise AssertionError(f"the gateway did not start:\n{log.read_text()}")
         self.port = server.events("listening")[0]["port"]
+        assert until(self._ready, PATIENCE), "some connector has not said what it can do"
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/readiness", timeout=PATIENCE):
+                return True
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return False
 
     @property
     def pid(self) -> int:

@@ -434,7 +434,7 @@ async def test_a_described_command_whose_parameters_cannot_be_called_so_is_left_
 
 
 @contextlib.asynccontextmanager
-async def opened(site: Site, *, timeout: float = 10.0) -> AsyncIterator[tuple[Registry, list[Event]]]:
+async def opened(site: Site) -> AsyncIterator[tuple[Registry, list[Event]]]:
     """Load a registry in this process, without watching."""
     settings, _ = read_settings(site.file, environ=os.environ)
     run = site.state / "run" / "test"
@@ -443,9 +443,10 @@ async def opened(site: Site, *, timeout: float = 10.0) -> AsyncIterator[tuple[Re
     events: list[Event] = []
     bus = Bus()
     bus.listen(events.append)
-    registry = Registry(settings, Describer(SpawnPool(cells), site.state / "describe", timeout=timeout), bus)
+    registry = Registry(settings, Describer(SpawnPool(cells), site.state / "describe"), bus)
     try:
         await registry.open(watch=False)
+        await registry.described()
         yield registry, events
     finally:
         await registry.close()
@@ -455,11 +456,11 @@ async def opened(site: Site, *, timeout: float = 10.0) -> AsyncIterator[tuple[Re
 async def test_a_description_that_does_not_come_is_given_up_with_all_its_processes(site: Site) -> None:
     site.script("connectors.d/hangs.sh", "trap '' TERM; setsid sleep 1000 & echo thinking >&2; sleep 1000")
     describing(site, "connectors.d/good.sh")
-    site.configure()
-    async with opened(site, timeout=0.3) as (registry, events):
+    site.configure("hangs: {describe_timeout: 300ms}")
+    async with opened(site) as (registry, events):
         statuses = registry.snapshot.statuses
         assert statuses["good"].state is ConnectorState.READY
-        assert statuses["hangs"].reason == "describe did not end within 0.3 s; stderr: thinking"
+        assert statuses["hangs"].reason == "did not describe itself within 0.3 s (describe_timeout); stderr: thinking"
         assert [event.connector for event in events if isinstance(event, Quarantined)] == ["hangs"]
 
 
