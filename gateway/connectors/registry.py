@@ -111,7 +111,7 @@ class Registry:
             since = time.monotonic() - self._opened
             if since > (LATEST if self._describer.busy else SOON):
                 return
-            await asyncio.wait([self._describing[name] for name in self._first], timeout=LOOK)
+            await asyncio.sleep(LOOK)
 
     async def find(
         self, connector: str, command: str, *, since: float, within: float | None = None, job: bool = False

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from gateway.cells.effort import Effort
 
-AT_ONCE = max(4, 2 * len(os.sched_getaffinity(0)))
+AT_ONCE = min(8, max(4, 2 * len(os.sched_getaffinity(0))))  # a container may have less than what it sees
 LOOK = 0.025  # seconds between two looks at who has a turn
 IDLE = 3  # looks in a row at which he does not work: then he waits for something
 LITTLE = 0.1  # of a processor: who takes less than that does not work

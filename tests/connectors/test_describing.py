@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GO = '{"commands": [{"name": "Go", "additional_parameters": true}]}'
 ASKED = "it is being asked what it can do, 30 s at most (describe_timeout)"
+PATIENT = "good: {describe_timeout: 30s}"
 HANGS = "did not describe itself within 0.3 s (describe_timeout)"
 
 
@@ -111,7 +112,7 @@ async def test_many_that_wait_are_all_asked_at_the_same_time(site: Site) -> None
 async def test_one_that_hangs_is_given_up_after_describe_timeout_and_the_gateway_is_ready(site: Site) -> None:
     hanging(site, 2)
     good(site)
-    site.configure("hang01: {describe_timeout: 200ms}", defaults="describe_timeout: 300ms")
+    site.configure("hang01: {describe_timeout: 200ms}\n" + PATIENT, defaults="describe_timeout: 300ms")
     async with served(site) as gateway:
         states = (await gateway.status())["connectors"]
         assert {name: one["state"] for name, one in states.items()} == {
@@ -229,18 +230,20 @@ async def test_the_description_of_a_file_that_was_replaced_meanwhile_is_waited_f
 # --- the catalogue
 
 
-async def test_the_catalogue_of_a_start_waits_for_what_is_there_soon(site: Site) -> None:
+async def test_who_asks_at_once_for_what_there_is_hears_of_all_that_answers_soon(site: Site) -> None:
     telling = {"commands": [{"name": "Find", "typeahead": {"category": "people", "prefix": "text"},
-                             "parameters": [{"id": "text", "type": "str"}]}]}  # fmt: skip
-    gate = gated(site, "slow", description=json.dumps(telling))
+                             "parameters": [{"id": "text", "type": "str"}]}],
+               "auths": [{"name": "Sign", "authorize_url": "https://one.example/", "token_url": "https://one.example/",
+                          "client_id": "me"}]}  # fmt: skip
+    site.script("connectors.d/teller.sh", f"cat >/dev/null; echo '{json.dumps(telling)}'")
+    good(site)
     site.configure()
+    for path, told in (("commands", ["good/Go", "teller/Find"]), ("auths", ["teller/Sign"])):
+        async with served(site, ready=False) as gateway:
+            assert [one["id"] for one in (await gateway.get(f"/v1/{path}")).json] == told
+        shutil.rmtree(site.state / "describe")
     async with served(site, ready=False) as gateway:
-        await eventually(lambda: asked(site))
-        listing = asyncio.create_task(gateway.commands())
-        suggesting = asyncio.create_task(gateway.get("/v1/typeahead/people?prefix=A&limit=1"))
-        await open_(gate)
-        assert await listing == ["slow/Find"]
-        assert (await suggesting).status == 502  # it gives no list; but there is such a category
+        assert (await gateway.get("/v1/typeahead/people?prefix=A&limit=1")).status == 502  # it gives no list
 
 
 # --- the end of a start
@@ -277,12 +280,13 @@ async def test_check_and_list_ask_all_at_the_same_time(site: Site) -> None:
 def test_check_and_list_give_up_what_hangs(site: Site) -> None:
     hanging(site, 5)
     good(site)
-    site.configure(defaults="describe_timeout: 300ms")
+    site.configure(PATIENT, defaults="describe_timeout: 300ms")
     done = cli(site, "check", "--json")
     assert done.returncode == 1
     found = {one["name"]: one for one in json.loads(done.stdout)["connectors"]}
     assert {one["problem"] for name, one in found.items() if name != "good"} == {HANGS}
-    assert found["good"]["limits"]["describe_timeout"] == "300ms"
+    assert found["hang00"]["limits"]["describe_timeout"] == "300ms"
+    assert found["good"]["limits"]["describe_timeout"] == "30s"
     assert [one["id"] for one in json.loads(cli(site, "list", "--json").stdout)] == ["good/Go"]
 
 
