@@ -18,7 +18,15 @@ from gateway.connectors.exposure import exposed
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
 from gateway.errors import ConfigError, GatewayDraining, Quarantine
-from gateway.observe.events import Bus, ConnectorWarning, Exposed, Quarantined, RegistryLoaded, ReloadFailed
+from gateway.observe.events import (
+    AllDescribed,
+    Bus,
+    ConnectorWarning,
+    Exposed,
+    Quarantined,
+    RegistryLoaded,
+    ReloadFailed,
+)
 from gateway.sandbox import STRICT, Step, refused
 
 if TYPE_CHECKING:
@@ -63,6 +71,8 @@ class Registry:
         """Those of the start that have not answered yet what they can do, nor been given up."""
         self._waiting: collections.Counter[str] = collections.Counter()
         """How many calls wait for a connector's first description."""
+        self._asked = 0
+        """How many there were."""
         self._opened = 0.0
         self._closed = False
         self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
@@ -79,6 +89,7 @@ class Registry:
         self._opened = time.monotonic()
         await self._load()
         self._first = set(self._describing)
+        self._asked = len(self._first)
         if watch:
             self._watcher = asyncio.create_task(self._watch(), name="registry watcher")
 
@@ -168,6 +179,13 @@ class Registry:
         """Return a connector that is being asked for the first time what it can do."""
         status = self.snapshot.statuses.get(name)
         return status.connector if status is not None and status.state is ConnectorState.DESCRIBING else None
+
+    def _await_less(self, names: set[str]) -> None:
+        """Take out of those of the start what has answered, was given up, or is no more."""
+        if self._first & names:
+            self._first -= names
+            if not self._first and not self._closed:
+                self._bus.publish(AllDescribed(asked=self._asked, took=time.monotonic() - self._opened))
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [task for task in (self._watcher, *self._describing.values()) if task is not None]
@@ -286,7 +304,7 @@ class Registry:
             elif status.state is ConnectorState.READY:
                 self._retries.pop(name, None)
         self._retries = {name: retry for name, retry in self._retries.items() if name in statuses}
-        self._first &= self._describing.keys()
+        self._await_less(self._first - self._describing.keys())
         self._announce(before, statuses, took)
 
     def _superseded(self, name: str, old: Status | None) -> bool:
@@ -332,7 +350,7 @@ class Registry:
     def _described(self, name: str, task: asyncio.Task[None]) -> None:
         if self._describing.get(name) is task:
             del self._describing[name]
-            self._first.discard(name)
+            self._await_less({name})
 
     async def _ask(self, connector: Connector) -> None:
         try:

@@ -203,6 +203,15 @@ class RegistryLoaded(Event, frozen=True, kw_only=True):
     took: float
 
 
+class AllDescribed(Event, frozen=True, kw_only=True):
+    """All that the start had to ask what they can do have said so, or have been given up: readiness says 200."""
+
+    name = "all_described"
+
+    asked: int
+    took: float
+
+
 class ReloadFailed(Event, frozen=True, kw_only=True):
     """The registry's files cannot be used; the last good state goes on serving."""
 

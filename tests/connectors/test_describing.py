@@ -107,6 +107,7 @@ async def test_many_that_wait_are_all_asked_at_the_same_time(site: Site) -> None
             await open_(gate)
         await eventually(gateway.ready)
         assert await gateway.commands() == [f"{name}/Go" for name in gates]
+        assert [event["asked"] for event in gateway.events("all_described")] == [12]
 
 
 async def test_one_that_hangs_is_given_up_after_describe_timeout_and_the_gateway_is_ready(site: Site) -> None:
