@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gateway.processes.completed import Completed
     from gateway.processes.spawn import SpawnPool
 
-MARGIN = 5.0  # seconds beyond the timeout after which another gateway that asks is not waited for any more
+PATIENCE = 5.0  # seconds that another gateway is waited for which asks the same
 FORM = 2  # of what is remembered: what was asked in another way is asked again
 LOOK = 0.05  # seconds between two looks whether it is done
 
@@ -71,16 +71,17 @@ class Describer:
         Raises:
             Quarantine: it did not answer properly; the message says what it did instead.
         """
-        loop = asyncio.get_running_loop()
-        patience = loop.time() + connector.limits.describe_timeout + MARGIN
+        clock = asyncio.get_running_loop().time
+        missed = float("inf")  # when another gateway was first seen to ask
         while True:
             async with self._turns.turn() as turn:
                 known = self.remembered(connector)
                 if known is not None:
                     return known
                 with self._locked(connector) as ours:
-                    if ours or loop.time() > patience:
+                    if ours or clock() - missed > PATIENCE:
                         return await self._ask(connector, turn)
+            missed = min(missed, clock())
             await asyncio.sleep(LOOK)
 
     async def _ask(self, connector: Connector, turn: Turn) -> Description:

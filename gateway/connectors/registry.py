@@ -69,10 +69,10 @@ class Registry:
         self._describing: dict[str, asyncio.Task[None]] = {}
         self._first: set[str] = set()
         """Those of the start that have not answered yet what they can do, nor been given up."""
+        self._asked = 0
+        """How many they were."""
         self._waiting: collections.Counter[str] = collections.Counter()
         """How many calls wait for a connector's first description."""
-        self._asked = 0
-        """How many there were."""
         self._opened = 0.0
         self._closed = False
         self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
@@ -109,7 +109,7 @@ class Registry:
         return sorted(self._first)
 
     async def described(self) -> None:
-        """Wait until there is none: each has its `describe_timeout`."""
+        """Wait until all connectors of the start have, or have been given up: each has its `describe_timeout`."""
         while self._first:
             await asyncio.wait([self._describing[name] for name in self._first])
 

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.cells.cells import Cells
+from gateway.connectors import describe as describe_module
 from gateway.connectors import registry as registry_module
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.connectors.snapshot import ConnectorState
+from gateway.locks import lock
 from gateway.observe.events import Bus, ConnectorWarning, Event, Quarantined, ReloadFailed
 from gateway.processes.spawn import SpawnPool
 from gateway.settings import read_settings
@@ -462,6 +464,45 @@ async def test_a_description_that_does_not_come_is_given_up_with_all_its_process
         assert statuses["good"].state is ConnectorState.READY
         assert statuses["hangs"].reason == "did not describe itself within 0.3 s (describe_timeout); stderr: thinking"
         assert [event.connector for event in events if isinstance(event, Quarantined)] == ["hangs"]
+
+
+async def test_a_gateway_that_asks_for_long_is_not_waited_for_by_another_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(describe_module, "PATIENCE", 0.1)
+    describing(site, "connectors.d/good.sh")
+    site.configure()
+    (site.state / "describe").mkdir(parents=True)
+    with (site.state / "describe/good.lock").open("wb") as other:
+        assert lock(other.fileno(), wait=False)
+        async with opened(site) as (registry, _):
+            assert registry.snapshot.statuses["good"].state is ConnectorState.READY
+
+
+async def test_a_description_that_another_gateway_is_told_meanwhile_is_taken(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describing(site, "connectors.d/good.sh")
+    site.configure()
+    async with opened(site):
+        pass
+    remembered = site.state / "describe/good.json"
+    said = remembered.read_bytes()
+    remembered.unlink()
+    tried: list[int] = []
+    monkeypatch.setattr(describe_module, "lock", lambda fd, *, wait: tried.append(fd) or lock(fd, wait=wait))
+
+    async def tell() -> None:
+        await eventually(lambda: tried)
+        remembered.write_bytes(said)
+
+    with (site.state / "describe/good.lock").open("wb") as other:
+        assert lock(other.fileno(), wait=False)
+        telling = asyncio.create_task(tell())
+        async with opened(site) as (registry, _):
+            assert registry.snapshot.statuses["good"].state is ConnectorState.READY
+        await telling
+    assert asked(site) == 1
 
 
 async def test_a_description_that_cannot_be_remembered_counts_all_the_same(site: Site) -> None:
