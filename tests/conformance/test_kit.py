@@ -164,6 +164,15 @@ async def test_what_is_left_behind_is_found_in_every_mode(site: Site, mode: str)
     assert (failed, found["processes", None]["outcome"]) == (0, "warning")
 
 
+async def test_one_that_takes_long_to_begin_is_given_that_time_for_whatever_it_is_to_do(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.conformance.kit.EARLY", 1.0)
+    slow = GOOD.replace("COMMANDS =", "time.sleep(1.5)  # an import\nCOMMANDS =", 1)
+    failed, found = await kit_on(site, slow, "[{command: Echo, skip: it only has to begin}]")
+    assert failed == 0, found
+
+
 async def test_a_connector_that_waits_on_an_ended_stdin_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.conformance.kit.EARLY", 2.0)
     failed, found = await kit_on(site, changed("    sys.exit(1)", "    time.sleep(1000)"))

@@ -11,6 +11,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from gateway.connectors.definition import define
+from gateway.connectors.sources import read_sources
+from gateway.settings import read_settings
 from tests.support import PATIENCE, Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
@@ -155,6 +158,14 @@ async def asking(gateway: Server, name: str) -> bool:
 
 async def listed(gateway: Server, commands: list[str]) -> bool:
     return await gateway.commands() == commands
+
+
+def test_a_host_that_imports_has_as_long_and_a_minute_at_least(site: Site) -> None:
+    site.configure("one: {run: [cat]}\ntwo: {run: [cat], describe_timeout: 2m}")
+    settings, _ = read_settings(site.file)
+    sources = read_sources(settings)
+    found = [define(entry, sources.defaults, settings) for entry in sources.entries]
+    assert [one.launch.keep.boot for one in found if one is not None] == [60, 120]
 
 
 # --- calls
