@@ -26,7 +26,7 @@ BAD_STATUS = "ServiceTaskOperatorReturnedBadStatusError"
 """What the backend calls a version 1 answer that is not JSON, or has a bad status."""
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _Telling(msgspec.Struct, frozen=True):
     """What of an answer means anything here."""
 
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -88,12 +88,12 @@ def _is_error(raw: msgspec.Raw | None) -> bool:
     return raw is not None and _answer(raw).error_code is not msgspec.UNSET
 
 
-def _answer(raw: msgspec.Raw) -> _Answer:
+def _answer(raw: msgspec.Raw) -> _Telling:
     """Return what means anything of an object; nothing of what is none, or nested too deeply."""
     try:
-        return msgspec.json.decode(raw, type=_Answer)
+        return msgspec.json.decode(raw, type=_Telling)
     except (msgspec.ValidationError, RecursionError):
-        return _Answer()
+        return _Telling()
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -95,7 +95,7 @@ def is_document(output: bytearray) -> bool:
     return not_json(memoryview(output)[start:end]) is None
 
 
-class _Meant(msgspec.Struct, frozen=True):
+class _Meaningful(msgspec.Struct, frozen=True):
     """The members of a result that mean anything here."""
 
     command_response_version: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -109,7 +109,7 @@ class _Meant(msgspec.Struct, frozen=True):
     http_status: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_meant = msgspec.json.Decoder(_Meant)
+_meant = msgspec.json.Decoder(_Meaningful)
 
 
 def meant_members(document: memoryview) -> Object:
