@@ -106,6 +106,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Calls that may wait for one of them."""
     queue_timeout: Duration = Duration(10)
     """How long they may."""
+    linger: Duration = Duration(2)
+    """How long a process may live on after its result."""
     max_output: Size = Size(8 << 20)
     """Bytes of a result."""
     max_log: Size = Size(256 << 10)
@@ -234,6 +236,7 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     concurrency: Positive | None = None
     queue: NotNegative | None = None
     queue_timeout: Duration | None = None
+    linger: Duration | None = None
     max_output: Size | None = None
     max_log: Size | None = None
     max_memory: Size | None = None

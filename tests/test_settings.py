@@ -214,6 +214,7 @@ def defaults(site: Site, text: str) -> Limits:
         ("concurrency: 1", "concurrency", 1),
         ("queue: 0", "queue", 0),
         ("queue_timeout: 1s", "queue_timeout", 1),
+        ("linger: 0s", "linger", 0),
         ("max_output: 1KiB", "max_output", 1024),
         ("max_log: 1KiB", "max_log", 1024),
         ("max_memory: 64MiB", "max_memory", 64 << 20),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from gateway.cells.wire import Said
 from gateway.errors import (
     ConnectorCrashed,
     ConnectorFailed,
@@ -18,12 +19,16 @@ from gateway.errors import (
     GatewayDraining,
     GatewayError,
 )
-from gateway.processes.completed import Completed, Stop
+from gateway.processes.completed import Completed, Stop, had_answered
 from gateway.protocol.result import Result, interpret, told_error
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.observe.redact import Redactor
+
+T = TypeVar("T")
 
 TAIL_LINES = 20  # of a failed run's log, for its caller
 TAIL_IN_MESSAGE = 500  # characters
@@ -54,22 +59,22 @@ async def meaning(completed: Completed, title: str, redact: Redactor, allowed: f
     """Return what a run means, however it ended; `allowed` is the time that it had, in seconds."""
     result = None
     problem = problem_of(completed, title, allowed)
-    if isinstance(problem, ConnectorTimeout) and completed.whole:
-        # It did what it was to do: told as a failure, it would be done again.
-        with contextlib.suppress(ConnectorInvalidOutput):
-            result = await _interpreted(completed.result, redact, acknowledges=acknowledges)
-            late = f"gave its result, and did not end until its deadline of {Duration(allowed)}: it was stopped"
-            result = msgspec.structs.replace(result, warnings=(*result.warnings, late))
-            problem = None
-    elif problem is None and completed.status:
-        result = told_error(completed.result, redact)
-        if result is None:
-            problem = ConnectorFailed(f"{title} failed with exit status {completed.status}")
-    elif problem is None:
+    late = completed.stop is not None and await _beside_large(completed.result, had_answered, completed)
+    if late or (problem is None and not completed.status):
         try:
             result = await _interpreted(completed.result, redact, acknowledges=acknowledges)
         except ConnectorInvalidOutput as invalid:
-            problem = ConnectorInvalidOutput(f"{title} gave no valid result: {redact(invalid.message)}")
+            hung = ", and did not end" if late else ""
+            problem = ConnectorInvalidOutput(f"{title} gave no valid result{hung}: {redact(invalid.message)}")
+        else:
+            problem = None
+        if late and result is not None:
+            lateness = _lateness(completed, allowed)
+            result = msgspec.structs.replace(result, warnings=(*result.warnings, lateness))
+    elif problem is None:
+        result = told_error(completed.result, redact)
+        if result is None:
+            problem = ConnectorFailed(f"{title} failed with exit status {completed.status}")
     if problem is None and result is not None and result.error is not None and result.error.invalid_output:
         problem = ConnectorInvalidOutput(f"{title} gave no valid result: {result.error.message}")
     return Meant(result=result, problem=problem, tail=redact(completed.log_tail))
@@ -79,7 +84,10 @@ def problem_of(completed: Completed, title: str, timeout: float) -> GatewayError
     """Return what the end of the process means, whatever it wrote."""
     bounds = completed.bounds
     if completed.stop is Stop.DEADLINE:
-        return ConnectorTimeout(f"{title} was still running at its deadline of {Duration(timeout)} and was stopped")
+        part = f", with {len(completed.result)} bytes of a result that was not whole" if completed.result else ""
+        return ConnectorTimeout(
+            f"{title} was still running at its deadline of {Duration(timeout)} and was stopped{part}"
+        )
     if completed.stop is Stop.DRAINED:
         return GatewayDraining(f"{title} was stopped: the gateway is shutting down", retry_after=5)
     if completed.stop is Stop.OUTPUT:
@@ -95,9 +103,23 @@ def problem_of(completed: Completed, title: str, timeout: float) -> GatewayError
     return None
 
 
+def _lateness(completed: Completed, allowed: float) -> str:
+    """Say of a run that had answered when it was stopped."""
+    if completed.stop is Stop.LINGERED:
+        until = f"within {Duration(completed.bounds.linger)} (linger)"
+    elif completed.stop is Stop.DEADLINE:
+        until = f"until its deadline of {Duration(allowed)}"
+    else:
+        until = "until the gateway shut down"
+    if completed.said == Said.ALL:
+        return f"gave its result, and did not end {until}: it was stopped"
+    return f"wrote its result, and neither closed its channel nor ended {until}: it was stopped"
+
+
 async def _interpreted(stdout: bytearray, redact: Redactor, *, acknowledges: bool) -> Result:
-    if len(stdout) <= LARGE:
-        return interpret(stdout, redact, acknowledges=acknowledges)
-    return await asyncio.to_thread(
-        interpret, stdout, redact, acknowledges=acknowledges
-    )  # it takes its time, and others have their turns
+    return await _beside_large(stdout, functools.partial(interpret, acknowledges=acknowledges), stdout, redact)
+
+
+async def _beside_large(result: bytearray, look: Callable[..., T], *arguments: Any) -> T:
+    """Look at a result; in a thread where it is large, which takes its time, and others have their turns."""
+    return look(*arguments) if len(result) <= LARGE else await asyncio.to_thread(look, *arguments)

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.cells import wire
-from gateway.cells.wire import Flag, Kind, Why
+from gateway.cells.wire import Flag, Kind, Said, Why
 from gateway.states import move
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Ended(NamedTuple):
     status: int
     why: Why
     left_behind: bool = False
-    whole: bool = False
+    said: int = Said.PERHAPS_A_PART
     cpu_user: float = 0.0
     cpu_system: float = 0.0
     peak_rss: int = 0
@@ -117,13 +117,17 @@ class Words(NamedTuple):
 
 
 class Allowance(NamedTuple):
-    """What one run may use: seconds of grace between SIGTERM and SIGKILL, bytes (0: unbounded), processes."""
+    """What one run may use: bytes (0: unbounded), processes, seconds.
+
+    `grace` is between SIGTERM and SIGKILL, `linger` between the end of the result and SIGTERM.
+    """
 
     grace: float
     output: int
     log: int
     memory: int
     processes: int = 0
+    linger: float = 0.0
 
 
 class CellState(enum.Enum):
@@ -233,7 +237,9 @@ class Cell:
         argc, envc, data = words
         time = min(max(1, round(seconds * 1000)), _LONGEST) if seconds else 0
         grace = min(max(1, round(limits.grace * 1000)), _LONGEST) if limits.grace else 0
-        fields = (argc, envc, len(data), time, grace, limits.processes, limits.output, limits.log, limits.memory)
+        linger = min(round(limits.linger * 1000), _LONGEST)
+        bounds = (limits.processes, 0, limits.output, limits.log, limits.memory)
+        fields = (argc, envc, len(data), time, grace, linger, *bounds)
         self._post((Kind.RUN, run, flags), wire.RUN, fields, pieces, fds)
         self._listeners[run] = listener
         if seconds:
@@ -430,16 +436,14 @@ class Cell:
         listener.on_failed(message, stale=stale)
 
     def _ended(self, facts: tuple[int, ...], result: bytearray) -> Ended:
-        pid, status, number, unfit, left_behind, whole, user, system, peak, log_bytes = facts
+        pid, status, number, unfit, left_behind, said, user, system, peak, log_bytes = facts
         why = wire.WHY[number]
         if unfit:
             self._move(CellState.WORN)
         # One that failed since the kernel has killed something of it had no memory left.
         if status and self.group is not None and self.group.has_killed() and why is Why.BY_ITSELF:
             why = Why.MEMORY
-        return Ended(
-            pid, status, why, bool(left_behind), bool(whole), user / 1e6, system / 1e6, peak, log_bytes, result
-        )
+        return Ended(pid, status, why, bool(left_behind), said, user / 1e6, system / 1e6, peak, log_bytes, result)
 
     def _be_judged(self, got: int) -> None:
         judge, self._judge = self._judge, None

@@ -15,8 +15,9 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_S
 """Of memory that is handed over: nobody changes it any more."""
 
 HEAD = Struct("=IIII")  # kind, run, flags, bytes of the body
-# head; arguments, variables, bytes of both; milliseconds of time and grace; processes; bytes of result, log, memory
-RUN = Struct("=IIIIIIIIIIQQQ")
+# head; arguments, variables, bytes of both; milliseconds of time, grace and linger; processes, 0; bytes of result, log,
+# memory
+RUN = Struct("=IIIIIIIIIIIIQQQ")
 FEED = Struct("=IIIIII")
 READY = Struct("=II")
 FAILED = Struct("=II")
@@ -58,6 +59,7 @@ class Flag(enum.IntFlag):
     FORKED = 1 << 7
     KEEP = 1 << 8
     IN_TIME = 1 << 9
+    RESULT_IN_LINE = 1 << 10
 
 
 class Why(enum.IntEnum):
@@ -71,7 +73,18 @@ class Why(enum.IntEnum):
     MEMORY = 5
     PROCESSES = 6
     DISK = 7
+    LINGERED = 8
     CELL_DIED = 99  # said by nobody: it is this side's own
+
+
+class Said(enum.IntEnum):
+    """What had come of a result by the time that its run was stopped."""
+
+    PERHAPS_A_PART = 0
+    NOTHING_SINCE = 1
+    """All that there is; but more could have come."""
+    ALL = 2
+    """Its channel had been closed, or its line ended."""
 
 
 WHY = {int(why): why for why in Why}

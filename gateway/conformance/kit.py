@@ -332,6 +332,8 @@ class Kit:
                 return _failed("stdin", None, str(problem), ADVICE[ConnectorStartFailed])
             if completed.stop is Stop.DEADLINE:
                 trouble = f"it still ran {EARLY:g} s after a stdin with {what} had ended"
+            elif completed.stop is Stop.LINGERED:
+                trouble = f"it still ran {completed.bounds.linger:g} s after its answer to a stdin with {what}"
             elif completed.signal is not None:
                 trouble = f"a stdin with {what} made it die of {completed.signal}"
             else:

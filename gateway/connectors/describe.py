@@ -15,7 +15,7 @@ from gateway.connectors.turns import Turn, Turns
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.files import read_file
 from gateway.locks import lock
-from gateway.processes.completed import StartFailed, Stop
+from gateway.processes.completed import Completed, StartFailed, Stop, had_answered
 from gateway.processes.run import uncancelled
 from gateway.protocol.description import Description, read_description
 from gateway.protocol.request import DescribeRequest
@@ -87,21 +87,22 @@ class Describer:
     async def _ask(self, connector: Connector, turn: Turn) -> Description:
         completed = await self._run(connector, turn)
         tail = f"; stderr: {connector.redact(completed.log_tail)[-1000:]}" if completed.log_tail else ""
+        answered = completed.stop is not None and had_answered(completed)
         if completed.stop is Stop.OUTPUT:
             raise Quarantine(f"describe wrote more than max_output ({connector.limits.max_output}){tail}")
-        if completed.stop is not None:
+        if completed.stop is not None and not answered:
             allowed = connector.limits.describe_timeout
             raise Quarantine(f"did not describe itself within {allowed:g} s (describe_timeout){tail}")
         if completed.out_of_memory:
             raise Quarantine(f"describe went over max_memory ({connector.limits.max_memory}){tail}")
-        if completed.signal is not None:
+        if completed.signal is not None and not answered:
             raise Quarantine(f"describe died of {completed.signal}{tail}")
         try:
             description = read_description(completed.result)
         except ConnectorInvalidOutput as problem:
             status = f" (exit status {completed.status})" if completed.status else ""
             raise Quarantine(f"describe failed{status}: {problem.message}{tail}") from problem
-        if completed.status:
+        if completed.status and not answered:
             raise Quarantine(f"describe failed: exit status {completed.status}{tail}")
         with contextlib.suppress(OSError):  # a full disk: it will be asked again
             await asyncio.to_thread(self._remember, connector, description, completed.peak_rss)

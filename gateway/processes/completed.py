@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.cell import Ended
-from gateway.cells.wire import Why
+from gateway.cells.wire import Said, Why
 from gateway.processes.launch import Bounds
+from gateway.protocol.document import is_finished
 
 if TYPE_CHECKING:
     from gateway.processes.launch import Launch
@@ -28,6 +29,11 @@ class Stop(enum.Enum):
     CANCELLED = "cancelled"
     DRAINED = "drained"
     OUTPUT = "output"
+    LINGERED = "lingered"
+    """It had given its result, and did not end."""
+
+
+_AFTER_AN_ANSWER = (Stop.DEADLINE, Stop.DRAINED, Stop.LINGERED)
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +54,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     result: bytearray
     log_tail: str
     log_bytes: int
-    whole: bool = False
-    """Its result was closed before it was stopped: it had said all that it would."""
+    said: int = Said.PERHAPS_A_PART
+    """What there was of its result when it was stopped."""
     left_behind: bool = False
     """Something that it had started outlived it, although nobody stopped it."""
     clean: bool = False
@@ -70,6 +76,8 @@ def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
         return stop or Stop.DEADLINE
     if ended.why == Why.OUTPUT:
         return Stop.OUTPUT
+    if ended.why == Why.LINGERED:
+        return Stop.LINGERED
     return stop if ended.why in (Why.STOPPED, Why.KILLED, Why.CELL_DIED) else None
 
 
@@ -93,10 +101,21 @@ def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str
         result=ended.result,
         log_tail=log[0],
         log_bytes=max(log[1], ended.log_bytes),
-        whole=ended.whole,
+        said=ended.said,
         left_behind=ended.left_behind,
         clean=stop is None and ended.status == 0 and ended.why is Why.BY_ITSELF,
     )
+
+
+def had_answered(completed: Completed) -> bool:
+    """Tell whether a run that was stopped had given its whole result by then. A large one takes its time.
+
+    It has when its channel was closed. Where it was not, one JSON document that nothing followed will do: told as a
+    failure, what was done would be done again.
+    """
+    if completed.stop not in _AFTER_AN_ANSWER or completed.said == Said.PERHAPS_A_PART:
+        return False
+    return completed.said == Said.ALL or is_finished(completed.result)
 
 
 def signal_name(number: int) -> str:

@@ -20,11 +20,15 @@ Payload = bytes | tuple[bytes | bytearray | memoryview, ...]
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run may use: bytes of result, of log and of resident memory (0: unbounded)."""
+    """What one run may use: bytes of result, of log and of resident memory (0: unbounded).
+
+    `linger`: seconds that it may live on after its result.
+    """
 
     output: int
     log: int
     memory: int
+    linger: float = 2.0
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     argv: tuple[str, ...]
     env: Mapping[str, str]
     result_on_fd3: bool
+    result_in_line: bool = False
+    """A line break ends its result; otherwise the end of the channel does."""
     bounds: Bounds
     cleanup: tuple[str, ...] = ()
     """A command line to run after a run that was stopped or died: for what lives outside of our processes."""

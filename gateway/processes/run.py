@@ -29,6 +29,7 @@ CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
 _PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process has of its own
 _RESULT_ON_3, _TELL_RESULT = int(Flag.RESULT_ON_3), int(Flag.TELL_RESULT)  # the operators of enumerations are slow
+_RESULT_IN_LINE = int(Flag.RESULT_IN_LINE)
 DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words
 
 
@@ -232,6 +233,8 @@ class Child(Listener):
     def _begin(self, words: Words, bounds: Allowance, flags: int, payload: Payload = b"", seconds: float = 0.0) -> None:
         if self.launch.result_on_fd3:
             flags |= _RESULT_ON_3
+        if self.launch.result_in_line:
+            flags |= _RESULT_IN_LINE
         if self.launch.cleanup:
             self._name = self._cell.name_of_next()
         try:
@@ -297,7 +300,7 @@ def _nothing() -> None:
 def limits(launch: Launch) -> Allowance:
     """Return what a run of a launch may use, as a cell has it."""
     bounds = launch.bounds
-    return Allowance(GRACE, bounds.output, bounds.log, bounds.memory, launch.sandbox.max_pids)
+    return Allowance(GRACE, bounds.output, bounds.log, bounds.memory, launch.sandbox.max_pids, bounds.linger)
 
 
 async def uncancelled(future: asyncio.Future[Ended] | asyncio.Task[Completed]) -> None:

@@ -126,6 +126,11 @@ def meant_members(document: memoryview) -> Object:
     return {name: raw for name, raw in found if raw is not msgspec.UNSET}
 
 
+def is_finished(output: bytearray) -> bool:
+    """Tell whether an output is one JSON document, and nothing that it could begin with: 1 may become 12."""
+    return is_document(output) and not output[-1:].isdigit()
+
+
 def find_document(stdout: bytearray) -> tuple[memoryview, Object, tuple[str, ...]]:
     """Find the one JSON document in the output; if it is an object, its `meant_members` are returned too."""
     start, end = _text(stdout)

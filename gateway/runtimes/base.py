@@ -69,6 +69,8 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[Path, ...] = ()
     result_on_fd3: bool = False
     """The runtime's own host writes its result there, whatever the entry says."""
+    result_in_line: bool = False
+    """That host ends its result with a line break, and has none in it."""
     code: tuple[Path, ...] = ()
     """Its own files and folders: what it may read, and not write."""
     needs: tuple[Path, ...] = ()

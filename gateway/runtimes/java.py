@@ -93,6 +93,7 @@ class Java:
             files=(java, place.builds / "current" / "connector-host.jar"),
             code=(place.builds, *more),
             result_on_fd3=True,
+            result_in_line=True,
             notice=notice,
         )
 

@@ -67,6 +67,7 @@ class Node:
             code=(module, place.builds),
             needs=(HOST.parent, *(folder for above in module.parents if (folder := above / "node_modules").is_dir())),
             result_on_fd3=True,
+            result_in_line=True,
             notice=notice,
         )
 

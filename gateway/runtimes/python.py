@@ -95,6 +95,7 @@ class Python:
         line = (str(python), *flags, str(HOST))
         return CommandLine(
             argv=(*line, *target),
+            result_in_line=True,
             resident={"fork": (*line, "--fork", *target), "persistent": (*line, "--lines", *target)},
             files=(python, *files),
             code=tuple(code),

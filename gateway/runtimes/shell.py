@@ -38,6 +38,7 @@ class Shell:
             code=(script,),
             needs=(bash, HOST.parent),
             result_on_fd3=True,
+            result_in_line=True,
         )
 
     def build(self, _options: ShellOptions, _place: Home) -> None:

@@ -63,11 +63,15 @@ enum flag {
   FORKED = 1 << 7,       /* have the host fork it; of its words, the variables count */
   KEEP = 1 << 8,
   IN_TIME = 1 << 9,      /* for the host: it is forked well before its input */
+  RESULT_IN_LINE = 1 << 10, /* a line break ends the result, whoever has its channel open still */
 };
 
 enum stream { OUT = 1, ERR = 2 };
 
-enum why { BY_ITSELF, DEADLINE, STOPPED, KILLED, OUTPUT, MEMORY, PROCESSES, DISK };
+enum why { BY_ITSELF, DEADLINE, STOPPED, KILLED, OUTPUT, MEMORY, PROCESSES, DISK, LINGERED };
+
+/* What had come of a result by the time that its run was stopped. */
+enum said { PERHAPS_A_PART, NOTHING_SINCE /* nor was it ended */, ALL };
 
 enum step { NO_STEP, PIPES, FORK, FOLDER, DESCRIPTORS, EXEC, WIRE, SANDBOX, IN_HOST };
 
@@ -80,7 +84,8 @@ struct run_message {
   struct head head;
   uint32_t argc, envc, words; /* bytes of all words */
   uint32_t deadline_ms, grace_ms; /* from now on; 0: none */
-  uint32_t max_pids;
+  uint32_t linger_ms;             /* what it has to end, from the end of its result on */
+  uint32_t max_pids, reserved;
   uint64_t max_output, max_log, max_memory; /* bytes; 0: unbounded */
 };
 
@@ -101,7 +106,7 @@ struct failed_message {
 
 struct ended_message {
   struct head head; /* the body is the result */
-  uint32_t pid, status, why, spoiled, left_behind, whole;
+  uint32_t pid, status, why, spoiled, left_behind, said; /* of enum why and enum said */
   uint64_t user_us, system_us, peak_rss, log_bytes;
 };
 
@@ -299,6 +304,7 @@ struct input {
 struct output {
   int fd;
   char first[INLINE]; /* what there is of a result that fits into a message */
+  char last;
   int rest;           /* the memfd of a larger one, -1 for none */
   uint64_t size, bound;
 };
@@ -402,10 +408,11 @@ struct run {
   bool dead;      /* the leader is, and its status is known */
   bool left_behind, whole, goes_on, touched, worked; /* worked: it has had a request */
   int status;
-  int64_t deadline, kill_at, watch_at, patience; /* 0: none */
+  int64_t deadline, linger_at, kill_at, watch_at, patience; /* 0: none */
   int64_t watch_ms; /* the time from the last look to the next one */
   uint32_t looks, results_told;
-  uint32_t grace_ms, max_pids;
+  uint32_t grace_ms, linger_ms, max_pids;
+  uint64_t said_before; /* bytes of its result, when it was stopped */
   uint64_t max_log, max_memory, log_bytes;
   struct usage usage;
   int folder;      /* its working directory */
@@ -442,7 +449,7 @@ struct cell {
 
 void run_begin(struct cell *cell, struct message *message);
 void run_feed(struct run *run, struct message *message);
-void run_stop(const struct cell *cell, struct run *run, enum why why);
+void run_stop(struct cell *cell, struct run *run, enum why why);
 void run_kill(struct run *run, enum why why);
 void run_go_on(struct run *run);
 void run_rest(struct cell *cell, struct run *run, bool keep);

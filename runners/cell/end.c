@@ -21,10 +21,13 @@ static void signal_group(const struct cell *cell, const struct run *run, int num
   if (kill(-run->leader, number)) kill(run->leader, number); /* it may not lead a group yet */
 }
 
-void run_stop(const struct cell *cell, struct run *run, enum why why) {
+void run_stop(struct cell *cell, struct run *run, enum why why) {
   if (run->state == OVER || run->why != BY_ITSELF) return;
+  if (run->output.fd >= 0) run_read_output(cell, run); /* what it says from now on is another thing */
+  if (run->why != BY_ITSELF) return;
+  run->said_before = run->output.size;
   run->why = why;
-  run->deadline = 0;
+  run->deadline = run->linger_at = 0;
   if (run->grace_ms && run->state != FORKING) {
     signal_group(cell, run, SIGTERM);
     for (size_t at = 0; run->dead && at < run->nothers; at++) kill(run->others[at], SIGTERM);
@@ -44,6 +47,12 @@ void run_go_on(struct run *run) {
   if (run->state == LEAVING && run->why == BY_ITSELF) run->kill_at = 0;
 }
 
+static enum said said(const struct run *run) {
+  if (run->whole) return ALL;
+  bool stopped = run->why == DEADLINE || run->why == STOPPED;
+  return stopped && run->output.size == run->said_before ? NOTHING_SINCE : PERHAPS_A_PART;
+}
+
 static void tell_ended(struct cell *cell, struct run *run) {
   struct ended_message told = {
       .head = {.kind = ENDED, .run = run->id, .body = (uint32_t)run->output.size},
@@ -52,7 +61,7 @@ static void tell_ended(struct cell *cell, struct run *run) {
       .why = run->why,
       .spoiled = cell->spoiled,
       .left_behind = run->left_behind,
-      .whole = run->whole,
+      .said = said(run),
       .user_us = microseconds(&run->usage.user),
       .system_us = microseconds(&run->usage.system),
       .peak_rss = run->usage.peak,
@@ -287,7 +296,7 @@ void run_leader_died(struct cell *cell, struct run *run, int status) {
     run->kill_at = now_ms();
     return;
   }
-  run->patience = 0; /* it has been said */
+  run->patience = run->linger_at = 0; /* it has been said */
   bool living = is_forked(run) ? claim(cell, run) > 0 : !cell->childless;
   run->left_behind = living && run->why == BY_ITSELF;
   run_move(run, LEAVING);

@@ -54,5 +54,6 @@ bool output_read(struct output *output) {
   if (output->bound && output->size + (uint64_t)size > output->bound) return false;
   if (!keep(output, chunk, (size_t)size)) return false;
   output->size += (uint64_t)size;
+  output->last = chunk[size - 1];
   return true;
 }

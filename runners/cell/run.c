@@ -80,13 +80,14 @@ static struct run *make(struct cell *cell, const struct run_message *asked) {
   run->dead = run->left_behind = run->whole = run->goes_on = run->touched = false;
   run->worked = run->state == RUNNING;
   run->status = 0;
-  run->kill_at = run->patience = 0;
+  run->linger_at = run->kill_at = run->patience = 0;
   int64_t now = now_ms();
   run->deadline = asked->deadline_ms && run->state != WAITING ? now + asked->deadline_ms : 0;
   run->watch_ms = FIRST_WATCH_MS;
   run->watch_at = now + FIRST_WATCH_MS;
   run->looks = run->results_told = 0;
   run->grace_ms = asked->grace_ms;
+  run->linger_ms = asked->linger_ms;
   run->max_pids = asked->max_pids;
   run->max_log = asked->max_log;
   run->max_memory = asked->max_memory;
@@ -99,7 +100,7 @@ static struct run *make(struct cell *cell, const struct run_message *asked) {
   run->held.mapped = NULL;
   run->held.nfds = 0;
   run->input.left = 0;
-  run->output.size = 0;
+  run->output.size = run->said_before = 0;
   run->output.bound = asked->max_output;
   run->logs[0].stream = ERR;
   run->logs[1].stream = OUT;
@@ -347,6 +348,7 @@ void run_feed(struct run *run, struct message *message) {
   run->watch_ms = FIRST_WATCH_MS;
   run->watch_at = now_ms() + FIRST_WATCH_MS;
   run_move(run, RUNNING);
+  run_linger(run);
   if (!(run->flags & CHANNEL)) take_input(run, message, body, message->head.body);
 }
 

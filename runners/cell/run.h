@@ -35,6 +35,8 @@ void run_read_logs(struct cell *cell, struct run *run);
 /* What is in the pipes now is all there will be: every writer is dead. */
 void run_read_rest(struct cell *cell, struct run *run);
 
+/* Have it end soon, if all of its result is there: what there is to do beside that is not the call's. */
+void run_linger(struct run *run);
 /* Nobody changes what is in a memory file any more: it is handed over. */
 void run_seal(int fd);
 

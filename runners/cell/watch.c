@@ -118,9 +118,13 @@ static void watch(struct cell *cell, struct run *run) {
     run_kill(run, DISK);
 }
 
+/* One that is dead, which its host has yet to say, lingers no more. */
+static bool lingers(const struct run *run) { return run->linger_at && !run->dead && !run->patience; }
+
 int64_t run_next(const struct run *run) {
   int64_t next = run->state == FORKING || run->state == ENDING ? 0 : run->watch_at;
   if (run->deadline && (!next || run->deadline < next)) next = run->deadline;
+  if (lingers(run) && (!next || run->linger_at < next)) next = run->linger_at;
   if (run->kill_at && (!next || run->kill_at < next)) next = run->kill_at;
   if (run->patience && run->state != ENDING && (!next || run->patience < next)) next = run->patience;
   return next;
@@ -130,6 +134,7 @@ void run_mind_the_time(struct cell *cell, struct run *run) {
   if (run->state == OVER) return;
   int64_t now = now_ms();
   if (run->deadline && now >= run->deadline) run_stop(cell, run, DEADLINE);
+  if (lingers(run) && now >= run->linger_at) run_stop(cell, run, LINGERED);
   if (run->state != FORKING && run->state != ENDING && !run->kill_at && now >= run->watch_at) {
     if (run->state == RESTING) {
       rest(cell, run);

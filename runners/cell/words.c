@@ -68,6 +68,11 @@ static void tell_result(struct cell *cell, const struct run *run, bool nothing) 
   }
 }
 
+void run_linger(struct run *run) {
+  bool ended = run->output.fd < 0 && !(run->flags & (CHANNEL | HOST)); /* whose results are not ours to read */
+  if (ended && run->state == RUNNING && !(run->flags & TELL_RESULT)) run->linger_at = now_ms() + run->linger_ms;
+}
+
 void run_read_output(struct cell *cell, struct run *run) {
   uint64_t before = run->output.size;
   if (!output_read(&run->output)) {
@@ -75,14 +80,19 @@ void run_read_output(struct cell *cell, struct run *run) {
     run_kill(run, OUTPUT);
     return;
   }
-  bool closed = run->output.fd < 0, more = run->output.size > before;
-  if (closed && run->why == BY_ITSELF) run->whole = true;
+  bool more = run->output.size > before;
+  if (run->flags & RESULT_IN_LINE && more && run->output.last == '\n') close_fd(&run->output.fd);
+  bool closed = run->output.fd < 0;
+  if (closed && run->why == BY_ITSELF) {
+    run->whole = true;
+    run_linger(run);
+  }
   if (run->state == WAITING && more && !run->touched) {
     run->touched = true;
     tell_result(cell, run, true);
   }
   if (!(run->flags & TELL_RESULT) || run->goes_on || run->why != BY_ITSELF) return;
-  bool ends = run->output.rest < 0 && more && run->output.first[run->output.size - 1] == '\n';
+  bool ends = run->output.rest < 0 && more && run->output.last == '\n';
   if (!closed && (!ends || run->results_told >= RESULTS_TOLD)) return;
   run->results_told++;
   tell_result(cell, run, false);

@@ -4,7 +4,7 @@
  * The module's exported functions are its commands: `fn(params, {config, task_data, context})`. They are described by an
  * exported `describe` mapping (which is then the whole list) or by the JSDoc above them.
  *
- * The result goes to descriptor 1, or to descriptor 3 with `--fd3`. process.stdout and console are log. Node cannot move
+ * The result is one line, and goes to descriptor 1, or to descriptor 3 with `--fd3`. process.stdout and console are log. Node cannot move
  * descriptor 1, so only `--fd3` also keeps apart what inherited children, addons and fs.writeSync(1) write there.
  *
  * With `--lines` the module serves many requests, one after the other: a line each on stdin, a line each on descriptor 3,
@@ -32,7 +32,7 @@ async function main(args) {
 
 async function serveOne(path, results) {
   const finish = (answer) => {
-    writeAll(results, Buffer.from(answer.document));
+    writeAll(results, Buffer.from(`${answer.document}\n`));
     process.exit(answer.status);
   };
   // The module may fail outside of any promise that we hold: in a timer, an emitter, a rejection nobody awaits.

@@ -70,7 +70,7 @@ def main(args: list[str]) -> int:
     path = os.path.abspath(args[0])
     status, document = answer(path, read_all(0), max_output)
     if document is not None:
-        write_all(results, document)
+        write_all(results, document.replace(b"\n", b" ") + b"\n")  # no text of JSON has a line break in it
     if status < 0:
         die_of(-status)
     return status

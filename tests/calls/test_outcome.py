@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.calls.outcome import LARGE, TAIL_IN_MESSAGE, TAIL_LINES, meaning, problem_of
+from gateway.cells.wire import Said
 from gateway.observe.redact import Redactor
 from gateway.processes.completed import Completed, Stop
 from gateway.processes.launch import Bounds
@@ -61,11 +62,33 @@ async def test_a_bad_status_without_an_error_is_a_failure_with_the_end_of_the_lo
 
 
 async def test_a_result_that_came_before_the_deadline_counts_with_a_warning() -> None:
-    late = ended(stop=Stop.DEADLINE, status=None, signal="SIGKILL", whole=True)
+    late = ended(stop=Stop.DEADLINE, status=None, signal="SIGKILL", said=Said.ALL)
     meant = await meaning(late, "fax/Send", Redactor(), 2.0, acknowledges=False)
     assert meant.problem is None
     assert meant.result is not None
     assert "deadline of 2s" in meant.result.warnings[0]
+
+
+@pytest.mark.parametrize("stop", list(Stop))
+@pytest.mark.parametrize("said", list(Said))
+@pytest.mark.parametrize("result", [b"{}", b"1", b"1\n", b"{", b"", b"noise\n{}", b"{}\n{}"])
+async def test_an_answer_counts_whatever_it_was_stopped_for_unless_there_may_be_more(
+    stop: Stop, said: Said, result: bytes
+) -> None:
+    facts = ended(stop=stop, status=None, signal="SIGTERM", said=said, result=bytearray(result))
+    meant = await meaning(facts, "fax/Send", Redactor(), 2.0, acknowledges=False)
+    counts = {Said.ALL: (b"{}", b"1", b"1\n", b"noise\n{}"), Said.NOTHING_SINCE: (b"{}", b"1\n")}.get(said, ())
+    answers = stop in (Stop.DEADLINE, Stop.DRAINED, Stop.LINGERED)
+    assert (meant.problem is None) == (answers and result in counts)
+    if answers and said is Said.ALL and meant.problem is not None:
+        assert meant.problem.code == "connector_invalid_output"
+
+
+async def test_a_deadline_tells_of_a_part_of_a_result() -> None:
+    late = ended(stop=Stop.DEADLINE, status=None, signal="SIGKILL", result=bytearray(b'{"a"'))
+    meant = await meaning(late, "fax/Send", Redactor(), 2.0, acknowledges=False)
+    assert meant.problem is not None
+    assert (meant.problem.code, "with 4 bytes of a result" in meant.problem.message) == ("connector_timeout", True)
 
 
 async def test_what_is_no_result_is_told_with_why() -> None:

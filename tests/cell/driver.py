@@ -22,12 +22,15 @@ SANITIZED = "CELL_SANITIZED" in os.environ  # `make test` runs them a second tim
 (RUN, FEED, STOP, KILL, STARTED, FAILED, LOG, ENDED, READY, RESULT, GO_ON, REST, MEASURE, MEASURED, TOLD, LEAVE) = (
     range(1, 17)
 )
-RESULT_ON_3, AHEAD, BODY_IN_FD, TELL, TELL_RESULT, CHANNEL, HOST, FORKED, KEEP, IN_TIME = (1 << at for at in range(10))
+(RESULT_ON_3, AHEAD, BODY_IN_FD, TELL, TELL_RESULT, CHANNEL, HOST, FORKED, KEEP, IN_TIME, RESULT_IN_LINE) = (
+    1 << at for at in range(11)
+)
 OUT, ERR = 1, 2
-WHY = ("by itself", "deadline", "stopped", "killed", "output", "memory", "processes", "disk")
+WHY = ("by itself", "deadline", "stopped", "killed", "output", "memory", "processes", "disk", "lingered")
+SAID = ("perhaps a part", "nothing since", "all")
 STEPS = ("none", "pipes", "fork", "folder", "descriptors", "exec", "wire", "sandbox", "in host")
 HEAD = struct.Struct("=IIII")
-RUN_REST = struct.Struct("=IIIIIIQQQ")
+RUN_REST = struct.Struct("=IIIIIIIIQQQ")
 ENDED_REST = struct.Struct("=IIIIIIQQQQ")
 INLINE = 64 << 10
 PATIENCE = 20.0
@@ -51,6 +54,7 @@ class Ended(NamedTuple):
     why: str
     spoiled: bool
     left_behind: bool
+    said: str
     cpu: float
     peak_rss: int
     log_bytes: int
@@ -100,13 +104,14 @@ class Cell:
 
     def start(
         self, *argv: str, payload: bytes = b"", env: Sequence[str] = ("PATH=/usr/bin:/bin",), flags: int = 0,
-        deadline: float = 0, grace: float = 0.2, output: int = 0, log: int = 0, memory: int = 0, pids: int = 0,
+        deadline: float = 0, grace: float = 0.2, linger: float = 60, output: int = 0, log: int = 0, memory: int = 0, pids: int = 0,
     ) -> int:  # fmt: skip
         self._runs += 1
         words = b"".join(word.encode() + b"\0" for word in (*argv, *env))
         body = words + payload
         fields = (
-            len(argv), len(env), len(words), round(deadline * 1000), round(grace * 1000), pids, output, log, memory,
+            len(argv), len(env), len(words), round(deadline * 1000), round(grace * 1000), round(linger * 1000), pids, 0,
+            output, log, memory,
         )  # fmt: skip
         self._post(RUN, self._runs, flags | TELL, RUN_REST.pack(*fields), body)
         return self._runs
@@ -157,15 +162,16 @@ class Cell:
                 log[flags] += rest
                 continue
             assert kind == ENDED, kind
-            pid, status, why, spoiled, left, _, user, system, peak, logged = ENDED_REST.unpack_from(rest)
+            pid, status, why, spoiled, left, said, user, system, peak, logged = ENDED_REST.unpack_from(rest)
             result = rest[ENDED_REST.size :]
             if flags & BODY_IN_FD:
                 with open(fd, "rb") as file:
                     result = os.pread(file.fileno(), size, 0)
             assert len(result) == size
             return Ended(
-                pid, status, WHY[why], bool(spoiled), bool(left), (user + system) / 1e6, peak, logged, result, log
-            )
+                pid, status, WHY[why], bool(spoiled), bool(left), SAID[said], (user + system) / 1e6, peak, logged,
+                result, log,
+            )  # fmt: skip
 
     def run(self, *argv: str, **options: Any) -> Ended:
         self.start(*argv, **options)

@@ -26,8 +26,11 @@ from tests.cell.driver import (
     ERR,
     HEAD,
     LEAVE,
+    LOG,
     OUT,
     PATIENCE,
+    RESULT,
+    RESULT_IN_LINE,
     RESULT_ON_3,
     ROOT,
     RUN,
@@ -239,6 +242,62 @@ def test_the_deadline_is_sigterm_to_the_group_and_then_sigkill_to_all(cell: Cell
     assert (polite.code, polite.why, polite.result) == (0, "deadline", b"bye\n")
     deaf = cell.run("/bin/sh", "-c", "trap '' TERM; sleep 60; sleep 60", deadline=0.1, grace=0.1)
     assert (deaf.code, deaf.why) == (-9, "deadline")
+
+
+CLOSES = "echo result; exec >&-; setsid sleep 1000"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_who_has_said_all_has_a_moment_to_end(cell: Cell, ahead: bool) -> None:
+    run = cell.start("/bin/sh", "-c", f"read one; {CLOSES}", payload=b"1\n", flags=AHEAD * ahead, linger=0.1)
+    cell.started()
+    if ahead:
+        cell.feed(run, b"1\n")
+    done = cell.ended()
+    assert (done.why, done.said, done.code, done.result) == ("lingered", "all", -signal.SIGTERM, b"result\n")
+    assert not descendants(inner(cell))
+    deaf = cell.run("/bin/sh", "-c", f"trap '' TERM; {CLOSES}; sleep 1000", linger=0, grace=0.1)
+    assert (deaf.why, deaf.code, deaf.result) == ("lingered", -signal.SIGKILL, b"result\n")
+
+
+def test_the_moment_begins_when_there_is_a_request(cell: Cell) -> None:
+    run = cell.start("/bin/sh", "-c", f"{CLOSES}; sleep 1000", flags=AHEAD, linger=0)
+    cell.started()
+    kind, _, _, size, _, _ = cell.message()
+    assert (kind, size) == (RESULT, 0)
+    cell.feed(run, b"")
+    assert cell.ended().why == "lingered"
+
+
+def test_who_ends_in_that_moment_has_ended_by_itself(cell: Cell) -> None:
+    done = cell.run("/bin/sh", "-c", "echo result; exec >&-; exit 3")
+    assert (done.why, done.said, done.code) == ("by itself", "all", 3)
+
+
+def test_the_deadline_holds_in_that_moment_too(cell: Cell) -> None:
+    done = cell.run("/bin/sh", "-c", CLOSES, deadline=0.2)
+    assert (done.why, done.said) == ("deadline", "all")
+
+
+def test_a_line_is_a_result_whoever_has_its_channel_open(cell: Cell) -> None:
+    done = cell.run("/bin/sh", "-c", "echo result; sleep 1000", flags=RESULT_IN_LINE, linger=0)
+    assert (done.why, done.said, done.result) == ("lingered", "all", b"result\n")
+    large = "head -c 300000 /dev/zero | tr '\\0' x; echo; sleep 1000"
+    done = cell.run("/bin/sh", "-c", large, flags=RESULT_IN_LINE, linger=0)
+    assert (done.why, done.said, len(done.result)) == ("lingered", "all", 300_001)
+
+
+def test_what_was_there_when_a_run_was_stopped_is_told_from_what_came_since(cell: Cell) -> None:
+    for trap, said, result in (
+        ("", "nothing since", b""),
+        ("trap 'echo more; exit' TERM; ", "perhaps a part", b"more\n"),
+    ):
+        run = cell.start("/bin/sh", "-c", f"{trap}echo result; echo said >&2; sleep 60 & wait", grace=10)
+        cell.started()
+        assert cell.message()[0] == LOG
+        cell.stop(run)
+        done = cell.ended()
+        assert (done.why, done.said, done.result) == ("stopped", said, b"result\n" + result)
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

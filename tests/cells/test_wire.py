@@ -29,7 +29,9 @@ def numbers(name: str) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize(("name", "ours"), [("kind", wire.Kind), ("flag", wire.Flag), ("why", wire.Why)])
+@pytest.mark.parametrize(
+    ("name", "ours"), [("kind", wire.Kind), ("flag", wire.Flag), ("why", wire.Why), ("said", wire.Said)]
+)
 def test_messages_are_numbered_alike(name: str, ours: type) -> None:
     theirs = numbers(name)
     assert theirs == {one.name: one.value for one in ours if one is not wire.Why.CELL_DIED}

@@ -110,6 +110,12 @@ def test_a_document_of_several_lines_is_put_on_one(conversation):
     assert conversation.receive() == b'{    "count": 1 }\n'
 
 
+def test_a_line_break_within_a_text_is_not_mended(command_line):
+    """It is no JSON: the gateway says so."""
+    outcome = send(command_line, b'{"op": "execute", "command": "Broken"}')
+    assert outcome.stdout == b'{ "\\"a": "x\ny" }\n'
+
+
 def test_what_fails_in_line_mode_is_told_and_the_next_request_is_served(conversation):
     assert conversation.execute("Raise")["error"]["error_code"] == "TaxOfficeClosed"
     assert conversation.execute("Tell")["error"] == {"error_code": "no_credit", "message": "pay first"}
@@ -168,7 +174,7 @@ def test_the_request_reaches_the_class_as_it_was_sent(command_line):
     ],
 )
 def test_only_the_top_level_op_counts(command_line, request_text):
-    assert send(command_line, request_text.encode()).stdout == b"null"
+    assert send(command_line, request_text.encode()).stdout == b"null\n"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +241,7 @@ def test_printing_goes_to_the_log_in_utf8_whatever_the_locale(command_line):
 
 def test_fd3_keeps_what_a_child_writes_apart_from_the_result(command_line):
     outcome = execute([*command_line[:-1], "--fd3", command_line[-1]], "Child", fd3=True)
-    assert outcome.fd3 == b"{}"
+    assert outcome.fd3 == b"{}\n"
     assert outcome.stdout == b"from a child\n"
 
 
@@ -246,7 +252,7 @@ def test_the_status_of_system_exit_is_kept(command_line):
 
 def test_a_thread_left_behind_does_not_keep_the_process_and_hooks_run(command_line):
     outcome = execute(command_line, "LeaveThread")
-    assert (outcome.status, outcome.stdout) == (0, b"{}")
+    assert (outcome.status, outcome.stdout) == (0, b"{}\n")
     assert outcome.log == "hook ran\n"
 
 
@@ -260,7 +266,7 @@ def test_a_class_data_archive_works_and_one_that_no_longer_fits_only_warns(comma
     shutil.copy(probe, tmp_path)
     moved = java(f"{tmp_path / probe.name}:{host}", "probe.Probe")
     outcome = execute(["java", f"-XX:SharedArchiveFile={archive}", *moved[1:]], "Null")
-    assert outcome.stdout == b"null"
+    assert outcome.stdout == b"null\n"
 
 
 def test_two_versions_of_one_library_work_side_by_side(host, tmp_path):

@@ -92,7 +92,7 @@ def test_values_that_json_does_not_know_are_encoded():
 
 
 def test_a_command_that_returns_nothing_gives_null():
-    assert execute(PROBE, "Nothing").stdout == b"null"
+    assert execute(PROBE, "Nothing").stdout == b"null\n"
 
 
 @pytest.mark.parametrize(
@@ -119,19 +119,19 @@ def test_a_large_request_is_read_in_full():
 
 def test_what_is_printed_goes_to_the_log():
     outcome = execute(PROBE, "Print")
-    assert outcome.stdout == b"{}"
+    assert outcome.stdout == b"{}\n"
     assert outcome.log.splitlines() == ["logged æ", "info", "written", "imported"]
 
 
 def test_fd3_keeps_what_a_child_writes_apart_from_the_result():
     outcome = execute(node("probe.mjs", "--fd3"), "Child", fd3=True)
-    assert outcome.fd3 == b"{}"
+    assert outcome.fd3 == b"{}\n"
     # The child's own listing is 3: the result channel itself is not inherited.
     assert outcome.stdout == b"from a child\n0\n1\n2\n3\n"
 
 
 def test_a_timer_left_behind_does_not_keep_the_process():
-    assert execute(PROBE, "LeaveTimer").stdout == b"{}"
+    assert execute(PROBE, "LeaveTimer").stdout == b"{}\n"
 
 
 @pytest.mark.parametrize(

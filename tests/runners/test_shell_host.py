@@ -115,7 +115,7 @@ def test_endless_output_is_cut_off():
 def test_fd3_is_the_result_channel_and_the_function_does_not_inherit_it():
     outcome = execute([*COMMAND, "--fd3", PROBE[-1]], "Plain", fd3=True)
     assert outcome.stdout == b""
-    assert outcome.fd3 == b'{"output": "hei \\u00e6\\u2603"}'
+    assert outcome.fd3 == b'{"output": "hei \\u00e6\\u2603"}\n'
 
 
 @pytest.mark.parametrize("command", ["Nope", "helper", "", "Plain; id", "../Plain"])

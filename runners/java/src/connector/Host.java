@@ -20,7 +20,7 @@ import java.util.concurrent.ExecutionException;
 /**
  * Runs one request against one {@link Connector}: {@code java -cp ... connector.Host [--fd3 | --lines] CLASS}.
  *
- * <p>The result goes to the standard output as it was at the start, or to file descriptor 3 (a pipe) with {@code --fd3}.
+ * <p>The result is one line, and goes to the standard output as it was at the start, or to file descriptor 3 (a pipe) with {@code --fd3}.
  * System.out is log. Only {@code --fd3} also keeps apart what native code and inherited children write to descriptor 1.
  *
  * <p>With {@code --lines} one object serves many requests, one after the other: a line each on the standard input, a line
@@ -75,7 +75,7 @@ public final class Host {
     private int serveOne(InputStream requests, OutputStream results) throws IOException {
         Answer answer = answer(new String(requests.readAllBytes(), StandardCharsets.UTF_8));
         System.out.flush();
-        results.write(answer.document.getBytes(StandardCharsets.UTF_8));
+        results.write(Json.line(answer.document).getBytes(StandardCharsets.UTF_8));
         results.flush();
         return answer.status;
     }
@@ -85,9 +85,7 @@ public final class Host {
         for (String line = lines.readLine(); line != null; line = lines.readLine()) {
             Answer answer = answer(line);
             System.out.flush();
-            // Within JSON, a line break can only be white space between values.
-            String document = answer.document.replace('\n', ' ').replace('\r', ' ') + '\n';
-            results.write(document.getBytes(StandardCharsets.UTF_8));
+            results.write(Json.line(answer.document).getBytes(StandardCharsets.UTF_8));
             results.flush();
             if (answer.fatal) {
                 return answer.status;
@@ -119,7 +117,7 @@ public final class Host {
     /** Goes the host's own way through a request, so that its code is loaded when one comes. The connector is not asked. */
     private static void rehearse() {
         Json.topLevelString("{\"protocol\": 1, \"op\": \"execute\", \"params\": {\"text\": \"\\n\"}}", "op");
-        told("", "").document.getBytes(StandardCharsets.UTF_8);
+        Json.line(told("", "").document).getBytes(StandardCharsets.UTF_8);
         unwrap(Failure.commandNotFound(""));
     }
 

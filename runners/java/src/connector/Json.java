@@ -37,6 +37,26 @@ final class Json {
         return quoted.append('"').toString();
     }
 
+    /** Returns a document on a line of its own. A line break within a text, which JSON does not have, stays what it is. */
+    static String line(String document) {
+        if (document.indexOf('\n') < 0 && document.indexOf('\r') < 0) {
+            return document + '\n';
+        }
+        StringBuilder line = new StringBuilder(document);
+        boolean text = false;
+        for (int i = 0; i < line.length(); i++) {
+            char c = line.charAt(i);
+            if (c == '"') {
+                text = !text;
+            } else if (text && c == '\\') {
+                i++;
+            } else if (!text && (c == '\n' || c == '\r')) {
+                line.setCharAt(i, ' ');
+            }
+        }
+        return line.append('\n').toString();
+    }
+
     private String member(String key) {
         String found = null;
         expect('{');
