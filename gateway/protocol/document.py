@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,9 @@ NULL = msgspec.Raw(b"null")
 _BOM = b"\xef\xbb\xbf"
 _TOO_DEEP = "it is nested too deeply"
 _MALFORMED = "JSON is malformed: "
+_SURROGATE = re.compile(
+    rb"\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
+)  # a backslash that is text, a pair, and half of one
 
 Object = dict[str, msgspec.Raw]
 Piece = bytes | bytearray | memoryview
@@ -179,7 +183,7 @@ def not_json(data: memoryview | bytes) -> str | None:
     try:
         msgspec.json.decode(data, type=msgspec.Raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        return str(problem).removeprefix(_MALFORMED)
+        return _why(data, problem)
     except RecursionError:
         return _TOO_DEEP
     return None
@@ -238,9 +242,16 @@ def _read(document: memoryview) -> tuple[str | None, Object]:
     try:
         return None, meant_members(document)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        return str(problem).removeprefix(_MALFORMED), {}
+        return _why(document, problem), {}
     except RecursionError:
         return _TOO_DEEP, {}
+
+
+def _why(data: memoryview | bytes, problem: Exception) -> str:
+    half = next((found[1].decode() for found in _SURROGATE.finditer(data) if found[1]), None)
+    if half is not None:  # the decoder says that its data was truncated, or the like
+        return f"it holds {half}, half of a surrogate pair, which has no UTF-8 form"
+    return str(problem).removeprefix(_MALFORMED)
 
 
 def _stripped(data: bytearray, start: int, end: int) -> tuple[int, int]:

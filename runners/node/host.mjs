@@ -16,7 +16,7 @@ import { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 
 import { describeModule } from './describe.mjs';
-import { InvalidOutput, encode } from './encode.mjs';
+import { InvalidOutput, encode, printable } from './encode.mjs';
 
 async function main(args) {
   const option = ['--fd3', '--lines'].includes(args[0]) ? args.shift() : null;
@@ -116,7 +116,7 @@ async function execute(module, request) {
     return succeeded(result);
   } catch (fault) {
     if (!(fault instanceof InvalidOutput)) throw fault;
-    return failed({ error_code: 'connector_invalid_output', message: fault.message, invalid_output: true });
+    return failed({ error_code: 'connector_invalid_output', message: printable(fault.message), invalid_output: true });
   }
 }
 
@@ -143,12 +143,12 @@ function succeeded(value) {
 }
 
 function told(code, message) {
-  return failed({ error_code: code, message });
+  return failed({ error_code: code, message: printable(message) });
 }
 
 function raised(fault) {
   process.stderr.write(`${story(fault)}\n`);
-  return failed({ error_code: faultName(fault), message: faultMessage(fault), raised: true });
+  return failed({ error_code: printable(faultName(fault)), message: printable(faultMessage(fault)), raised: true });
 }
 
 function failed(error) {

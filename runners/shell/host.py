@@ -107,9 +107,9 @@ def execute(path: str, command: Json, request: Json, request_bytes: bytes, max_o
 
 def interpret(status: int, output: bytes) -> Answer:
     try:
-        text = output.decode()
+        text = output.decode("utf-8-sig")
         result = as_json(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if status != 0:
             log(output)
             return status, None
@@ -129,8 +129,9 @@ def as_json(text: str) -> Any:
     looks_like_list = stripped.startswith("[") and stripped.endswith("]")
     try:
         if looks_like_object or looks_like_list:
-            return json.loads(stripped, parse_constant=refuse_constant)
-    except ValueError:
+            # The digits of a number may be more than Python reads.
+            return json.loads(stripped, parse_constant=refuse_constant, parse_int=str)
+    except (ValueError, RecursionError):
         # "[INFO] copied [3 files]" is a line of text.
         if looks_like_object:
             raise

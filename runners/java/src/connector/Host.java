@@ -135,8 +135,11 @@ public final class Host {
             return raised(broken);
         }
         try {
-            String document = op.equals("describe") ? connector.describe() : connector.execute(request);
-            return new Answer(0, String.valueOf(document), false);
+            String document = String.valueOf(op.equals("describe") ? connector.describe() : connector.execute(request));
+            int half = Json.loneSurrogate(document);
+            return half < 0 ? new Answer(0, document, false) : failed("connector_invalid_output",
+                    "its document holds a lone surrogate (character " + half + "), which has no UTF-8 form",
+                    ", \"invalid_output\": true", false);
         } catch (Throwable fault) {
             return raised(fault);
         }

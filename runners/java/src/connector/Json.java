@@ -37,6 +37,20 @@ final class Json {
         return quoted.append('"').toString();
     }
 
+    /** Returns where half a character stands, which would be written as a question mark; -1 when there is none. */
+    static int loneSurrogate(String text) {
+        for (int i = 0; i < text.length(); i++) {
+            if (!Character.isSurrogate(text.charAt(i))) {
+                continue;
+            }
+            if (i + 1 == text.length() || !Character.isSurrogatePair(text.charAt(i), text.charAt(i + 1))) {
+                return i;
+            }
+            i++;
+        }
+        return -1;
+    }
+
     /** Returns a document on a line of its own. A line break within a text, which JSON does not have, stays what it is. */
     static String line(String document) {
         if (document.indexOf('\n') < 0 && document.indexOf('\r') < 0) {
