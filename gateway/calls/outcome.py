@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 TAIL_LINES = 20  # of a failed run's log, for its caller
 TAIL_IN_MESSAGE = 500  # characters
+LATE = "it was stopped"  # so ends a warning about a process that did not end after its result
 LARGE = 1 << 20  # bytes of a result that is looked at in a thread
 
 
@@ -112,8 +113,8 @@ def _lateness(completed: Completed, allowed: float) -> str:
     else:
         until = "until the gateway shut down"
     if completed.said == Said.ALL:
-        return f"gave its result, and did not end {until}: it was stopped"
-    return f"wrote its result, and neither closed its channel nor ended {until}: it was stopped"
+        return f"gave its result, and did not end {until}: {LATE}"
+    return f"wrote its result, and neither closed its channel nor ended {until}: {LATE}"
 
 
 async def _interpreted(stdout: bytearray, redact: Redactor, *, acknowledges: bool) -> Result:

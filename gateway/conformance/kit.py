@@ -15,6 +15,8 @@ import msgspec
 
 from gateway.calls.call import Call
 from gateway.calls.invoke import Invoker
+from gateway.calls.outcome import LATE
+from gateway.cells.wire import Said
 from gateway.conformance.examples import Example, Expect, is_subset, made_up
 from gateway.connectors.definition import Command
 from gateway.connectors.describe import Describer
@@ -34,7 +36,7 @@ from gateway.errors import (
     Quarantine,
 )
 from gateway.observe.events import Bus, ConnectorWarning, Event
-from gateway.processes.completed import StartFailed, Stop
+from gateway.processes.completed import StartFailed, Stop, had_answered
 from gateway.processes.launch import GRACE
 from gateway.protocol.description import (
     DescribedAuth,
@@ -363,6 +365,16 @@ class Kit:
             )
         else:
             yield _ok("stderr", None, f"at most {longest} bytes of log a run")
+        late = sum(run.stop is Stop.LINGERED or (run.said != Said.ALL and had_answered(run)) for run in self._ended)
+        if late:
+            yield Finding(
+                check="end",
+                outcome=Grade.WARNING,
+                message=f"in {late} runs it had written its result, did not end, and was stopped",
+                fix="Exit once the result is written: end timers and threads; or raise linger in connector.yaml.",
+            )
+        else:
+            yield _ok("end", None, "it ends once it has given its result")
         left = sum(run.left_behind for run in self._ended)
         if left:
             yield Finding(
@@ -403,7 +415,7 @@ class Kit:
         return await process.run(payload, deadline=asyncio.get_running_loop().time() + seconds)
 
     def _listen(self, event: Event) -> None:
-        if isinstance(event, ConnectorWarning):
+        if isinstance(event, ConnectorWarning) and not event.message.endswith(LATE):  # which `end` tells
             self._noise.append(event.message)
 
 

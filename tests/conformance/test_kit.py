@@ -156,6 +156,13 @@ async def test_what_works_but_should_be_mended_is_a_warning(site: Site, name: st
     assert finding["fix"]
 
 
+async def test_a_process_that_does_not_end_after_its_result_is_a_warning(site: Site) -> None:
+    code = f"{GOOD}sys.stdout.flush()\nos.close(1)\ntime.sleep(1000)\n"
+    failed, found = await kit_on(site, code, entry="linger: 50ms")
+    assert (failed, outcomes(found)) == (0, {("end", None): "warning"})
+    assert "did not end, and was stopped" in found["end", None]["message"]
+
+
 @pytest.mark.parametrize("mode", ["spawn", "standby", "fork"])
 async def test_what_is_left_behind_is_found_in_every_mode(site: Site, mode: str) -> None:
     put(site, "import subprocess\ndef Go():\n    subprocess.Popen(['sleep', '1000'])\n")
@@ -295,7 +302,7 @@ def test_people_get_a_line_a_check_and_what_to_mend(site: Site) -> None:
     assert "skipped  deadline Echo" in done.stdout
     assert "FAIL     unknown-command" in done.stdout
     assert "command_not_found" in done.stdout
-    assert done.stdout.endswith("1 of 10 checks failed\n")
+    assert done.stdout.endswith("1 of 11 checks failed\n")
     assert done.returncode == 1
 
 
