@@ -37,6 +37,7 @@ partly:
     Annotated: {validate: strict, timeout: 7s, async: true, idempotent: true}
     Absent: {timeout: 1s}
 hasty: {runtime: python, package: connector_odd, requirements: [./package], timeout: 1s}
+hurried: {runtime: python, package: connector_odd, requirements: [./package], linger: 50ms}
 short: {runtime: python, package: connector_odd, requirements: [./package], job_timeout: 300ms}
 """
 MODES = ["odd", "spawned", "waits", "stays"]
@@ -253,6 +254,14 @@ async def test_a_result_counts_although_a_thread_does_not_end(gateway: Server, p
     assert gateway.events("connector_warning", connector="hasty", message=message)
 
 
+async def test_a_thread_that_does_not_end_keeps_nobody_waiting(gateway: Server, place: Path) -> None:
+    params = {"gate": str(place / "never"), "done": str(place / "done")}
+    answer = await gateway.do("hurried/LeavesThread", params)
+    assert (answer.status, answer.body) == (200, {"answered": True})
+    message = "gave its result, and did not end within 50ms (linger): it was stopped"
+    assert gateway.events("connector_warning", connector="hurried", message=message)
+
+
 # --- commands that call back by themselves
 
 
@@ -304,6 +313,20 @@ async def test_what_calls_back_later_lives_until_it_has(
     await eventually(lambda: gateway.events("background_finished", id=shown["id"], outcome="ok"))
     assert await going_on(gateway, connector) == []
     assert (await gateway.get(f"/v1/jobs/{shown['id']}")).status == 404
+
+
+async def test_what_calls_back_later_may_linger_as_long_as_it_takes(
+    gateway: Server, backend: Backend, place: Path
+) -> None:
+    gate = place / "gate"
+    assert (await start(gateway, "hurried/Later", backend.url, how="thread", gate=str(gate))).status == 202
+    (shown,) = await going_on(gateway, "hurried")
+    params = {"gate": str(place / "never"), "done": str(place / "done")}
+    assert (await gateway.do("hurried/LeavesThread", params)).status == 200  # after its linger
+    assert await going_on(gateway, "hurried") == [shown]
+    gate.touch()
+    await eventually(lambda: gateway.events("background_finished", id=shown["id"], outcome="ok"))
+    assert backend.seen[0][1]["command_response"]["body"] == "thread"
 
 
 @pytest.mark.parametrize("connector", MODES)
