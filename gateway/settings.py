@@ -17,6 +17,7 @@ from gateway import origins
 from gateway.application import Application
 from gateway.errors import ConfigError
 from gateway.files import unusable
+from gateway.observe.telling import secrets_in
 from gateway.sandbox import STANDARD, Level
 from gateway.service import Service
 from gateway.typeahead import Typeahead
@@ -24,7 +25,7 @@ from gateway.units import Duration, Size
 from gateway.yaml_document import Keys, YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_FILE = "connectors.yaml"
 JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
@@ -301,6 +302,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The first user of a range, and how many there are."""
     path: str
     """The PATH that connectors get."""
+    secrets: tuple[str, ...]
+    """What the section and the environment hold that nobody is to read in a log."""
     service: Service
     """What whoever keeps this process running has told it."""
 
@@ -381,6 +384,7 @@ def read_settings(
         cgroup=section.cgroup,
         sandbox_uids=_uids(section, document),
         path=environ.get("PATH") or os.defpath,
+        secrets=tuple(dict.fromkeys(_secrets(gateway.data, environ))),
         service=Service.told(environ),
     )
     return settings, document
@@ -448,6 +452,17 @@ def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:
     if key is not None and not key.strip():
         raise ConfigError(f"{name} is empty: give it a value, or leave it out to run without a key")
     return key
+
+
+def _secrets(section: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is secret of the section `gateway`, all headers of callbacks, and of what overrides it."""
+    yield from secrets_in(section)
+    yield from secrets_in({name: value for name, value in environ.items() if name.startswith("CONNECTOR_PROXY_")})
+    callbacks = section.get("callbacks")
+    todo = [callbacks, *(hosts.values() if isinstance(hosts := (callbacks or {}).get("hosts"), dict) else ())]
+    for one in todo:
+        if isinstance(one, dict):
+            yield from secrets_in(one.get("headers"), secret=True)
 
 
 def _address(text: str, setting: str) -> tuple[str | None, int]:

@@ -148,10 +148,12 @@ class Invoker:
         connector, command = found
         signature = command.signature
         params = signature.check(call.params)
+        values = signature.secret_values(params)
         redact = connector.redact
-        if signature.secrets:
-            values = signature.secret_values(params)
-            redact = NOTHING_SHOWN if values is None else redact.plus(values)
+        if values is None:
+            redact = NOTHING_SHOWN
+        elif values:
+            redact = redact.plus(values)
         identity, circuit = self._circuits.get(connector.name, ("", None))
         if circuit is None or identity != connector.identity:
             circuit = self.circuit(connector)
@@ -203,23 +205,24 @@ class Invoker:
     async def _run(self, run: _Run, admitted: _Admitted) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""
         call, connector, redact = run.call, admitted.connector, admitted.redact
+        name = connector.name
         # A process that stays has this until its next request: not to hold the call, whose parameters may be large.
         publish, command, request_id = self._bus.publish, call.command, call.caller.request_id
 
         def on_line(stream: str, line: str) -> None:
             publish(
                 ConnectorLine(
-                    connector=connector.name,
+                    connector=name,
                     command=command,
                     request_id=request_id,
                     stream=stream,
-                    line=redact(line),
+                    line=line,
                 )
             )
 
         payload = self._payload(run, admitted)
-        plain = call.caller.traceparent is None and call.acknowledgement is None
-        launch = connector.launch if plain else _launch(connector.launch, call)
+        plain = call.caller.traceparent is None and call.acknowledgement is None and redact is connector.redact
+        launch = connector.launch if plain else _launch(connector.launch, call, redact)
         run.started = asyncio.get_running_loop().time()
         child = self._pool.obtain(launch, on_line)
         extension = call.extension
@@ -425,8 +428,10 @@ def _judge(circuit: Circuit, completed: Completed) -> bool:
     return True
 
 
-def _launch(launch: Launch, call: Call) -> Launch:
+def _launch(launch: Launch, call: Call, redact: Redactor) -> Launch:
     """Return a launch with what one call changes about it."""
+    if redact is not launch.redact:
+        launch = msgspec.structs.replace(launch, redact=redact)
     if call.acknowledgement is not None and launch.mode == "persistent":
         launch = msgspec.structs.replace(launch, mode="spawn")  # it goes on beside later calls
     if call.caller.traceparent is not None:

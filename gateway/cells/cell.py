@@ -173,7 +173,7 @@ class Cell:
         self.got: int | None = None
         """The steps of the sandbox that it has, once it has said so."""
         self.idle_since = 0.0
-        self.memo: tuple[object, Words, Allowance] | None = None
+        self.memo: tuple[object, object, Words, Allowance] | None = None
         """The words and limits of the latest run, and what they are those of."""
         self.group = group
         self._judge = judge

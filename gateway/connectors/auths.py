@@ -10,7 +10,7 @@ from gateway.application import Application, overlaid
 from gateway.connectors import signatures
 from gateway.connectors.parameters import NotAName, Signature
 from gateway.errors import Quarantine
-from gateway.observe.redact import telling_values
+from gateway.observe.telling import secrets_in
 from gateway.settings import AuthEntry
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def secrets(auths: Mapping[str, Auth]) -> Iterator[str]:
     for auth in auths.values():
         if auth.application.client_secret:
             yield auth.application.client_secret
-        yield from telling_values(auth.application.extra)
+        yield from secrets_in(auth.application.extra)
 
 
 def _declared(name: str, node: YamlNode) -> Auth:

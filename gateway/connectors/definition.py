@@ -16,7 +16,8 @@ from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
 from gateway.files import unusable
-from gateway.observe.redact import Redactor, telling_values
+from gateway.observe.redact import Redactor
+from gateway.observe.telling import secrets_in
 from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
 """What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
 TOLD = 30  # names of packages
+_DESCRIBING = frozenset(("commands", "overrides", "description"))
 LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
@@ -207,8 +209,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     config = msgspec.json.encode(common.config)
     kept = msgspec.structs.replace(sandbox, guard=(), covered=())
     key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
-    telling = (*telling_values(common.config), *telling_values(own), *auths.secrets(signed))
-    redact = Redactor([*telling, settings.api_key or ""])
+    redact = redactor(entry, settings).plus((*auths.secrets(signed), *secrets_in(own)))
     # Of a connector that describes itself: it may tell what is missing.
     notices = () if commands is None else auths.notices(signed)
     if line.notice:
@@ -258,6 +259,23 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         notices=(*warned, *notices, *overlooked(entry.name, commands or ()).values()),
         cluster_concurrency=common.cluster_concurrency,
     )
+
+
+def redactor(entry: Entry, settings: Settings) -> Redactor:
+    """Return what keeps the secrets of an entry, and the gateway's own, out of texts; it need not be understood.
+
+    What stands in `commands` and `overrides` describes values, and has none.
+    """
+    data = entry.node.data
+    if isinstance(data, dict):
+        data = {key: value for key, value in data.items() if key not in _DESCRIBING}
+        if isinstance(data.get("auths"), dict):
+            data["auths"] = [_without_parameters(auth) for auth in data["auths"].values()]
+    return Redactor((*settings.secrets, *secrets_in(data)))
+
+
+def _without_parameters(auth: object) -> object:
+    return {key: one for key, one in auth.items() if key != "parameters"} if isinstance(auth, dict) else auth
 
 
 def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:

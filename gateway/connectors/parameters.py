@@ -7,6 +7,7 @@ what a JSON Schema or an enum constrains is decoded.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ import msgspec
 from gateway.connectors.schemas import Schema, bounded
 from gateway.errors import InvalidParameters
 from gateway.observe.redact import LARGEST
+from gateway.observe.telling import secrets_in, tells_plainly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _FITTING = {"str": b'"', "int": b"", "bool": b"tf", "any": b'"-0123456789tfn{['}
 _BROKEN = re.compile(rb"[.eE]")
+_MAY_HOLD = re.compile(rb"[=@;:]|PRIVATE KEY")
+"""What is in a value that has a secret in it."""
 _NUMBER = b"-0123456789"
 _HOLDING = _NUMBER + b"{["
 """First bytes of what is a number, or may hold one."""
@@ -28,8 +32,12 @@ DIGITS = 4300
 """Characters of an integer: Python reads no longer ones, and other languages far shorter ones."""
 _ESCAPED = 6
 """Bytes of a character in JSON at most, for one of ASCII."""
-HIDDEN = 1 << 16
-"""Bytes of a secret list or object whose values are looked for; of a larger one nothing is shown at all."""
+HIDDEN = LARGEST
+"""Bytes of a secret value that is looked for; of a larger one nothing is shown at all."""
+LOOKED_AT = 1 << 14
+"""Bytes of any other value that is looked through for what is named like a secret in it."""
+_LOOSE = 1 << 20
+"""Bytes that a value may be larger than all of its enum, and is compared with it all the same."""
 TOLD = 20
 """Problems of one call that are told one by one."""
 SHOWN = 100
@@ -86,7 +94,8 @@ class Signature:
         self._schemas = {
             one.id: _compiled(one.id, one.schema) for one in parameters if enforced and isinstance(one.schema, dict)
         }
-        self.secrets = tuple(one.id for one in parameters if one.secret is True)
+        self._secret = frozenset(one.id for one in parameters if one.secret is True or _hides(one.schema))
+        self._hidden = {one.id: names for one in parameters if (names := frozenset(_hidden(one.schema)))}
         self._required = tuple(one.id for one in parameters if one.required)
         self._first_bytes = {one.id: self._first_bytes_of(one) for one in parameters}
 
@@ -117,12 +126,21 @@ class Signature:
         return {**self._defaults, **sent} if self._filled else dict(sent)
 
     def secret_values(self, sent: Mapping[str, msgspec.Raw]) -> list[str] | None:
-        """Return the texts among the sent values that must not be shown; None where there are too many to look for."""
-        for name in self.secrets:
-            raw = sent.get(name)
-            if raw is not None and len(memoryview(raw)) > (LARGEST if _first(raw) == b'"' else HIDDEN):
-                return None
-        return [text for name in self.secrets if name in sent for text in _texts(sent[name])]
+        """Return what of the sent values must not be shown; None where there is more than can be looked for.
+
+        Secret is what is declared so, or named so; and what is named so within a value, unless that is large.
+        """
+        found: list[str] = []
+        for name, raw in sent.items():
+            view = memoryview(raw)
+            if name in self._secret or tells_plainly(name):
+                if len(view) > HIDDEN:
+                    return None
+                found += _texts(raw)
+            elif len(view) <= LOOKED_AT and _MAY_HOLD.search(view):
+                telling = functools.partial(_told, self._hidden.get(name, frozenset()))
+                found += secrets_in(_decoded(raw), telling=telling)
+        return found
 
     def _first_bytes_of(self, one: Parameter) -> bytes:
         """Return the first bytes of values that need no closer look."""
@@ -151,7 +169,7 @@ class Signature:
             msgspec.json.decode(raw)  # what is hidden has to be known
         if isinstance(parameter.enum, list):
             longest = len(msgspec.json.encode(parameter.enum)) * _ESCAPED
-            value = msgspec.json.decode(raw) if len(memoryview(raw)) <= longest + LARGEST else None
+            value = msgspec.json.decode(raw) if len(memoryview(raw)) <= longest + _LOOSE else None
             if not any(value == one and type(value) is type(one) for one in parameter.enum):
                 return f"{name} must be one of {bounded(parameter.enum)}"
         schema = self._schemas.get(name)
@@ -180,20 +198,39 @@ def _fits(kind: str, first: bytes, raw: msgspec.Raw) -> bool:
 
 
 def _texts(raw: msgspec.Raw) -> Iterator[str]:
-    """Yield every text and number in a value, at any depth."""
-    todo: list[Any] = []
-    with contextlib.suppress(RecursionError):  # what is nested that deeply is refused elsewhere
-        todo.append(msgspec.json.decode(raw))
+    """Yield every text and number in a value, at any depth; a number also as it was written."""
+    yield from secrets_in(_decoded(raw), secret=True)
+    if _first(raw) in _NUMBER:
+        yield bytes(raw).decode()
+
+
+def _told(hidden: frozenset[str], key: str) -> bool:
+    return key in hidden or tells_plainly(key)
+
+
+def _decoded(raw: msgspec.Raw) -> Any:
+    with contextlib.suppress(RecursionError, ValueError, OverflowError):  # which is refused elsewhere
+        return msgspec.json.decode(raw)
+    return None
+
+
+def _hides(schema: Any) -> bool:
+    """Tell whether a schema says that its values are not to be read."""
+    return isinstance(schema, dict) and (schema.get("writeOnly") is True or schema.get("format") == "password")
+
+
+def _hidden(schema: Any) -> Iterator[str]:
+    """Yield the names, at any depth, whose schema says so."""
+    todo = [schema]
     while todo:
-        value = todo.pop()
-        if isinstance(value, dict):
-            todo += value.values()
-        elif isinstance(value, list):
-            todo += value
-        elif isinstance(value, str):
-            yield value
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield str(value)
+        one = todo.pop()
+        if isinstance(one, dict):
+            properties = one.get("properties")
+            if isinstance(properties, dict):
+                yield from (name for name, below in properties.items() if _hides(below))
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
 
 
 def _first(raw: msgspec.Raw) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 from gateway.backoff import wait
 from gateway.cells.machine import Machine
 from gateway.connectors.confinement import own_user
-from gateway.connectors.definition import Connector, define, overlooked
+from gateway.connectors.definition import Connector, define, overlooked, redactor
 from gateway.connectors.exposure import exposed
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
@@ -239,7 +239,8 @@ class Registry:
                     self._check_sandbox(connector)
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
-                statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=_why(problem))
+                reason = redactor(entry, self._settings)(_why(problem))
+                statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=reason)
                 continue
             if connector is not None:
                 statuses[entry.name] = self._with_description(connector)
@@ -361,7 +362,10 @@ class Registry:
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is not to be asked for ever
             connector = self._current(connector)
             status = Status(
-                name=connector.name, state=ConnectorState.QUARANTINED, reason=_why(problem), connector=connector
+                name=connector.name,
+                state=ConnectorState.QUARANTINED,
+                reason=connector.redact(_why(problem)),
+                connector=connector,
             )
         before = self.snapshot.statuses
         self.snapshot = Snapshot({**before, connector.name: status})

@@ -28,13 +28,13 @@ class Ahead:
         self._held = False
         """One could not be forked, or died while it waited: the next request will tell why."""
 
-    def take(self, on_line: OnLine) -> Child | None:
-        """Return one that waits, for a request with this log; None when none does."""
+    def take(self, launch: Launch, on_line: OnLine) -> Child | None:
+        """Return one that waits, for a request with this launch and log; None when none does."""
         one = self.stock.take()
         self._held = False
         if one is None:
             return None
-        child = one.hand_over(on_line)
+        child = one.hand_over(on_line, launch.redact)
         one.host.hand_over(child)
         return child
 

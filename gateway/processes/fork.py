@@ -76,7 +76,7 @@ class ForkHost:
         self._called = True
         if not self._fits():
             return self._spawn.obtain(launch, on_line)
-        child = self._ahead.take(on_line)
+        child = self._ahead.take(launch, on_line)
         if child is None:
             self.coming(1)
             return _Forking(self, launch, on_line)

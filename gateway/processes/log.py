@@ -1,10 +1,12 @@
-"""What a process writes beside its result, cut into bounded lines."""
+"""What a process writes beside its result, cut into bounded lines without secrets."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from gateway.observe.redact import Redactor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,23 +25,29 @@ class LogPipe:
 
     So many bytes are taken as its bound says, and no more lines than come to twice as many when they are written: a
     log of nothing but newlines, or of control characters, would be many times what it was.
+
+    Secrets are taken out before anything is cut, and nothing is cut where one may stand: so much more of a long line,
+    and of the tail, is held as a secret takes at most.
     """
 
-    def __init__(self, bound: int, on_line: Callable[[str], None]) -> None:
+    def __init__(self, bound: int, on_line: Callable[[str], None], redact: Redactor | None = None) -> None:
         self.total = 0
+        self.redact = redact or Redactor()
         self._bound = bound
         self._on_line = on_line
         self._partial = bytearray()
         self._tail = bytearray()
+        self._torn: int | None = None
+        """Where in the tail there may be bytes missing: a cell tells the end of what is over the bound."""
         self._full = False
         self._left = max(2 * bound, FEWEST * AROUND)
 
     def feed(self, data: bytes) -> None:
         """Take what was read."""
+        if self.total > self._bound and self._torn is None:
+            self._torn = len(self._tail)
         self.total += len(data)
-        self._tail += data
-        if len(self._tail) > 2 * LINE:
-            del self._tail[:-LINE]
+        self._keep(data)
         if self._full:
             return
         if self.total > self._bound:
@@ -51,10 +59,9 @@ class LogPipe:
             self._emit(line)
             if self._left <= 0:
                 break
-        while len(rest) > LINE:
-            self._emit(rest[:LINE])
-            rest = rest[LINE:]
-        self._partial = bytearray(rest)
+        if self._full and rest:  # it ends in the middle of something
+            del rest[self._cut(rest, max(0, len(rest) - self.redact.reach)) :]
+        self._partial = rest if len(rest) <= LINE else self._emit_pieces(rest, LINE + self.redact.reach)
         if self._full or self._left <= 0:
             self._full = True
             self.finish()
@@ -68,31 +75,71 @@ class LogPipe:
 
     def tail(self) -> str:
         """Return the last few kilobytes."""
-        return self._tail[-LINE:].decode(errors="replace").strip()
+        begin = max(0, len(self._tail) - LINE)
+        if self._torn is not None and self.redact.reach:
+            begin = max(begin, min(len(self._tail), self._torn + self.redact.reach))
+        begin = self._cut(self._tail, begin) if begin else 0
+        return self.redact.masked(bytes(self._tail[begin:])).decode(errors="replace").strip()
+
+    def _keep(self, data: bytes) -> None:
+        self._tail += data
+        if len(self._tail) > 2 * LINE:
+            kept = LINE + self.redact.reach
+            if len(self._tail) > LINE + kept:
+                if self._torn is not None:
+                    self._torn = max(0, self._torn - (len(self._tail) - kept))
+                del self._tail[:-kept]
 
     def _emit(self, line: bytes | bytearray) -> None:
-        for start in range(0, len(line) or 1, LINE):
-            if self._left <= 0:
-                return
-            text = line[start : start + LINE].decode(errors="replace").rstrip("\r")
-            self._left -= AROUND + len(_encoded(text))
-            self._on_line(text)
+        self._give_out(self._emit_pieces(line, LINE) if len(line) > LINE else line)
+
+    def _emit_pieces(self, line: bytes | bytearray, held: int) -> bytearray:
+        """Give out the beginning of a line in pieces, and return the rest of so many bytes at most."""
+        rest = bytearray(line)
+        while len(rest) > held:
+            at = self._cut(rest, LINE)
+            self._give_out(rest[:at])
+            del rest[:at]
+        return rest
+
+    def _give_out(self, piece: bytes | bytearray) -> None:
+        if self._left <= 0:
+            return
+        text = self.redact.masked(bytes(piece)).decode(errors="replace").rstrip("\r")
+        self._left -= AROUND + len(_encoded(text))
+        self._on_line(text)
+
+    def _cut(self, text: bytearray, at: int) -> int:
+        """Return where to cut a text, at about a place: a secret there is in what stands around it."""
+        reach = self.redact.reach
+        if not reach:
+            return at
+        begin = max(0, at - reach)
+        cut = begin + self.redact.cut(bytes(text[begin : at + reach]), at - begin)
+        return cut or at
 
 
 class LogLines:
     """What a child writes beside its result, cut into lines."""
 
-    def __init__(self, bound: int, on_line: OnLine) -> None:
-        self.on_line = on_line
+    def __init__(self, bound: int, on_line: OnLine, redact: Redactor) -> None:
+        self._on_line = on_line
+        self._redact = redact
         self._bound = bound
         self._pipes: dict[int, LogPipe] = {}
+
+    def hand_over(self, on_line: OnLine, redact: Redactor) -> None:
+        """Send the lines to somebody else from now on, who may know of more secrets."""
+        self._on_line, self._redact = on_line, redact
+        for pipe in self._pipes.values():
+            pipe.redact = redact
 
     def feed(self, stream: int, data: bytes) -> None:
         """Take what came of stdout (1) or stderr (2)."""
         pipe = self._pipes.get(stream)
         if pipe is None:
             name = "stdout" if stream == 1 else "stderr"
-            pipe = self._pipes[stream] = LogPipe(self._bound, lambda line: self.on_line(name, line))
+            pipe = self._pipes[stream] = LogPipe(self._bound, lambda line: self._on_line(name, line), self._redact)
         pipe.feed(data)
 
     def finish(self) -> None:

@@ -22,6 +22,7 @@ from gateway.protocol.document import is_document
 from gateway.protocol.request import LARGE
 
 if TYPE_CHECKING:
+    from gateway.observe.redact import Redactor
     from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.launch import Answered, Keep, Launch, Payload
     from gateway.processes.notices import Notices
@@ -55,11 +56,11 @@ class Persistent:
         """How processes are obtained."""
         return "persistent"
 
-    def obtain(self, _launch: Launch, on_line: OnLine) -> Process:
+    def obtain(self, launch: Launch, on_line: OnLine) -> Process:
         """Return a process without a request, or what will be a new one."""
         self.used = self._loop.time()
         self._busy += 1
-        return _Session(self, self._stock.take(latest=True), on_line)
+        return _Session(self, self._stock.take(latest=True), launch.redact, on_line)
 
     async def new(self) -> LineProcess:
         """Return a new process, once one that was given up has gone where there would be one too many.
@@ -171,9 +172,10 @@ class Persistent:
 class _Session:
     """One request at a process that stays."""
 
-    def __init__(self, source: Persistent, process: LineProcess | None, on_line: OnLine) -> None:
+    def __init__(self, source: Persistent, process: LineProcess | None, redact: Redactor, on_line: OnLine) -> None:
         """`process` is one that was there; None: there is to be a new one."""
         self._source = source
+        self._redact = redact
         self._on_line = on_line
         self._stop: Stop | None = None
         self._there = process
@@ -187,7 +189,7 @@ class _Session:
     def _take(self, process: LineProcess) -> None:
         self._process = process
         self._resident.uses += 1
-        self._resident.fresh_log(self._on_line)
+        self._resident.fresh_log(self._on_line, self._redact)
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:  # noqa: ARG002 - nothing goes on in it
         process, fit = self._there, False

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gateway.cells.cell import Measured
+    from gateway.observe.redact import Redactor
     from gateway.processes.base import OnLine
     from gateway.processes.launch import Launch
     from gateway.processes.spawn import SpawnPool
@@ -46,7 +47,7 @@ class Resident(Listener):
         self._resident = 0
         self._heavy: bool | None = None
         self._rested: asyncio.Future[bool] | None = None
-        self._log = LogPipe(launch.bounds.log, on_line)
+        self._log = LogPipe(launch.bounds.log, on_line, launch.redact)
         self._released = False
 
     def start(self, flags: Flag, fds: Sequence[int] = ()) -> None:
@@ -70,10 +71,10 @@ class Resident(Listener):
             self._released = True
             self._spawn.give_back(self.cell, self.launch)
 
-    def fresh_log(self, on_line: OnLine) -> None:
+    def fresh_log(self, on_line: OnLine, redact: Redactor) -> None:
         """Bound the log anew, for the next request, and send it there; what is there already is the one's before."""
         self._log.finish()
-        self._log = LogPipe(self.launch.bounds.log, lambda line: on_line("stderr", line))
+        self._log = LogPipe(self.launch.bounds.log, lambda line: on_line("stderr", line), redact)
 
     def log_tail(self) -> tuple[str, int]:
         """Return the last words of the present request's log, and its bytes."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.cells.cell import Cell
+    from gateway.observe.redact import Redactor
     from gateway.processes.base import OnLine
 
 
@@ -59,6 +60,7 @@ class Child(Listener):
         self._started: asyncio.Future[None] | None = None
         self._touched = False
         self._on_line = on_line
+        self._redact = launch.redact
         self._lines: LogLines | None = None
         self._name = ""
 
@@ -104,11 +106,11 @@ class Child(Listener):
         """Return what it, all that it has started, and its cell have taken so far."""
         return effort(self._cell.process.pid)
 
-    def hand_over(self, on_line: OnLine) -> None:
+    def hand_over(self, on_line: OnLine, redact: Redactor) -> None:
         """Send the log to somebody else from now on: a process that was started ahead has found its request."""
-        self._on_line = on_line
+        self._on_line, self._redact = on_line, redact
         if self._lines is not None:
-            self._lines.on_line = on_line
+            self._lines.hand_over(on_line, redact)
 
     async def run(self, payload: Payload, *, deadline: float, answered: Answered | None = None) -> Completed:
         """Feed the request, collect the result, and wait until all of it is dead.
@@ -196,7 +198,7 @@ class Child(Listener):
     def on_log(self, stream: int, data: bytes) -> None:
         """Take a piece of log."""
         if self._lines is None:
-            self._lines = LogLines(self.launch.bounds.log, self._on_line)
+            self._lines = LogLines(self.launch.bounds.log, self._on_line, self._redact)
         self._lines.feed(stream, data)
 
     def on_result(self, result: bytearray) -> None:
@@ -280,8 +282,8 @@ def words_of(cell: Cell, launch: Launch) -> tuple[Words, Allowance]:
     Raises:
         StartFailed: a word has a NUL in it.
     """
-    if cell.memo is not None and cell.memo[0] is launch:
-        return cell.memo[1:]
+    if cell.memo is not None and cell.memo[0] is launch.argv and cell.memo[1] is launch.env:
+        return cell.memo[2:]
     argv = [cell.name_of_next() if word == RUN_NAME else word for word in launch.argv]
     try:
         words = Words.of(argv, launch.env.items())
@@ -289,7 +291,7 @@ def words_of(cell: Cell, launch: Launch) -> tuple[Words, Allowance]:
         raise StartFailed(str(problem)) from problem
     bounds = limits(launch)
     if RUN_NAME not in launch.argv:
-        cell.memo = launch, words, bounds
+        cell.memo = launch.argv, launch.env, words, bounds
     return words, bounds
 
 

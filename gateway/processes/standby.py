@@ -58,7 +58,7 @@ class Standby:
         if waiting is None:
             return _Served(self._spawn.obtain(launch, on_line), self)
         self._strikes = 0
-        return _Served(waiting.hand_over(on_line), self)
+        return _Served(waiting.hand_over(on_line, launch.redact), self)
 
     def warm(self, *, idle: bool = False) -> None:
         """Start processes until `warm` wait, or `warm_min` after idleness, as far as there is room."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gateway.cells.cell import Ended
+    from gateway.observe.redact import Redactor
     from gateway.processes.base import OnLine
     from gateway.processes.places import Places
     from gateway.processes.run import Child
@@ -183,9 +184,9 @@ class Waiting:
         """Kill it, and wait until nothing of it is left."""
         await self.child.discard()
 
-    def hand_over(self, on_line: OnLine) -> Child:
+    def hand_over(self, on_line: OnLine, redact: Redactor) -> Child:
         """Give the process, and what it has said, to a request."""
-        self.child.hand_over(on_line)
+        self.child.hand_over(on_line, redact)
         for stream, line in self._lines:
-            on_line(stream, line)
+            on_line(stream, redact(line))
         return self.child

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
+from urllib.parse import quote
 
 import pytest
 
+from gateway.observe.redact import MASK, Redactor
 from gateway.processes.log import AROUND, FEWEST, LINE, LogPipe
 
 
@@ -115,3 +118,91 @@ def test_what_is_written_of_a_log_stays_near_its_bound(flood: bytes, chunk: int)
 
 def test_so_many_lines_are_there_however_small_the_bound() -> None:
     assert Lines(bound=FEWEST // 2).feed(b"\n" * (FEWEST // 2)) == [""] * (FEWEST // 2)
+
+
+# --- secrets
+
+
+SECRET = "hunt☃r-22/+'"
+FORMS = {
+    "plain": SECRET,
+    "json": json.dumps(SECRET),
+    "url": quote(SECRET, safe=""),
+    "base64": b64encode(SECRET.encode()).decode(),
+}
+
+
+def piped(log: bytes, chunk: int, bound: int = 1 << 20) -> tuple[list[str], str]:
+    """Return the lines of a log, and its tail."""
+    lines: list[str] = []
+    pipe = LogPipe(bound, lines.append, Redactor([SECRET]))
+    for start in range(0, len(log), chunk):
+        pipe.feed(log[start : start + chunk])
+    pipe.finish()
+    return lines, pipe.tail()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("chunk", [1, 11, 8192])
+def test_a_secret_across_two_reads_is_found(form: str, chunk: int) -> None:
+    lines, tail = piped(f"one {FORMS[form]} two\n".encode(), chunk)
+    for text in (*lines, tail):
+        assert text.startswith("one ")
+        assert MASK in text
+        assert not [piece for piece in pieces(FORMS[form])[:-3] if piece in text]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_secret_across_a_cut_is_found(form: str, end: str) -> None:
+    said = FORMS[form]
+    for before in range(LINE - len(said.encode()) - 1, LINE + 2):
+        lines, tail = piped(f"{'-' * before}{said}{'-' * 3 * LINE}{end}".encode(), 5000)
+        assert_hidden("".join(lines), said)
+        assert max(map(len, lines)) <= LINE
+        assert not tail.strip("-")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_at_the_beginning_of_the_tail_is_found(form: str) -> None:
+    said = FORMS[form]
+    for after in range(LINE - len(said.encode()) - 1, LINE + 2, 3):
+        for before in (0, LINE, 10 * LINE):
+            _, tail = piped(f"{'-' * before}{said}{'-' * after}".encode(), 5000)
+            assert not [piece for piece in pieces(said) if piece in tail]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_at_the_bound_is_found(form: str) -> None:
+    said = FORMS[form]
+    for over in range(len(said.encode()) + 1):
+        log = f"{'-' * 300}{said}{'-' * 99}\n".encode()
+        lines, _ = piped(log, 50, bound=300 + over)
+        assert not [piece for piece in pieces(said) if piece in "".join(lines)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_secret_that_is_missing_its_beginning_is_not_in_the_tail(form: str) -> None:
+    said = FORMS[form]
+    for lost in range(len(said.encode())):
+        pipe = LogPipe(100, lambda _line: None, Redactor([SECRET]))
+        pipe.feed(b"-" * 101)
+        pipe.feed(said.encode()[lost:] + b"-" * 5000 + b"the end")  # as a cell tells the end of what it has not told
+        assert not [piece for piece in pieces(said) if piece in pipe.tail()]
+        assert pipe.tail().endswith("the end")
+
+
+def test_a_line_of_nothing_but_secrets_is_bounded() -> None:
+    lines, tail = piped(SECRET.encode() * 10_000, 5000)
+    assert set("".join([*lines, tail]).replace(MASK, "")) == set()
+
+
+def pieces(said: str) -> list[str]:
+    """Return the parts of a text of which none may be seen."""
+    text = said.strip('"')
+    return [text[at : at + 4] for at in range(len(text) - 3)]
+
+
+def assert_hidden(shown: str, said: str) -> None:
+    assert MASK in shown
+    assert not [piece for piece in pieces(said)[6:-3] if piece in shown]
