@@ -160,9 +160,12 @@ async def _unexpected() -> web.Response:
 
 
 def _without_the_request(record: logging.LogRecord) -> bool:
-    """Keep a request that cannot be parsed, which may well hold a token, out of the log."""
+    """Keep a request that cannot be read, which may well hold a token, out of the log."""
     problem = record.exc_info[1] if record.exc_info else None
-    if isinstance(problem, HttpProcessingError | web.RequestPayloadError):
+    cause = problem
+    while cause is not None and not isinstance(cause, HttpProcessingError | web.RequestPayloadError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
         record.msg += f": {type(problem).__name__}"
         record.exc_info = None
     return True

@@ -13,6 +13,8 @@ import yaml
 
 from gateway.errors import ConfigError
 from gateway.files import read_file, unusable
+from gateway.observe.redact import Redactor
+from gateway.observe.telling import secrets_in, tells
 from gateway.sandbox import Level
 from gateway.units import Duration, Size
 
@@ -35,6 +37,8 @@ _CORE = "tag:yaml.org,2002:"
 _MERGE = f"{_CORE}merge"
 _PLAIN = "!"  # the tag that says: text
 _STEP = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]")
+_QUOTED = re.compile(r"(['\"]).{3,}?\1")
+"""What the parser quotes: a password that begins with `!` or `*`, it may be."""
 _UNKNOWN = re.compile(r"Object contains unknown field `(.+?)`")
 
 
@@ -104,6 +108,8 @@ class YamlNode:
         mark = self.mark(below)
         where = f"{mark.path}:{mark.line}: " if mark else ""
         dotted = ".".join(str(key) for key in (*self.keys, *below))
+        is_secret = any(isinstance(key, str) and tells(key) for key in self.keys)
+        problem = Redactor(secrets_in(self.data, secret=is_secret))(problem)
         return ConfigError(f"{where}{dotted}: {problem}" if dotted else f"{where}{problem}")
 
     def decode(self, kind: type[T], beside: type | None = None) -> T:
@@ -333,11 +339,13 @@ def _said(problem: yaml.MarkedYAMLError, text: bytes) -> str:
         return "found a tab where YAML takes spaces only"
     if problem.context and problem.context.startswith("expected"):
         return f"{problem.context}, {said}"
-    return "an anchor of this name was there before" if said == "second occurrence" else said
+    return "an anchor of this name was there before" if said == "second occurrence" else _QUOTED.sub("...", said)
 
 
 def _unknown(node: yaml.Node) -> str:
-    return f"the tag {node.tag.replace(_CORE, '!!')[:80]} is none of plain data"
+    if node.tag.startswith(_CORE):
+        return f"the tag {node.tag.replace(_CORE, '!!')[:80]} is none of plain data"
+    return "a tag that is none of plain data: a text that begins with ! is written in quotes"  # it may be a password
 
 
 def _key_error(mark: Mark, keys: Keys, problem: str) -> ConfigError:

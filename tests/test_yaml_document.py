@@ -205,7 +205,7 @@ def test_a_file_may_say_how_its_text_is_encoded(tmp_path: Path, encoding: str) -
             "a:\n  b: !!python/object/apply:os.system [ls]\n",
             "2: a.b: the tag !!python/object/apply:os.system is none of",
         ),
-        ("a:\n  b: !secret x\n", "2: a.b: the tag !secret is none of plain data"),
+        ("a:\n  b: !secret x\n", "2: a.b: a tag that is none of plain data"),
         ("a:\n  b: !!set {x, y}\n", "2: a.b: the tag !!set is none of plain data"),
         ("a:\n  b: !!int seven\n", '2: a.b: "seven" is no int'),
         ("a:\n  b: !!map seven\n", "2: a.b: the tag !!map is none"),
@@ -320,7 +320,7 @@ def test_what_is_wrong_with_one_entry_is_left_to_it(tmp_path: Path) -> None:
     assert faults == {
         "twin": "6: entries.twin: said twice (first on line 2)",
         "7": '3: entries.7: a key must be text: write "7" in quotes',
-        "tag": "4: entries.tag.a: the tag !x is none of plain data",
+        "tag": "4: entries.tag.a: a tag that is none of plain data: a text that begins with ! is written in quotes",
         "good": "",
         "?": '7: entries.?: a key must be text: write "?" in quotes',
     }

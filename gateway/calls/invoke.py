@@ -190,10 +190,10 @@ class Invoker:
                     completed = await self._run(run, admitted)
             except StartFailed as problem:
                 decided = True
-                told = start_problem(Path(connector.launch.argv[0]), connector.launch.env["PATH"])
-                why = f"{problem}: {told}" if told else str(problem)
-                circuit.failed(why)
-                raise ConnectorStartFailed(f"{run.title} could not be started: {redact(why)}") from problem
+                hint = start_problem(Path(connector.launch.argv[0]), connector.launch.env["PATH"])
+                told = redact(f"{problem}: {hint}" if hint else str(problem))
+                circuit.failed(told)
+                raise ConnectorStartFailed(f"{run.title} could not be started: {told}") from problem
             finally:
                 places.give(lane, clock() - taken)
             decided = _judge(circuit, completed)
@@ -284,7 +284,7 @@ class Invoker:
             return None
         if meant.error is not None and meant.error.invalid_output:
             return None
-        return Reply(result=meant, run=self._answered(run, meant))
+        return Reply(result=meant, run=self._answered(run, meant, redact))
 
     async def _reply(self, run: _Run, completed: Completed, admitted: _Admitted, allowed: float) -> Reply:
         call, job_timeout, redact = run.call, admitted.command.job_timeout, admitted.redact
@@ -299,7 +299,7 @@ class Invoker:
         meant = await meaning(completed, run.title, redact, allowed, acknowledges=accepted)
         if meant.result is None or meant.problem is not None:
             raise meant.told(self._wall(run))
-        event = self._answered(run, meant.result)
+        event = self._answered(run, meant.result, redact)
         return Reply(result=meant.result, logs=meant.lines, run=event, accepted=accepted)
 
     def _acknowledge(self, run: _Run, redact: Redactor, answer: bytearray) -> bool:
@@ -317,7 +317,7 @@ class Invoker:
             return False  # nothing goes on, and the answer is no 202
         extension.granted = True
         extension.over()
-        event = self._answered(run, result)
+        event = self._answered(run, result, redact)
         run.acknowledged = True
         self._bus.publish(
             BackgroundStarted(
@@ -342,7 +342,7 @@ class Invoker:
             problem.message = f"{run.title}: {problem.message}"
         problem.run = self._finish(run, problem.code, error_code=problem.code, message=problem.message)
 
-    def _answered(self, run: _Run, result: Result) -> RunFinished:
+    def _answered(self, run: _Run, result: Result, redact: Redactor) -> RunFinished:
         """Publish that there is a result, and what is wrong with it."""
         for warning in result.warnings:
             self._bus.publish(
@@ -350,7 +350,7 @@ class Invoker:
                     connector=run.call.connector,
                     command=run.call.command,
                     request_id=run.call.caller.request_id,
-                    message=warning,
+                    message=redact(warning),
                 )
             )
         error = result.error

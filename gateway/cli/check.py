@@ -101,7 +101,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "problem": problem,
         "notices": gateway.notices(status.name),
         "runtime": connector.runtime if connector else None,
-        "run": list(connector.launch.argv) if connector else None,
+        "run": [connector.redact(word) for word in connector.launch.argv] if connector else None,
         "mode": connector.launch.mode if connector else None,
         "keeps": MODES[connector.launch.mode].keeps(connector.launch.keep) if connector else None,
         "memory": _memory(connector, gateway) if connector else None,

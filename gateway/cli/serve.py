@@ -15,6 +15,7 @@ from gateway.cli.common import config_option, handled
 from gateway.errors import ConfigError
 from gateway.observe import logs
 from gateway.observe.events import Bus
+from gateway.observe.redact import Redactor
 from gateway.settings import find_file, read_settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def serve(
     settings, _ = read_settings(file, listen=listen)
     if fds:
         settings = msgspec.structs.replace(settings, service=settings.service._replace(fds=fds))
-    logs.configure(log_format)
+    logs.configure(log_format, redact=Redactor(settings.secrets))
     several = settings.workers if workers is None else _several(workers)
     if several and keeper is None:
         structlog.get_logger().warning("workers_ignored", hint="the gateway is one process: say restart instead")
@@ -83,7 +84,7 @@ def _serve(settings: Settings, log_format: logs.Format) -> None:
     from gateway.server import serve as run_server  # noqa: PLC0415
 
     bus = Bus()
-    bus.listen(logs.EventLog(log_format))
+    bus.listen(logs.EventLog(log_format, Redactor(settings.secrets)))
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, bus))

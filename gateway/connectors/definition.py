@@ -209,7 +209,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     config = msgspec.json.encode(common.config)
     kept = msgspec.structs.replace(sandbox, guard=(), covered=())
     key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
-    redact = redactor(entry, settings).plus((*auths.secrets(signed), *secrets_in(own)))
+    redact = redactor(entry.node, settings).plus((*auths.secrets(signed), *secrets_in(own)))
     # Of a connector that describes itself: it may tell what is missing.
     notices = () if commands is None else auths.notices(signed)
     if line.notice:
@@ -261,12 +261,12 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     )
 
 
-def redactor(entry: Entry, settings: Settings) -> Redactor:
+def redactor(node: YamlNode, settings: Settings) -> Redactor:
     """Return what keeps the secrets of an entry, and the gateway's own, out of texts; it need not be understood.
 
     What stands in `commands` and `overrides` describes values, and has none.
     """
-    data = entry.node.data
+    data = node.data
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in _DESCRIBING}
         if isinstance(data.get("auths"), dict):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.removing import remove
-from gateway.connectors.definition import Recognised, recognise
+from gateway.connectors.definition import Recognised, recognise, redactor
 from gateway.errors import Quarantine
 from gateway.files import unusable
 from gateway.locks import lock
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.connectors.sources import Sources
+    from gateway.observe.redact import Redactor
     from gateway.processes.base import Pool
     from gateway.settings import Settings
 
@@ -76,7 +77,8 @@ class Installer:
             try:
                 one = recognise(entry, sources.defaults, self._settings)
             except Quarantine as problem:
-                missing.append(Installed(name=entry.name, state="failed", problem=str(problem)))
+                said = redactor(entry.node, self._settings)(str(problem))
+                missing.append(Installed(name=entry.name, state="failed", problem=said))
                 continue
             if one is not None:
                 recognised.append(one)
@@ -93,6 +95,7 @@ class Installer:
         except (Quarantine, BuildFailed, OSError) as problem:
             progress(name, "failed")
             said = unusable(problem) if isinstance(problem, OSError) else str(problem)
+            said = redactor(one.place.node, self._settings)(said)
             return Installed(name=name, state="failed", problem=said)
 
     async def _build(self, place: Home, build: Build, progress: Callable[[str, str], None]) -> Installed:
@@ -105,26 +108,27 @@ class Installer:
             folder.mkdir()
             failed = place.builds / FAILED
             try:
-                await build.make(folder, _BuildTools(self, place.name, progress))
+                redact = redactor(place.node, self._settings)
+                await build.make(folder, _BuildTools(self, place.name, progress, redact))
                 failed.unlink(missing_ok=True)
                 (folder / MARKER).write_bytes(msgspec.json.encode(Made(inputs=build.inputs())))
             except BaseException as problem:
                 await asyncio.to_thread(remove, folder, TIMEOUT)
                 if isinstance(problem, BuildFailed):
-                    failed.write_bytes(msgspec.json.encode(Failed(inputs=build.inputs(), problem=str(problem))))
+                    failed.write_bytes(msgspec.json.encode(Failed(inputs=build.inputs(), problem=redact(str(problem)))))
                 raise
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)
         progress(place.name, "done")
         return Installed(name=place.name, state="built")
 
-    async def run(self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes) -> None:
+    async def run(self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, redact: Redactor) -> None:
         """Run one program of a build, contained like a connector.
 
         Raises:
             BuildFailed: it did not succeed.
         """
-        launch = Launch(argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS)
+        launch = Launch(argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS, redact=redact)
         program = os.path.basename(argv[0])
         try:
             child = self._pool.obtain(launch, lambda _stream, _line: None)
@@ -135,24 +139,26 @@ class Installer:
             how = done.signal or (
                 f"exit status {done.status}" if done.stop is None else f"still running after {TIMEOUT} s"
             )
-            said = "\n".join(text for text in (done.result.decode(errors="replace").strip(), done.log_tail) if text)
+            told = redact(done.result.decode(errors="replace").strip())
+            said = "\n".join(text for text in (told, done.log_tail) if text)
             raise BuildFailed(f"{program} {' '.join(argv[1:3])} failed ({how}):\n{said[-4000:]}")
 
 
 class _BuildTools:
     """What a build gets."""
 
-    def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None]) -> None:
+    def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None], redact: Redactor) -> None:
         self.offline = installer.offline
         self.index = installer.index
         self._installer = installer
         self._name = name
         self._progress = progress
+        self._redact = redact
 
     async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
         words = [os.path.basename(argv[0]), *(word for word in argv[1:3] if not word.startswith(("-", "/")))]
         self._progress(self._name, " ".join(words))
-        await self._installer.run(argv, env or {}, stdin)
+        await self._installer.run(argv, env or {}, stdin, self._redact)
 
 
 @contextlib.contextmanager

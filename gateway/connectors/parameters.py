@@ -81,7 +81,7 @@ class Signature:
         connector has defaults of its own for what the caller left out.
         """
         _check_names(parameters)
-        self.parameters = parameters
+        self.parameters = tuple(map(_shown, parameters))
         self.additional = additional
         self.enforced = enforced
         self._filled = filled
@@ -212,6 +212,12 @@ def _decoded(raw: msgspec.Raw) -> Any:
     with contextlib.suppress(RecursionError, ValueError, OverflowError):  # which is refused elsewhere
         return msgspec.json.decode(raw)
     return None
+
+
+def _shown(parameter: Parameter) -> Parameter:
+    """Return a parameter as it may be listed: without a default that is a secret."""
+    is_secret = parameter.secret is True or _hides(parameter.schema) or tells_plainly(parameter.id)
+    return msgspec.structs.replace(parameter, default=msgspec.UNSET) if is_secret else parameter
 
 
 def _hides(schema: Any) -> bool:

@@ -239,7 +239,7 @@ class Registry:
                     self._check_sandbox(connector)
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
-                reason = redactor(entry, self._settings)(_why(problem))
+                reason = redactor(entry.node, self._settings)(_why(problem))
                 statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=reason)
                 continue
             if connector is not None:

@@ -20,6 +20,8 @@ from gateway.jobs.destinations import Destinations
 from gateway.jobs.resolver import GuardedConnector
 from gateway.jobs.settings import Credentials
 from gateway.jobs.targets import Refused
+from gateway.observe.redact import Redactor
+from gateway.observe.telling import secrets_in
 from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
@@ -171,10 +173,11 @@ class Callbacks:
             headers = {**known.headers, "Content-Type": JSON, "Idempotency-Key": job.id}
             if job.context.traceparent is not None:
                 headers["traceparent"] = job.context.traceparent
-            answer = await self._put(target, headers, body, token)
+            redact = Redactor(secrets_in(known.headers, secret=True))
+            answer = await self._put(target, headers, body, token, redact)
             if answer.status == 401 and token is not None:  # it may have been revoked before its time
                 token.forget()
-                answer = await self._put(target, headers, body, token)
+                answer = await self._put(target, headers, body, token, redact)
         except Refused as problem:
             return CallerAnswer(None, str(problem), refused=True)
         except aiohttp.InvalidURL:
@@ -191,14 +194,18 @@ class Callbacks:
             return None
         return self._tokens.setdefault(credentials, _Token(credentials, self.destinations.targets.of_operators()))
 
-    async def _put(self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None) -> CallerAnswer:
+    async def _put(
+        self, url: URL, headers: dict[str, str], body: bytes, token: _Token | None, redact: Redactor
+    ) -> CallerAnswer:
         assert self._session is not None
         if token is not None:
-            headers = {**headers, "Authorization": f"Bearer {await token.get()}"}
+            value = await token.get()
+            headers = {**headers, "Authorization": f"Bearer {value}"}
+            redact = redact.plus([value])
         async with self._session.put(url, data=body, headers=headers, allow_redirects=False) as response:
             if 200 <= response.status < 300:
                 return CallerAnswer(response.status)
-            told = await _beginning(response)
+            told = redact.masked(await _beginning(response))  # it may quote what it was sent
             asked = _retry_after(response.headers.get("Retry-After"), response.headers.get("Date"))
             return CallerAnswer(response.status, body=told, retry_after=asked)
 

@@ -6,9 +6,13 @@ The statements are the store's. A database does them in one transaction, in boun
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gateway.errors import InvalidRequest
+from gateway.observe.redact import NO_SECRETS
+
+if TYPE_CHECKING:
+    from gateway.observe.redact import Redactor
 
 Values = Mapping[str, Any]
 Step = tuple[str, Values]
@@ -62,7 +66,7 @@ def not_held(problem: BaseException) -> InvalidRequest:
     return InvalidRequest(f"the jobs' store cannot hold a value of the request: {said(problem)}")
 
 
-def said(problem: BaseException) -> str:
+def said(problem: BaseException, redact: Redactor = NO_SECRETS) -> str:
     """Return the first line of what a driver says; its others may quote the statement."""
-    lines = str(problem).strip().splitlines()
+    lines = redact(str(problem)).strip().splitlines()
     return lines[0][:200] if lines else type(problem).__name__

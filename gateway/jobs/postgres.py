@@ -19,6 +19,8 @@ from psycopg.pq import TransactionStatus
 from gateway.jobs.contract import StoreAway
 from gateway.jobs.database import Effect, Step, not_held, said
 from gateway.jobs.futures import unbroken
+from gateway.observe.redact import Redactor
+from gateway.observe.telling import secrets_within
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,6 +51,7 @@ class Postgres:
 
     def __init__(self, url: str, connections: int = 4) -> None:
         self._url = url
+        self._redact = Redactor(secrets_within(url))
         self._places = asyncio.Semaphore(connections)
         self._idle: list[Connection] = []
         self._running: dict[asyncio.Task[Any], Connection | None] = {}
@@ -128,7 +131,7 @@ class Postgres:
             async with asyncio.timeout_at(until):
                 return await psycopg.AsyncConnection.connect(self._url, autocommit=True, **CONNECT)
         except (psycopg.Error, OSError, TimeoutError) as problem:
-            reason = said(problem)
+            reason = said(problem, self._redact)
         raise StoreAway(reason)  # out here: what has failed holds a descriptor
 
     async def _take_back(self, connection: Connection) -> None:

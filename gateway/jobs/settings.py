@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -111,6 +112,15 @@ class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Check what the types do not say."""
         if self.database is not None and not self.database.startswith(("postgresql://", "postgres://")):
             raise ValueError("database is no postgresql:// URL")
+        if self.database is not None and not _has_port(self.database):
+            raise ValueError("database has a port that is none: in a password, write # as %23, and so on")
+
+
+def _has_port(url: str) -> bool:
+    """Tell whether what stands for the ports of a URL, several with commas between, are some."""
+    hosts = urlsplit(url).netloc.rpartition("@")[2].split(",")
+    ports = [host.rpartition("]")[2].partition(":")[2] for host in hosts]
+    return all(not port or (port.isascii() and port.isdigit()) for port in ports)
 
 
 def _check_prefix(url: str) -> None:

@@ -13,10 +13,13 @@ import msgspec
 import structlog
 
 from gateway.observe.events import ConnectorLine, Event, RegistryLoaded, RunFinished
+from gateway.observe.redact import NO_SECRETS
 from gateway.observe.writer import STDERR, LogWriter
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+
+    from gateway.observe.redact import Redactor
 
 Format = Literal["json", "human"]
 
@@ -28,8 +31,8 @@ _lines = LogWriter()
 atexit.register(_lines.close)
 
 
-def configure(form: Format, descriptor: int = STDERR) -> None:
-    """Send everything that is logged, the libraries' lines included, to one descriptor in one form."""
+def configure(form: Format, descriptor: int = STDERR, redact: Redactor = NO_SECRETS) -> None:
+    """Send everything that is logged, the libraries' lines included, to one descriptor in one form, without secrets."""
     _lines.begin(descriptor)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
@@ -39,7 +42,7 @@ def configure(form: Format, descriptor: int = STDERR) -> None:
     if form == "json":
         last: list[Any] = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(lambda value, **_: _encoded(value).decode()),
+            structlog.processors.JSONRenderer(lambda value, **_: redact.masked(_encoded(value)).decode()),
         ]
     else:
         last = [
@@ -47,6 +50,7 @@ def configure(form: Format, descriptor: int = STDERR) -> None:
             structlog.dev.ConsoleRenderer(
                 colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
             ),
+            lambda _logger, _method, line: redact(line),
         ]
     structlog.configure(
         processors=[*shared, *last],
@@ -80,8 +84,10 @@ def close() -> None:
 class EventLog:
     """Listens to everything."""
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, redact: Redactor = NO_SECRETS) -> None:
+        """`redact` is for what tells of no connector; what does comes without secrets."""
         self._json = form == "json"
+        self._redact = redact
         self._logger = structlog.get_logger()
 
     def __call__(self, event: Event) -> None:
@@ -121,6 +127,8 @@ class EventLog:
             text = _json.encode(line)
         except UnicodeEncodeError:
             text = _repaired(line)
+        if type(event) is not RunFinished and type(event) is not ConnectorLine:
+            text = self._redact.masked(text)
         _lines.put(text + b"\n", later=type(event) is ConnectorLine)  # those come by the dozen
 
 

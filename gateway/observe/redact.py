@@ -125,6 +125,8 @@ class Redactor:
         return _apart(data, found) if found else found
 
 
+NO_SECRETS = Redactor()
+"""Knows of none."""
 NOTHING_SHOWN = Redactor(withholds=True)
 """Withholds every text."""
 
@@ -164,6 +166,11 @@ class _Values:
         for value in self._values:
             whole = value.encode(errors="surrogatepass")
             lines = _lines(whole)
+            if not value.isascii():  # what is not of ASCII has its capitals here
+                lines += [
+                    one.encode(errors="surrogatepass")
+                    for one in (*value.upper().splitlines(), *value.lower().splitlines())
+                ]
             reach = max(reach, 2 * len(whole), *(ESCAPED * len(line) for line in lines))
             for form in dict.fromkeys(_forms(whole, lines)):
                 if len(form.strip()) >= SHORTEST:

@@ -78,6 +78,8 @@ _VALUE = re.compile(
     r"""(?:"[^"]{0,2000}"|'[^']{0,2000}'|\{[^}]{0,500}\}|[^\s;&,"']{1,2000})""",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"\s*-{0,2}[A-Za-z][\w.\- ]{0,60}")
+_WORDS = re.compile(r"[^\s;&,]{1,2000}")
 _QUERY = re.compile(r"""[?&;](?P<name>[\w.\-\[\]]{1,60})=(?P<value>[^&#\s"'<>]{1,2000})""")
 _FLAG = re.compile(r"""(?<![\w-])--?(?P<name>[A-Za-z][\w-]{0,60})[ ]+(?P<value>"[^"]*"|'[^']*'|[^\s"'-]\S*)""")
 _LOGIN = re.compile(r"(?<![\w+.\-])(?P<scheme>[A-Za-z][\w+.\-]{0,30})://(?P<login>[^\s/]{0,1000})@")
@@ -88,6 +90,7 @@ _MORE_LOGINS = (
 _PRIVATE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _IN_QUERY = frozenset(("key", "sig", "signature", "code"))
 """Names in the query of a URL that tell there."""
+_QUOTES = ("'", '"')
 _NO_PASSWORD = frozenset(("", "x-oauth-basic"))
 """Passwords that stand beside a user who is the secret."""
 
@@ -133,6 +136,7 @@ def secrets_in(settings: object, *, secret: bool = False, telling: Callable[[str
     while todo:
         value, secret = todo.pop()
         if isinstance(value, dict):
+            todo += ((key, False) for key in value)
             todo += ((one, secret or (isinstance(key, str) and telling(key))) for key, one in value.items())
         elif isinstance(value, list | tuple):
             todo += ((one, secret or _is_told(value[:place])) for place, one in enumerate(value))
@@ -168,9 +172,11 @@ def _assigned(text: str) -> Iterator[str]:
     for found in _PAIR.finditer(text):
         if tells_plainly(found["name"]) and (value := _VALUE.match(text, found.end())):
             yield from _parts(_unquoted(value[0]))
-    for part in text.split(";") if ";" in text else ():  # there are spaces in names and values
+            if text[value.end() : value.end() + 1] in _QUOTES and (more := _WORDS.match(text, found.end())):
+                yield more[0]
+    for part in text.split(";"):  # there are spaces in names and values
         name, _, words = part.partition("=")
-        if words and tells(name):
+        if words and _NAME.fullmatch(name) and tells_plainly(name):
             yield from _parts(_unquoted(words.strip()))
     for found in _QUERY.finditer(text) if "://" in text else ():
         if tells(found["name"]) or found["name"].lower() in _IN_QUERY:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from gateway.observe.redact import Redactor
+from gateway.observe.redact import NO_SECRETS, Redactor
 from gateway.sandbox import Sandbox
 from gateway.settings import Mode
 
@@ -64,7 +64,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     resident: tuple[str, ...] = ()
     """The command line of a process that serves more than one request (modes fork and persistent)."""
     keep: Keep = Keep()
-    redact: Redactor = Redactor()
+    redact: Redactor = NO_SECRETS
     """Takes secrets out of what its processes say without a request."""
     sandbox: Sandbox = Sandbox()
     """What its cell is asked for."""

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.observe.redact import Redactor
+from gateway.observe.redact import NO_SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.observe.redact import Redactor
     from gateway.processes.base import OnLine
 
 LINE = 8192  # bytes; a longer log line is cut into pieces
@@ -30,9 +31,9 @@ class LogPipe:
     and of the tail, is held as a secret takes at most.
     """
 
-    def __init__(self, bound: int, on_line: Callable[[str], None], redact: Redactor | None = None) -> None:
+    def __init__(self, bound: int, on_line: Callable[[str], None], redact: Redactor = NO_SECRETS) -> None:
         self.total = 0
-        self.redact = redact or Redactor()
+        self.redact = redact
         self._bound = bound
         self._on_line = on_line
         self._partial = bytearray()

@@ -71,7 +71,7 @@ def interpret(stdout: bytearray, redact: Callable[[str], str], *, acknowledges: 
     if error is not None:
         status, problem = http_status(fields.get("http_status", NULL))
         warnings += () if problem is None else (problem,)
-        error.message = short(redact(error.message))
+        error.error_code, error.message = redact(error.error_code), short(redact(error.message))
         envelope = error_envelope(error.error_code, error.message, http_status=status)
         return Result(pieces=(envelope,), error=error, warnings=warnings)
     return Result(pieces=(PREFIX, document, SUFFIX), warnings=warnings)
@@ -144,11 +144,11 @@ def _from_envelope(
     if shown != logs or "spiff__logs" not in fields:
         changes["spiff__logs"] = [msgspec.json.encode(shown)]
     if error is not None:
-        message = short(redact(error.message))
-        if message != error.message:
+        code, message = redact(error.error_code), short(redact(error.message))
+        if (code, message) != (error.error_code, error.message):
             known: Object = part(fields, "error", Object)
-            changes["error"] = members({**known, "message": _raw(message)})
-            error.message = message
+            changes["error"] = members({**known, "error_code": _raw(code), "message": _raw(message)})
+            error.error_code, error.message = code, message
     elif "error" not in fields:
         changes["error"] = [b"null"]
     pieces = tuple(members(fields, changes)) if changes else (document,)

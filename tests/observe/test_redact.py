@@ -49,7 +49,7 @@ FORMS: dict[str, Callable[[str], str]] = {
     "JSON in HTML": lambda value: html.escape(json.dumps(value)),
     "numbers in HTML": lambda value: "".join(f"&#{ord(one)};" for one in value),
     "octal": lambda value: "".join(f"\\{byte:03o}" for byte in value.encode()),
-    "capitals": lambda value: "".join(one.upper() if one.isascii() else one for one in value),
+    "capitals": str.upper,
     "base64": lambda value: base64.b64encode(value.encode()).decode(),
     "base64 without padding": lambda value: base64.b64encode(value.encode()).decode().rstrip("="),
     "base64 for URLs": lambda value: base64.urlsafe_b64encode(value.encode()).decode().rstrip("="),

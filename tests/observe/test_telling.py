@@ -48,6 +48,8 @@ TEXTS: list[tuple[str, set[str]]] = [
     ("Authorization: Basic bWU6aHVudGVyMg==", {"Basic bWU6aHVudGVyMg==", "bWU6aHVudGVyMg==", "hunter2"}),
     ("curl -u me:hunter2 https://h/", {"hunter2"}),
     ("tool --password hunter2 -v", {"hunter2"}),
+    ("--token=hun\"te'r 2", {"hun\"te'r 2"}),
+    ("x --token=hun\"te'r2 y", {"hun\"te'r2"}),
     ("tool --api-key='hunter 2' -v", {"hunter 2"}),
     ('{"a": [[{"password": "x1234"}]]}', {"x1234"}),
     ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", {"-----BEGIN RSA PRIVATE KEY-----\nMIIE"}),
