@@ -325,7 +325,7 @@ def test_what_is_wrong_with_one_entry_is_left_to_it(tmp_path: Path) -> None:
         "?": '7: entries.?: a key must be text: write "?" in quotes',
     }
     assert "3: entries.7: a key must be text" in refusal(tmp_path / "a.yaml", text)
-    with pytest.raises(ConfigError, match=r"2: others\.a: the tag"):
+    with pytest.raises(ConfigError, match=r"2: others\.a: a tag"):
         load(written(tmp_path / "a.yaml", "others:\n  a: !x 1\n"), entries="entries")
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.protocol.document import Object, members_of
-from gateway.protocol.told import CODE
+from gateway.protocol.told import CODE, beginning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from gateway.protocol.told import Redact
 
 NO_CODE = "connector_failed"
 """The code of an error that has none."""
@@ -33,17 +35,21 @@ _STATUS = re.compile(r'"?\s*(0|-?[1-9]\d{0,8})(\.0*)?\s*"?')
 _MIMETYPE = re.compile(r"[\w!#$&^.+*-]+/[\w!#$&^.+*-]+(\s*;[\x20-\x7e]*)?")
 
 
-def mended(fields: Mapping[str, msgspec.Raw]) -> tuple[Object, tuple[str, ...]]:
-    """Return the members of an envelope that follows the book, and what was wrong with the one that was given."""
+def mended(fields: Mapping[str, msgspec.Raw], redact: Redact) -> tuple[Object, tuple[str, ...]]:
+    """Return the members of an envelope that follows the book, and what was wrong with the one that was given.
+
+    What is moved, or quoted, is without secrets; a body stays as it is.
+    """
     problems: list[str] = []
     words: list[str] = []
     made: Object = dict(fields)
     if bytes(fields["command_response_version"]) != b"2":
-        problems.append(f"command_response_version is {_shown(fields['command_response_version'])}, not 2")
+        version = beginning(fields["command_response_version"], SHOWN, redact)
+        problems.append(f"command_response_version is {version}, not 2")
         made["command_response_version"] = msgspec.Raw(b"2")
-    made["command_response"] = _encoded(_response(fields.get("command_response", _NULL), problems))
-    made["error"] = _error(fields.get("error", _NULL), problems, words)
-    made["spiff__logs"] = _logs(fields.get("spiff__logs", _NULL), problems, words)
+    made["command_response"] = _encoded(_response(fields.get("command_response", _NULL), problems, redact))
+    made["error"] = _error(fields.get("error", _NULL), problems, words, redact)
+    made["spiff__logs"] = _logs(fields.get("spiff__logs", _NULL), problems, words, redact)
     return made, tuple(f"its envelope was mended: {problem}" for problem in problems)
 
 
@@ -57,7 +63,7 @@ def is_mimetype(text: str) -> bool:
     return len(text) <= MIMETYPE and _MIMETYPE.fullmatch(text) is not None
 
 
-def http_status(raw: msgspec.Raw) -> tuple[int | None, str | None]:
+def http_status(raw: msgspec.Raw, redact: Redact) -> tuple[int | None, str | None]:
     """Return the status that a value is or, as text, means, and what is wrong with it.
 
     Any number will do, also 0, with which packages say that there was no answer at all.
@@ -67,48 +73,49 @@ def http_status(raw: msgspec.Raw) -> tuple[int | None, str | None]:
     if text == "null" or (understood is not None and understood[0] == understood[1]):
         return (None if understood is None else int(text)), None
     meant = None if understood is None or understood[1].startswith("-") else int(understood[1])
-    return meant, f"http_status is {_shown(raw)}, not a number"
+    return meant, f"http_status is {beginning(raw, SHOWN, redact)}, not a number"
 
 
-def _response(raw: msgspec.Raw, problems: list[str]) -> Object:
+def _response(raw: msgspec.Raw, problems: list[str], redact: Redact) -> Object:
     first = _first(raw)
     if first != b"{":
-        problems.append(f"command_response is {_shown(raw)}, not an object with a body: it was taken for the body")
+        shown = beginning(raw, SHOWN, redact)
+        problems.append(f"command_response is {shown}, not an object with a body: it was taken for the body")
         return {"body": raw, "mimetype": _TEXT if first == b'"' else _JSON}
     response = members_of(memoryview(raw))
     if "body" not in response:
         problems.append("command_response has no body")
         response = {"body": _NULL, **response}
     mimetype = response.get("mimetype")
-    if mimetype is None or not is_mimetype(_plain(mimetype)):
+    if mimetype is None or not is_mimetype(_plain(mimetype, redact)):
         if mimetype is not None:
-            problems.append(f"mimetype is {_shown(mimetype)}")
+            problems.append(f"mimetype is {beginning(mimetype, SHOWN, redact)}")
         response["mimetype"] = _JSON
     return response
 
 
-def _error(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Raw:
+def _error(raw: msgspec.Raw, problems: list[str], words: list[str], redact: Redact) -> msgspec.Raw:
     if bytes(raw) == b"null":
         return raw
     told = members_of(memoryview(raw)) if _first(raw) == b"{" else {}
     if "error_code" not in told:
         # The backend does not see such an error either, and goes on: what it says is not lost all the same.
-        problems.append(f"error is {_shown(raw)}, which has no error_code: it counts as none")
+        problems.append(f"error is {beginning(raw, SHOWN, redact)}, which has no error_code: it counts as none")
         if bytes(raw) not in {b"{}", b'""', b"false"}:
-            words.append(f"error: {_plain(raw)}")
+            words.append(f"error: {_plain(raw, redact)}")
         return _NULL
-    code, message = _plain(told["error_code"]), _plain(told.get("message", _NULL))
+    code, message = _plain(told["error_code"], redact), _plain(told.get("message", _NULL), redact)
     if _first(told["error_code"]) != b'"' or not code:
-        problems.append(f"error_code is {_shown(told['error_code'])}, not text")
+        problems.append(f"error_code is {beginning(told['error_code'], SHOWN, redact)}, not text")
     if len(code) > CODE:
         problems.append(f"error_code has {len(code):,} characters: the first {CODE} count")
         code = code[:CODE]
     if _first(told.get("message", _NULL)) != b'"':
-        problems.append(f"the error's message is {_shown(told.get('message', _NULL))}, not text")
+        problems.append(f"the error's message is {beginning(told.get('message', _NULL), SHOWN, redact)}, not text")
     return _encoded({**told, "error_code": _raw(code or NO_CODE), "message": _raw(message)})
 
 
-def _logs(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Raw:
+def _logs(raw: msgspec.Raw, problems: list[str], words: list[str], redact: Redact) -> msgspec.Raw:
     if too_many_lines(raw):
         problems.append("spiff__logs has too many lines: it was left out")
         return _raw(words)
@@ -117,25 +124,20 @@ def _logs(raw: msgspec.Raw, problems: list[str], words: list[str]) -> msgspec.Ra
     else:
         lines = [] if bytes(raw) == b"null" else [raw]
     if bytes(raw) != b"null" and (_first(raw) != b"[" or any(_first(line) != b'"' for line in lines)):
-        problems.append(f"spiff__logs is {_shown(raw)}, not a list of texts")
-    return _raw([*(_plain(line) for line in lines), *words])
+        problems.append(f"spiff__logs is {beginning(raw, SHOWN, redact)}, not a list of texts")
+    return _raw([*(_plain(line, redact) for line in lines), *words])
 
 
-def _plain(raw: msgspec.Raw) -> str:
+def _plain(raw: msgspec.Raw, redact: Redact) -> str:
     """Return a text itself, nothing for null, and the JSON of anything else."""
     if bytes(raw) == b"null":
         return ""
     text = msgspec.json.decode(raw, type=str) if _first(raw) == b'"' else bytes(raw).decode()
-    return text[:SPOKEN]
+    return redact(text)[:SPOKEN]
 
 
 def _first(raw: msgspec.Raw) -> bytes:
     return bytes(memoryview(raw)[:1])
-
-
-def _shown(raw: msgspec.Raw) -> str:
-    text = bytes(memoryview(raw)[: 4 * SHOWN]).decode(errors="replace")
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def _raw(value: Any) -> msgspec.Raw:

@@ -64,12 +64,12 @@ def interpret(stdout: bytearray, redact: Callable[[str], str], *, acknowledges: 
     if "command_response_version" in fields and _is_envelope(fields):
         return _from_envelope(document, fields, redact, warnings)
     if "response" in fields and "mimetype" in fields and not acknowledges:
-        legacy = read_legacy(fields)
+        legacy = read_legacy(fields, redact)
         warnings += legacy.warnings
         return Result(pieces=(legacy.body,), mimetype=legacy.mimetype, status=legacy.status, warnings=warnings)
     error = told(fields["error"]) if "error" in fields else None
     if error is not None:
-        status, problem = http_status(fields.get("http_status", NULL))
+        status, problem = http_status(fields.get("http_status", NULL), redact)
         warnings += () if problem is None else (problem,)
         error.error_code, error.message = redact(error.error_code), short(redact(error.message))
         envelope = error_envelope(error.error_code, error.message, http_status=status)
@@ -129,14 +129,14 @@ def _from_envelope(
         if not _says_anything(fields):
             raise
         try:
-            fields, problems = mended(fields)
+            fields, problems = mended(fields, redact)
         except TooMuch as much:
             raise ConnectorInvalidOutput(f"of its envelope, a part cannot be taken apart: {much}") from much
         response, logs, error = _read_envelope(fields)
         changes = {name: [memoryview(raw)] for name, raw in fields.items()}
         warnings += problems
     # Whatever it is, it stays: the backend looks at numbers only, and a process may look at it.
-    problem = http_status(response["http_status"])[1] if "http_status" in response else None
+    problem = http_status(response["http_status"], redact)[1] if "http_status" in response else None
     warnings += () if problem is None else (problem,)
     if "mimetype" not in response:
         changes["command_response"] = members({**response, "mimetype": _raw(JSON)})

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 CODE = 255  # characters of an error's code: what is longer is cut
+Redact = Callable[[str], str]
+"""Takes secrets out of a text."""
+AHEAD = 1 << 14  # bytes beyond what is shown that are looked at, since a secret may stand across the cut
 LOG_CHARACTERS = 4096  # of each of them, and of an error's message
 
 
@@ -42,6 +47,12 @@ def told(raw: msgspec.Raw | None) -> ToldError | None:
         invalid_output=told.invalid_output,
     )
     return error if error.error_code else None
+
+
+def beginning(raw: bytes | memoryview | msgspec.Raw, characters: int, redact: Redact) -> str:
+    """Return the beginning of a text or of a value as it was written, without secrets: none is cut."""
+    text = redact(bytes(memoryview(raw)[: 4 * characters + AHEAD]).decode(errors="replace"))
+    return text if len(text) <= characters else text[:characters] + "..."
 
 
 def short(text: str) -> str:

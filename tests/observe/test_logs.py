@@ -19,7 +19,8 @@ import pytest_asyncio
 import structlog
 
 from gateway.observe import logs
-from gateway.observe.events import ConnectorLine, RegistryLoaded, RunFinished
+from gateway.observe.events import ConnectorLine, RegistryLoaded, RunFinished, StoreChanged
+from gateway.observe.redact import Redactor
 from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:
@@ -271,3 +272,25 @@ def test_other_events_have_the_same_form(log: Log) -> None:
     keys = ["connectors", "commands", "quarantined", "changed", "removed", "took", "event", "level", "timestamp"]
     assert list(line) == keys
     assert line["changed"][9:] == ["c9", "... 2 more"]
+
+
+def test_what_tells_of_no_connector_is_written_without_the_gateways_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    key = "the gateway's key"
+    redact = Redactor([key])
+    forms: tuple[logs.Format, ...] = ("json", "human")
+    with path.open("ab") as file:
+        for form in forms:
+            logs.configure(form, file.fileno(), redact)
+            try:
+                int(key)
+            except ValueError as problem:
+                structlog.get_logger().error("internal_error", exc_info=problem)
+                logging.getLogger("library").exception("words: %r", key)
+            logs.EventLog(form, redact)(StoreChanged(ok=False, reason=key))
+            logs.close()
+        logs.configure("json")
+    text = path.read_text()
+    assert "gateway's key" not in text
+    assert text.count("[redacted]") == 8
+    assert text.count("Traceback") == 4

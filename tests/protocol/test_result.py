@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +11,9 @@ from gateway.errors import ConnectorInvalidOutput
 from gateway.protocol.result import LOG_LINES, told_error
 from gateway.protocol.told import LOG_CHARACTERS
 from tests.protocol.support import read, sent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 ENVELOPE = {"command_response": {"body": {"a": 1}, "mimetype": "application/json"}, "command_response_version": 2}
@@ -278,3 +281,37 @@ def test_an_error_told_after_noise_counts() -> None:
     assert result is not None
     assert result.error is not None
     assert result.error.error_code == "a"
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda words: {"command_response_version": 2, "error": words, "spiff__logs": []},
+        lambda words: {"command_response_version": 2, "command_response": {"body": 1}, "error": {"message": words}},
+        lambda words: {"command_response_version": words, "command_response": {"body": 1}},
+        lambda words: {"command_response_version": 2, "command_response": {"body": 1, "mimetype": words}},
+        lambda words: {"command_response_version": 2, "command_response": {"body": 1}, "spiff__logs": words},
+        lambda words: {"command_response_version": 2, "command_response": {"body": 1}, "spiff__logs": [[words]]},
+        lambda words: {
+            "command_response_version": 2,
+            "command_response": {"body": 1},
+            "error": {"error_code": [words]},
+        },
+        lambda words: {"error": {"error_code": "E", "message": "m"}, "http_status": words},
+        lambda words: {"response": words, "mimetype": "text/plain", "status": "no"},
+        lambda words: {"response": "", "mimetype": words, "status": 200},
+        lambda words: {"response": "", "mimetype": "a/b", "status": words},
+        lambda words: {"response": "", "mimetype": "a/b", "encoding": words},
+    ],
+)
+@pytest.mark.parametrize("size", [40, 80, 500, 4096])
+def test_what_is_quoted_of_a_result_is_not_cut_within_a_secret(made: Callable[[str], Any], size: int) -> None:
+    for before in (*range(size - 16, size + 1), 0):
+        try:
+            result = read(made(f"{'-' * before}s3cret-key-77 more"), secret="s3cret-key-77")
+        except ConnectorInvalidOutput as problem:
+            told = problem.message
+        else:
+            body = "" if result.status is not None else json.dumps([sent(result)["error"], sent(result)["spiff__logs"]])
+            told = body + "".join(result.warnings)
+        assert "s3c" not in told
