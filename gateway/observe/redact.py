@@ -25,6 +25,7 @@ LARGEST = 1 << 16  # characters of all values
 MOST = 1000  # values, each line of one for itself; with more, or larger ones, every text is withheld
 HEAD = 48  # bytes of a form that are looked for; what goes on like it is part of it, also where it is cut short
 ROUNDS = 3  # how often what is escaped may be escaped again
+MEANINGS = 4096  # escapes whose meaning is remembered
 ESCAPED = 8  # bytes of what is escaped at most, for one that it stands for
 
 _MASK = MASK.encode()
@@ -53,7 +54,7 @@ class Redactor:
         self._told_to = withholds
         self._known = (_Values(known),) if known else ()
 
-    @property
+    @functools.cached_property
     def withholds(self) -> bool:
         """Whether no text is shown."""
         return self._told_to or any(values.withheld for values in self._known)
@@ -270,15 +271,27 @@ def _places(text: bytes) -> tuple[list[int], list[int]]:
     return [begins[at] for at in kept], [ends[at] for at in kept]
 
 
+class _Meanings(dict[bytes, bytes]):
+    """What escapes stand for, in small letters; those that were met lately."""
+
+    def __missing__(self, escape: bytes) -> bytes:
+        if len(self) >= MEANINGS:
+            self.clear()
+        meaning = self[escape] = _meaning(escape)
+        return meaning
+
+
+_MEANINGS = _Meanings()
+
+
 def _read(found: re.Match[bytes]) -> bytes:
-    """Return what an escape stands for, in small letters."""
-    return _known(found[0], found.lastgroup or "")
+    return _MEANINGS[found[0]]
 
 
-@functools.lru_cache(4096)
-def _known(escape: bytes, kind: str) -> bytes:
+def _meaning(escape: bytes) -> bytes:
     found = _ESCAPE.match(escape)
     assert found is not None
+    kind = found.lastgroup or ""
     text = found[kind]
     if kind == "low":
         code = 0x10000 + ((int(found["high"], 16) & 0x3FF) << 10) + (int(text, 16) & 0x3FF)

@@ -348,3 +348,66 @@ def test_a_setting_that_cannot_be_used_is_told_without_its_secret(site: Site, te
         assert "error:" in told.stderr
         assert "canary" not in told.stdout + told.stderr
         assert "Traceback" not in told.stderr
+
+
+ACT = """
+import sys
+
+def Say(*, passphrase: str) -> str:
+    print("said:", passphrase, "-" * 8180 + passphrase + "-" * 100, file=sys.stderr)
+    sys.stderr.flush()
+    raise RuntimeError("no " + passphrase)
+"""
+LINES = """
+import json, os, sys
+answers = os.fdopen(3, "w") if "--lines" in sys.argv else sys.stdout
+for line in sys.stdin:
+    passphrase = json.loads(line)["params"]["passphrase"]
+    print("said:", passphrase, "-" * 8180 + passphrase + "-" * 100, file=sys.stderr, flush=True)
+    print(json.dumps({"error": {"error_code": "E", "message": "no " + passphrase}}), file=answers, flush=True)
+    if answers is sys.stdout:
+        break
+"""
+
+
+async def test_a_secret_of_a_call_is_not_shown_whatever_the_mode(site: Site) -> None:
+    (site.folder / "act.py").write_text(ACT)
+    site.python("lines.py", LINES)
+    modes = {
+        **{
+            f"python-{mode}": f"runtime: python, module: ./act.py, mode: {mode}"
+            for mode in ("fork", "standby", "persistent")
+        },
+        **{f"exec-{mode}": "run: [./lines.py], mode: " + mode for mode in ("spawn", "standby")},
+        "exec-persistent": "run: [./lines.py, --lines], mode: persistent",
+    }
+    declared = "commands: {Say: {parameters: {passphrase: {}}}}"
+    site.configure(
+        "\n".join(f"{name}: {{{keys}{'' if 'python' in name else ', ' + declared}}}" for name, keys in modes.items())
+    )
+    async with served(site) as gateway:
+        for name in modes:
+            for number in range(4):  # of processes that wait, that are forked ahead, that stay
+                passphrase = f"{number}-cAn4ry-{number}"
+                answer = await gateway.do(f"{name}/Say", {"passphrase": passphrase})
+                assert answer.code, (name, answer.raw)
+                assert f"no {MASK}" in answer.message, (name, answer.raw)
+                assert "cAn4" not in answer.raw.decode()
+
+            def said(name: str = name) -> bool:
+                return (
+                    len([one for one in gateway.events("log", connector=name) if f"said: {MASK}" in one["line"]]) == 4
+                )
+
+            await eventually(said)
+        assert "cAn4" not in gateway.log()
+        assert "n4ry-" not in gateway.log()
+
+
+def test_no_secret_of_a_requirement_is_shown_by_a_build_that_fails(site: Site) -> None:
+    url = "http://me:cAn4ry-zq@127.0.0.1:9/odd-1.0-py3-none-any.whl"
+    site.configure(f'odd: {{runtime: python, requirements: ["odd @ {url}"]}}')
+    told = cli(site, "install")
+    assert told.returncode == 1, told.stdout
+    assert "failed" in told.stdout + told.stderr
+    assert "cAn4ry" not in told.stdout + told.stderr
