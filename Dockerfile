@@ -5,6 +5,8 @@
 #     --security-opt no-new-privileges --security-opt seccomp=deploy/seccomp.json --security-opt systempaths=unconfined \
 #     --cap-drop ALL --memory 4g --pids-limit 8192 gateway
 #
+# It listens at every address, so without a key it does not start (or mount a connectors.yaml with `gateway: {open: true}`).
+#
 # seccomp and systempaths are what sandboxes take in a container, and --security-opt apparmor=unconfined where the host has
 # AppArmor. Without them connectors see each other's processes and share /tmp, and `sandbox: strict` is refused: `gateway check
 # --sandbox` in the container says what there is, docs/security.md what it means. Never --privileged, and no engine's socket.

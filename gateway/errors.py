@@ -40,7 +40,7 @@ class InvalidParameters(GatewayError):
 
 
 class Forbidden(GatewayError):
-    """The caller's key does not allow this connector."""
+    """A browser asks for the page of another site, or by a name that is not the gateway's, and there is no key."""
 
     code = "forbidden"
 

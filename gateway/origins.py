@@ -1,10 +1,10 @@
-"""Where a browser may be sent back to with a token: origins, `scheme://host:port`, perhaps with the path below it."""
+"""Origins, `scheme://host:port`: where a browser may be sent back to with a token, and where it may come from."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
@@ -103,6 +103,37 @@ def rules(
         return tuple(rule(one) for one in redirects)
     named = map(_named, (*hosts, *allow))
     return (*_origins(rewrite), *(Origin(None, host, port) for host, port in named if host))
+
+
+def host_of(text: str) -> str | None:
+    """Return the host of `host` or `host:port`, as a Host header has it; None when it is none."""
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        return _host(match["host"]).rstrip(".")
+    except ValueError:
+        return None
+
+
+def is_here(host: str) -> bool:
+    """Tell whether a host, as `host_of` returns it, is the loopback by its name or its address, wherever one asks."""
+    return host == "localhost" or host.endswith(".localhost") or is_loopback(host.strip("[]"))
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether it is an address that only this machine reaches; a name is none."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
+
+
+def is_same(origin: str, host: str) -> bool:
+    """Tell whether a page's origin is the host, `host` or `host:port`, that its request names."""
+    scheme, _, place = origin.partition("://")
+    return scheme.lower() in _DEFAULT and place.lower() == host.lower()
 
 
 def _origins(texts: Iterable[str]) -> Iterator[Origin]:

@@ -12,6 +12,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from gateway.errors import ConfigError
+from gateway.origins import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -73,6 +74,25 @@ def sockets(service: Service, host: str | None, port: int) -> list[socket.socket
         OSError: it cannot be listened at the address.
     """
     return _handed_down(service.fds) if service.fds else _listening(host, port)
+
+
+def strangers_reach(service: Service, host: str | None, port: int) -> list[str]:
+    """Return the addresses of `sockets` that are not of this machine alone.
+
+    Raises:
+        ConfigError: what was handed down is no socket that listens.
+        OSError: nobody knows the host.
+    """
+    if service.fds:
+        handed = _handed_down(service.fds)
+        addresses = [one.getsockname() for one in handed if one.family != socket.AF_UNIX]
+        for one in handed:
+            one.detach()  # it stays open
+    else:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = [info[4] for info in infos]
+    found = dict.fromkeys(str(one[0]) for one in addresses)
+    return [one for one in found if not is_loopback(one)]
 
 
 def _handed_down(fds: Iterable[int]) -> list[socket.socket]:

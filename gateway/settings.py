@@ -67,7 +67,11 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     drain: Duration = Duration(30)
     """What a shutdown leaves to work in flight."""
     api_key: str | None = None
-    """What callers must send; CONNECTOR_PROXY_API_KEY overrides it. Without one the gateway is open."""
+    """What callers must send; CONNECTOR_PROXY_API_KEY overrides it. Without one only this machine can call."""
+    open: bool = False
+    """Without a key, serve whoever can reach the address all the same."""
+    hosts: list[Named] = []
+    """Names that callers have for a gateway without a key, beside those of the loopback."""
     cors_origins: list[str] = []
     """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
     metrics: Literal["key", "open"] = "key"
@@ -282,6 +286,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_request: int
     drain: float
     api_key: str | None
+    open: bool
+    hosts: frozenset[str]
+    """As `origins.host_of` has them."""
     cors_origins: tuple[str, ...]
     metrics_open: bool
     public_url: str | None
@@ -370,6 +377,8 @@ def read_settings(
         max_request=section.max_request,
         drain=float(section.drain),
         api_key=_api_key(section, environ),
+        open=section.open,
+        hosts=_hosts(section, document),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
         public_url=section.public_url.rstrip("/") if section.public_url is not None else None,
@@ -434,6 +443,14 @@ def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: YamlNod
             raise document.error(str(problem), ("gateway", *keys)) from problem
     if oauth.key is not None and not oauth.key.strip():
         raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
+
+
+def _hosts(section: GatewaySection, document: YamlNode) -> frozenset[str]:
+    found = [origins.host_of(one) for one in section.hosts]
+    for number, host in enumerate(found):
+        if host is None:
+            raise document.error("is no name of a host, such as gateway.local", ("gateway", "hosts", number))
+    return frozenset(host for host in found if host is not None)
 
 
 def _uids(section: GatewaySection, document: YamlNode) -> tuple[int, int]:

@@ -230,11 +230,13 @@ def reaped(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}")
 
 
-def cli(site: Site, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def cli(
+    site: Site, *arguments: str, env: dict[str, str] | None = None, pass_fds: tuple[int, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     """Run one verb of the command line in the site's folder."""
     return subprocess.run(
         [sys.executable, "-m", "gateway", *arguments],
-        capture_output=True, text=True, cwd=site.folder, timeout=60, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, cwd=site.folder, timeout=60, stdin=subprocess.DEVNULL, pass_fds=pass_fds,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **(env or {})},
     )  # fmt: skip
 

@@ -325,7 +325,7 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
         (method, path): WHO[access] for (method, path), access in routes.items() if method not in {"HEAD", "OPTIONS"}
     }
     paths = {method: {path for one, path in routes if one == method} for method in ("GET", "HEAD", "OPTIONS")}
-    assert paths["HEAD"] == paths["GET"]  # as the page says below the table
+    assert paths["HEAD"] == paths["GET"] - {"/v1/do/{connector}/{command}"}  # as the page says below the table
     assert paths["OPTIONS"] == {path for _, path in routes}
 
 

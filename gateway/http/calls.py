@@ -46,7 +46,7 @@ class CallHandlers:
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
-        return [Route("POST", PATH, self.do, Access.KEY), Route("GET", PATH, self.do, Access.KEY)]
+        return [Route("POST", PATH, self.do, Access.KEY), Route("GET", PATH, self.do, Access.KEY, head=False)]
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 from aiohttp import hdrs, web
 
-from gateway.errors import GatewayError, RequestTooLarge
+from gateway import origins
+from gateway.errors import Forbidden, GatewayError, RequestTooLarge
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
 from gateway.http.routes import KEY_HEADER, Access, Route
@@ -69,7 +70,7 @@ class _Door(NamedTuple):
 
 
 class _Doors:
-    """Who may use which route. What is no route needs the API key too."""
+    """Who may use which route. What is no route needs the API key too, or, where there is none, no browser's mark."""
 
     def __init__(self, settings: Settings, routes: list[Route]) -> None:
         self.known: dict[web.AbstractRoute, _Door] = {}
@@ -78,6 +79,7 @@ class _Doors:
         self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
         settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
         self._opened = {Access.OPEN, *(rule for rule, is_open in settable.items() if is_open)}
+        self._strangers = _Strangers(settings)
 
     def find(self, request: web.Request) -> _Door:
         """Return a request's door, and know it from now on where it is a route's."""
@@ -85,26 +87,85 @@ class _Doors:
         path = route.resource.canonical if route.resource is not None else ""
         access = self._rules.get((request.method, path))
         options = self._options.get(path) if request.method == hdrs.METH_OPTIONS else None
-        is_open = access in self._opened or self._key is None
-        door = _Door(is_open, request.path.startswith(SIGN_IN), options)
+        door = _Door(access in self._opened, request.path.startswith(SIGN_IN), options)
         if path:
             self.known[route] = door
         return door
 
     def check(self, request: web.Request) -> None:
-        """Let a request pass that needs the API key.
+        """Let a request pass that needs the API key, or, where there is none, has to come from here.
 
         Raises:
             _Unauthorized: it has not the key.
+            Forbidden: a page of another site has made a browser send it.
         """
+        if self._key is None:
+            if not _is_preflight(request):
+                self._strangers.refuse(request)
+            return
         given = request.headers.get(KEY_HEADER)
         if given is None:
             scheme, _, token = request.headers.get("Authorization", "").partition(" ")
             given = token.strip() if scheme.lower() == "bearer" else ""
         # aiohttp keeps bytes that are no UTF-8 as surrogates.
-        has_key = hmac.compare_digest(given.encode(errors="surrogateescape"), self._key or b"")
+        has_key = hmac.compare_digest(given.encode(errors="surrogateescape"), self._key)
         if not has_key and not _is_preflight(request):
             raise _Unauthorized
+
+
+class _Strangers:
+    """Pages of other sites, whose visitors' browsers reach what strangers cannot: refused where there is no key.
+
+    Browsers mark what they send: `Sec-Fetch-Site` says where it comes from, `Origin` does for all but GET, and `Host`
+    has the name that they looked up, which may be anybody's that leads here (DNS rebinding).
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._origins = frozenset(settings.cors_origins)
+        self._public = settings.public_url or ""
+        named = origins.host_of(settings.host or "")
+        public = {origins.read(self._public).host} if self._public else set()
+        self._hosts = settings.hosts | public | ({named} if named is not None else set())
+        self._any_host = settings.open
+
+    def refuse(self, request: web.Request) -> None:
+        """Let a request pass that no page of another site has sent.
+
+        Raises:
+            Forbidden: one has.
+        """
+        headers = request.headers
+        host, origin, site = headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site")
+        if host is not None and not self._is_ours(host):
+            raise Forbidden(
+                "there is no key, and Host is no name of this machine's: gateway.hosts has others that may be used"
+            )
+        if site in {"same-origin", "none"}:
+            return
+        if (origin is not None or site is not None) and not self._may_call(origin, host):
+            raise Forbidden(
+                "there is no key, and this comes from a page of another site: gateway.cors_origins has those that may"
+            )
+
+    def _is_ours(self, text: str) -> bool:
+        if self._any_host:
+            return True
+        host = origins.host_of(text)
+        return host is not None and (origins.is_here(host) or host in self._hosts)
+
+    def _may_call(self, origin: str | None, host: str | None) -> bool:
+        if "*" in self._origins:
+            return True
+        if origin is None:
+            return False
+        return origin in self._origins or origins.is_same(origin, host or "") or self._is_public(origin)
+
+    def _is_public(self, origin: str) -> bool:
+        return bool(self._public) and origins.is_plain(origin) and _site(origin) == _site(self._public)
+
+
+def _site(url: str) -> origins.Origin:
+    return origins.read(url)._replace(path="")
 
 
 class _Unauthorized(Exception):

@@ -34,12 +34,14 @@ class Route(NamedTuple):
     path: str
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     access: Access
+    head: bool = True
+    """Whether GET only looks, so that HEAD can look too."""
 
 
 def whole(routes: list[Route]) -> list[Route]:
-    """Return them, and HEAD wherever GET alone is, and for each path OPTIONS, which tells its methods."""
+    """Return them, and HEAD wherever GET looks, and for each path OPTIONS, which tells its methods."""
     own = {route.path for route in routes if route.method == hdrs.METH_HEAD}
-    gets = [route for route in routes if route.method == hdrs.METH_GET and route.path not in own]
+    gets = [route for route in routes if route.method == hdrs.METH_GET and route.head and route.path not in own]
     heads = [route._replace(method=hdrs.METH_HEAD) for route in gets]
     routes = [*routes, *heads]
     return [*routes, *(_options(path, routes) for path in dict.fromkeys(route.path for route in routes))]
