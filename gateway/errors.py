@@ -57,6 +57,18 @@ class RequestTooLarge(GatewayError):
     code = "request_too_large"
 
 
+class RequestTimeout(GatewayError):
+    """The request did not come in time."""
+
+    code = "request_timeout"
+
+
+class GatewayBusy(GatewayError):
+    """The gateway holds as many bytes, or connections, as it may."""
+
+    code = "gateway_busy"
+
+
 class ConnectorBusy(GatewayError):
     """All slots and queue places of the connector are taken, or the wait for one ran out."""
 

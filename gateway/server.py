@@ -4,39 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import gc
 import signal
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import structlog
-from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.log import server_logger
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import web
 
 from gateway import signals
-from gateway.http.app import GATEWAY, build
-from gateway.http.responses import of_status, unreadable
+from gateway.http.app import CONNECTIONS, GATEWAY, build
+from gateway.http.connections import LAST_WORDS, Runner
 from gateway.jobs.notices import of_callbacks
 from gateway.service import BACKLOG, sockets
 
 if TYPE_CHECKING:
-    import logging
-    from collections.abc import Awaitable, Callable
-
     from gateway.gateway import Gateway
     from gateway.observe.events import Bus
     from gateway.settings import Settings
 
-    Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-CONTINUE = "100-continue"
-KEEP_ALIVE = 75.0  # seconds
-LAST_WORDS = 5.0  # seconds for connections to send what was answered
 LOOK = 0.01  # seconds between two looks at whether they have
-FIELD = 1 << 15  # bytes of a header: the cookies of a few sign-ins that are under way
 YOUNG = 10_000  # new objects until the collector looks at them; a call makes hundreds, and leaves no cycles
 
 
@@ -48,15 +34,9 @@ async def serve(settings: Settings, bus: Bus) -> None:
         OSError: the address cannot be listened on.
     """
     app = build(settings, bus)
-    runner = _Runner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
-        keepalive_timeout=KEEP_ALIVE,
-        shutdown_timeout=LAST_WORDS,
-        max_field_size=FIELD,
-    )
-    server_logger.addFilter(_without_the_request)
+    connections = app[CONNECTIONS]
+    connections.allow_descriptors()
+    runner = Runner(app, connections)
     stop = _Signals(app)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -112,65 +92,6 @@ async def _drain(app: web.Application, runner: web.AppRunner, stop: _Signals) ->
     await drained
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(_sent(runner), LAST_WORDS)
-
-
-class _Connection(RequestHandler):
-    """A connection on which also what is no request is answered with the envelope."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """Let aiohttp log it and see whether it can be answered, and answer in our own words."""
-        answer = super().handle_error(request, status, exc, message)
-        if not isinstance(exc, HttpProcessingError):
-            return answer
-        ours = of_status(status, f"the request cannot be read: {unreadable(exc)}")
-        ours.force_close()
-        return ours
-
-
-class _Server(web.Server):
-    """Makes such connections."""
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-
-class _Runner(web.AppRunner):
-    """An application whose connections are such."""
-
-    __slots__ = ()
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        server.__class__ = _Server  # aiohttp has no place to name it
-        server.request_handler = functools.partial(_asked, server.request_handler)
-        return server
-
-
-def _asked(handler: Handler, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
-    """Refuse what is expected beyond 100-continue: aiohttp does so before any middleware, in its own words."""
-    if request.headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:
-        return _unexpected()
-    return handler(request)
-
-
-async def _unexpected() -> web.Response:
-    return of_status(HTTPStatus.EXPECTATION_FAILED, f"of Expect, only {CONTINUE} is understood here")
-
-
-def _without_the_request(record: logging.LogRecord) -> bool:
-    """Keep a request that cannot be read, which may well hold a token, out of the log."""
-    problem = record.exc_info[1] if record.exc_info else None
-    cause = problem
-    while cause is not None and not isinstance(cause, HttpProcessingError | web.RequestPayloadError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:
-        record.msg += f": {type(problem).__name__}"
-        record.exc_info = None
-    return True
 
 
 async def _sent(runner: web.AppRunner) -> None:

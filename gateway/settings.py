@@ -64,6 +64,14 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Connector processes alive at once, over all connectors."""
     max_request: Size = Size(32 << 20)
     """Bytes of an HTTP request's body."""
+    max_held: Size = Size(256 << 20)
+    """Bytes of large bodies and answers in memory at once; at least `max_request`."""
+    max_connections: Positive = 4096
+    """Connections at once. Beyond them those go that have been idle for longest."""
+    read_timeout: Duration = Duration(30)
+    """How long the head of a request may take, and its body go without progress."""
+    write_timeout: Duration = Duration(30)
+    """How long an answer may go without progress."""
     drain: Duration = Duration(30)
     """What a shutdown leaves to work in flight."""
     api_key: str | None = None
@@ -284,6 +292,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     enable: Literal["all", "listed"]
     max_processes: int
     max_request: int
+    max_held: int
+    max_connections: int
+    read_timeout: float
+    write_timeout: float
     drain: float
     api_key: str | None
     open: bool
@@ -375,6 +387,10 @@ def read_settings(
         enable=section.enable,
         max_processes=section.max_processes,
         max_request=section.max_request,
+        max_held=max(int(section.max_held), int(section.max_request)),
+        max_connections=section.max_connections,
+        read_timeout=_positive(section, "read_timeout", document),
+        write_timeout=_positive(section, "write_timeout", document),
         drain=float(section.drain),
         api_key=_api_key(section, environ),
         open=section.open,
@@ -443,6 +459,13 @@ def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: YamlNod
             raise document.error(str(problem), ("gateway", *keys)) from problem
     if oauth.key is not None and not oauth.key.strip():
         raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
+
+
+def _positive(section: GatewaySection, name: str, document: YamlNode) -> float:
+    length = float(getattr(section, name))
+    if length == 0:
+        raise document.error("is no time at all: write 30s", ("gateway", name))
+    return length
 
 
 def _hosts(section: GatewaySection, document: YamlNode) -> frozenset[str]:

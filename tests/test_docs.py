@@ -16,6 +16,7 @@ from gateway.connectors.definition import define
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
 from gateway.gateway import Gateway
+from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
 from gateway.http.routes import Access
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
@@ -319,7 +320,8 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     settings, _ = read_settings(file, environ={})
     gateway = Gateway(settings, Bus())
     recent = Recent(lambda: pytest.fail("nothing has been run"))
-    routes = {(one.method, one.path): one.access for one in Handlers(gateway, Metrics(gateway), recent, "1").routes()}
+    handlers = Handlers(gateway, Metrics(gateway), recent, "1", Connections(settings))
+    routes = {(one.method, one.path): one.access for one in handlers.routes()}
     table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(section("http.md", "Routes"))}
     assert table == {
         (method, path): WHO[access] for (method, path), access in routes.items() if method not in {"HEAD", "OPTIONS"}

@@ -13,6 +13,8 @@ from aiohttp import hdrs, web
 from gateway import origins
 from gateway.gateway import Gateway
 from gateway.http import middleware
+from gateway.http.calls import wait_for_the_handler
+from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
 from gateway.http.responses import status_of
 from gateway.jobs.settings import read_sections
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
+CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 
 
 def build(settings: Settings, bus: Bus) -> web.Application:
@@ -37,15 +40,18 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))
     bus.listen(metrics, *Metrics.kinds)
     bus.listen(recent, *Recent.kinds)
-    routes = Handlers(gateway, metrics, recent, version("gateway"), _redirects(settings)).routes()
+    connections = Connections(settings)
+    handlers = Handlers(gateway, metrics, recent, version("gateway"), connections, redirects=_redirects(settings))
+    routes = handlers.routes()
     app = web.Application(
         middlewares=[middleware.around(settings, routes)],
         client_max_size=settings.max_request,
     )
     app[GATEWAY] = gateway
+    app[CONNECTIONS] = connections
     for route in routes:
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
     if settings.cors_origins:  # it adds OPTIONS itself, for preflights
         options = aiohttp_cors.ResourceOptions(allow_headers="*", expose_headers="*")  # type: ignore[no-untyped-call]
         cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(settings.cors_origins, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,23 @@ from yarl import URL
 
 from gateway.calls.call import EMPTY, Call
 from gateway.connectors.parameters import CONTEXT
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, RequestTimeout
+from gateway.http.budget import FREE, PROGRESS, Body
 from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import TOLD
 from gateway.jobs.contract import Accepted
 from gateway.protocol.document import MEMBERS, Object, TooMuch, not_json, read_object
 from gateway.protocol.request import LARGE, Caller
+from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from contextlib import AbstractContextManager
+    from collections.abc import AsyncIterator
 
     from gateway.calls.reply import Reply
     from gateway.gateway import Gateway
+    from gateway.http.budget import Budget
     from gateway.protocol.document import Piece
-
-    Sending = Callable[[], AbstractContextManager[None]]
 
 PATH = "/v1/do/{connector}/{command}"
 WORDS = 8190  # bytes of a member of the context: as long as a URL may be
@@ -39,7 +40,9 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class CallHandlers:
     """The route below /v1/do."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, budget: Budget) -> None:
+        self._budget = budget
+        self._patience = gateway.settings.read_timeout
         self._invoker = gateway.invoker
         self._submitter = gateway.submitter
         self._sending = gateway.admission.sending
@@ -51,50 +54,90 @@ class CallHandlers:
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
         content = request.content
+        share: Body | None = None
         try:
-            body = content.read_nowait() if content.is_eof() else await _body(request)
-        except (web.RequestPayloadError, HttpProcessingError) as problem:
-            raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
-        if len(body) > request.client_max_size:
-            raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
-        call, respond_async = _call(request, body)
-        del body  # it may be large, and all of it is in the call
-        if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
-            answer: Reply | Accepted = await self._invoker.invoke(call)
-        else:
-            answer = await self._submitter.submit(call, respond_async=respond_async)
-        return of_job(answer) if isinstance(answer, Accepted) else self._answered(answer)
+            try:
+                if content.is_eof() and content.total_bytes <= FREE:
+                    body: bytes | bytearray = content.read_nowait()
+                else:
+                    share = Body(self._budget)
+                    body = await self._body(request, share)
+            except (web.RequestPayloadError, HttpProcessingError) as problem:
+                raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
+            call, respond_async = _call(request, body)
+            del body  # it may be large, and all of it is in the call
+            if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
+                answer: Reply | Accepted = await self._invoker.invoke(call)
+            else:
+                answer = await self._submitter.submit(call, respond_async=respond_async)
+        finally:
+            if share is not None:
+                share.end()
+        return of_job(answer) if isinstance(answer, Accepted) else self._answered(answer, request)
 
-    def _answered(self, reply: Reply) -> web.Response:
+    async def _body(self, request: web.Request, share: Body) -> bytearray:
+        """Read the body. aiohttp's own way copies it once more, which holds everybody up when it is large.
+
+        Raises:
+            HTTPRequestEntityTooLarge: it is larger than a body may be, or is said to be.
+            GatewayBusy: there is no room for it.
+            RequestTimeout: it goes without progress for too long.
+        """
+        most = request.client_max_size
+        said = request.content_length or 0
+        if said > most:
+            raise web.HTTPRequestEntityTooLarge(most, said)
+        share.expect(said)
+        if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.total_bytes:
+            await _continue(request)
+        body, mark = bytearray(), PROGRESS
+        now = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(self._patience) as limit:
+                while chunk := await request.content.readany():
+                    body += chunk
+                    if len(body) > most:
+                        raise web.HTTPRequestEntityTooLarge(most, len(body))
+                    share.grow(len(body))
+                    if len(body) >= mark:
+                        mark = len(body) + PROGRESS
+                        limit.reschedule(now() + self._patience)
+        except TimeoutError as problem:
+            wanted = f"the body came slower than {Size(PROGRESS)} in {Duration(self._patience)} (gateway.read_timeout)"
+            raise RequestTimeout(wanted) from problem
+        return body
+
+    def _answered(self, reply: Reply, request: web.Request) -> web.Response:
         """Answer what a connector answered; a drain waits for what takes its time to be sent."""
         result = reply.result
         headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
         plain = result.error is None and result.status is None and not reply.accepted
         status = TOLD if plain else status_of(reply)
         size = sum(map(len, result.pieces))
-        if size <= SLICE:
+        if size <= FREE:
             return web.Response(body=b"".join(result.pieces), status=status, headers=headers)
         headers["Content-Length"] = str(size)
-        return web.Response(body=_sliced(result.pieces, self._sending), status=status, headers=headers)
+        return web.Response(body=self._sliced(result.pieces, size, request.transport), status=status, headers=headers)
+
+    async def _sliced(
+        self, pieces: tuple[Piece, ...], size: int, transport: asyncio.Transport | None
+    ) -> AsyncIterator[memoryview]:
+        """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
+        with self._sending(), self._budget.answer(size, transport) as unsent:
+            for piece in pieces:
+                view = memoryview(piece)
+                for start in range(0, len(view), SLICE):
+                    yield view[start : start + SLICE]
+                    unsent.move()
 
 
-async def _sliced(pieces: tuple[Piece, ...], sending: Sending) -> AsyncIterator[memoryview]:
-    """Give out a large result in slices: it is never copied as a whole, and others have their turn in between."""
-    with sending():
-        for piece in pieces:
-            view = memoryview(piece)
-            for start in range(0, len(view), SLICE):
-                yield view[start : start + SLICE]
+async def wait_for_the_handler(_request: web.Request) -> None:
+    """Leave it to the handler whether it wants a body that its sender holds back (Expect: 100-continue)."""
 
 
-async def _body(request: web.Request) -> bytearray:
-    """Read the body. aiohttp's own way copies it once more, which holds everybody up when it is large."""
-    body = bytearray()
-    while chunk := await request.content.readany():
-        body += chunk
-        if len(body) > request.client_max_size:
-            raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(body))
-    return body
+async def _continue(request: web.Request) -> None:
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer has not begun
 
 
 def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:

@@ -21,6 +21,7 @@ from gateway.sandbox import names
 
 if TYPE_CHECKING:
     from gateway.gateway import Gateway
+    from gateway.http.connections import Connections
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import Recent
     from gateway.origins import Origin
@@ -30,13 +31,21 @@ class Handlers:
     """HTTP over one gateway."""
 
     def __init__(
-        self, gateway: Gateway, metrics: Metrics, recent: Recent, version: str, redirects: tuple[Origin, ...] = ()
+        self,
+        gateway: Gateway,
+        metrics: Metrics,
+        recent: Recent,
+        version: str,
+        connections: Connections,
+        *,
+        redirects: tuple[Origin, ...] = (),
     ) -> None:
         """`redirects` are the origins that browsers may be sent back to with a token."""
         self._gateway = gateway
         self._metrics = metrics
         self._recent = recent
         self._version = version
+        self._connections = connections
         self._jobs = JobHandlers(gateway)
         self._auths = AuthHandlers(gateway, redirects)
 
@@ -56,7 +65,7 @@ class Handlers:
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
-                *CallHandlers(self._gateway).routes(),
+                *CallHandlers(self._gateway, self._connections.budget).routes(),
             ]
         )
 
@@ -119,6 +128,12 @@ class Handlers:
                 "in_flight": gateway.places.running,
                 "kept": gateway.places.kept + gateway.places.hosts,
                 "max": gateway.settings.max_processes,
+            },
+            "connections": {"open": self._connections.open, "max": self._connections.most},
+            "held": {
+                "bodies": self._connections.budget.bodies,
+                "answers": self._connections.budget.answers,
+                "max": self._connections.budget.most,
             },
             "background_runs": gateway.background_runs(),
             "sandbox": {"steps": names(gateway.registry.machine.steps), "problem": gateway.registry.machine.problem},

@@ -11,7 +11,8 @@ import structlog
 from aiohttp import hdrs, web
 
 from gateway import origins
-from gateway.errors import Forbidden, GatewayError, RequestTooLarge
+from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTimeout, RequestTooLarge
+from gateway.http.budget import RETRY
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
 from gateway.http.routes import KEY_HEADER, Access, Route
@@ -98,7 +99,10 @@ class _Doors:
         Raises:
             _Unauthorized: it has not the key.
             Forbidden: a page of another site has made a browser send it.
+            GatewayBusy: its connection is one too many.
         """
+        if getattr(request.protocol, "surplus", False):
+            raise GatewayBusy("there are too many connections (gateway.max_connections)", retry_after=RETRY)
         if self._key is None:
             if not _is_preflight(request):
                 self._strangers.refuse(request)
@@ -175,7 +179,10 @@ class _Unauthorized(Exception):
 def _of_problem(request: web.Request, problem: Exception, settings: Settings) -> web.Response:
     """Turn whatever was raised into the envelope."""
     if isinstance(problem, GatewayError):
-        return of_error(problem)
+        answer = of_error(problem)
+        if isinstance(problem, GatewayBusy | RequestTimeout):  # what is still to come is not wanted
+            answer.force_close()
+        return answer
     if isinstance(problem, _Unauthorized):
         return json_response({"error": "Unauthorized"}, 401)
     if isinstance(problem, web.HTTPRequestEntityTooLarge):

@@ -18,7 +18,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from gateway.cli.main import main
-from gateway.http.app import GATEWAY, build
+from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.handlers import Handlers
 from gateway.http.routes import Access
 from gateway.observe.events import Bus
@@ -612,7 +612,8 @@ def table(tmp_path: Path) -> tuple[Any, Any]:
     settings, _ = read_settings(site.file, environ={})
     app = build(settings, Bus())
     recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
-    return Handlers(app[GATEWAY], Metrics(app[GATEWAY]), recent, "0").routes(), app.router
+    handlers = Handlers(app[GATEWAY], Metrics(app[GATEWAY]), recent, "0", app[CONNECTIONS])
+    return handlers.routes(), app.router
 
 
 async def test_every_route_of_the_application_has_an_access_rule(table: tuple[Any, Any]) -> None:
