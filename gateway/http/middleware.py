@@ -11,7 +11,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from gateway import origins
-from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTimeout, RequestTooLarge
+from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTooLarge
 from gateway.http.budget import RETRY
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
@@ -51,6 +51,9 @@ def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
             response = await handler(request)
         except Exception as problem:  # noqa: BLE001 - the outermost handler
             response = _of_problem(request, problem, settings)
+        if not request.content.is_eof():  # nobody wants the rest: it is thrown away, and not even unpacked
+            response.force_close()
+            request.protocol.close()
         if door.private:
             response.headers.update(PRIVATE)
         response.headers["X-Request-Id"] = name
@@ -180,7 +183,7 @@ def _of_problem(request: web.Request, problem: Exception, settings: Settings) ->
     """Turn whatever was raised into the envelope."""
     if isinstance(problem, GatewayError):
         answer = of_error(problem)
-        if isinstance(problem, GatewayBusy | RequestTimeout):  # what is still to come is not wanted
+        if isinstance(problem, GatewayBusy):
             answer.force_close()
         return answer
     if isinstance(problem, _Unauthorized):

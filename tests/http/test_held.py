@@ -336,6 +336,18 @@ async def test_who_waits_for_a_go_gets_it_when_there_is_room(small: Server) -> N
         assert_told(await client.answer(), 413, "request_too_large")
 
 
+async def test_the_rest_of_a_body_that_nobody_wants_is_not_read_as_requests(small: Server) -> None:
+    for path in (PATH, "/v1/commands", "/liveness"):
+        async with connected(small) as client:
+            inner = b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            client.head(2_000_000, path=path)
+            answer = await client.answer()
+            assert (answer.status, answer.headers["Connection"]) == (413 if path == PATH else 405, "close")
+            client.send(inner * 1000)
+            client.writer.write_eof()
+            assert await client.closed() == b""
+
+
 # --- how many connections there are
 
 
@@ -375,6 +387,22 @@ async def test_probes_are_answered_when_all_connections_are_at_work(site: Site) 
         (site.folder / "gate").touch()
         for client in clients:
             assert (await client.answer()).status == 200
+
+
+async def test_more_than_that_are_not_let_in(site: Site) -> None:
+    echo(site, "max_connections: 1")
+    async with served(site) as gateway, contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(connected(gateway))
+        client.head(10)
+
+        async def refused() -> bool:
+            other = await stack.enter_async_context(connected(gateway))
+            other.head(10)  # what of it does not come is waited for
+            return any(event["refused"] for event in gateway.events("connections_cut"))
+
+        await eventually(refused)
+        client.send(b'{"a": 123}')
+        assert (await client.answer()).status == 200
 
 
 @pytest.mark.parametrize("raised", [True, False])
