@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 CONTINUE = "100-continue"
 KEEP_ALIVE = 75.0  # seconds
 FIELD = 1 << 15  # bytes of a header: the cookies of a few sign-ins that are under way
-HEAD = 1 << 17  # bytes of all headers together
+HEAD = 1 << 16  # bytes of all headers together
 READ_AHEAD = 1 << 16  # bytes of a body that wait for whoever reads it, and as much again
 LINGER = (
     2.0  # seconds in which what still comes is thrown away, so that the answer is read before the connection breaks
@@ -113,7 +113,9 @@ class Connection(RequestHandler):
         super().resume_writing()
 
     def is_idle(self) -> bool:
-        """Tell whether it waits for a request."""
+        """Tell whether it waits for a request, or for nothing but its end."""
+        if self._force_close or self._close:
+            return not self._force_close and self._current_request is None
         waiter = self._waiter
         return waiter is not None and not waiter.done() and not self._messages
 
