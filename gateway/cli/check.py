@@ -10,8 +10,9 @@ import msgspec
 
 from gateway.cells import machine
 from gateway.cli import levels
-from gateway.cli.common import config_option, escaped, handled, opened, out, run
+from gateway.cli.common import config_option, escaped, handled, opened, out, refuse_strangers, run
 from gateway.connectors.snapshot import ConnectorState, Status
+from gateway.errors import ConfigError
 from gateway.jobs.notices import of_callbacks, of_command
 from gateway.processes.pools import MODES
 from gateway.runtimes.base import start_problem
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
+    from gateway.settings import Settings
 
 MIB = 1 << 20
 SANDBOX = {"sandbox", "network", "read", "write", "user"}
@@ -61,12 +63,14 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         bad = [one for one in findings if not one["ok"]]
         faults = bool(bad or gateway.registry.exposed)
         memory = _sum([one["memory"] for one in findings if one["memory"]])
+        callers = _callers(gateway.settings)
         if as_json:
             notice = of_callbacks(gateway.destinations)
             told = {
                 "ok": not faults,
                 "exposed": gateway.registry.exposed,
                 "passed_over": gateway.registry.passed_over,
+                "callers": callers,
                 "callbacks": notice,
                 "memory": memory,
                 "sandbox": names(gateway.registry.machine.steps),
@@ -75,6 +79,7 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2))
             return 1 if faults else 0
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
+        out.print(f"callers       {escaped(callers)}")
         out.print(f"sandbox       {escaped(levels.summary(gateway.registry.machine))}")
         out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
         for one in findings:
@@ -87,6 +92,17 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         total = f"{len(findings) - len(bad)} of {len(findings)} connectors can be served"
         out.print(f"[bold {'red' if bad else 'green'}]{total}[/]")
         return 1 if faults else 0
+
+
+def _callers(settings: Settings) -> str:
+    """Say who may call, or that nobody can since there is no key here: `gateway serve` may well have one."""
+    try:
+        refuse_strangers(settings)
+    except ConfigError as problem:
+        return f"none, `gateway serve` would not start like this: {problem}"
+    if settings.api_key is not None:
+        return "who has the key"
+    return "whoever reaches the address" if settings.open else "whoever is on this machine"
 
 
 def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:

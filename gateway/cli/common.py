@@ -17,10 +17,13 @@ from rich.markup import escape
 from gateway.errors import ConfigError
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
+from gateway.service import strangers_reach
 from gateway.settings import find_file, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from gateway.settings import Settings
 
 P = ParamSpec("P")
 
@@ -88,6 +91,31 @@ async def opened(
         yield gateway
     finally:
         await gateway.close()
+
+
+def refuse_strangers(settings: Settings) -> None:
+    """Without a key only this machine may call, unless somebody has said that others may.
+
+    Raises:
+        ConfigError: others could, or the address cannot be listened on.
+    """
+    if settings.api_key is not None or settings.open:
+        return
+    try:
+        found = strangers_reach(settings.service, settings.host, settings.port)
+    except (OSError, UnicodeError) as problem:
+        raise cannot_listen(settings, problem) from problem
+    if found:
+        raise ConfigError(
+            f"other machines reach {', '.join(found)}, and there is no key: set CONNECTOR_PROXY_API_KEY, or listen on"
+            " 127.0.0.1, or say gateway.open: true if whoever reaches it may call everything"
+        )
+
+
+def cannot_listen(settings: Settings, problem: OSError | UnicodeError) -> ConfigError:
+    """Return what is said about an address that cannot be listened on."""
+    why = getattr(problem, "strerror", None) or problem
+    return ConfigError(f"cannot listen on {settings.host or '*'}:{settings.port}: {why}")
 
 
 def escaped(text: str) -> str:

@@ -11,12 +11,11 @@ import msgspec
 import structlog
 
 from gateway.cells import orphans
-from gateway.cli.common import config_option, handled
+from gateway.cli.common import cannot_listen, config_option, handled, refuse_strangers
 from gateway.errors import ConfigError
 from gateway.observe import logs
 from gateway.observe.events import Bus
 from gateway.observe.redact import Redactor
-from gateway.service import strangers_reach
 from gateway.settings import find_file, read_settings
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def serve(
     settings, _ = read_settings(file, listen=listen)
     if fds:
         settings = msgspec.structs.replace(settings, service=settings.service._replace(fds=fds))
-    _refuse_strangers(settings)
+    refuse_strangers(settings)
     logs.configure(log_format, redact=Redactor(settings.secrets))
     several = settings.workers if workers is None else _several(workers)
     if several and keeper is None:
@@ -75,24 +74,9 @@ def serve(
         try:
             status = asyncio.run(Keeper(settings, arguments).run())
         except OSError as problem:
-            raise _cannot_listen(settings, problem) from problem
+            raise cannot_listen(settings, problem) from problem
         raise SystemExit(status)
     _serve(settings, log_format)
-
-
-def _refuse_strangers(settings: Settings) -> None:
-    """Without a key only this machine may call, unless somebody has said that others may."""
-    if settings.api_key is not None or settings.open:
-        return
-    try:
-        found = strangers_reach(settings.service, settings.host, settings.port)
-    except (OSError, UnicodeError) as problem:
-        raise _cannot_listen(settings, problem) from problem
-    if found:
-        raise ConfigError(
-            f"other machines reach {', '.join(found)}, and there is no key: set CONNECTOR_PROXY_API_KEY, or listen on"
-            " 127.0.0.1, or say gateway.open: true if whoever reaches it may call everything"
-        )
 
 
 def _serve(settings: Settings, log_format: logs.Format) -> None:
@@ -106,14 +90,9 @@ def _serve(settings: Settings, log_format: logs.Format) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, bus))
     except OSError as problem:
-        raise _cannot_listen(settings, problem) from problem
+        raise cannot_listen(settings, problem) from problem
     finally:
         logs.close()
-
-
-def _cannot_listen(settings: Settings, problem: OSError | UnicodeError) -> ConfigError:
-    why = getattr(problem, "strerror", None) or problem
-    return ConfigError(f"cannot listen on {settings.host or '*'}:{settings.port}: {why}")
 
 
 def _several(text: str) -> bool:

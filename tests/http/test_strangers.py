@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,22 @@ async def test_a_socket_of_this_machine_alone_needs_no_key(site: Site) -> None:
                 caller.connect(path)
                 caller.sendall(b"GET /v1/commands HTTP/1.0\r\nHost: localhost\r\n\r\n")
                 assert (await eventually(lambda: caller.recv(1000))).startswith(b"HTTP/1.0 200 ")
+
+
+@pytest.mark.parametrize(
+    ("gateway", "said"),
+    [
+        ("", "whoever is on this machine"),
+        ("{listen: ':7004', open: true}", "whoever reaches the address"),
+        ("{listen: ':7004', api_key: k3y}", "who has the key"),
+        ("{listen: ':7004'}", "none, `gateway serve` would not start like this: other machines reach 0.0.0.0"),
+    ],
+)
+def test_check_says_who_may_call(site: Site, gateway: str, said: str) -> None:
+    site.configure(ECHO, gateway=gateway)
+    shown = cli(site, "check")
+    assert (shown.returncode, f"callers       {said}" in shown.stdout) == (0, True)
+    assert json.loads(cli(site, "check", "--json").stdout)["callers"].startswith(said)
 
 
 def test_a_host_that_nobody_knows_is_one_clear_line(site: Site) -> None:
