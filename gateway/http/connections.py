@@ -18,7 +18,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from gateway.errors import RequestTimeout
-from gateway.http.budget import PROGRESS, Budget
+from gateway.http.budget import PROGRESS, STILL, Budget
 from gateway.http.responses import of_error, of_status, unreadable
 from gateway.units import Duration, Size
 
@@ -131,14 +131,14 @@ class Connection(RequestHandler):
         self._refuse(RequestTimeout(f"the head took longer than {Duration(limit)} (gateway.read_timeout)"))
         return True
 
-    def is_unread(self, unsent: int, now: float) -> bool:
-        """Tell whether an answer, of which so many bytes have not been taken, made no progress for too long."""
+    def is_unread(self, unsent: int, now: float, patience: float) -> bool:
+        """Tell whether answers, of which so many bytes have not been taken, made no progress for so long."""
         if not unsent:
             self._mark = 0
         elif not self._mark or self._resumed or unsent <= self._mark - PROGRESS:
             self._mark, self._since, self._resumed = unsent, now, False
         else:
-            return now - self._since > self._bounds.write_timeout
+            return now - self._since > patience
         return False
 
     def handle_error(
@@ -189,6 +189,8 @@ class _Server(web.Server):
     _idle: list[Connection]
     _none_idle = float("-inf")
     _cut: Counter[str]
+    _unsent = 0
+    """Bytes of answers of any size, those of other routes included, that connections had not taken at the last look."""
 
     def begin(self, bounds: Connections) -> None:
         """Be one: aiohttp makes another kind."""
@@ -239,14 +241,18 @@ class _Server(web.Server):
 
     def _look(self) -> None:
         """Cut what makes no progress, and what is too much; again and again, while there are connections."""
-        now = self._loop.time()
+        now, unsent = self._loop.time(), 0
+        patience = self.bounds.write_timeout if self._unsent <= self.bounds.budget.most else STILL
         for one, transport in list(self._connections.items()):
             assert isinstance(one, Connection)
             if one.is_late(now):
                 self._cut["late"] += 1
-            if one.is_unread(transport.get_write_buffer_size(), now):
+            size = transport.get_write_buffer_size()
+            unsent += size
+            if one.is_unread(size, now, patience):
                 self._cut["unread"] += 1
                 transport.abort()
+        self._unsent = unsent
         if given_up := self.bounds.budget.make_room():
             self._cut["unread"] += given_up
         if self._cut:
