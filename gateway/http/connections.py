@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.log import server_logger
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -293,7 +293,7 @@ class Runner(web.AppRunner):
 
 def _asked(handler: Handler, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
     """Refuse what is expected beyond 100-continue: aiohttp does so before any middleware, in its own words."""
-    if request.headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:
+    if request.headers.get("Expect", CONTINUE).lower() != CONTINUE:
         return _unexpected()
     return handler(request)
 
