@@ -134,7 +134,7 @@ def slow_calls(server: Server, count: int) -> Iterator[None]:
         for _ in range(count):
             one = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
             one.sendall(
-                b"POST /v1/do/slow/Go HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+                b"POST /v1/do/slow/Go HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: 2\r\n\r\n{}"
             )
         eventually(lambda: _running(server) == count, f"{count} slow calls in flight")
