@@ -356,8 +356,12 @@ class Registry:
     async def _ask(self, connector: Connector) -> None:
         try:
             description = await self._describer.ask(connector)
-            connector = self._current(connector)
-            status = Status(name=connector.name, state=ConnectorState.READY, connector=connector.described(description))
+            asked = None
+            while connector is not asked:
+                asked = connector = self._current(connector)
+                described = await asyncio.to_thread(connector.described, description)  # of thousands, it takes its time
+                connector = self._current(connector)
+            status = Status(name=connector.name, state=ConnectorState.READY, connector=described)
             self._retries.pop(connector.name, None)
         except Exception as problem:  # noqa: BLE001 - whatever it is, it is not to be asked for ever
             connector = self._current(connector)

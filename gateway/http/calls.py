@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -64,8 +65,10 @@ class CallHandlers:
                     body = await self._body(request, share)
             except (web.RequestPayloadError, HttpProcessingError) as problem:
                 raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
-            call, respond_async = _call(request, body)
+            call, respond_async = _call(request, body, is_utf8=share is not None)
             del body  # it may be large, and all of it is in the call
+            if not call.small:
+                await asyncio.sleep(0)  # to read it and to check it are two turns of the loop
             if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
                 answer: Reply | Accepted = await self._invoker.invoke(call)
             else:
@@ -80,6 +83,7 @@ class CallHandlers:
 
         Raises:
             HTTPRequestEntityTooLarge: it is larger than a body may be, or is said to be.
+            InvalidRequest: it is not UTF-8.
             GatewayBusy: there is no room for it.
             RequestTimeout: it goes without progress for too long.
         """
@@ -90,18 +94,22 @@ class CallHandlers:
         share.expect(said)
         if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.total_bytes:
             await _continue(request)
-        body, mark = bytearray(), PROGRESS
+        body, mark, utf8 = bytearray(), PROGRESS, codecs.getincrementaldecoder("utf-8")()
         now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(self._patience) as limit:
                 while chunk := await request.content.readany():
                     body += chunk
+                    utf8.decode(chunk)  # it is looked at as it comes: of all of it at once, that takes its time
                     if len(body) > most:
                         raise web.HTTPRequestEntityTooLarge(most, len(body))
                     share.grow(len(body))
                     if len(body) >= mark:
                         mark = len(body) + PROGRESS
                         limit.reschedule(now() + self._patience)
+            utf8.decode(b"", final=True)
+        except UnicodeDecodeError as problem:
+            raise InvalidRequest(f"the body is not a JSON object: not UTF-8 (near byte {len(body)})") from problem
         except TimeoutError as problem:
             wanted = f"the body came slower than {Size(PROGRESS)} in {Duration(self._patience)} (gateway.read_timeout)"
             raise RequestTimeout(wanted) from problem
@@ -140,10 +148,10 @@ async def _continue(request: web.Request) -> None:
     request.writer.output_size = 0  # the answer has not begun
 
 
-def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
+def _call(request: web.Request, body: bytes | bytearray, *, is_utf8: bool) -> tuple[Call, bool]:
     """Return what is asked for, and whether its caller rather has a job of it."""
     headers, match = request.headers, request.match_info
-    params = _fields(body, method=request.method)
+    params = _fields(body, method=request.method, is_utf8=is_utf8)
     if len(params) > MEMBERS:
         raise InvalidRequest(f"the body cannot be taken: it has more than {MEMBERS:,} members")
     context: Object = {}
@@ -168,11 +176,11 @@ def _call(request: web.Request, body: bytes | bytearray) -> tuple[Call, bool]:
     return call, "respond-async" in headers.get("Prefer", "")
 
 
-def _fields(body: bytes | bytearray, *, method: str) -> Object:
+def _fields(body: bytes | bytearray, *, method: str, is_utf8: bool) -> Object:
     if not body and method != "POST":
         return {}
     try:
-        return read_object(body)
+        return read_object(body, is_utf8=is_utf8)
     except TooMuch as problem:
         raise InvalidRequest(f"the body cannot be taken: {problem}") from problem
     except (ValueError, msgspec.DecodeError) as problem:

@@ -74,14 +74,15 @@ def members_of(data: bytes | bytearray | memoryview) -> Object:
     return {str(name): raw for name, raw in found.items()}
 
 
-def read_object(data: bytes | bytearray | memoryview) -> Object:
-    """Read a JSON object whose values stay raw.
+def read_object(data: bytes | bytearray | memoryview, *, is_utf8: bool = False) -> Object:
+    """Read a JSON object whose values stay raw; `is_utf8`: somebody has looked whether it is.
 
     Raises:
         TooMuch: as `members_of`.
         ValueError: it is not UTF-8, not JSON, or not an object.
     """
-    check_utf8(data)
+    if not is_utf8:
+        check_utf8(data)
     try:
         return members_of(data)
     except msgspec.ValidationError as problem:

@@ -265,7 +265,7 @@ BAD = {
     ".name": (f"{{run: [cat], {GO}}}", "{file}:{line}: connectors..name: a connector's name is made of letters"),
     "program": (f"{{run: [nosuch-program], {GO}}}", "nosuch-program not found: install it, or name it by its path"),
     "interpreter": (f"{{run: [./interpreter.sh], {GO}}}", "nosuch-interpreter not found: the #! line of interpreter.sh needs it"),
-    "tag": (f"{{run: [cat], config: {{a: !x 1}}, {GO}}}", "{file}:{line}: connectors.tag.config.a: the tag !x is none of plain data"),
+    "tag": (f"{{run: [cat], config: {{a: !x 1}}, {GO}}}", "{file}:{line}: connectors.tag.config.a: a tag that is none of plain data: a text that begins with ! is written in quotes"),
     "key": (f"{{run: [cat], config: {{7: a}}, {GO}}}", "{file}:{line}: connectors.key.config.7: a key must be text"),
     "itself": ("&itself {run: [cat], config: {a: *itself}}", "{file}:{line}: connectors.itself.config.a: an alias that contains itself"),
     "absolute": (f"{{run: [./absolute.sh], {GO}}}", "/nosuch/interpreter not found: the #! line of absolute.sh needs it"),
