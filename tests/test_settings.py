@@ -287,3 +287,41 @@ def test_credentials_for_whatever_host_a_caller_names_are_refused_with_their_lin
     assert "hunter2" not in str(caught.value)
     _, told = read_sections(settings(site, f"callbacks: {{{callbacks}, allow: [backend]}}"))
     assert told.allow == ["backend"]
+
+
+def test_what_is_secret_of_the_section_and_of_the_environment_is_known(site: Site) -> None:
+    section = """
+    api_key: key-of-the-file
+    oauth: {key: seal-it}
+    jobs: {database: "postgresql://u:pass%2Fword@h/x"}
+    callbacks:
+      allow: [h, g]
+      headers: {X-Any: any-header, Authorization: Bearer a-token}
+      oauth2: {token_url: "https://h/token", client_id: id, client_secret: a-secret}
+      hosts: {g: {headers: {X-Other: other-header}}}
+    """
+    environ = {
+        "CONNECTOR_PROXY_API_KEY": "key-of-the-environment",
+        "CONNECTOR_PROXY_JOBS_DATABASE": "postgres://u:another@h/x",
+        "CONNECTOR_PROXY_PORT": "7004",
+        "HOME": "/root",
+    }
+    assert set(settings(site, section, **environ).secrets) == {
+        "key-of-the-file", "seal-it", "pass%2Fword", "pass/word", "any-header", "Bearer a-token", "a-token", "a-secret",
+        "other-header", "key-of-the-environment", "another",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://u:p@h/x", "postgresql://u:p@h:5432,g:5433/x", "postgres://u@[::1]:5432/x", "postgres:///x"]
+)
+def test_a_database_of_jobs_is_taken(site: Site, url: str) -> None:
+    jobs, _ = read_sections(settings(site, f"jobs: {{database: '{url}'}}"))
+    assert jobs.database == url
+
+
+def test_a_database_whose_password_is_no_part_of_a_url_is_refused_without_it(site: Site) -> None:
+    read = settings(site, "", CONNECTOR_PROXY_JOBS_DATABASE="postgres://u:hun#ter@h/x")
+    with pytest.raises(ConfigError, match="write # as %23") as caught:
+        read_sections(read)
+    assert "hun" not in str(caught.value)

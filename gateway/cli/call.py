@@ -111,7 +111,7 @@ def _parameters(arguments: tuple[str, ...]) -> Object:
             try:
                 parameters[key[:-1]] = msgspec.json.decode(value.encode(), type=msgspec.Raw)
             except msgspec.DecodeError as problem:
-                fail(f"{argument!r}: {problem}")
+                fail(f"{key + mark!r}: {problem}")
         else:
             parameters[key] = msgspec.Raw(msgspec.json.encode(value))
     return parameters

@@ -232,7 +232,7 @@ def test_call_shows_a_log_as_it_was_written() -> None:
     [
         (["call", "echo"], "'echo' is not CONNECTOR/COMMAND"),
         (["call", "echo/Go", "nonsense"], "'nonsense' is none of key=text, key:=json, @file"),
-        (["call", "echo/Go", "a:={"], "'a:={': "),
+        (["call", "echo/Go", "a:={"], "'a:=': "),
         (["call", "echo/Go", "@nowhere.json"], "@nowhere.json: No such file or directory"),
         (["call", "echo/Go", "@list.json"], "@list.json: not a JSON object"),
         (["call", "echo/Go", "--timeout", "-1"], "--timeout: -1 is not a number of seconds"),

@@ -155,7 +155,7 @@ def test_a_text_is_not_cut_where_a_value_stands(form: str) -> None:
         assert shown == redact.masked(text)
 
 
-def test_many_values_take_not_much_longer_than_one() -> None:
+def test_a_hundred_values_take_not_much_longer_than_one() -> None:
     redact = Redactor([f"secret-{number}-{number * 7919 % 1009}'/ +" for number in range(100)])
     lines = [
         f"2026-01-01 INFO module {number} has done 'what it was to do' with {number * 7} rows" for number in range(2600)

@@ -119,7 +119,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     site.script("broken.sh", 'cat "$(dirname "$0")/words" >&2; exit 4')
     words = {form: made(CANARY) for form, made in FORMS.items()}
     (site.folder / "words").write_text("\n".join(word for form, word in words.items() if form != "long"))
-    (site.folder / "words.json").write_text(json.dumps({**words, "number": f"it is {NUMBER}"}))
+    (site.folder / "words.json").write_text(json.dumps({**words, "number": f"it is {NUMBER}", "key": f"it is {KEY}"}))
     site.configure(
         "\n".join(f"{name}: {json.dumps(entry)}" for name, entry in entries().items()),
         gateway=f"api_key: {json.dumps(KEY)}",
@@ -177,6 +177,14 @@ async def test_a_secret_that_is_a_number_is_not_shown(gateway: Server) -> None:
     assert str(NUMBER) not in answer.raw.decode()
     assert "said: it is [redacted]" in answer.message
     assert str(NUMBER) not in gateway.log()
+
+
+async def test_the_gateways_own_key_is_not_shown(gateway: Server) -> None:
+    for how in ("fails", "tells", "envelope"):
+        answer = await say(gateway, "number", {}, "key", how)
+        assert f"it is {MASK}" in answer.message
+        assert "gateway's" not in answer.raw.decode()
+    assert KEY not in gateway.log()
 
 
 async def test_no_secret_is_in_an_error_code(gateway: Server) -> None:
