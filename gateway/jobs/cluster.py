@@ -42,7 +42,7 @@ def passed() -> float:
 
 
 class Lease:
-    """This gateway's row. `steady` is awaited with each beat that comes in time, after others were judged."""
+    """This gateway's row. `steady` begins with each beat in time, unless it goes on; no beat waits for it."""
 
     def __init__(
         self,
@@ -62,6 +62,9 @@ class Lease:
         self._steady = steady
         self._die = die
         self._beating: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[None] | None = None
+        self._stuck = False
+        """The last `steady` has failed."""
         self._seen = 0.0
         self._silent: dict[str, tuple[float, float]] = {}
         """Of each other gateway what its row says, and since when it does."""
@@ -81,9 +84,10 @@ class Lease:
 
     async def stop(self) -> None:
         """Stop beating, and delete the row, so that others go on with what is left at once."""
-        if self._beating is not None:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
+        for task in (self._beating, self._taking):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         with contextlib.suppress(StoreAway):
             await self._store.leave()
 
@@ -113,15 +117,32 @@ class Lease:
         if late:  # after an outage nobody has beaten: all have the time of a lease, from then on
             self._silent.clear()
             return
-        await self._judge(now)
-        await self._steady()
+        await self._judge()
+        if self._taking is None or self._taking.done():
+            self._taking = asyncio.create_task(self._take_over())
 
-    async def _judge(self, now: float) -> None:
-        """Declare dead whoever was silent for the time of a lease, while we have looked."""
+    async def _take_over(self) -> None:
+        """Take over what the dead have left. One that is frozen may hold some of it, until it is declared dead too."""
+        try:
+            await self._steady()
+        except Exception as problem:  # noqa: BLE001 - the next beat tries it again
+            self._stuck = True
+            self._trouble.failed(f"what dead gateways have left cannot be taken over: {said(problem)}")
+        else:
+            if self._stuck:
+                self._stuck = False
+                self._trouble.worked()
+
+    async def _judge(self) -> None:
+        """Declare dead whoever was silent for the time of a lease, from one look to another."""
+        asked = passed()
         found = await self._store.others()
         known, self._silent = self._silent, {}
         for other, seen in found.items():
-            before, since = known.get(other, (seen, now))
-            self._silent[other] = seen, since if before == seen else now
-            if before == seen and now - since >= self._pace.lease:
+            before, since = known.get(other, (None, 0.0))
+            if before != seen:
+                self._silent[other] = seen, passed()
+                continue
+            self._silent[other] = seen, since
+            if asked - since >= self._pace.lease:
                 await self._store.bury(other, seen)

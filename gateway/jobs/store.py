@@ -363,9 +363,10 @@ class Store:
         """Write down how late it is. Of several gateways the one that has counted furthest is right."""
         seconds = self.clock.now
         values = {"seconds": seconds, "boot": self.clock.boot, "uptime": time.monotonic()}
-        steps = (KEEP_TIME.format(now=self.database.now), values), (AGE, {"seconds": seconds})
-        [kept, _] = await self.database.run(*steps, patience=self.patience)
+        # Each alone: a gateway that is frozen in the middle of a transaction would hold the row.
+        kept = await self._change(KEEP_TIME.format(now=self.database.now), values)
         self.clock.catch_up(kept.rows[0][0])
+        await self._change(AGE, {"seconds": seconds})
 
     def _times(self, *, ends: bool = True) -> dict[str, Any]:
         """Return the columns that say when a job has ended, and that nothing is left to do for it."""

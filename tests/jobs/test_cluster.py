@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from gateway.jobs.cluster import FENCED, Lease, Pace, passed
-from gateway.jobs.contract import JobState, JobsUnavailable
+from gateway.jobs.contract import JobState, JobsUnavailable, StoreAway
 from gateway.jobs.postgres import Postgres as Database
 from gateway.jobs.store import Store
 from gateway.jobs.trouble import Trouble
@@ -112,6 +112,36 @@ async def test_a_gateway_that_stops_beating_is_removed_and_its_jobs_are_taken_ov
         execute(url, left_by("dead"))
         await eventually(lambda: "dead" in one.taken)
         assert rows(url, NODES) == ["one"]
+
+
+async def test_what_cannot_be_taken_over_keeps_nobody_from_being_declared_dead(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen gateway may hold rows that others want, until it is dead."""
+    async with members(url, "one") as [one]:
+
+        async def held(_count: int) -> list[tuple[str, str, int]]:
+            if "frozen" in rows(url, NODES):
+                await asyncio.Event().wait()
+            raise StoreAway("lock timeout")
+
+        monkeypatch.setattr(one.store, "orphans", held)
+        execute(url, "INSERT INTO gateway_jobs.gateways VALUES ('frozen', 1)")
+        await eventually(lambda: rows(url, NODES) == ["one"])
+        assert not one.died.is_set()
+
+
+async def test_that_nothing_can_be_taken_over_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with members(url, "one") as [one]:
+
+        async def held(_count: int) -> list[tuple[str, str, int]]:
+            raise StoreAway("lock timeout")
+
+        with monkeypatch.context() as locked:
+            locked.setattr(one.store, "orphans", held)
+            await eventually(lambda: one.changes == [False])
+            assert one.lease.away == ""
+        await eventually(lambda: one.changes == [False, True])
 
 
 async def test_no_clock_is_asked_who_is_alive(url: str) -> None:
