@@ -42,7 +42,8 @@ def configure(form: Format, descriptor: int = STDERR, redact: Redactor = NO_SECR
     if form == "json":
         last: list[Any] = [
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(lambda value, **_: redact.masked(_encoded(value)).decode()),
+            lambda _logger, _method, facts: _hidden(facts, redact),
+            structlog.processors.JSONRenderer(lambda value, **_: _encoded(value).decode()),
         ]
     else:
         last = [
@@ -122,13 +123,12 @@ class EventLog:
                 timestamp=now,
             )
         else:
-            line = {**_facts(event), "event": event.name, "level": event.severity(), "timestamp": now}
+            facts = _facts(event) if type(event) is ConnectorLine else _hidden(_facts(event), self._redact)
+            line = {**facts, "event": event.name, "level": event.severity(), "timestamp": now}
         try:
             text = _json.encode(line)
         except UnicodeEncodeError:
             text = _repaired(line)
-        if type(event) is not RunFinished and type(event) is not ConnectorLine:
-            text = self._redact.masked(text)
         _lines.put(text + b"\n", later=type(event) is ConnectorLine)  # those come by the dozen
 
 
@@ -181,6 +181,17 @@ def _harmless(_logger: object, _method: str, facts: MutableMapping[str, Any]) ->
         if isinstance(value, str):
             facts[key] = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", value)
     return facts
+
+
+def _hidden(facts: MutableMapping[str, Any], redact: Redactor) -> dict[str, Any]:
+    """Return facts without secrets; what they are called is none."""
+    return {key: value if key in {"level", "timestamp"} else _without(value, redact) for key, value in facts.items()}
+
+
+def _without(value: Any, redact: Redactor) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    return [_without(one, redact) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _facts(event: Event) -> dict[str, Any]:

@@ -294,3 +294,12 @@ def test_what_tells_of_no_connector_is_written_without_the_gateways_secrets(tmp_
     assert "gateway's key" not in text
     assert text.count("[redacted]") == 8
     assert text.count("Traceback") == 4
+
+
+def test_a_secret_that_is_called_like_a_fact_breaks_no_line(log: Log) -> None:
+    logs.EventLog("json", Redactor(["reason", "event", "info", "store"]))(
+        StoreChanged(ok=False, reason="no reason at all")
+    )
+    (told,) = log.lines()
+    del told["timestamp"]
+    assert told == {"ok": False, "reason": "no [redacted] at all", "event": "store_changed", "level": "info"}
