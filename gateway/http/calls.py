@@ -221,9 +221,12 @@ def _context(fields: Object, name: str, kind: Any) -> Any:
     if len(memoryview(raw)) > WORDS:
         raise InvalidRequest(f"{CONTEXT}{name} is longer than {WORDS:,} bytes")
     try:
-        return msgspec.json.decode(raw, type=kind)
+        value = msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError as problem:
         raise InvalidRequest(f"{CONTEXT}{name}: {problem}") from problem
+    if isinstance(value, str) and "\0" in value:  # nothing that is called so can be looked for
+        raise InvalidRequest(f"{CONTEXT}{name} holds the character U+0000")
+    return value
 
 
 def _callback_url(fields: Object) -> str | None:

@@ -19,10 +19,11 @@ print(json.dumps({"echo": json.load(sys.stdin)["params"], "nul": "a\\0b"}))
 """
 NO_TEXT = ["%00", "%ff", "%ED%A0%80", "\xff", "\xed\xa0\x80", "%F4%90%80%80"]
 FIELDS = ["task", "client", "connector", "process_instance"]
-NUL = {
+NAMES = {
     "spiff__task_id": "t\0", "spiff__process_instance_id": "7\0", "spiff__process_model_identifier": "m\0",
-    "spiff__task_data": {"d\0": "\0"}, "p\0": "v\0",
+    "spiff__callback_url": "http://localhost/\0",
 }  # fmt: skip
+NUL = {"spiff__task_data": {"d\0": "\0"}, "p\0": "v\0"}
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def raw(gateway: Server, method: str, path: str) -> Answer:
     """Send bytes, as latin-1, that no client would."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
-        f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
     )
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
@@ -93,13 +94,19 @@ async def test_a_job_whose_values_hold_a_nul_keeps_its_result(gateway: Server) -
         return told if told.json["state"] == "kept" else None
 
     told = (await eventually(ended)).json
-    assert (told["task_id"], told["process_instance_id"], told["process_model_identifier"]) == ("t\0", "7\0", "m\0")
     body = told["outcome"]["body"]["command_response"]["body"]
     assert body == {"echo": {"p\0": "v\0"}, "nul": "a\0b"}
 
 
+@pytest.mark.parametrize("field", NAMES)
+async def test_no_name_holds_a_nul(gateway: Server, field: str) -> None:
+    for answer in (await posted(gateway, {field: NAMES[field]}), await gateway.do("echo/Do", {field: NAMES[field]})):
+        assert (answer.status, answer.code) == (400, "invalid_request")
+        assert f"{field} holds the character U+0000" in answer.message
+
+
 async def test_half_a_character_is_refused_wherever_it_stands(gateway: Server) -> None:
-    for field in NUL:
+    for field in (*NAMES, *NUL):
         for value in ('"\\ud800"', '{"a": "\\udfff"}', '["\\ud800"]'):
             answer = await gateway.do(
                 "echo/Do", data=f"{{{json.dumps(field)}: {value}}}", headers={"Prefer": "respond-async"}
