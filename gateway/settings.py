@@ -119,14 +119,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Calls that may wait for one of them."""
     queue_timeout: Duration = Duration(10)
     """How long they may."""
-    linger: Duration = Duration(2)
-    """How long a process may live on after its result."""
     max_output: Size = Size(8 << 20)
     """Bytes of a result."""
     max_log: Size = Size(256 << 10)
     """Bytes of log kept of one run; the rest is dropped."""
     max_memory: Size = Size(1 << 30)
     """Resident bytes of everything one run has started."""
+    linger: Duration = Duration(2)
+    """How long a process may live on after its result."""
     promote_after: Duration | None = Duration(30)
     """When a call with a callback URL that still runs becomes a job; null: never."""
     job_timeout: Duration = Duration(3600)

@@ -155,6 +155,8 @@ class LogWriter(io.TextIOBase):
             if not much:
                 self._closing.wait(GATHER)
             with self._turn:
+                if self._file and self._waiting and not self._failure:  # who logs meanwhile has his line written, too
+                    self._write_now()
                 batch = self._waiting[:BATCH]
                 del self._waiting[:BATCH]
                 self._writing = len(batch)
