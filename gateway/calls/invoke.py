@@ -25,7 +25,7 @@ from gateway.observe.events import (
 )
 from gateway.observe.redact import NOTHING_SHOWN
 from gateway.processes.completed import Completed, StaleCell, StartFailed
-from gateway.protocol.request import Context, Request, encoded
+from gateway.protocol.request import Context, Request, encoded, one_line
 from gateway.protocol.result import Result, interpret
 from gateway.runtimes.base import start_problem
 
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from gateway.protocol.document import Object
 
     Found = tuple[Connector, Command]
-
-_request = msgspec.json.Encoder()
 
 
 class _Run(msgspec.Struct, kw_only=True):
@@ -269,7 +267,7 @@ class Invoker:
                 deadline_ms=max(0, round(left * 1000)),
             ),
         )
-        payload = _request.encode(request) if call.small else encoded(request)
+        payload = one_line(request) if call.small else encoded(request)
         run.request_bytes = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         return payload
 

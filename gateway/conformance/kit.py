@@ -45,7 +45,7 @@ from gateway.protocol.description import (
     Description,
     read_description,
 )
-from gateway.protocol.request import Caller, DescribeRequest
+from gateway.protocol.request import Caller, DescribeRequest, one_line
 from gateway.protocol.result import interpret
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Kit:
         faults += _faults(self._connector)
         if faults:
             return _failed("describe", None, "; ".join(faults), "Mend what describe prints.")
-        request = msgspec.json.encode(DescribeRequest(config=self._connector.config))
+        request = one_line(DescribeRequest(config=self._connector.config))
         begun = asyncio.get_running_loop().time()
         raw = await self._raw(request, self._connector.limits.describe_timeout)
         self._boot = asyncio.get_running_loop().time() - begun

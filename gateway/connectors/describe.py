@@ -18,7 +18,7 @@ from gateway.locks import lock
 from gateway.processes.completed import Completed, StartFailed, Stop, had_answered
 from gateway.processes.run import uncancelled
 from gateway.protocol.description import Description, read_description
-from gateway.protocol.request import DescribeRequest
+from gateway.protocol.request import DescribeRequest, one_line
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT, digest, start_problem, tree_facts
 
@@ -110,7 +110,7 @@ class Describer:
 
     async def _run(self, connector: Connector, turn: Turn) -> Completed:
         loop = asyncio.get_running_loop()
-        request = msgspec.json.encode(DescribeRequest(config=connector.config))
+        request = one_line(DescribeRequest(config=connector.config))
         try:
             child = self._pool.obtain(connector.launch, lambda _stream, _line: None)
             deadline = loop.time() + connector.limits.describe_timeout

@@ -12,6 +12,7 @@ VERSION = 1
 LARGE = 1 << 16  # bytes of a value that is not copied any more
 
 _EMPTY = msgspec.Raw(b"{}")
+_encoder = msgspec.json.Encoder()
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -53,14 +54,22 @@ class DescribeRequest(msgspec.Struct, frozen=True, kw_only=True):
     config: msgspec.Raw = _EMPTY
 
 
+def one_line(request: Request | DescribeRequest) -> bytes:
+    """Write a request out as one line, which a line break ends: `read` in a shell sees all of it."""
+    written = _encoder.encode(request)
+    if b"\n" in written:  # between a caller's values: no text of JSON has one in it
+        written = written.replace(b"\n", b" ")
+    return written + b"\n"
+
+
 def encoded(request: Request) -> bytes | tuple[Piece, ...]:
     """Write a request out; one with large values comes in pieces, of which these are the caller's own bytes."""
     large = [raw for raw in (*request.params.values(), request.task_data) if len(memoryview(raw)) > LARGE]
     if not large:
-        return msgspec.json.encode(request)
+        return one_line(request)
     head = {"protocol": request.protocol, "op": request.op, "command": request.command}
     if request.module is not msgspec.UNSET:
         head["module"] = request.module
     rest = msgspec.json.encode({"config": request.config, "context": request.context})
     pieces = [msgspec.json.encode(head)[:-1] + b',"params":', *members(request.params)]
-    return (*pieces, b',"task_data":', memoryview(request.task_data), b",", rest[1:])
+    return (*pieces, b',"task_data":', memoryview(request.task_data), b",", rest[1:] + b"\n")

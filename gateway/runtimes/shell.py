@@ -38,7 +38,6 @@ class Shell:
             code=(script,),
             needs=(bash, HOST.parent),
             result_on_fd3=True,
-            result_in_line=True,
         )
 
     def build(self, _options: ShellOptions, _place: Home) -> None:

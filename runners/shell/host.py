@@ -18,7 +18,9 @@ are in there, not in the environment.
 
 What its stdout means: a JSON object or list is the result as it is; everything else is text, ``{"output": "..."}``,
 without the newlines at its end. A number or ``true`` alone is text too, or the shape of a result would depend on what
-a checksum looks like. A non-zero exit status is a failure, told by that status unless stdout is ``{"error": ...}``.
+a checksum looks like. Where the last line alone is an object or a list, it is the result, and what stands before it is
+noise, which the gateway warns of. Text that begins or ends like JSON and is none is an error. A non-zero exit status is
+a failure, told by that status unless stdout is ``{"error": ...}``.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ MAX_VARIABLES = 1 << 20  # Linux grants the environment and argv a quarter of th
 BASH_SIDE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "command.sh")
 FUNCTION = re.compile(r"\s*(?:function\s+cmd_([\w.-]+)\s*(?:\(\s*\)\s*)?|cmd_([\w.-]+)\s*\(\s*\)\s*)(?:[{(#].*)?$")
 NOT_A_COMMENT = re.compile(r"#!|#\s*shellcheck ")
+BEGINS_LIKE_JSON = re.compile(r'^(?:\{\s*"|\[\s*["{])', re.MULTILINE)
 PARAMETER = re.compile(
     r"""@param \s+ (?: \[([\w.-]+)\] | ([\w.-]+) )
         \s+ (str|int|bool|any) (?: =("[^"]*"|\S*) )?
@@ -70,7 +73,7 @@ def main(args: list[str]) -> int:
     path = os.path.abspath(args[0])
     status, document = answer(path, read_all(0), max_output)
     if document is not None:
-        write_all(results, document.replace(b"\n", b" ") + b"\n")  # no text of JSON has a line break in it
+        write_all(results, document + b"\n")
     if status < 0:
         die_of(-status)
     return status
@@ -108,13 +111,13 @@ def execute(path: str, command: Json, request: Json, request_bytes: bytes, max_o
 def interpret(status: int, output: bytes) -> Answer:
     try:
         text = output.decode("utf-8-sig")
-        result = as_json(text)
+        result = find_result(text.strip())
     except (ValueError, RecursionError) as error:
         if status != 0:
             log(output)
             return status, None
         return failure("connector_invalid_output", f"the command's output is not valid: {error}", invalid_output=True)
-    if result is not None and (status == 0 or "error" in result):
+    if result is not None and (status == 0 or (isinstance(result, dict) and "error" in result)):
         return status, output
     if status != 0:
         log(output)
@@ -122,20 +125,42 @@ def interpret(status: int, output: bytes) -> Answer:
     return 0, encode({"output": text.rstrip("\n")})
 
 
-def as_json(text: str) -> Any:
-    """The JSON object or list that a text is, else None. What starts and ends as an object must be one: ValueError."""
-    stripped = text.strip()
-    looks_like_object = stripped.startswith("{") and stripped.endswith("}")
-    looks_like_list = stripped.startswith("[") and stripped.endswith("]")
-    try:
-        if looks_like_object or looks_like_list:
-            # The digits of a number may be more than Python reads.
-            return json.loads(stripped, parse_constant=refuse_constant, parse_int=str)
-    except (ValueError, RecursionError):
-        # "[INFO] copied [3 files]" is a line of text.
-        if looks_like_object:
-            raise
+def find_result(text: str) -> Any:
+    """The JSON object or list that a text, or the last line of it, is; else None. ValueError: it looks like one."""
+    last = text[text.rfind("\n") + 1 :].strip()
+    broken = None
+    for candidate in [text, last]:
+        if looks_like_json(candidate):
+            try:
+                # The digits of a number may be more than Python reads.
+                return json.loads(candidate, parse_constant=refuse_constant, parse_int=str)
+            except (ValueError, RecursionError) as error:
+                # "[INFO] copied [3 files]" is a line of text.
+                broken = broken or (error if candidate.startswith("{") or BEGINS_LIKE_JSON.match(candidate) else None)
+    if broken is not None:
+        raise broken
+    check_mixture(text)
     return None
+
+
+def looks_like_json(text: str) -> bool:
+    in_brackets = text[:1] + text[-1:] in ("{}", "[]")
+    return in_brackets or BEGINS_LIKE_JSON.match(text) is not None
+
+
+def check_mixture(text: str) -> None:
+    """Looks for JSON after the first line of a text that is none. ValueError: the text ends with it."""
+    begins = BEGINS_LIKE_JSON.search(text)
+    if begins is None:
+        return
+    try:
+        _, end = json.JSONDecoder(parse_int=str).raw_decode(text, begins.start())
+    except (ValueError, RecursionError):
+        return
+    line = text.count("\n", 0, begins.start()) + 1
+    if end == len(text):
+        raise ValueError(f"JSON on several lines begins in line {line}, after other text (send that to stderr)")
+    log(f"line {line} of the command's output is JSON, and other text is around it: all of it is text\n".encode())
 
 
 def refuse_constant(name: str) -> None:

@@ -188,7 +188,7 @@ async def test_of_a_java_connector(gateway: Server, mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES[:2])
 async def test_of_a_bash_connector(gateway: Server, mode: str) -> None:
     words = {
-        "NotANumber": "NaN", "Two": "Extra data", "NotUtf8": "can't decode", "NotUtf8Text": "can't decode",
+        "NotANumber": "NaN", "Two": "more than one JSON document", "NotUtf8": "can't decode", "NotUtf8Text": "can't decode",
         "Half": "it holds \\ud800, half of", "Deep": "recursion",
     }  # fmt: skip
     await refused(gateway, f"shell-{mode}", words)

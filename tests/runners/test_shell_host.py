@@ -27,6 +27,8 @@ HOST = [*COMMAND, str(CONNECTORS / "files" / "files.sh")]
         ("List", [1, 2]),
         ("Pipe", {"output": "y"}),
         ("Spelled-otherwise", {"output": "ok"}),
+        ("NoisyNumber", {"output": "in all\n42"}),
+        ("Block", {"output": "server {\n  listen 80;\n}\n[1] is a note"}),
     ],
 )
 def test_objects_and_lists_are_results_and_all_else_is_text(command, result):
@@ -36,7 +38,35 @@ def test_objects_and_lists_are_results_and_all_else_is_text(command, result):
     assert outcome.log == ""
 
 
-@pytest.mark.parametrize("command", ["BrokenObject", "NotANumber", "NotUtf8"])
+@pytest.mark.parametrize(
+    ("command", "written"),
+    [("Noisy", b'profile loaded\n{"x": 1}\n'), ("NoisyList", b"profile loaded\r\n [1]\r\n")],
+)
+def test_noise_before_a_result_is_left_to_the_gateway_which_warns(command, written):
+    outcome = execute(PROBE, command)
+    assert (outcome.status, outcome.stdout.rstrip(b"\n")) == (0, written.rstrip(b"\n"))
+
+
+def test_noise_before_an_error_does_not_hide_it():
+    outcome = execute(PROBE, "NoisyTell")
+    assert outcome.status == 3
+    assert outcome.stdout.startswith(b'dialling\n{"error": {"error_code": "busy"')
+
+
+def test_json_within_a_text_is_text_which_the_log_tells():
+    outcome = execute(PROBE, "Within")
+    assert (outcome.status, outcome.result) == (0, {"output": 'before\n{"x": 1}\nafter'})
+    assert outcome.log == "line 2 of the command's output is JSON, and other text is around it: all of it is text\n"
+
+
+def test_a_list_that_holds_the_word_is_no_error():
+    outcome = execute(PROBE, "ErrorList")
+    assert (outcome.status, outcome.stdout, outcome.log) == (4, b"", '["error"]\n')
+
+
+@pytest.mark.parametrize(
+    "command", ["BrokenObject", "NotANumber", "NotUtf8", "NoisyBroken", "NoisyLines", "Torn", "Trailing"]
+)
 def test_output_that_is_not_what_it_looks_like_is_invalid(command):
     outcome = execute(PROBE, command)
     assert outcome.status == 1
