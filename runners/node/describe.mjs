@@ -59,11 +59,12 @@ function withoutStars(comment) {
   return comment.replace(/^[ \t]*\*[ \t]?/gm, '');
 }
 
-/** `@param {type} name - text`, `[name]` and `[name=default]` for what may be left out; null for any other tag. */
+/** `@param {type} name - text`, `[name]` and `[name=default]` for what may be left out; null for any other tag, and a callback. */
 function parameter(tag) {
   const start = /^@(?:param|arg|argument)\s+/.exec(tag);
   if (start === null) return null;
   const { type, rest } = splitType(tag.slice(start[0].length));
+  if (/^[?!]?function\b/i.test(type)) return null;
   const parts = /^(\[)?\s*([\p{ID_Continue}$.-]+)\s*(?:=\s*((?:"[^"]*"|'[^']*'|[^\]])*))?\]?\s*(?:-\s*)?([\s\S]*)$/u.exec(rest);
   if (parts === null) return null;
   const [, bracket, id, fallback, text] = parts;

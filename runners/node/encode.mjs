@@ -2,6 +2,7 @@
 
 export class InvalidOutput extends Error {}
 
+const LONGEST = 1_000_000; // values that are yielded: nobody knows whether there is an end
 const LONE_SURROGATE = /\p{Surrogate}/gu;
 
 /** A text with a question mark for each half of a character. */
@@ -10,10 +11,11 @@ export function printable(text) {
 }
 
 /**
- * Dates become ISO 8601, bytes base64, Map an object (or pairs, when a key is not a string), Set a list, a large BigInt
- * its digits, an error its name and message, nothing at all null.
+ * Dates become ISO 8601, bytes base64, Map an object (or pairs, when a key is not a string), Set and what else is iterable a
+ * list, a large BigInt its digits, an error its name and message, nothing at all null. Methods are left out, as JSON does it.
  *
- * @throws {InvalidOutput} naming the path of a circle, of NaN, of an infinity or of half a character
+ * @throws {InvalidOutput} naming the path of a circle, of NaN, of an infinity, of half a character, or of what has no JSON
+ *   form: a function, a symbol, a promise, a response that nobody has read
  */
 export function encode(value) {
   try {
@@ -36,8 +38,11 @@ function plain(value, path, ancestors) {
       return whole(value, path);
     case 'object':
       return value === null ? null : plainObject(value, path, ancestors);
-    default:
+    case 'boolean':
+    case 'undefined':
       return value;
+    default:
+      throw new InvalidOutput(`${path} is a ${typeof value}, which has no JSON form`);
   }
 }
 
@@ -64,13 +69,74 @@ function plainUnseen(value, path, ancestors) {
     const keyed = [...value.keys()].every((key) => typeof key === 'string');
     return keyed ? plainMembers([...value], path, ancestors) : plainList([...value], path, ancestors);
   }
-  if (value instanceof Number || value instanceof String || value instanceof Boolean) return plain(value.valueOf(), path, ancestors);
+  if ([Number, String, Boolean, BigInt].some((boxed) => value instanceof boxed)) return plain(value.valueOf(), path, ancestors);
   if (Array.isArray(value) || ArrayBuffer.isView(value)) return plainList(value, path, ancestors);
-  return plainMembers(Object.entries(value), path, ancestors);
+  if (typeof value[Symbol.asyncIterator] === 'function') throw new InvalidOutput(`${path} is ${kind(value)} that nobody has read`);
+  const entries = Object.entries(value);
+  if (entries.length > 0 || isOrdinary(value)) {
+    return plainMembers(entries.filter(([, item]) => typeof item !== 'function'), path, ancestors);
+  }
+  if (typeof value[Symbol.iterator] === 'function') return plainList(bounded(value, path), path, ancestors);
+  throw new InvalidOutput(`${path} is ${kind(value)}, which has no JSON form`);
+}
+
+/** Not an object of a kind that keeps what it holds to itself: a Promise, a RegExp, a Response. */
+function isOrdinary(value) {
+  return Object.prototype.toString.call(value) === '[object Object]' && typeof value[Symbol.iterator] !== 'function';
+}
+
+function kind(value) {
+  const name = value.constructor?.name || Object.prototype.toString.call(value).slice(8, -1);
+  return `${/^[aeiou]/i.test(name) ? 'an' : 'a'} ${name}`;
 }
 
 function plainList(items, path, ancestors) {
   return Array.from(items, (item, index) => plain(item, `${path}[${index}]`, ancestors));
+}
+
+function* bounded(items, path) {
+  let count = 0;
+  for (const item of items) {
+    if (++count > LONGEST) throw tooMany(path);
+    yield item;
+  }
+}
+
+function tooMany(path) {
+  return new InvalidOutput(`${path} yields more than ${LONGEST} values`);
+}
+
+/** What a command gives piece by piece, read to its end: a list, or the bytes or the text of a stream. */
+export async function collected(value) {
+  if (!isPiecewise(value)) return value;
+  const pieces = [];
+  for await (const piece of value) {
+    if (pieces.length === LONGEST) throw tooMany('result');
+    pieces.push(piece);
+  }
+  if (!isStream(value)) return pieces;
+  return pieces.every((piece) => typeof piece === 'string') ? pieces.join('') : asBytesOfStream(pieces);
+}
+
+function isPiecewise(value) {
+  if (typeof value !== 'object' || value === null) return false;
+  const isIterator = typeof value.next === 'function' && typeof value[Symbol.iterator] === 'function';
+  return isIterator || typeof value[Symbol.asyncIterator] === 'function';
+}
+
+/** One whose pieces are parts of a whole, cut anywhere. */
+function isStream(value) {
+  return value.readableObjectMode === false || value instanceof ReadableStream;
+}
+
+function asBytesOfStream(pieces) {
+  return pieces.every((piece) => piece instanceof Uint8Array) ? Buffer.concat(pieces) : pieces;
+}
+
+/** Has the bytes of a version 1 result go out as they are: JSON has no form for them. */
+export function withBytes(result) {
+  const isLegacy = typeof result === 'object' && result !== null && 'mimetype' in result && typeof result.response === 'object';
+  return isLegacy && result.response !== null && asBytes(result.response) ? { ...result, encoding: 'base64' } : result;
 }
 
 function plainMembers(entries, path, ancestors) {

@@ -1,8 +1,9 @@
 /**
  * Runs one request against one module: `node host.mjs [--fd3 | --lines] /abs/path/connector.mjs`.
  *
- * The module's exported functions are its commands: `fn(params, {config, task_data, context})`. They are described by an
- * exported `describe` mapping (which is then the whole list) or by the JSDoc above them.
+ * The module's exported functions are its commands: `fn(params, {config, task_data, context})`, which return a value, a promise
+ * or an iterator, or have a parameter `callback`. They are described by an exported `describe` mapping (which is then the
+ * whole list) or by the JSDoc above them.
  *
  * The result is one line, and goes to descriptor 1, or to descriptor 3 with `--fd3`. process.stdout and console are log. Node cannot move
  * descriptor 1, so only `--fd3` also keeps apart what inherited children, addons and fs.writeSync(1) write there.
@@ -15,8 +16,9 @@ import { basename } from 'node:path';
 import { Readable } from 'node:stream';
 import { pathToFileURL } from 'node:url';
 
+import { called } from './calling.mjs';
 import { describeModule } from './describe.mjs';
-import { InvalidOutput, encode, printable } from './encode.mjs';
+import { InvalidOutput, collected, encode, printable, withBytes } from './encode.mjs';
 
 async function main(args) {
   const option = ['--fd3', '--lines'].includes(args[0]) ? args.shift() : null;
@@ -111,9 +113,9 @@ async function execute(module, request) {
   const command = module.commands.get(request.command);
   if (command === undefined) return told('command_not_found', `there is no command ${request.command}`);
   const { params = {}, config = {}, task_data = {}, context = {} } = request;
-  const result = await command(params, { config, task_data, context });
   try {
-    return succeeded(result);
+    const result = await collected(await called(command, params, { config, task_data, context }));
+    return succeeded(withBytes(result));
   } catch (fault) {
     if (!(fault instanceof InvalidOutput)) throw fault;
     return failed({ error_code: 'connector_invalid_output', message: printable(fault.message), invalid_output: true });

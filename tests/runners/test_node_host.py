@@ -16,6 +16,7 @@ def node(module: str, *options: str) -> list[str]:
 
 
 PROBE = node("probe.mjs")
+RESULTS = node("results.mjs")
 
 
 @pytest.fixture
@@ -106,6 +107,81 @@ def test_a_result_that_json_cannot_hold_is_invalid_output_with_the_path(command,
     outcome = execute(PROBE, command)
     assert outcome.status == 1
     assert outcome.error == {"error_code": "connector_invalid_output", "message": message, "invalid_output": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "result"),
+    [
+        ("Callback", {"called": "t"}),
+        ("CallbackAtOnce", "t"),
+        ("CallbackLast", {"line": 2}),
+        ("CallbackOrPromise", "function"),
+        ("Documented", "t"),
+        ("Generator", [1, {"a": "1970-01-01T00:00:00.000Z"}]),
+        ("AsyncGenerator", [1, "aGk="]),
+        ("Thenable", "then"),
+        ("ByteStream", "aGk="),
+        ("WebStream", "aGk="),
+        ("TextStream", "hi"),
+        ("Rows", [{"a": 1}, {"a": 2}]),
+        (
+            "LegacyBytes",
+            {"response": "/wA=", "mimetype": "application/octet-stream", "status": 200, "encoding": "base64"},
+        ),
+        (
+            "Inside",
+            {
+                "generator": [1, {"a": "1970-01-01T00:00:00.000Z"}],
+                "search": [["a", "1"]],
+                "keys": ["k"],
+                "empty": {},
+                "bare": {},
+                "boxed": 1,
+                "json": 5,
+            },
+        ),
+    ],
+)
+def test_a_result_comes_in_whatever_way_node_has(command, result):
+    outcome = execute(RESULTS, command, {"text": "t"}, more={"config": {"line": 2}})
+    assert (outcome.status, outcome.result, outcome.log) == (0, result, "")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("Endless", "result yields more than 1000000 values"),
+        ("APromise", "result.a[0] is a Promise, which has no JSON form"),
+        ("AResponse", "result.a is a Response, which has no JSON form"),
+        ("ARegExp", "result[0] is a RegExp, which has no JSON form"),
+        ("ASymbol", "result.a is a symbol, which has no JSON form"),
+        ("AFunction", "result is a function, which has no JSON form"),
+        ("AFunctionInAList", "result[0] is a function, which has no JSON form"),
+        ("AnAsyncGenerator", "result.a is an AsyncGenerator that nobody has read"),
+    ],
+)
+def test_what_has_no_json_form_is_invalid_output_with_path_and_type(command, message):
+    outcome = execute(RESULTS, command)
+    assert outcome.status == 1
+    assert outcome.error == {"error_code": "connector_invalid_output", "message": message, "invalid_output": True}
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("CallbackFails", "NoCredit", "no credit"),
+        ("CallbackThrows", "RangeError", "at once"),
+        ("CallbackNever", "UnsettledPromise", "the connector waits for something that never comes"),
+        ("AsyncGeneratorFails", "RangeError", "half way"),
+    ],
+)
+def test_what_a_callback_or_a_generator_says_is_wrong_is_raised(command, code, message):
+    assert execute(RESULTS, command).error == {"error_code": code, "message": message, "raised": True}
+
+
+def test_a_callback_is_no_parameter():
+    [documented] = [one for one in describe(RESULTS).result["commands"] if one["name"] == "Documented"]
+    assert [one["id"] for one in documented["parameters"]] == ["text"]
 
 
 def test_a_large_result_is_written_in_full():
