@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -795,6 +796,12 @@ ENCODED = [
     ("'☃'", "☃"),
     ("10 ** 40", 10**40),
     ("[[1]] * 2", [[1], [1]]),  # the same object twice is no circle
+    ("(n for n in [1])", [1]),
+    ("zip('ab', map(str, [1, 2]))", [["a", "1"], ["b", "2"]]),
+    ("array.array('i', [1, 2])", [1, 2]),
+    ("fractions.Fraction(1, 3)", "1/3"),
+    ("[ipaddress.ip_address('::1'), ipaddress.ip_network('10.0.0.0/8')]", ["::1", "10.0.0.0/8"]),
+    ("collections.UserString('ab')", "ab"),
     ("None", None),
     ("True", True),
 ]
@@ -827,7 +834,12 @@ def test_the_forms_are_the_same_when_the_fast_way_fails(functions: Host) -> None
         ("{'x': {'\\ud800': 1}}", "$.x has a key that holds a lone surrogate (character 0), which has no UTF-8 form"),
         ("{'x': {(1, 2): 1}}", "$.x has a key of type tuple, which has no JSON form"),
         ("{'x': {float('nan'): 1}}", "$.x has the key nan, which has no JSON form"),
-        ("[(n for n in [])]", "$[0] is a generator, which has no JSON form"),
+        ("{'a': [itertools.count()]}", "$.a[0] yields more than 1000000 values"),
+        ("itertools.count()", "$ yields more than 1000000 values"),
+        ("_counts()", "$ yields more than 1000000 values"),
+        ("{'a': _counts()}", "$.a is an async_generator, which has no JSON form"),
+        ("[map(int, 'x')]", "$[0] could not be read: ValueError: invalid literal for int() with base 10: 'x'"),
+        ("{'a': io.StringIO('x')}", "$.a is a StringIO, which has no JSON form"),
         ("[10 ** 5000]", "$[0] is an integer of more digits than Python writes"),
         ("[1j]", "$[0] is a complex, which has no JSON form"),
         ("{'f': len}", "$.f is a builtin_function_or_method, which has no JSON form"),
@@ -852,6 +864,62 @@ def test_nesting_without_end_is_no_crash(functions: Host) -> None:
     assert error["invalid_output"] is True
     assert "nested too deeply" in error["message"]
     assert len(error["message"]) < 300
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        ("(n for n in [1, decimal.Decimal(2)])", [1, "2"]),
+        ("_counts(2)", [0, 1]),
+        ("_awaits(_counts(2))", [0, 1]),
+        ("_awaits(n for n in [1])", [1]),
+        (
+            "{'response': b'\\xff\\x00', 'mimetype': 'image/png', 'status': 200}",
+            {"response": "/wA=", "mimetype": "image/png", "status": 200, "encoding": "base64"},
+        ),
+        ("b'\\xff\\x00'", "/wA="),
+        ("'plain text'", "plain text"),
+    ],
+)
+def test_a_result_comes_in_whatever_way_python_has(functions: Host, expression: str, result: object) -> None:
+    reply = functions.execute("give", {"expression": expression})
+    assert (reply.status, reply.value, reply.log) == (0, result, "")
+
+
+@pytest.mark.parametrize("expression", ["map(int, 'x')", "_counts(2, ValueError(\"invalid literal: 'x'\"))"])
+def test_what_a_generator_raises_is_the_connectors_own_failure(functions: Host, expression: str) -> None:
+    error = functions.execute("give", {"expression": expression}).error
+    assert (error["error_code"], error["raised"]) == ("ValueError", True)
+    assert error["message"].startswith("invalid literal")
+
+
+LIBRARIES = """
+import attrs, datetime, decimal, msgspec, pydantic
+
+class Line(pydantic.BaseModel):
+    sku: str
+    price: decimal.Decimal
+    link: pydantic.AnyUrl
+    key: pydantic.SecretStr = pydantic.SecretStr("hush")
+
+@attrs.define
+class Order:
+    lines: list
+    made: datetime.date
+
+class Reply(msgspec.Struct):
+    orders: list
+
+def Give():
+    return Reply([Order([Line(sku="a", price="0.10", link="http://a.example")], datetime.date(2024, 1, 2))])
+"""
+
+
+def test_objects_of_well_known_libraries_are_objects(tmp_path: Path) -> None:
+    (tmp_path / "libraries.py").write_text(LIBRARIES)
+    line = {"sku": "a", "price": "0.10", "link": "http://a.example/", "key": "**********"}
+    reply = Host(sys.executable, ["--module", str(tmp_path / "libraries.py")]).execute("Give")
+    assert reply.value == {"orders": [{"lines": [line], "made": "2024-01-02"}]}
 
 
 def test_nothing_returned_is_null(functions: Host) -> None:

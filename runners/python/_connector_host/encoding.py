@@ -5,14 +5,19 @@
 | str, int, float, bool, None, list, dict | itself |
 | tuple (named or not), deque, range, other sequences | array |
 | set, frozenset, dict views | array, sorted when its items can be, else by type and text |
-| dataclass | object of its fields |
+| iterator, generator | array, read to its end; of more than 1,000,000 values: an error |
+| dataclass, class of attrs, Struct of msgspec | object of its fields |
+| model of pydantic | object, as pydantic's own JSON form |
 | other mappings | object |
 | Enum | its value |
 | datetime, date, time | `isoformat()` |
 | timedelta | its total seconds |
 | Decimal | string: a JSON number would be read back as a float, and 0.10 would be lost |
-| UUID, Path | string |
+| UUID, Path, Fraction, addresses and networks of ipaddress | string |
 | bytes, bytearray, memoryview | base64 string |
+| scalar of NumPy; array of NumPy, array | what `tolist()` gives; NaT is null |
+| DataFrame | array of an object a row, without the index |
+| Series, Index | array |
 
 Keys may be str, int, float, bool or None (as `json` writes them), or a value above whose JSON form is a string. NaN,
 infinities, lone surrogates, circular references and everything else have no JSON form: `InvalidOutputError` says where.
@@ -22,15 +27,17 @@ from __future__ import annotations
 
 import base64
 import collections.abc
+import itertools
 import json
 import math
 import os
 import sys
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from .errors import InvalidOutputError, one_line
 
 LONGEST_PATH = 200
+LONGEST = 1_000_000  # values that are yielded: nobody knows whether there is an end
 
 
 class NoJsonForm(TypeError):
@@ -59,26 +66,51 @@ def to_plain(value: object) -> Any:
         kind = getattr(sys.modules.get(module), name, None)
         if kind is not None and isinstance(value, kind):
             return convert(value)
-    if hasattr(type(value), "__dataclass_fields__"):
-        return {name: getattr(value, name) for name in _field_names(value)}
+    names = _field_names(type(value))
+    if names is not None:
+        return {name: getattr(value, name) for name in names}
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
     if isinstance(value, collections.abc.Mapping):
         return dict(value)
     if isinstance(value, collections.abc.Set):
         return _sorted(value)
-    if isinstance(value, (collections.abc.Sequence, collections.abc.ValuesView)):
-        return list(value)
+    is_list = isinstance(value, (collections.abc.Sequence, collections.abc.ValuesView))
+    listing = list if is_list else getattr(type(value), "tolist", None)
+    if callable(listing):
+        return listing(value)
     name = type(value).__name__
     article = "an" if name[:1].lower() in "aeio" else "a"
     message = f"is {article} {name}, which has no JSON form"
     raise NoJsonForm(message)
 
 
-def _field_names(value: Any) -> list[str]:
-    import dataclasses  # noqa: PLC0415  (already loaded, since the value is one)
+def listed(values: Iterator[Any], path: str = "$") -> List[Any]:
+    """Read what is yielded to its end; of more than `LONGEST` values: `InvalidOutputError`."""
+    found = list(itertools.islice(values, LONGEST + 1))
+    if len(found) > LONGEST:
+        raise too_many(path)
+    return found
 
-    return [field.name for field in dataclasses.fields(value)]
+
+def too_many(path: str = "$") -> InvalidOutputError:
+    """Give the error for what yields more than can be a result."""
+    return InvalidOutputError(f"{path} yields more than {LONGEST} values")
+
+
+def is_iterator(value: object) -> bool:
+    """Tell whether a value yields others; a file is one to read, and no list of lines."""
+    return isinstance(value, collections.abc.Iterator) and not hasattr(value, "read")
+
+
+def _field_names(kind: Any) -> Optional[List[str]]:
+    if hasattr(kind, "__dataclass_fields__"):
+        import dataclasses  # noqa: PLC0415  (already loaded, since the value is one)
+
+        return [field.name for field in dataclasses.fields(kind)]
+    if hasattr(kind, "__attrs_attrs__"):
+        return [field.name for field in kind.__attrs_attrs__]
+    return list(kind.__struct_fields__) if hasattr(kind, "__struct_fields__") else None
 
 
 def _sorted(values: collections.abc.Set[Any]) -> list[Any]:
@@ -95,6 +127,21 @@ def _finite_text(value: Any) -> str:
     return str(value)
 
 
+def _pydantic(value: Any) -> Any:
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else json.loads(value.json())
+
+
+def _numpy(value: Any) -> Any:
+    kind = value.dtype.kind
+    # Python has no nanoseconds and no long double: without this they would come as whole numbers, and as themselves.
+    as_python = {"M": "M8[us]", "m": "m8[us]", "f": "f8"}.get(kind)
+    return (value.astype(as_python) if as_python else value).tolist()
+
+
+def _null(_value: Any) -> None:
+    return None
+
+
 def _base64(value: Any) -> str:
     return base64.b64encode(value).decode("ascii")
 
@@ -103,6 +150,8 @@ def _base64(value: Any) -> str:
 # decimal, uuid and datetime would cost every request some milliseconds.
 _CONVERSIONS: Tuple[Tuple[str, str, Callable[[Any], Any]], ...] = (
     ("enum", "Enum", lambda value: value.value),
+    ("pandas._libs.tslibs.nattype", "NaTType", _null),  # which is a datetime
+    ("pandas._libs.missing", "NAType", _null),
     ("datetime", "date", lambda value: value.isoformat()),  # a datetime is a date
     ("datetime", "time", lambda value: value.isoformat()),
     ("datetime", "timedelta", lambda value: value.total_seconds()),
@@ -111,6 +160,13 @@ _CONVERSIONS: Tuple[Tuple[str, str, Callable[[Any], Any]], ...] = (
     ("builtins", "bytes", _base64),
     ("builtins", "bytearray", _base64),
     ("builtins", "memoryview", _base64),
+    ("numpy", "generic", _numpy),
+    ("numpy", "ndarray", _numpy),
+    ("pandas", "DataFrame", lambda value: value.to_dict("records")),
+    ("pydantic", "BaseModel", _pydantic),
+    ("fractions", "Fraction", str),
+    ("ipaddress", "_IPAddressBase", str),
+    ("collections", "UserString", str),
 )
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=to_plain)
@@ -152,6 +208,8 @@ class _Walk:
             return {self._key(key): self._inside(_key_step(key), item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self._inside(f"[{index}]", item) for index, item in enumerate(value)]
+        if is_iterator(value):
+            return self.plain(self._read(value))
         return self.plain(self._converted(value))
 
     def _inside(self, step: str, value: Any) -> Any:
@@ -161,11 +219,17 @@ class _Walk:
         return plain
 
     def _converted(self, value: object) -> Any:
+        return self._attempt(to_plain, value)
+
+    def _read(self, values: Iterator[Any]) -> Any:
+        return self._attempt(lambda values: listed(values, self.path()), values)
+
+    def _attempt(self, convert: Callable[[Any], Any], value: object) -> Any:
         try:
-            return to_plain(value)
+            return convert(value)
         except NoJsonForm as verdict:
             return self._refuse(str(verdict))
-        except (RecursionError, MemoryError):
+        except (RecursionError, MemoryError, InvalidOutputError):
             raise
         except Exception as error:  # noqa: BLE001  (a property or an iterator of the connector's own class)
             return self._refuse(f"could not be read: {one_line(error)}")

@@ -161,10 +161,10 @@ def _execute(request: Request, target: Target, known: Known) -> Any:
     arguments = signature.bind(params, reserved)
     if not isinstance(command, type):
         with _ConnectorCode():
-            return _finished(command(*arguments.positional, **arguments.named))
+            return _with_bytes(_finished(command(*arguments.positional, **arguments.named)))
     if not isinstance(target, PackageTarget):
         with _ConnectorCode():
-            return _finished(_run(command(*arguments.positional, **arguments.named), reserved))
+            return _with_bytes(_finished(_run(command(*arguments.positional, **arguments.named), reserved)))
     with _ConnectorCode(), flask_app.context(reserved["config"]) as config:
         made = command(*arguments.positional, **arguments.named)
         return _with_bytes(_finished(_run(made, {**reserved, "config": config})))
@@ -182,7 +182,11 @@ def goes_on(request: Any, target: Target, known: Optional[Known] = None) -> bool
 
 def _with_bytes(result: Any) -> Any:
     """Have the bytes of a version 1 result go out as they are: JSON has no form for them."""
-    if isinstance(result, dict) and "mimetype" in result and isinstance(result.get("response"), (bytes, bytearray)):
+    if (
+        isinstance(result, dict)
+        and "mimetype" in result
+        and isinstance(result.get("response"), (bytes, bytearray, memoryview))
+    ):
         return {**result, "encoding": "base64"}
     return result
 
@@ -212,11 +216,25 @@ def _callback_url(context: Any) -> Optional[str]:
 
 
 def _finished(result: Any) -> Any:
-    if not inspect.iscoroutine(result):
-        return result
-    import asyncio  # noqa: PLC0415  (it costs tens of milliseconds)
+    """Wait for what is awaited, and read what is yielded, while the connector's own code is what may fail."""
+    if inspect.isawaitable(result) or hasattr(type(result), "__aiter__"):
+        import asyncio  # noqa: PLC0415  (it costs tens of milliseconds)
 
-    return asyncio.run(result)
+        result = asyncio.run(_awaited(result))
+    return encoding.listed(result) if encoding.is_iterator(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    while inspect.isawaitable(result):
+        result = await result
+    if not hasattr(type(result), "__aiter__"):
+        return result
+    found = []
+    async for value in result:
+        if len(found) == encoding.LONGEST:
+            raise encoding.too_many()
+        found.append(value)
+    return found
 
 
 def _looked_up(request: Request, name: str, target: Target) -> Tuple[Any, Signature]:
@@ -279,7 +297,7 @@ class _ConnectorCode:
         pass
 
     def __exit__(self, _kind: object, raised: Optional[BaseException], _frames: object) -> None:
-        if raised is None or isinstance(raised, KeyboardInterrupt):
+        if raised is None or isinstance(raised, (KeyboardInterrupt, errors.InvalidOutputError)):
             return
         if isinstance(raised, SystemExit) and not raised.code:
             message = "the command ended the process (sys.exit) before it returned a result"
