@@ -100,7 +100,8 @@ def _wishes(case: Case, ground: Ground, user: User | None) -> Wishes:
     read, write = (list(_named(case, key)) for key in ("read", "write"))
     code = _code(case, ground, user)
     program = Path(case.line.argv[0])
-    needs = {path for one in (program, *case.line.needs, *_of_env(program, case.settings.path)) for path in needed(one)}
+    search = str(case.common.env.get("PATH") or case.settings.path)
+    needs = {path for one in (program, *case.line.needs, *_of_env(program, search)) for path in needed(one)}
     hide = ground.hidden
     unseen = BARE if ground.strict else STARTERS
     hide = hide | {path for path in map(Path, unseen) if path.exists() and not path.is_symlink()}

@@ -171,7 +171,7 @@ def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised 
             node=entry.node,
             folder=entry.folder,
             state_dir=settings.state_dir,
-            path=settings.path,
+            path=_search_path(common.env, settings),
             memory=int(limits.max_memory),
             env=tuple(common.env),
         )
@@ -313,6 +313,12 @@ def _refuse_others_keys(options: YamlNode, runtime: str, *, said: bool) -> None:
         of = f"runtime {owners[0]}" if len(owners) == 1 else f"the runtimes {', '.join(owners)}"
         add = f"`runtime: {owners[0]}`" if len(owners) == 1 else "`runtime:` with one of them"
         raise options.error(f"a key of {of}, not of {runtime}" if said else f"a key of {of}: add {add}", (key,))
+
+
+def _search_path(declared: dict[str, Any], settings: Settings) -> str:
+    """Return where programs are looked for: its own PATH, if it declares one."""
+    path = declared.get("PATH")
+    return path if isinstance(path, str) and path else settings.path
 
 
 def _env(node: YamlNode, declared: dict[str, Any]) -> dict[str, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import os
 import re
 import shutil
 import sys
@@ -68,7 +70,7 @@ class Python:
         files: list[Path] = [HOST]
         code: list[Path] = []
         venv = notice = None
-        flags = ["-I", "-B"]
+        flags = ["-s", "-B"]  # PYTHONPATH and its like are the entry's own
         if options.venv is not None:
             venv = place.resolve(options.venv, "venv")
             python = venv / "bin" / "python"
@@ -89,6 +91,8 @@ class Python:
             target = ("--module", str(module))
         else:
             target = ("--package", options.package or f"connector_{place.name}")
+        paths = _search_path(place)
+        files += itertools.chain(*(sources(folder, ".py", left_out=place.state_dir) for folder in paths))
         if venv is not None:
             code.append(place.builds if options.venv is None else venv)
             files += traces(venv, package=None if options.module is not None else target[1])
@@ -99,7 +103,7 @@ class Python:
             resident={"fork": (*line, "--fork", *target), "persistent": (*line, "--lines", *target)},
             files=(python, *files),
             code=tuple(code),
-            needs=(HOST.parent, *(added(venv) if venv is not None else ())),
+            needs=(HOST.parent, *paths, *(added(venv) if venv is not None else ())),
             notice=notice,
         )
 
@@ -126,6 +130,13 @@ class Python:
             raise place.node.error("package and module exclude each other", ("module",))
         if options.venv is not None and (options.requirements is not None or options.python is not None):
             raise place.node.error("a venv that somebody else keeps has its own python and packages", ("venv",))
+
+
+def _search_path(place: Home) -> list[Path]:
+    """Return the folders of the `PYTHONPATH` that the entry declares."""
+    declared = place.node.data.get("env")
+    said = declared.get("PYTHONPATH") if isinstance(declared, dict) else None
+    return [Path(each) for each in str(said or "").split(os.pathsep) if os.path.isabs(each) and os.path.isdir(each)]
 
 
 async def _make(
