@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from gateway.settings import Mode
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
+WAY_OUT = (
+    "Make it in the functions that use it, or end it in warmup(); "
+    "mode: standby leaves all as it is, without this warning"
+)
 LINGER = 1.0  # seconds without a child until a host gives way: it is not to be lost between two calls of many
 
 
@@ -244,7 +248,7 @@ class ForkHost:
             return
         self._held = True
         if isinstance(problem, UnfitError):
-            self._give_up(f"it has {problem}")
+            self._give_up(f"it has {problem}. {WAY_OUT}")
         elif not _cell_died(host):
             self._strikes += 1
             if self._strikes == STRIKES:

@@ -48,7 +48,9 @@ async def raw(gateway: Server, method: str, path: str) -> Answer:
     """Send bytes, as latin-1, that no client would."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(
-        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode("latin-1")
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".encode(
+            "latin-1"
+        )
     )
     head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()

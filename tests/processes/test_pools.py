@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -290,15 +291,46 @@ database = sqlite3.connect("file:" + {DATABASE} + "?mode=ro", uri=True)
         (f"import sqlite3; database = sqlite3.connect({DATABASE})", "the file /"),
         (READS_DATABASE, "the open database /"),
         ("out = open(os.path.dirname(__file__) + '/out', 'w')", "/out, open for writing"),
+        ("pipe = os.pipe()", "a pipe (descriptor "),
+        ("import select; poll = select.epoll()", "an open eventpoll (descriptor "),
+        ("memory = os.memfd_create('x')", "an open /memfd:x (deleted) (descriptor "),
+        ("terminal = os.openpty()", "an open /dev/"),
+        ("import mmap; memory = mmap.mmap(-1, 4096)", "shared memory (in act)"),
+        ("import multiprocessing; lock = multiprocessing.Lock()", "a semaphore (in act)"),
+        ("import multiprocessing; queue = multiprocessing.Queue()", "a pipe (descriptor "),
+        ("import subprocess; helper = subprocess.Popen(['sleep', '1000'])", "the process sleep 1000 (made by act)"),
+        ("os.system('setsid sleep 1000 >/dev/null 2>&1 &')", "the process sleep 1000"),
+        ("import beside", "(made by beside)"),
+        ("def warmup(): globals().update(pipe=os.pipe())", "(made by act.warmup)"),
+        (
+            "os.register_at_fork(after_in_child=lambda: os._exit(3))",
+            "a child, forked to try it out, that does not answer",
+        ),
     ],
-    ids=["thread", "pair", "listener", "connection", "database", "read-only database", "file"],
+    ids=[
+        *(
+            "thread",
+            "pair",
+            "listener",
+            "connection",
+            "database",
+            "read-only database",
+            "file",
+            "pipe",
+            "poll",
+            "memfd",
+        ),
+        *("terminal", "memory", "lock", "queue", "process", "detached", "elsewhere", "warmup", "dies"),
+    ],
 )
 async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, top: str, why: str) -> None:
+    (site.folder / "beside.py").write_text("import os\npipe = os.pipe()\n")
     site.configure(python(site, "mode: fork", top=top))
     async with served(site) as gateway:
         (message,) = await eventually(lambda: warnings(gateway))
         assert "cannot be forked safely" in message
         assert why in message
+        assert "or end it in warmup(); mode: standby leaves all as it is" in message
         await eventually(lambda: not [pid for pid in gateway.connectors() if b"--fork" in cmdline(pid)])
         (waiting,) = await kept(gateway, 1)
         assert await do(gateway) == waiting
@@ -315,6 +347,121 @@ async def test_what_is_only_read_or_appended_to_may_be_shared(site: Site) -> Non
     async with served(site) as gateway:
         assert await do(gateway, PARENT) == await do(gateway, PARENT)
         assert not warnings(gateway)
+
+
+async def test_a_file_that_is_read_is_read_by_each_child_for_itself(site: Site) -> None:
+    with zipfile.ZipFile(site.folder / "pack.zip", "w") as pack:
+        for name in "ab":
+            pack.writestr(name, name.encode() * 100_000)
+    (site.folder / "lines").write_text("first\nsecond\n" * 10_000)
+    top = f"""
+import zipfile
+pack = zipfile.ZipFile({str(site.folder / "pack.zip")!r})
+lines = open({str(site.folder / "lines")!r}, buffering=1)
+lines.readline()
+bare = os.open({str(site.folder / "lines")!r}, os.O_RDONLY)
+os.lseek(bare, 6, os.SEEK_SET)
+folder = os.open("/", os.O_RDONLY)
+chance = os.open("/dev/urandom", os.O_RDONLY)
+"""
+    code = """
+found = [module.pack.read(name) == name.encode() * 100_000 for name in "ab" * 20]
+result = [all(found), module.lines.readline(), os.read(module.bare, 6).decode(), os.get_inheritable(module.bare)]
+"""
+    site.configure(python(site, "mode: fork, concurrency: 4", top=top))
+    async with served(site) as gateway:
+        answers = await asyncio.gather(*(do(gateway, code) for _ in range(12)))
+        assert answers == [[True, "second\n", "second", False]] * 12
+        assert not warnings(gateway)
+        assert (await gateway.status("act"))["mode"] == "fork"
+
+
+@pytest.mark.parametrize("mode", ["fork", "standby", "spawn", "persistent"])
+async def test_a_host_needs_nothing_that_a_connector_has_patched(site: Site, mode: str) -> None:
+    top = """
+import json, select, socket, threading
+def _broken(*arguments, **named): raise RuntimeError("patched")
+os.fork = os.pipe = os.read = os.dup2 = os.listdir = os.waitpid = os.setsid = _broken
+select.poll = select.select = socket.socket = time.sleep = json.loads = json.dumps = _broken
+"""
+    site.configure(python(site, f"mode: {mode}", top=top))
+    async with served(site) as gateway:
+        assert [await do(gateway, "result = 1") for _ in range(3)] == [1, 1, 1]
+        assert not warnings(gateway)
+        assert (await gateway.status("act"))["mode"] == mode
+
+
+async def test_what_breaks_the_host_itself_is_told_and_stands_by(site: Site) -> None:
+    top = "def broken(*arguments): raise RuntimeError('patched')\nos.unsetenv = broken"
+    site.configure(python(site, "mode: fork", top=top))
+    async with served(site) as gateway:
+        (message,) = await eventually(lambda: warnings(gateway))
+        assert "it has replaced a part of Python that its host needs (RuntimeError: patched)" in message
+        assert await do(gateway, "result = 1") == 1
+
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+@pytest.mark.parametrize(
+    ("keys", "imported"),
+    [
+        ("", ["1", "1", "1", "1"]),
+        ("env: {OMP_NUM_THREADS: 3}", [None, "3", None, "1"]),
+        ("env: {MKL_NUM_THREADS: 2}", ["1", "1", "2", "1"]),
+    ],
+)
+async def test_a_library_of_a_host_works_in_one_thread_unless_the_operator_says_otherwise(
+    site: Site, keys: str, imported: list[str | None]
+) -> None:
+    names = f"[os.environ.get(name) for name in {THREADS}]"
+    site.configure(python(site, f"mode: fork, {keys}", top=f"imported = {names}"))
+    async with served(site) as gateway:
+        left = [None if one == "1" else one for one in imported]
+        assert await do(gateway, f"result = [module.imported, {names}]") == [imported, left]
+
+
+@pytest.mark.parametrize("mode", ["fork", "standby", "spawn"])
+async def test_what_a_call_leaves_to_threads_is_done_before_its_end(site: Site, mode: str) -> None:
+    code = """
+import concurrent.futures, threading
+def late(name):
+    time.sleep(0.2)
+    print(name, "done", file=sys.stderr, flush=True)
+threading.Thread(target=late, args=("thread",)).start()
+concurrent.futures.ThreadPoolExecutor(1).submit(late, "executor")
+result = "given"
+"""
+    site.configure(python(site, f"mode: {mode}, linger: 1h"))
+    async with served(site) as gateway:
+        answer = await gateway.do("act/Do", {"code": code}, headers={"X-Request-Id": "late"})
+        assert answer.body == "given"
+        told = sorted(one["line"] for one in gateway.events("log", request_id="late"))
+        assert told == ["executor done", "thread done"]
+        assert not warnings(gateway)
+
+
+@pytest.mark.parametrize("mode", ["fork", "standby", "spawn", "persistent"])
+@pytest.mark.parametrize("level", ["off", "strict"])
+async def test_the_search_path_of_an_entry_counts(site: Site, mode: str, level: str) -> None:
+    library = site.folder / "library"
+    library.mkdir()
+    (library / "lent.py").write_text("word = 'lent'\n")
+    site.configure(python(site, f"mode: {mode}, sandbox: {level}, env: {{PYTHONPATH: {library}}}", top="import lent"))
+    async with served(site) as gateway:
+        assert await do(gateway, "result = module.lent.word") == "lent"
+        (library / "lent.py").write_text("word = 'changed'\n")
+        await changed(gateway, "result = module.lent.word", "changed")
+
+
+async def test_a_program_is_looked_up_where_its_entry_says(site: Site) -> None:
+    tools = site.folder / "tools"
+    tools.mkdir()
+    site.script("tools/tool.sh", "cat >/dev/null\necho '\"found\"'\n")
+    path = f"{tools}:/usr/bin:/bin"
+    site.configure(f"tool: {{run: [tool.sh], env: {{PATH: {path!r}}}, commands: {{Go: {{}}}}}}")
+    async with served(site) as gateway:
+        assert (await gateway.do("tool/Go")).body == "found"
 
 
 async def test_a_host_that_dies_idle_is_replaced(site: Site) -> None:

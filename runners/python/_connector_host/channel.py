@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
-import json
-import os
-import select
 import sys
 from typing import IO, Any, Tuple
 
 from .errors import InvalidRequestError
+from .own import json, os, select
 
 STDIN, STDOUT, STDERR, RESULTS = 0, 1, 2, 3
 

@@ -28,13 +28,12 @@ from __future__ import annotations
 import base64
 import collections.abc
 import itertools
-import json
 import math
-import os
 import sys
 from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from .errors import InvalidOutputError, one_line
+from .own import json, os
 
 LONGEST_PATH = 200
 LONGEST = 1_000_000  # values that are yielded: nobody knows whether there is an end

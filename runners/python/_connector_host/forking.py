@@ -16,12 +16,6 @@ from __future__ import annotations
 import array
 import contextlib
 import gc
-import json
-import os
-import select
-import signal
-import socket
-import stat
 import struct
 import sys
 from _signal import (  # those of `signal` are members of an Enum, and looking them up costs a child fifty pages
@@ -31,7 +25,8 @@ from _signal import (  # those of `signal` are members of an Enum, and looking t
 from _signal import signal as set_handler
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import channel, errors, handler, pages, rehearsal, subreaper, warming
+from . import channel, errors, handler, members, pages, rehearsal, sharing, subreaper, warming
+from .own import json, os, select, signal, socket
 
 if TYPE_CHECKING:
     from .handler import Known
@@ -44,8 +39,8 @@ SPENT = struct.Struct("=QQQ")
 IN_TIME = 1  # of a request's value: its input comes later
 MESSAGE = 1 << 17  # bytes
 STREAMS = 3
+TRIAL = 5.0  # seconds that a first child has to answer
 PROBLEMS, WORDS, REASON = 10, 300, 2000  # how many are told, and characters: a message holds them all
-DATABASE = b"SQLite format 3\0"  # how a file of SQLite's begins
 TRACEPARENT = "TRACEPARENT"
 
 
@@ -56,19 +51,57 @@ def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
     """
     with socket.socket(fileno=os.dup(CONTROL)) as control:
         os.close(CONTROL)
-        problems = handler.warm_up(target)
-        warming.known_costs(target.name)
-        channel.flush()
-        reason = subreaper.missing() or unfit(control.fileno())
-        if reason:
-            _say(control, {"ev": "unfit", "reason": _short(reason, REASON)})
+        try:
+            host, problems = _made_ready(control, target, one)
+        except Exception as problem:  # noqa: BLE001  (whatever it is, calls are served without a fork)
+            _say(control, {"ev": "unfit", "reason": _short(_reason(problem), REASON)})
             return
-        gc.collect()
-        host = _Host(control, target, one)
-        host.rehearse()
-        warming.before_forks()
         gc.freeze()  # what is there now stays in pages that no child has to copy
         host.run([{key: _short(str(text), WORDS) for key, text in each.items()} for each in problems[:PROBLEMS]])
+
+
+class _UnfitError(Exception):
+    """It must not be forked; the message completes "it has ..."."""
+
+
+def _reason(problem: Exception) -> str:
+    if isinstance(problem, _UnfitError):
+        return str(problem)
+    # Also the copies of `own` call each other by the names that everybody sees.
+    return f"replaced a part of Python that its host needs ({errors.one_line(problem)})"
+
+
+def _made_ready(
+    control: socket.socket, target: Target, one: Callable[[Target, Known], int]
+) -> Tuple[_Host, List[handler.Problem]]:
+    """Import and warm up; return what forks, and what has gone wrong. Raises `_UnfitError`, and what patches do."""
+    _refuse(subreaper.missing())
+    holdings = sharing.Holdings(control.fileno())
+    problems = _imported(target, holdings)
+    _refuse(holdings.unfit())
+    gc.collect()
+    host = _Host(control, target, one, holdings.again)
+    host.rehearse()
+    _refuse(host.try_out())
+    warming.before_forks()
+    return host, problems
+
+
+def _refuse(reason: Optional[str]) -> None:
+    if reason:
+        raise _UnfitError(reason)
+
+
+def _imported(target: Target, holdings: sharing.Holdings) -> List[handler.Problem]:
+    subreaper.become()  # what has been detached is known then
+    with warming.one_thread():
+        with holdings.watched():
+            problems = handler.warm_up(target)
+            holdings.note(f"{target.name}.{members.WARMUP}")
+        warming.known_costs(target.name)
+    channel.flush()
+    subreaper.cease()
+    return problems
 
 
 def _short(text: str, most: int) -> str:
@@ -94,56 +127,18 @@ def take_place(streams: List[int], cwd: str, env: Dict[str, str]) -> None:
         os.environ[name] = value
 
 
-def unfit(control: int) -> Optional[str]:
-    """Say what two forked children would share or miss: threads, sockets, databases, files. None: nothing."""
-    # Nothing here imports it: what it does at each fork is worth a hundred pages.
-    threading = sys.modules.get("threading")
-    others = [each for each in threading.enumerate() if each is not threading.main_thread()] if threading else []
-    found = [f"thread {thread.name}" for thread in others]
-    if not found and len(os.listdir("/proc/self/task")) > 1:
-        found.append("threads of a C library")
-    for descriptor in sorted(map(int, os.listdir("/proc/self/fd"))):
-        if descriptor >= STREAMS and descriptor != control:  # a child has streams of its own
-            with contextlib.suppress(OSError):
-                found += _shared(descriptor)
-    return ", ".join(found) or None
-
-
-def _shared(descriptor: int) -> List[str]:
-    """Describe what is open there, when children cannot share it.
-
-    Anything may be read by several and, as a log is, appended to.
-    """
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISSOCK(mode):
-        return [_socket_name(descriptor)]
-    path = os.readlink(f"/proc/self/fd/{descriptor}")
-    if not stat.S_ISREG(mode) or path.startswith("/memfd:"):  # the memory of a C library
-        return []
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as facts:
-        flags = next(int(line.split()[1], 8) for line in facts if line.startswith("flags:"))
-    with contextlib.suppress(OSError):  # not readable
-        if os.pread(descriptor, len(DATABASE), 0) == DATABASE:
-            return [f"the open database {path}"]
-    writes = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
-    return [f"the file {path}, open for writing (and not for appending)"] if writes else []
-
-
-def _socket_name(descriptor: int) -> str:
-    with socket.socket(fileno=os.dup(descriptor)) as one, contextlib.suppress(OSError):
-        if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return f"a socket that listens at {one.getsockname()}"
-        peer = one.getpeername()
-        if peer:
-            return f"an open socket to {peer}"
-    return f"an open socket (descriptor {descriptor})"
-
-
 class _Host:
     """The loop over requests and children."""
 
-    def __init__(self, control: socket.socket, target: Target, one: Callable[[Target, Known], int]) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        target: Target,
+        one: Callable[[Target, Known], int],
+        again: List[sharing.Again],
+    ) -> None:
         self._control = control
+        self._again = again
         self._target = target
         self._one = one
         self._known = handler.known(target)
@@ -169,6 +164,32 @@ class _Host:
             subreaper.rehearse()
         set_handler(SIGCHLD, _ignored)
         rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
+
+    def try_out(self) -> Optional[str]:
+        """Fork once, and have the child answer a request of ours; say why it cannot, None when it can.
+
+        What some library does at a fork, or no longer does after one, happens to this child first.
+        """
+        asked, answer, log = os.pipe(), os.pipe(), os.pipe()
+        os.write(asked[1], rehearsal.request("example"))
+        os.close(asked[1])
+        streams = [asked[0], answer[1], log[1]]
+        pid = os.fork()
+        if pid == 0:
+            self._be_tried_out(streams)
+        for descriptor in streams:
+            os.close(descriptor)
+        said = _said(answer[0], TRIAL)
+        if not said.endswith(b"\n"):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        words = b"" if said.endswith(b"\n") else _said(log[0], 0)
+        os.close(answer[0])
+        os.close(log[0])
+        if said.endswith(b"\n"):
+            return None
+        last = words.decode(errors="replace").strip().rpartition("\n")[2]
+        return f"a child, forked to try it out, that does not answer{': ' if last else ''}{last[:WORDS]}"
 
     def run(self, problems: List[Dict[str, str]]) -> None:
         """Serve; `problems` is what did not work ahead of it."""
@@ -212,12 +233,7 @@ class _Host:
         """Be the request's own process; never returns."""
         status = 70
         try:
-            os.setsid()
-            subreaper.become()
-            signal.set_wakeup_fd(-1)
-            set_handler(SIGCHLD, SIG_DFL)
-            for descriptor in self._own:
-                os.close(descriptor)
+            self._leave_host()
             take_place(streams, request.folder, request.env)
             warming.in_child()
             if request.in_time:
@@ -231,7 +247,30 @@ class _Host:
             warming.leave()
             if scout:
                 self._scouts.tell()
-            os._exit(status & 0xFF)
+            os._exit(status & 0xFF)  # noqa: SLF001  (it is public)
+
+    def _be_tried_out(self, streams: List[int]) -> None:
+        """Be a process that serves a request of ours, and runs no code of the connector; never returns."""
+        status = 70
+        try:
+            self._leave_host()
+            take_place(streams, os.getcwd(), {})
+            warming.in_child()
+            status = self._one(self._target, rehearsal.KNOWN)
+        except BaseException:  # noqa: BLE001  (as above)
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        finally:
+            os._exit(status & 0xFF)  # noqa: SLF001  (it is public)
+
+    def _leave_host(self) -> None:
+        os.setsid()
+        subreaper.become()
+        signal.set_wakeup_fd(-1)
+        set_handler(SIGCHLD, SIG_DFL)
+        for descriptor in self._own:
+            os.close(descriptor)
+        for file in self._again:
+            file.open()
 
     def _reap(self) -> None:
         while self._children:
@@ -259,6 +298,19 @@ class _Request(NamedTuple):
     in_time: bool
     folder: str
     env: Dict[str, str]
+
+
+def _said(descriptor: int, seconds: float) -> bytes:
+    """Read until the end, or until nothing comes for so long."""
+    said = b""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while poll.poll(seconds * 1000):
+        piece = os.read(descriptor, MESSAGE)
+        if not piece:
+            break
+        said += piece
+    return said
 
 
 def _received(control: socket.socket) -> Tuple[Optional[_Request], List[int]]:

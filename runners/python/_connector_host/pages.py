@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import array
 import contextlib
-import json
-import os
 from typing import Any, List, Set, Tuple
+
+from .own import json, os
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 ENTRY = 8  # bytes of /proc/self/pagemap a page

@@ -8,10 +8,9 @@ kept in, for nobody else.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from typing import TYPE_CHECKING, Any, Callable, Dict, List
 
+from .own import json, os
 from .signatures import Signature
 
 if TYPE_CHECKING:
@@ -45,6 +44,13 @@ def example(first: str, second: Any = None) -> Any:
 
 
 _COMMANDS = {"Example": (Example, Signature.of_class(Example)), "example": (example, Signature.of_function(example))}
+KNOWN = {(__name__, name): known for name, known in _COMMANDS.items()}
+
+
+def request(command: str) -> bytes:
+    """Make one up, for one of the commands that are known here."""
+    document = {"op": "execute", "module": __name__, "command": command, "params": {"first": "text"}}
+    return json.dumps({**document, "config": {"key": "value"}, "task_data": {}, "context": {}}).encode()
 
 
 def repeat(times: int, target: Target, one: One, take_place: TakePlace) -> None:
@@ -64,9 +70,8 @@ def repeat(times: int, target: Target, one: One, take_place: TakePlace) -> None:
 def _serve(target: Target, name: str, one: One, take_place: TakePlace) -> None:
     read, write = os.pipe()
     with open(write, "wb") as pipe:
-        request = {"op": "execute", "module": __name__, "command": name, "params": {"first": "text"}}
-        pipe.write(json.dumps({**request, "config": {"key": "value"}, "task_data": {}, "context": {}}).encode())
+        pipe.write(request(name))
     outputs = [os.open(os.devnull, os.O_WRONLY) for _ in range(STREAMS - 1)]
     env = {each: os.environ[each] for each in NAMES if each in os.environ}
     take_place([read, *outputs], os.getcwd(), env)
-    one(target, {(__name__, each): known for each, known in _COMMANDS.items()})
+    one(target, KNOWN)

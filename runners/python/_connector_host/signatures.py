@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import inspect
-import json
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 from . import hints
 from .errors import InvalidParametersError
+from .own import json
 
 Kind = inspect.Parameter
 RESERVED = frozenset({"config", "task_data", "context"})

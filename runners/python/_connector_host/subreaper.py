@@ -14,6 +14,7 @@ except ImportError:  # an interpreter that was built without libffi
     _ctypes = None  # type: ignore[assignment]
 
 BECOME = (36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
+CEASE = (36, 0, 0, 0, 0)
 ASK_NOTHING = (3, 0, 0, 0, 0)  # PR_GET_DUMPABLE
 
 _prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl") if _ctypes is not None else 0
@@ -27,6 +28,11 @@ def missing() -> Optional[str]:
 def become() -> None:
     """Have whatever the calling process' descendants leave behind become its children."""
     _call(BECOME)
+
+
+def cease() -> None:
+    """Have it become the next one's again: what is there by now stays."""
+    _call(CEASE)
 
 
 def rehearse() -> None:

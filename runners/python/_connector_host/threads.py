@@ -9,8 +9,9 @@ from __future__ import annotations
 import _thread
 import contextlib
 import sys
-import time
 from typing import Any, List
+
+from .own import time
 
 LOOK = 0.02  # seconds between two looks at what cannot be joined
 _POOLS = ("multiprocessing.pool", "multiprocessing.queues")

@@ -6,11 +6,40 @@ import atexit
 import contextlib
 import re
 import sys
-from typing import Any, Set
+from typing import Any, Iterator, Set
 
 from . import channel, threads
+from .own import os
+
+# How many threads a library starts for its work, most of them when it is imported: no child would have them.
+_OF_OPENMP = (
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMEXPR_MAX_THREADS",
+)  # each follows OMP_NUM_THREADS where it is not said itself
+_POOLS = ("RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
 
 _CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Have what is imported meanwhile do its work in the thread that calls, unless the operator says otherwise.
+
+    What a child imports, or starts, asks the environment again, and finds it as the operator has left it.
+    """
+    names = (*_POOLS, *(() if "OMP_NUM_THREADS" in os.environ else ("OMP_NUM_THREADS", *_OF_OPENMP)))
+    ours = [name for name in names if name not in os.environ]
+    os.environ.update(dict.fromkeys(ours, "1"))
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def known_costs(connector: str) -> None:
