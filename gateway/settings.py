@@ -25,7 +25,7 @@ from gateway.units import Duration, Size
 from gateway.yaml_document import Keys, YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 DEFAULT_FILE = "connectors.yaml"
 JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
@@ -327,9 +327,44 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What whoever keeps this process running has told it."""
 
 
+_PROXIES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
+_FOR_BUILDS = {
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "TZ", "TMPDIR", "LANG", "LANGUAGE"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NIX_SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("NODE_EXTRA_CA_CERTS", "SSH_AUTH_SOCK", "NETRC", "NODE_OPTIONS"),
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"),
+    *("JAVA_HOME", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "M2_HOME", "MAVEN_HOME", "MAVEN_OPTS", "MAVEN_ARGS"),
+    *("CC", "CXX", "FC", "LD", "AR", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "MAKEFLAGS", "ARCHFLAGS"),
+    *("CPATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "PKG_CONFIG_PATH", "SOURCE_DATE_EPOCH"),
+    *("CARGO_HOME", "RUSTUP_HOME", "RUSTFLAGS", "GIT_ASKPASS", "GIT_SSH", "GIT_SSH_COMMAND"),
+}
+_FOR_BUILDS_WITH = (
+    *("LC_", "PIP_", "UV_", "NPM_CONFIG_", "npm_config_", "PYENV_", "CARGO_HTTP_", "CARGO_NET_", "CARGO_BUILD_"),
+    *("GIT_SSL_", "GIT_CONFIG_", "CMAKE_"),
+)
+"""How names begin of what says where tools find things: indexes, caches, certificates, compilers."""
+_NOT_FOR_BUILDS = ("UV_PUBLISH_",)
+
+
 def operators_environment() -> dict[str, str]:
-    """Return the whole environment, for the programs that an operator has `gateway install` run."""
+    """Return the whole environment, for another gateway."""
     return dict(os.environ)
+
+
+def building_environment(more: Iterable[str], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what the programs of `gateway install` get, and so the scripts of packages; `more` are names besides.
+
+    Of secrets those alone are among it that belong to package indexes and proxies.
+    """
+    environ = os.environ if environ is None else environ
+    wanted = set(more)
+    return {name: value for name, value in environ.items() if name in wanted or _is_for_builds(name)}
+
+
+def _is_for_builds(name: str) -> bool:
+    if name.startswith(_NOT_FOR_BUILDS):
+        return False
+    return name in _FOR_BUILDS or name.lower() in _PROXIES or name.startswith(_FOR_BUILDS_WITH)
 
 
 def find_file(given: Path | None) -> Path:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support import Site
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,3 +151,84 @@ class Installing:
         """Wait for its end; return exit status and output."""
         out, err = self._process.communicate(timeout=SECONDS)
         return self._process.returncode, out + err
+
+
+def sources(folder: Path, name: str, files: dict[str, str], *, script: str = "", extras: str = "") -> Path:
+    """Make a package's sources that bring along what builds them: no index is needed.
+
+    Args:
+        script: Python that runs whenever something is built.
+        extras: its `[project.optional-dependencies]`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for inside, text in files.items():
+        (folder / inside).write_text(text)
+    (folder / "pyproject.toml").write_text(
+        f'[project]\nname = "{name}"\nversion = "1.0"\n[project.optional-dependencies]\n{extras}\n'
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (folder / "backend.py").write_text(
+        f"{script}\n"
+        "import pathlib, tomllib, zipfile\n"
+        "HERE = pathlib.Path(__file__).parent\n"
+        "def _wheel(target, contents):\n"
+        "    extras = tomllib.loads((HERE / 'pyproject.toml').read_text())['project']['optional-dependencies']\n"
+        "    needs = ''.join(f\"Provides-Extra: {key}\\n\" + ''.join(f\"Requires-Dist: {one} ; extra == '{key}'\\n\""
+        " for one in value) for key, value in extras.items())\n"
+        f"    info = '{name}-1.0.dist-info'\n"
+        "    contents = {**contents,\n"
+        f"        info + '/METADATA': 'Metadata-Version: 2.1\\nName: {name}\\nVersion: 1.0\\n' + needs,\n"
+        "        info + '/WHEEL': 'Wheel-Version: 1.0\\nGenerator: x\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'}\n"
+        "    contents[info + '/RECORD'] = ''.join(f'{one},,\\n' for one in (*contents, info + '/RECORD'))\n"
+        f"    made = '{name}-1.0-py3-none-any.whl'\n"
+        "    with zipfile.ZipFile(pathlib.Path(target) / made, 'w') as archive:\n"
+        "        for inside, text in contents.items():\n"
+        "            archive.writestr(inside, text)\n"
+        "    return made\n"
+        "def build_wheel(target, config_settings=None, metadata_directory=None):\n"
+        f"    return _wheel(target, {{name: (HERE / name).read_text() for name in {list(files)!r}}})\n"
+        "def build_editable(target, config_settings=None, metadata_directory=None):\n"
+        f"    return _wheel(target, {{'{name}.pth': str(HERE) + '\\n'}})\n"
+    )
+    return folder
+
+
+@contextlib.contextmanager
+def index(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve a folder of wheels as a package index on loopback: its URL, and what it was asked for."""
+    asked: list[str] = []
+
+    class Pages(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            where, _, name = self.path.strip("/").partition("/")
+            wheels = [file for file in sorted(folder.glob("*.whl")) if file.name.startswith(f"{name.rstrip('/')}-")]
+            if where == "files" and (folder / name).exists():
+                self._answer("application/octet-stream", (folder / name).read_bytes())
+            elif where == "simple" and wheels:
+                links = "".join(f'<a href="/files/{file.name}">{file.name}</a>' for file in wheels)
+                self._answer("text/html", links.encode())
+            else:
+                self.send_error(404)
+
+        def _answer(self, kind: str, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_HEAD(self) -> None:
+            self.send_error(405)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/simple/", asked
+        finally:
+            server.shutdown()
+            thread.join()

@@ -11,7 +11,7 @@ import click
 from gateway.cli.common import config_option, err, escaped, fail, handled, opened, out, run
 from gateway.connectors.install import Installed, Installer
 from gateway.connectors.sources import read_sources
-from gateway.settings import operators_environment
+from gateway.settings import building_environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +23,8 @@ _MARKS = {"built": "[green]built[/]", "unchanged": "[dim]unchanged[/]", "nothing
 @config_option
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--offline", is_flag=True, help="Fetch nothing: use what is in the caches of uv, Maven and npm.")
+@click.option("--wheels-only", is_flag=True, help="Build no Python package from its sources: none of its code runs.")
+@click.option("--env", multiple=True, metavar="NAME", help="A variable that builds get besides; may be repeated.")
 @click.option("--index-url", metavar="URL", help="The Python package index, instead of PyPI.")
 @click.option("--extra-index-url", multiple=True, metavar="URL", help="One more Python package index; may be repeated.")
 @click.option("--find-links", multiple=True, metavar="PATH", help="A folder or page of wheels; may be repeated.")
@@ -34,7 +36,9 @@ def install(
     extra_index_url: tuple[str, ...],
     find_links: tuple[str, ...],
     *,
+    env: tuple[str, ...],
     offline: bool,
+    wheels_only: bool,
 ) -> None:
     """Build what connectors need: a venv, jars, node_modules; of all of them, or of those that are named.
 
@@ -45,10 +49,27 @@ def install(
     index += [("--extra-index-url", url) for url in extra_index_url]
     # Builds run in folders of their own, so a path is made independent of this one.
     index += [("--find-links", place if "://" in place else os.path.abspath(place)) for place in find_links]
-    run(_install(config, names, offline=offline, index=tuple(word for pair in index for word in pair)))
+    run(
+        _install(
+            config,
+            names,
+            building_environment(env),
+            offline=offline,
+            wheels_only=wheels_only,
+            index=tuple(word for pair in index for word in pair),
+        )
+    )
 
 
-async def _install(config: Path | None, names: tuple[str, ...], *, offline: bool, index: tuple[str, ...]) -> int:
+async def _install(
+    config: Path | None,
+    names: tuple[str, ...],
+    environ: dict[str, str],
+    *,
+    offline: bool,
+    wheels_only: bool,
+    index: tuple[str, ...],
+) -> int:
     begun = time.monotonic()
 
     def progress(name: str, what: str) -> None:
@@ -56,7 +77,7 @@ async def _install(config: Path | None, names: tuple[str, ...], *, offline: bool
 
     async with opened(config, registry=False) as gateway:
         installer = Installer(
-            gateway.settings, gateway.pools.spawn, operators_environment(), offline=offline, index=index
+            gateway.settings, gateway.pools.spawn, environ, offline=offline, wheels_only=wheels_only, index=index
         )
         results = await installer.install(read_sources(gateway.settings), names, progress)
     if not results:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import uuid
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from gateway.processes.completed import StartFailed
 from gateway.processes.launch import Bounds, Launch
 from gateway.runtimes import Build, BuildFailed, Home, Made, made_at
 from gateway.runtimes.base import FAILED, MARKER, Failed
+from gateway.sandbox import STANDARD, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,6 +40,10 @@ TIMEOUT = 1800.0  # seconds that one program of a build may take
 AT_ONCE = 4
 KEPT = 2  # complete builds: the one that serves, and the one before, which work in flight may still use
 BOUNDS = Bounds(output=1 << 20, log=4 << 20, memory=0)
+SANDBOX = Sandbox(level=STANDARD, max_pids=4096, max_disk=1 << 40)
+"""What is built sees no process but its own: whoever reads /proc as root would have their environments."""
+STEP = 10.0  # seconds between two signs of life of one step
+FAULTS = (Quarantine, BuildFailed, OSError)
 
 
 class Installed(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,10 +58,18 @@ class Installer:
     """Builds connectors, a few at a time."""
 
     def __init__(
-        self, settings: Settings, pool: Pool, environ: Mapping[str, str], *, offline: bool, index: tuple[str, ...]
+        self,
+        settings: Settings,
+        pool: Pool,
+        environ: Mapping[str, str],
+        *,
+        offline: bool,
+        wheels_only: bool,
+        index: tuple[str, ...],
     ) -> None:
         """`environ` is what the builds' programs get: they need the operator's proxies, certificates and caches."""
         self.offline = offline
+        self.wheels_only = wheels_only
         self.index = index
         self._settings = settings
         self._pool = pool
@@ -92,16 +106,16 @@ class Installer:
                 return Installed(name=name, state="nothing to build")
             async with self._turns:
                 return await self._build(one.place, build, progress)
-        except (Quarantine, BuildFailed, OSError) as problem:
+        except FAULTS as problem:
             progress(name, "failed")
-            said = unusable(problem) if isinstance(problem, OSError) else str(problem)
-            said = redactor(one.place.node, self._settings)(said)
+            said = redactor(one.place.node, self._settings)(_said(problem))
             return Installed(name=name, state="failed", problem=said)
 
     async def _build(self, place: Home, build: Build, progress: Callable[[str, str], None]) -> Installed:
         with _alone(place.builds):
-            current = made_at(place.builds / "current")
-            if current is not None and current.inputs == build.inputs():
+            current = (place.builds / "current").resolve()
+            made = made_at(current)
+            if made is not None and made.serves(build, current):
                 progress(place.name, "unchanged")
                 return Installed(name=place.name, state="unchanged")
             folder = place.builds / uuid.uuid4().hex[:12]
@@ -111,11 +125,14 @@ class Installer:
                 redact = redactor(place.node, self._settings)
                 await build.make(folder, _BuildTools(self, place.name, progress, redact))
                 failed.unlink(missing_ok=True)
-                (folder / MARKER).write_bytes(msgspec.json.encode(Made(inputs=build.inputs())))
+                (folder / MARKER).write_bytes(
+                    msgspec.json.encode(Made(inputs=build.inputs(), at=str(folder.resolve())))
+                )
             except BaseException as problem:
                 await asyncio.to_thread(remove, folder, TIMEOUT)
-                if isinstance(problem, BuildFailed):
-                    failed.write_bytes(msgspec.json.encode(Failed(inputs=build.inputs(), problem=redact(str(problem)))))
+                if isinstance(problem, FAULTS):
+                    told = Failed(inputs=build.inputs(), problem=redact(_said(problem)))
+                    failed.write_bytes(msgspec.json.encode(told))
                 raise
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)
@@ -128,7 +145,9 @@ class Installer:
         Raises:
             BuildFailed: it did not succeed.
         """
-        launch = Launch(argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS, redact=redact)
+        launch = Launch(
+            argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS, redact=redact, sandbox=SANDBOX
+        )
         program = os.path.basename(argv[0])
         try:
             child = self._pool.obtain(launch, lambda _stream, _line: None)
@@ -149,6 +168,7 @@ class _BuildTools:
 
     def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None], redact: Redactor) -> None:
         self.offline = installer.offline
+        self.wheels_only = installer.wheels_only
         self.index = installer.index
         self._installer = installer
         self._name = name
@@ -157,14 +177,28 @@ class _BuildTools:
 
     async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
         words = [os.path.basename(argv[0]), *(word for word in argv[1:3] if not word.startswith(("-", "/")))]
-        self._progress(self._name, " ".join(words))
-        await self._installer.run(argv, env or {}, stdin, self._redact)
+        step = " ".join(words)
+        self._progress(self._name, step)
+        signs = asyncio.create_task(self._signs_of_life(step))
+        try:
+            await self._installer.run(argv, env or {}, stdin, self._redact)
+        finally:
+            signs.cancel()
+
+    async def _signs_of_life(self, step: str) -> None:
+        for count in itertools.count(1):
+            await asyncio.sleep(STEP)
+            self._progress(self._name, f"{step}, for {count * STEP:.0f} s")
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second `gateway install` out of one connector's builds."""
     folder.mkdir(parents=True, exist_ok=True)
+    user, owner = os.geteuid(), folder.stat().st_uid
+    if not os.access(folder, os.W_OK | os.X_OK):
+        cure = f"be that one, or chown -R {user} {folder}"
+        raise BuildFailed(f"user {owner} has built it, and this is user {user}: {cure}")
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not lock(handle, wait=False):
@@ -172,6 +206,10 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _said(problem: Exception) -> str:
+    return unusable(problem) if isinstance(problem, OSError) else str(problem)
 
 
 def _point(link: Path, folder: Path) -> None:

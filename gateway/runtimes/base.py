@@ -89,6 +89,8 @@ class Tools(Protocol):
     """What a build may use."""
 
     offline: bool
+    wheels_only: bool
+    """Nothing is built of a Python package's sources, so that none of its code runs."""
     index: tuple[str, ...]
     """Options for Python's package index, as uv takes them."""
 
@@ -104,17 +106,33 @@ class BuildFailed(Exception):
     """A build did not succeed; the old one goes on serving."""
 
 
+def _sound(_folder: Path) -> str | None:
+    return None
+
+
 class Build(NamedTuple):
     """What `gateway install` makes for a connector. `inputs` is a hash of all that it is made from."""
 
     inputs: Callable[[], str]
     make: Callable[[Path, Tools], Awaitable[None]]
+    broken: Callable[[Path], str | None] = _sound
+    """Says why a build that was complete cannot be used any more."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
     """The marker of a complete build."""
 
     inputs: str
+    at: str = ""
+    """The folder that it was made in, which it may know by its path."""
+
+    def serves(self, build: Build, folder: Path) -> bool:
+        """Tell whether it is what would be built now, here."""
+        return self.inputs == build.inputs() and not self.moved(folder) and build.broken(folder) is None
+
+    def moved(self, folder: Path) -> bool:
+        """Tell whether it lies elsewhere than where it was made."""
+        return self.at not in {"", str(folder)}
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,16 +180,19 @@ def built(place: Home, build: Build) -> tuple[Path, str | None]:
     Raises:
         Quarantine: there is none yet.
     """
-    folder, wanted = place.builds / "current", build.inputs()
+    wanted = build.inputs()
     failed, run = _decoded(place.builds / FAILED, Failed), f"run gateway install {place.name}"
     try:
-        made = msgspec.json.decode(read_file(folder / MARKER), type=Made)
+        made = msgspec.json.decode(read_file(place.builds / "current" / MARKER), type=Made)
     except (FileNotFoundError, msgspec.MsgspecError) as problem:
         raise Quarantine(f"not installed: {failed.said(place.name) if failed else run}") from problem
-    if made.inputs == wanted:
-        return folder.resolve(), None
+    folder = (place.builds / "current").resolve()
     said = failed.said(place.name) if failed and failed.inputs == wanted else run
-    return folder.resolve(), f"its entry has changed: {said}"
+    if (broken := build.broken(folder)) is not None:
+        raise Quarantine(f"its build cannot be used: {broken}: {said}")
+    if made.inputs != wanted:
+        return folder, f"its entry has changed: {said}"
+    return folder, f"it was built in {made.at}, and moved since: {said}" if made.moved(folder) else None
 
 
 def made_at(folder: Path) -> Made | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -56,6 +57,16 @@ def names(venv: Path) -> list[str]:
     """Return the names of the packages that are installed in an environment."""
     found = {file.name.partition("-")[0] for each in _packages(venv) for file in each.glob("*.dist-info")}
     return sorted(found, key=str.lower)
+
+
+def version(venv: Path) -> tuple[int, ...]:
+    """Return the version of an environment's Python, empty when it does not tell."""
+    with contextlib.suppress(OSError):
+        for line in read_text(venv / "pyvenv.cfg", "replace").splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() in {"version_info", "version"}:
+                return tuple(int(word) for word in re.findall(r"\d+", value)[:3])
+    return ()
 
 
 def _packages(venv: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import uv
@@ -18,8 +18,10 @@ import uv
 from gateway.errors import Quarantine
 from gateway.files import read_text
 from gateway.runners import RUNNERS
+from gateway.runtimes import requirements
 from gateway.runtimes.base import (
     Build,
+    BuildFailed,
     CommandLine,
     Home,
     Tools,
@@ -29,17 +31,18 @@ from gateway.runtimes.base import (
     sources,
     tree_facts,
 )
-from gateway.runtimes.installed import added, traces
+from gateway.runtimes.installed import added, traces, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gateway.settings import Mode
 
 HOST = RUNNERS / "python" / "host.py"
 LOCK = "requirements.lock"
+OLDEST = (3, 8)
+"""The oldest Python that `runners/python` runs on."""
 
 _INPUTS = "# inputs: "
+_PIN = re.compile(r"[A-Za-z0-9][\w.-]*(\[[^\]]*\])?\s*(==|@\s*\S+://)")
 
 
 class PythonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -50,11 +53,15 @@ class PythonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     module: str | None = None
     """A file of typed functions."""
     requirements: list[str] | str | None = None
-    """Requirement strings, local paths or wheels (those begin with ./ ../ or /), or the name of a requirements file."""
+    """Lines as a requirements file has them, or the name of such a file. Paths begin at the folder of the file."""
     python: str | None = None
     """A version, or the path of an interpreter; the gateway's own when absent."""
     venv: str | None = None
     """A virtual environment that somebody else keeps."""
+    wheels_only: bool = False
+    """Nothing is built of sources, so that no code of a package runs when it is installed."""
+    offline: bool = False
+    """Nothing is fetched, whatever `gateway install` says."""
 
 
 class Python:
@@ -90,7 +97,7 @@ class Python:
             files += [module, *sources(module.parent, ".py", left_out=place.state_dir)]
             target = ("--module", str(module))
         else:
-            target = ("--package", options.package or f"connector_{place.name}")
+            target = ("--package", options.package or _package(place.name))
         paths = _search_path(place)
         files += itertools.chain(*(sources(folder, ".py", left_out=place.state_dir) for folder in paths))
         if venv is not None:
@@ -112,16 +119,18 @@ class Python:
         self._check(options, place)
         if options.venv is not None or (options.requirements is None and options.python is None):
             return None
-        requirements = list(_requirements(options, place))
+        source = _requirements(options, place)
         python = _interpreter(options, place)
         lock = place.builds / LOCK
-        local = list(_local(requirements))
-        wanted = digest([python, requirements, [tree_facts(path, left_out=_is_built) for path in local]])
+        facts = [tree_facts(path, left_out=_is_built) for path in (*source.named.files, *source.named.packages)]
+        folder = str(source.folder) if source.named.packages else None
+        wanted = digest([python, source.lines, facts, folder, options.wheels_only])
         return Build(
             inputs=lambda: digest([wanted, read_text(lock) if lock.exists() else ""]),
             make=functools.partial(
-                _make, requirements=requirements, local=local, python=python, lock=lock, wanted=wanted
+                _make, source=source, python=python, lock=lock, wanted=wanted, options=options, path=place.path
             ),
+            broken=_broken,
         )
 
     @staticmethod
@@ -139,52 +148,99 @@ def _search_path(place: Home) -> list[Path]:
     return [Path(each) for each in str(said or "").split(os.pathsep) if os.path.isabs(each) and os.path.isdir(each)]
 
 
+class _Requirements(NamedTuple):
+    """Requirements where they stand: what the tool reads, and the folder at which it begins paths."""
+
+    folder: Path
+    file: Path | None
+    """None: the lines are handed over as a file of that folder."""
+    lines: tuple[str, ...]
+    named: requirements.Named
+
+    @property
+    def text(self) -> bytes:
+        return "".join(f"{line}\n" for line in self.lines).encode()
+
+
 async def _make(
-    folder: Path, tools: Tools, *, requirements: list[str], local: list[Path], python: str, lock: Path, wanted: str
-) -> None:
-    """Lock, make the venv, install. Sources: docs.astral.sh/uv/pip."""
+    folder: Path, tools: Tools, *, source: _Requirements, python: str, lock: Path, wanted: str, options: PythonOptions,
+    path: str,
+) -> None:  # fmt: skip
+    """Make the venv, lock, install. Sources: docs.astral.sh/uv/pip."""
     uv_bin = uv.find_uv_bin()
-    common = ["--quiet", *(["--offline"] if tools.offline else [])]
+    common = ["--quiet", *(["--offline"] if tools.offline or options.offline else [])]
+    venv = folder / "venv"
+    try:
+        await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
+    except BuildFailed as problem:
+        raise BuildFailed(f"{problem}\n{_known(path)}") from problem
+    found = version(venv)
+    if found and found < OLDEST:
+        raise BuildFailed(f"Python {_dotted(found)} is too old: {_dotted(OLDEST)} or later is needed. {_known(path)}")
+    if source.file is None and not source.lines:
+        return
     # uv keeps what it has built of a folder until its pyproject.toml changes, whatever else has changed in it. These
     # two, unlike --refresh, make it look again offline too.
-    names = [_name(path) for path in local if path.is_dir()]
+    names = [_name(package) for package in source.named.packages if package.is_dir()]
     look = [_option("upgrade", name) for name in names]
     build = [_option("reinstall", name) for name in names]
-    venv = folder / "venv"
-    await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
+    wheels = ["--no-build"] if tools.wheels_only or options.wheels_only else []
+    # For uv the operator's default index would come before the one that stands there.
+    index = _without(tools.index, "--index-url") if source.named.indexed else tools.index
+    env = dict.fromkeys(("UV_DEFAULT_INDEX", "UV_INDEX_URL"), "") if source.named.indexed else {}
     interpreter = str(venv / "bin" / "python")
-    if requirements:
+    where = ["--directory", str(source.folder), *common, *wheels, *index, "--python", interpreter]
+    what = "-" if source.file is None else str(source.file)
+    if source.named.hashed:  # which is a lock already
+        lock.unlink(missing_ok=True)
+        pinned = ["--require-hashes"]
+    else:
         if not (lock.exists() and read_text(lock).startswith(f"{_INPUTS}{wanted}\n")):
-            source, draft = folder / "requirements.in", folder / LOCK
-            source.write_text("".join(f"{line}\n" for line in requirements))
+            draft = folder / LOCK
             await tools.run(
-                uv_bin, "pip", "compile", *common, *look, *tools.index, "--python", interpreter, "--no-header",
-                "--output-file", str(draft), str(source),
+                uv_bin, "pip", "compile", *where, *look, "--no-header", "--no-strip-extras",
+                "--output-file", str(draft), what, stdin=source.text, env=env,
             )  # fmt: skip
             draft.write_text(f"{_INPUTS}{wanted}\n{draft.read_text()}")
             draft.replace(lock)
-        await tools.run(
-            uv_bin, "pip", "install", *common, *build, *tools.index, "--python", interpreter, "--compile-bytecode",
-            "--requirement", str(lock),
-        )  # fmt: skip
+        # What is installed is what is asked for, with the indexes and options that stand there; the lock pins it.
+        pins = folder / "pins.txt"
+        pins.write_text("".join(f"{line}\n" for line in read_text(lock).splitlines() if _PIN.match(line)))
+        pinned = ["--overrides", str(pins)]
+    await tools.run(
+        uv_bin, "pip", "install", *where, *build, *pinned, "--compile-bytecode", "--requirement", what,
+        stdin=source.text, env=env,
+    )  # fmt: skip
 
 
-def _requirements(options: PythonOptions, place: Home) -> Iterator[str]:
-    if isinstance(options.requirements, str):
-        file = must_exist(place.resolve(options.requirements, "requirements"), "requirements")
-        for line in read_text(file).splitlines():
-            text = line.strip()
-            yield str(file.parent / text) if _is_path(text) else line
-        return
-    for index, text in enumerate(options.requirements or ()):
-        if _is_path(text):
-            yield str(must_exist(place.resolve(text, "requirements", index), "requirements"))
-        else:
-            yield text
+def _without(options: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Return options, each of which has a value, without those of one name."""
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return tuple(word for pair in pairs if pair[0] != name for word in pair)
 
 
-def _local(requirements: list[str]) -> Iterator[Path]:
-    return (Path(line) for line in requirements if line.startswith("/"))
+def _requirements(options: PythonOptions, place: Home) -> _Requirements:
+    folder = place.resolve(".", requirements.KEY)
+    said = options.requirements
+    if isinstance(said, str):
+        file = place.resolve(said, requirements.KEY)
+        if file.is_file() and not said.endswith(requirements.ARCHIVES):
+            return _Requirements(file.parent, file, (), requirements.of_file(file))
+        if not (requirements.is_requirement(said) or file.exists()):
+            raise Quarantine(f"{requirements.KEY}: {file} does not exist; requirements themselves are a list: [...]")
+        said = [said]
+    lines = tuple(said or ())
+    return _Requirements(folder, None, lines, requirements.of_texts(lines, folder))
+
+
+def _broken(folder: Path) -> str | None:
+    python = folder / "venv" / "bin" / "python"
+    return None if python.exists() else f"its Python is gone, {python.resolve()}"
+
+
+def _package(connector: str) -> str:
+    """Return the import name of a connector's package: a name of Python has no dash."""
+    return f"connector_{re.sub(r'[^0-9A-Za-z_]', '_', connector)}"
 
 
 def _is_built(name: str) -> bool:
@@ -204,10 +260,6 @@ def _name(package: Path) -> str | None:
 
 def _option(verb: str, name: str | None) -> str:
     return f"--{verb}" if name is None else f"--{verb}-package={name}"
-
-
-def _is_path(text: str) -> bool:
-    return text.startswith(("./", "../", "/"))
 
 
 def _interpreter(options: PythonOptions, place: Home) -> str:
@@ -233,6 +285,24 @@ def _behind_shim(program: Path, version: str) -> str | None:
 
 def _numbers(python: Path) -> list[int]:
     return [int(word) for word in re.findall(r"\d+", python.parent.parent.name)]
+
+
+def _known(path: str) -> str:
+    """Say which interpreters there are: programs on PATH, and what a version manager has behind its own."""
+    found: dict[int, str] = {}
+    for folder in map(Path, path.split(os.pathsep)):
+        for program in folder.glob("python3.*"):
+            minor = program.name.partition(".")[2]
+            if minor.isdecimal() and int(minor) >= OLDEST[1]:
+                there = _behind_shim(program, f"3.{minor}")
+                if there is not None:
+                    found.setdefault(int(minor), there)
+    listed = ", ".join(f"3.{minor} ({found[minor]})" for minor in sorted(found))
+    return f"Here are: {listed}" if listed else "There is none here that would do."
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _bare_interpreter() -> str:

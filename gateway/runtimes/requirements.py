@@ -1,0 +1,167 @@
+"""What requirements name on this machine: more files of them, packages, and whether they carry hashes.
+
+The tool that installs them reads them by itself; this looks only for what a build is made from, by pip's format
+(pip.pypa.io, "Requirements File Format").
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote
+
+from gateway.files import read_text
+from gateway.runtimes.base import must_exist
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+KEY = "requirements"
+
+_FILES = {"-r", "--requirement", "--requirements", "-c", "--constraint", "--constraints"}
+_INDEX = {"-i", "--index-url", "--no-index"}
+_LINKS = {"-f", "--find-links"}
+_PACKAGES = {"-e", "--editable"}
+ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
+_LISTS = (".txt", ".in", ".toml", ".cfg", ".list", ".lst", ".lock", ".pip", ".reqs")
+_CONTINUED = re.compile(r"\\\n")
+_COMMENT = re.compile(r"(^|\s)#.*$")
+_OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)(.*)")
+_HASH = re.compile(r"\s--hash[= ]")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?")
+_AFTER = re.compile(r"\s+(;|--).*$|;\s.*$")
+_EXTRAS = re.compile(r"\[[^\]]*\]$")
+
+
+class Named(NamedTuple):
+    """What was found."""
+
+    files: tuple[Path, ...]
+    """Files of requirements and constraints, the first one included."""
+    packages: tuple[Path, ...]
+    """Folders, wheels and archives."""
+    hashed: bool
+    indexed: bool
+    """They say themselves which index is the default one, or that there is none."""
+
+
+def of_file(file: Path) -> Named:
+    """Return what a file names, and what those name that it includes. Packages begin at the file's own folder.
+
+    Raises:
+        Quarantine: something is not there.
+    """
+    reader = _Reader(file.parent)
+    reader.file(file)
+    return reader.named()
+
+
+def of_texts(texts: Iterable[str], folder: Path) -> Named:
+    """Return what the lines of a list name. Paths begin at `folder`.
+
+    Raises:
+        Quarantine: something is not there.
+    """
+    reader = _Reader(folder)
+    reader.text("\n".join(texts), folder)
+    return reader.named()
+
+
+def is_requirement(text: str) -> bool:
+    """Tell whether a text that names no file is meant as a requirement."""
+    name = _NAME.match(text)
+    if name is None or text.endswith(_LISTS):
+        return False
+    rest = text[name.end() :].strip()
+    return not rest or rest[0] in "<>=!~@;("
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a requirement is a path, as pip does: it holds a slash, or is a dot, or an archive."""
+    path = _path(text)
+    return path in {".", ".."} or "/" in path or path.endswith(ARCHIVES)
+
+
+class _Reader:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[Path, None] = {}
+        self._packages: dict[Path, None] = {}
+        self._hashed = False
+        self._indexed = False
+
+    def named(self) -> Named:
+        return Named(tuple(self._files), tuple(self._packages), self._hashed, self._indexed)
+
+    def file(self, file: Path) -> None:
+        if file in self._files:
+            return
+        self._files[must_exist(file, KEY)] = None
+        if file.suffix != ".toml":  # of a project, whose dependencies have names
+            self.text(read_text(file), file.parent)
+
+    def text(self, text: str, folder: Path) -> None:
+        for line in _lines(text):
+            self._hashed = self._hashed or _HASH.search(line) is not None
+            option = _OPTION.match(line) if line.startswith("-") else None
+            if option is None:
+                self._package(_target(line))
+            elif option[1] in _FILES:
+                if _is_here(option[2]):
+                    self.file(_below(folder, _unquoted(option[2])))
+            elif option[1] in _INDEX:
+                self._indexed = True
+            elif option[1] in _LINKS:
+                self._links(_path(_unquoted(option[2])), folder)
+            elif option[1] in _PACKAGES:
+                self._package(_path(_unquoted(option[2])))
+
+    def _links(self, path: str, folder: Path) -> None:
+        """Look whether a folder of wheels is there; which ones it has changes no build, as an index's does not."""
+        if _is_here(path) and not _below(folder, path).exists():
+            must_exist(_below(self._folder, path), "--find-links")
+
+    def _package(self, path: str | None) -> None:
+        if path and _is_here(path):
+            self._packages[must_exist(_below(self._folder, path), KEY)] = None
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield what is said, without comments."""
+    for line in _CONTINUED.sub("", text).splitlines():
+        said = _COMMENT.sub("", line).strip()
+        if said:
+            yield said
+
+
+def _target(line: str) -> str | None:
+    """Return the path that a requirement names, None when it names a package of an index."""
+    name = _NAME.match(line)
+    rest = line[name.end() :].lstrip() if name else ""
+    if rest.startswith("@"):
+        return _path(_unquoted(rest[1:].strip()))
+    return _path(line) if is_path(line) else None
+
+
+def _path(text: str) -> str:
+    """Return a path without what may stand around it: markers, options, extras, a scheme."""
+    path = _EXTRAS.sub("", _AFTER.sub("", text).strip())
+    if path.startswith("file:"):
+        path = unquote(path.partition("#")[0].removeprefix("file:"))
+        path = path.removeprefix("//localhost").removeprefix("//")
+    return path
+
+
+def _is_here(path: str) -> bool:
+    """Tell whether a path means this machine, and can be known: the tool fills in variables."""
+    return "://" not in path and not path.startswith("git+") and "${" not in path
+
+
+def _below(folder: Path, path: str) -> Path:
+    return Path(os.path.normpath(folder / path))
+
+
+def _unquoted(text: str) -> str:
+    return text.strip().strip("\"'")

@@ -1,0 +1,324 @@
+"""What `gateway install` makes of Python requirements: they are read where they stand, as the tool reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gateway.connectors import install as installs
+from gateway.runtimes import BuildFailed
+from tests.connectors.test_install import interpreters, notice, problem
+from tests.installing import index, install, installed, sources, wheel
+from tests.support import Site, cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TELL = """
+import importlib
+
+def Tell(module: str) -> object:
+    return importlib.import_module(module).VALUE
+"""
+
+WAYS = {
+    "include": ["-r sub/more.txt"],
+    "constrain": ["-c limits.txt", "tool"],
+    "editable": ["-e ./lib"],
+    "path": ["./lib   # what it needs"],
+    "extras": ["./lib[x]"],
+    "named": ["lib @ ./lib"],
+    "links": ["--no-index", "--find-links ./wheels", "tool<2"],
+}
+
+
+def tool(folder: Path, version: str) -> Path:
+    return wheel(folder, "tool", version, {"tool.py": f"VALUE = {version!r}\n"})
+
+
+def value(site: Site, connector: str, module: str) -> object:
+    """Return what a module of a connector's environment holds."""
+    done = cli(site, "call", "--quiet", f"{connector}/Tell", f"module={module}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)["command_response"]["body"]
+
+
+@pytest.fixture
+def tell(site: Site) -> Site:
+    """A module that tells what is installed; wheels of `tool` 1.0 and 2.0, and sources of `lib`, below `inner`."""
+    site.configure()
+    (site.folder / "tell.py").write_text(TELL)
+    inner = site.folder / "inner"
+    tool(inner / "wheels", "1.0")
+    tool(inner / "wheels", "2.0")
+    sources(inner / "lib", "lib", {"lib.py": "VALUE = 1\n"}, extras='x = ["tool"]')
+    (inner / "sub").mkdir()
+    (inner / "sub" / "more.txt").write_text("tool==1.0\n")
+    (inner / "limits.txt").write_text("tool<2\n")
+    return site
+
+
+def entry(requirements: str, more: str = "") -> str:
+    return f"{{runtime: python, module: ../../tell.py, requirements: {requirements}{more}}}"
+
+
+def drop_in(site: Site, name: str, text: str) -> Path:
+    """Write a connector into a folder of its own, which has all that `inner` has."""
+    folder = site.drop_ins / name
+    shutil.copytree(site.folder / "inner", folder, dirs_exist_ok=True)
+    (folder / "connector.yaml").write_text(text.replace("../../", f"{site.folder}/"))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["list", "file"])
+def test_requirements_begin_where_they_stand(tell: Site, form: str) -> None:
+    for name, lines in WAYS.items():
+        folder = drop_in(tell, name, entry(json.dumps(lines) if form == "list" else "requirements.txt"))
+        if form == "file":
+            (folder / "requirements.txt").write_text("# what it needs\n" + "\n".join(lines) + "\n")
+    offline = ("--offline", "--find-links", "inner/wheels")
+    done = install(tell, *offline)
+    assert sorted(done.stdout.split()) == sorted([*WAYS, *["built"] * len(WAYS)]), done.stdout
+    assert [value(tell, name, "tool") for name in ("include", "constrain", "links")] == ["1.0"] * 3
+    assert value(tell, "extras", "tool") == "2.0"
+    assert [value(tell, name, "lib") for name in ("editable", "path", "extras", "named")] == [1] * 4
+    assert install(tell, *offline).stdout.split().count("unchanged") == len(WAYS)
+
+
+@pytest.mark.parametrize("way", ["editable", "path", "extras", "named"])
+def test_sources_that_requirements_name_are_watched(tell: Site, way: str) -> None:
+    folder = drop_in(tell, "one", entry("requirements.txt"))
+    (folder / "requirements.txt").write_text("\n".join(WAYS[way]))
+    offline = ("--offline", "--find-links", "inner/wheels")
+    installed(tell, *offline)
+    (folder / "lib" / "lib.py").write_text("VALUE = 2\n")
+    assert notice(tell) == "its entry has changed: run gateway install one"
+    assert install(tell, *offline).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "lib") == 2
+    assert install(tell, *offline).stdout.split() == ["unchanged", "one"]
+
+
+def test_files_that_requirements_include_are_watched(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("[-r sub/more.txt, -c limits.txt]"))
+    offline = ("--offline", "--find-links", "inner/wheels")
+    installed(tell, *offline)
+    (folder / "sub" / "more.txt").write_text("tool\n")
+    assert install(tell, *offline).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "tool") == "1.0"
+    (folder / "limits.txt").write_text("# none\n")
+    assert install(tell, *offline).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "tool") == "2.0"
+
+
+def test_the_package_in_the_folder_itself_is_a_dot(site: Site) -> None:
+    site.configure()
+    folder = sources(site.drop_ins / "a-dash", "connector_a_dash", {"connector_a_dash.py": "def Tell(): return 1\n"})
+    (folder / "connector.yaml").write_text("{runtime: python, requirements: [.], commands: {Tell: {}}}")
+    installed(site, "--offline")
+    assert problem(site, "a-dash") is None
+    assert list((site.state / "runtimes" / "a-dash" / "current").glob("venv/lib/*/*/connector_a_dash.py"))
+
+
+# --- hashes
+
+
+def test_hashes_are_enforced(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("requirements.txt"))
+    made = folder / "wheels" / "tool-1.0-py3-none-any.whl"
+    right = hashlib.sha256(made.read_bytes()).hexdigest()
+    lines = "--no-index\n--find-links ./wheels\ntool==1.0 \\\n    --hash=sha256:{}\n"
+    (folder / "requirements.txt").write_text(lines.format("0" * 64))
+    done = install(tell, "--offline")
+    assert done.returncode == 1
+    assert "tool==1.0" in done.stdout
+    assert "0" * 64 in done.stdout
+    assert "mismatch" in done.stdout.lower()
+    (folder / "requirements.txt").write_text(lines.format(right))
+    installed(tell, "--offline")
+    assert value(tell, "one", "tool") == "1.0"
+    (folder / "requirements.txt").write_text(f"{lines.format(right)}lib @ ./lib\n")
+    done = install(tell, "--offline")
+    assert "all requirements must have a hash" in done.stdout
+
+
+# --- indexes
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """An index for all, which has a newer `tool`: the environment that makes it the default, what it was asked."""
+    tool(tmp_path / "public", "9.0")
+    with index(tmp_path / "public") as (url, asked):
+        yield {"UV_DEFAULT_INDEX": url, "UV_CACHE_DIR": str(tmp_path / "cache")}, asked
+
+
+@pytest.mark.parametrize("form", ["list", "file"])
+@pytest.mark.parametrize("option", ["--index-url", "--extra-index-url"])
+def test_the_public_index_replaces_no_private_package(
+    tell: Site, tmp_path: Path, public: tuple[dict[str, str], list[str]], option: str, form: str
+) -> None:
+    environment, asked = public
+    tool(tmp_path / "private", "1.0")
+    with index(tmp_path / "private") as (url, _):
+        lines = [f"{option} {url}", "tool"]
+        folder = drop_in(tell, "one", entry(json.dumps(lines) if form == "list" else "requirements.txt"))
+        if form == "file":
+            (folder / "requirements.txt").write_text("\n".join(lines))
+        installed(tell, env=environment)
+        assert value(tell, "one", "tool") == "1.0"
+        shutil.rmtree(tell.state)
+        installed(tell, "--index-url", environment["UV_DEFAULT_INDEX"], env={**environment, "UV_DEFAULT_INDEX": ""})
+    assert value(tell, "one", "tool") == "1.0"
+    assert not [path for path in asked if path.startswith("/files/")]
+
+
+def test_without_an_index_none_is_asked(tell: Site, public: tuple[dict[str, str], list[str]]) -> None:
+    environment, asked = public
+    drop_in(tell, "one", entry("[--no-index, --find-links ./wheels, tool<2]"))
+    drop_in(tell, "two", entry("[tool]"))
+    installed(tell, "one", env=environment)
+    assert (value(tell, "one", "tool"), asked) == ("1.0", [])
+    installed(tell, "two", env=environment)
+    assert value(tell, "two", "tool") == "9.0"
+
+
+# --- what runs meanwhile
+
+LOOK = """
+import glob, json, os, pathlib
+def seen(file):
+    try:
+        return open(file, 'rb').read().decode(errors='replace')
+    except OSError:
+        return ''
+pathlib.Path(__file__).with_name('seen.json').write_text(
+    json.dumps([dict(os.environ), ''.join(map(seen, glob.glob('/proc/[0-9]*/environ')))])
+)
+"""
+SECRETS = {
+    "CONNECTOR_PROXY_API_KEY": "key-7Yq1",
+    "CONNECTOR_PROXY_JOBS_DATABASE": "postgresql://u:pass-7Yq1@db/x",
+    "AWS_SECRET_ACCESS_KEY": "aws-7Yq1",
+    "UV_PUBLISH_TOKEN": "publish-7Yq1",
+    "ORDINARY": "ordinary-7Yq1",
+}
+
+
+def test_scripts_of_packages_see_no_secrets(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("[./lib]"))
+    sources(folder / "lib", "lib", {"lib.py": "VALUE = 1\n"}, script=LOOK)
+    more = {"HTTPS_PROXY": "http://127.0.0.1:9", "PIP_CERT": "/dev/null", "WANTED": "wanted"}
+    installed(tell, "--offline", "--env", "WANTED", env={**SECRETS, **more})
+    environment, others = json.loads((folder / "lib" / "seen.json").read_text())
+    assert not SECRETS.keys() & environment.keys()
+    assert more.items() <= environment.items()
+    assert environment["HOME"] == os.environ["HOME"]
+    given = json.loads(cli(tell, "check", "--sandbox", "--json").stdout)
+    if "namespaces" not in json.dumps(given.get("missing", "")):
+        assert "7Yq1" not in others
+
+
+@pytest.mark.parametrize("how", ["key", "option"])
+def test_nothing_of_sources_runs_where_wheels_alone_are_wanted(tell: Site, how: str) -> None:
+    key, options = (", wheels_only: true", ()) if how == "key" else ("", ("--wheels-only",))
+    folder = drop_in(tell, "one", entry("[./lib, tool<2]", key))
+    sources(folder / "lib", "lib", {"lib.py": "VALUE = 1\n"}, script=LOOK)
+    done = install(tell, "--offline", "--find-links", "inner/wheels", *options)
+    assert done.returncode == 1
+    assert "lib" in done.stdout
+    assert not (folder / "lib" / "seen.json").exists()
+    drop_in(tell, "one", entry("[tool<2]", key))
+    installed(tell, "--offline", "--find-links", "inner/wheels", *options)
+    assert value(tell, "one", "tool") == "1.0"
+
+
+def test_a_connector_may_be_built_offline_alone(tell: Site, public: tuple[dict[str, str], list[str]]) -> None:
+    environment, asked = public
+    drop_in(tell, "one", entry("[tool]", ", offline: true"))
+    done = install(tell, env=environment)
+    assert done.returncode == 1
+    assert "network was disabled" in done.stdout
+    assert asked == []
+
+
+# --- texts, interpreters, places
+
+
+@pytest.mark.parametrize(("text", "module"), [("tool", "tool"), ("tool<2", "tool"), ("./lib", "lib")])
+def test_a_text_that_names_no_file_is_a_requirement(tell: Site, text: str, module: str) -> None:
+    drop_in(tell, "one", entry(json.dumps(text)))
+    installed(tell, "--offline", "--find-links", "inner/wheels")
+    assert value(tell, "one", module)
+
+
+def test_a_file_that_is_not_there_is_told(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("requirements.txt"))
+    told = f"requirements: {folder}/requirements.txt does not exist; requirements themselves are a list: [...]"
+    assert problem(tell, "one") == told
+
+
+@pytest.fixture
+def old() -> Path:
+    """An interpreter on which the runner does not run."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = [*root.glob("versions/3.[67].*/bin/python3.[67]"), *Path("/usr/bin").glob("python3.[67]")]
+    if not found:
+        pytest.skip("no Python before 3.8 here")
+    return found[0]
+
+
+def test_an_interpreter_that_is_too_old_is_refused_with_the_list_of_others(tell: Site, old: Path) -> None:
+    drop_in(tell, "one", entry("[]", f", python: {old}"))
+    done = install(tell, "--offline")
+    assert done.returncode == 1
+    assert "is too old: 3.8 or later is needed. Here are: 3." in done.stdout
+    assert "is too old: 3.8 or later is needed" in str(problem(tell, "one"))
+
+
+def test_an_interpreter_that_is_not_there_is_told_with_the_list_of_others(tell: Site) -> None:
+    drop_in(tell, "one", entry("[]", ', python: "3.99"'))
+    told = install(tell, "--offline").stdout
+    assert "No interpreter found for Python 3.99" in told
+    for (major, minor), _ in interpreters():
+        if shutil.which(f"python{major}.{minor}"):
+            assert f"{major}.{minor} (" in told
+
+
+def test_a_build_that_was_moved_says_so_and_is_made_again(tell: Site) -> None:
+    drop_in(tell, "one", entry("[tool]"))
+    offline = ("--offline", "--find-links", "inner/wheels")
+    installed(tell, *offline)
+    elsewhere = tell.folder / "elsewhere"
+    tell.state.rename(elsewhere)
+    tell.configure(gateway="state_dir: elsewhere")
+    assert notice(tell).startswith(f"it was built in {tell.state}/runtimes/one/")
+    assert notice(tell).endswith(", and moved since: run gateway install one")
+    assert install(tell, *offline).stdout.split() == ["built", "one"]
+    assert install(tell, *offline).stdout.split() == ["unchanged", "one"]
+    assert json.loads(cli(tell, "check", "--json").stdout)["connectors"][0]["notices"] == []
+
+
+def test_a_build_whose_interpreter_is_gone_says_so_and_is_made_again(tell: Site) -> None:
+    drop_in(tell, "one", entry("[tool]"))
+    offline = ("--offline", "--find-links", "inner/wheels")
+    installed(tell, *offline)
+    python = tell.state / "runtimes" / "one" / "current" / "venv" / "bin" / "python"
+    python.unlink()
+    python.symlink_to(tell.folder / "gone")
+    assert problem(tell, "one") == (
+        f"its build cannot be used: its Python is gone, {tell.folder}/gone: run gateway install one"
+    )
+    assert install(tell, *offline).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "tool") == "2.0"
+
+
+def test_builds_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BuildFailed, match="has built it, and this is user"), installs._alone(tmp_path):
+        pass
