@@ -91,4 +91,5 @@ def _print(one: Installed, *, named: bool) -> None:
     if one.problem is not None:
         out.print(f"[bold red]failed[/]  [bold]{escaped(one.name)}[/]  [red]{escaped(one.problem)}[/]")
     elif named or one.state != "nothing to build":
-        out.print(f"{_MARKS[one.state]}  [bold]{escaped(one.name)}[/]")
+        notices = f"  [yellow]{escaped('; '.join(one.notices))}[/]" if one.notices else ""
+        out.print(f"{_MARKS[one.state]}  [bold]{escaped(one.name)}[/]{notices}")

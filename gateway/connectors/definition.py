@@ -230,6 +230,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
                 linger=float(limits.linger),
             ),
             cleanup=line.cleanup,
+            heap_full=line.heap_full,
             name=entry.name,
             key=key,
             mode=mode,

@@ -3,6 +3,7 @@
 runtimes/NAME/BUILD/           a build; complete when it has its marker
 runtimes/NAME/current          a link to the one that serves
 runtimes/NAME/failed.json      why the latest one was not made
+runtimes/.shared/              what builds of several connectors have in common
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gateway.runtimes.base import FAILED, MARKER, Failed
 from gateway.sandbox import STANDARD, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from gateway.connectors.sources import Sources
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 TIMEOUT = 1800.0  # seconds that one program of a build may take
-AT_ONCE = 4
+AT_ONCE = max(4, os.cpu_count() or 1)
+SHARED = ".shared"  # no connector is called so
 KEPT = 2  # complete builds: the one that serves, and the one before, which work in flight may still use
 BOUNDS = Bounds(output=1 << 20, log=4 << 20, memory=0)
 SANDBOX = Sandbox(level=STANDARD, max_pids=4096, max_disk=1 << 40)
@@ -52,6 +54,7 @@ class Installed(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     state: str
     problem: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 class Installer:
@@ -75,6 +78,7 @@ class Installer:
         self._pool = pool
         self._environ = dict(environ)
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._sharing: dict[str, asyncio.Lock] = {}
 
     async def install(
         self, sources: Sources, names: Iterable[str], progress: Callable[[str, str], None]
@@ -117,17 +121,17 @@ class Installer:
             made = made_at(current)
             if made is not None and made.serves(build, current):
                 progress(place.name, "unchanged")
-                return Installed(name=place.name, state="unchanged")
+                return Installed(name=place.name, state="unchanged", notices=made.notices)
             folder = place.builds / uuid.uuid4().hex[:12]
             folder.mkdir()
             failed = place.builds / FAILED
             try:
-                redact = redactor(place.node, self._settings)
-                await build.make(folder, _BuildTools(self, place.name, progress, redact))
+                redact = redactor(place.node, self._settings).plus(build.secrets)
+                tools = _BuildTools(self, place.name, progress, redact)
+                await build.make(folder, tools)
                 failed.unlink(missing_ok=True)
-                (folder / MARKER).write_bytes(
-                    msgspec.json.encode(Made(inputs=build.inputs(), at=str(folder.resolve())))
-                )
+                made = Made(inputs=build.inputs(), at=str(folder.resolve()), notices=tuple(tools.notices))
+                (folder / MARKER).write_bytes(msgspec.json.encode(made))
             except BaseException as problem:
                 await asyncio.to_thread(remove, folder, TIMEOUT)
                 if isinstance(problem, FAULTS):
@@ -137,7 +141,21 @@ class Installer:
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)
         progress(place.name, "done")
-        return Installed(name=place.name, state="built")
+        return Installed(name=place.name, state="built", notices=made.notices)
+
+    async def shared(self, name: str, make: Callable[[Path], Awaitable[None]]) -> Path:
+        """Return a file that builds share. One of them makes it, and the others wait for that."""
+        file = self._settings.state_dir / "runtimes" / SHARED / name
+        async with self._sharing.setdefault(name, asyncio.Lock()):
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                draft = file.with_name(f".{uuid.uuid4().hex[:12]}{file.suffix}")
+                try:
+                    await make(draft)
+                    draft.replace(file)
+                finally:
+                    draft.unlink(missing_ok=True)
+        return file
 
     async def run(self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, redact: Redactor) -> None:
         """Run one program of a build, contained like a connector.
@@ -160,7 +178,7 @@ class Installer:
             )
             told = redact(done.result.decode(errors="replace").strip())
             said = "\n".join(text for text in (told, done.log_tail) if text)
-            raise BuildFailed(f"{program} {' '.join(argv[1:3])} failed ({how}):\n{said[-4000:]}")
+            raise BuildFailed(f"{' '.join(_words(argv))} failed ({how}):\n{said[-4000:]}")
 
 
 class _BuildTools:
@@ -170,14 +188,18 @@ class _BuildTools:
         self.offline = installer.offline
         self.wheels_only = installer.wheels_only
         self.index = installer.index
+        self.shared = installer.shared
+        self.notices: list[str] = []
         self._installer = installer
         self._name = name
         self._progress = progress
         self._redact = redact
 
+    def note(self, text: str) -> None:
+        self.notices.append(self._redact(text))
+
     async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
-        words = [os.path.basename(argv[0]), *(word for word in argv[1:3] if not word.startswith(("-", "/")))]
-        step = " ".join(words)
+        step = " ".join(_words(argv))
         self._progress(self._name, step)
         signs = asyncio.create_task(self._signs_of_life(step))
         try:
@@ -189,6 +211,11 @@ class _BuildTools:
         for count in itertools.count(1):
             await asyncio.sleep(STEP)
             self._progress(self._name, f"{step}, for {count * STEP:.0f} s")
+
+
+def _words(argv: tuple[str, ...]) -> list[str]:
+    """Return what people call a command: its program, and the verbs after it."""
+    return [os.path.basename(argv[0]), *(word for word in argv[1:3] if not word.startswith(("-", "/")))]
 
 
 @contextlib.contextmanager

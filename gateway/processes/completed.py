@@ -84,15 +84,13 @@ def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
 def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
     """Return what a run came to; `log` is its last words and how many bytes there were."""
     number = os.WTERMSIG(ended.status) if ended.status and os.WIFSIGNALED(ended.status) else None
-    memory = launch.bounds.memory
     return Completed(
         pid=ended.pid,
         bounds=launch.bounds,
         status=None if number else os.WEXITSTATUS(ended.status),
         signal=signal_name(number) if number else None,
         stop=stop,
-        # One that the system refused memory has said so in its own words, and failed.
-        out_of_memory=ended.why == Why.MEMORY or (ended.status != 0 and 0 < memory < ended.peak_rss),
+        out_of_memory=ended.why == Why.MEMORY or (ended.status != 0 and _lacked_memory(ended, launch, log[0])),
         over=OVER.get(ended.why),
         cell_died=ended.why == Why.CELL_DIED,
         cpu_user=ended.cpu_user,
@@ -105,6 +103,12 @@ def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str
         left_behind=ended.left_behind,
         clean=stop is None and ended.status == 0 and ended.why is Why.BY_ITSELF,
     )
+
+
+def _lacked_memory(ended: Ended, launch: Launch, said: str) -> bool:
+    """Tell whether one that failed did so because the system, or its own heap, refused it memory."""
+    full = launch.heap_full is not None and launch.heap_full in said
+    return full or 0 < launch.bounds.memory < ended.peak_rss
 
 
 def had_answered(completed: Completed) -> bool:

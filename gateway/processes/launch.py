@@ -56,6 +56,8 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     bounds: Bounds
     cleanup: tuple[str, ...] = ()
     """A command line to run after a run that was stopped or died: for what lives outside of our processes."""
+    heap_full: str | None = None
+    """What the log of a run says that ended for want of the memory that `bounds` leave its heap."""
     name: str = ""
     """The connector, for messages."""
     key: str = ""

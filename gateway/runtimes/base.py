@@ -56,6 +56,10 @@ class Home(NamedTuple):
         """The folder of this connector's builds; `current` in it links to the one that serves."""
         return self.state_dir / "runtimes" / self.name
 
+    def variable(self, name: str) -> str:
+        """Return what the entry's `env` says of a variable; nothing where it says nothing."""
+        return str(self.node.data["env"][name]) if name in self.env else ""
+
     def resolve(self, text: str, *keys: str | int) -> Path:
         """Return a path as the file that holds the key means it."""
         mark = self.node.mark(keys)
@@ -81,6 +85,8 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
     """What the runtime itself needs in the environment."""
     cleanup: tuple[str, ...] = ()
     """A command line to run after a run that was stopped or died."""
+    heap_full: str | None = None
+    """What its log says when it ends for want of the memory that `max_memory` leaves it."""
     notice: str | None = None
     """What an operator should know although it works."""
 
@@ -93,6 +99,16 @@ class Tools(Protocol):
     """Nothing is built of a Python package's sources, so that none of its code runs."""
     index: tuple[str, ...]
     """Options for Python's package index, as uv takes them."""
+
+    async def shared(self, name: str, make: Callable[[Path], Awaitable[None]]) -> Path:
+        """Return the file that builds of all connectors share under a name; `make` writes it where there is none yet.
+
+        Raises:
+            BuildFailed: it could not be made.
+        """
+
+    def note(self, text: str) -> None:
+        """Tell what an operator should know of the build, although it works."""
 
     async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
         """Run a program to its end.
@@ -117,12 +133,15 @@ class Build(NamedTuple):
     make: Callable[[Path, Tools], Awaitable[None]]
     broken: Callable[[Path], str | None] = _sound
     """Says why a build that was complete cannot be used any more."""
+    secrets: tuple[str, ...] = ()
+    """What is not to be shown of what its tools say, besides the secrets of the entry."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
-    """The marker of a complete build."""
+    """The marker of a complete build. `notices`: what an operator should know of it, although it works."""
 
     inputs: str
+    notices: tuple[str, ...] = ()
     at: str = ""
     """The folder that it was made in, which it may know by its path."""
 
@@ -175,7 +194,7 @@ class Runtime(Protocol):
 
 
 def built(place: Home, build: Build) -> tuple[Path, str | None]:
-    """Return the folder of the build that serves, and a notice when it is not the newest that could be.
+    """Return the folder of the build that serves, and what an operator should know, also that it is not the newest.
 
     Raises:
         Quarantine: there is none yet.
@@ -190,9 +209,12 @@ def built(place: Home, build: Build) -> tuple[Path, str | None]:
     said = failed.said(place.name) if failed and failed.inputs == wanted else run
     if (broken := build.broken(folder)) is not None:
         raise Quarantine(f"its build cannot be used: {broken}: {said}")
+    notices = list(made.notices)
     if made.inputs != wanted:
-        return folder, f"its entry has changed: {said}"
-    return folder, f"it was built in {made.at}, and moved since: {said}" if made.moved(folder) else None
+        notices.insert(0, f"its entry has changed: {said}")
+    elif made.moved(folder):
+        notices.insert(0, f"it was built in {made.at}, and moved since: {said}")
+    return folder, "; ".join(notices) or None
 
 
 def made_at(folder: Path) -> Made | None:
@@ -246,6 +268,37 @@ def find_program(name: str, path: str) -> Path:
     if found is None:
         raise Quarantine(f"{name} not found: install it, or name it by its path")
     return Path(os.path.abspath(found))
+
+
+def installation(said: str | None, name: str, place: Home) -> Path:
+    """Return the program that runs a connector: the machine's, or the one that the key of its name chooses.
+
+    `said`: a home (its bin/ is looked into) or an executable, as a path; a word without `/` is looked up on PATH.
+
+    Raises:
+        Quarantine: there is no such program.
+    """
+    if said is None:
+        return find_program(name, place.path)
+    if "/" not in said:
+        try:
+            return find_program(said, place.path)
+        except Quarantine as missing:
+            raise Quarantine(f"{name}: {missing}") from missing
+    path = must_exist(place.resolve(said, name), name)
+    program = path / "bin" / name if path.is_dir() else path
+    problem = start_problem(program, place.path)
+    if problem is not None:
+        raise Quarantine(f"{name}: {problem}")
+    return program
+
+
+def heap(memory: int, *, beside: int) -> int:
+    """Return how many bytes of `max_memory` a heap may have: three quarters, or less where `beside` needs more.
+
+    A quarter is the least. With so little the run is rather killed than refused a start.
+    """
+    return max(memory // 4, min(memory // 4 * 3, memory - beside))
 
 
 def must_exist(file: Path, key: str) -> Path:

@@ -1,0 +1,157 @@
+"""`runtime: java`: which Java, at which level, with how much of `max_memory`, and where it leaves files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.runtimes.base import heap
+from tests.installing import install, installed
+from tests.support import cli, served
+
+if TYPE_CHECKING:
+    from tests.support import Site
+
+JAVAC = shutil.which("javac")
+pytestmark = pytest.mark.skipif(JAVAC is None, reason="no javac here")
+MIB = 1 << 20
+
+FACTS = """
+public class Facts implements connector.Connector {
+  record Pair(String name, long value) {}
+  public String describe() {
+    return \"\"\"
+        {"commands": [{"name": "Tell", "parameters": []}, {"name": "Churn", "parameters": []},
+                      {"name": "Fill", "parameters": []}]}\"\"\";
+  }
+  public String execute(String request) throws Exception {
+    if (request.contains("Churn")) return churn(60);
+    if (request.contains("Fill")) return churn(10000);
+    Pair heap = new Pair("heap", Runtime.getRuntime().maxMemory());
+    java.io.File made = java.io.File.createTempFile("made", null);
+    return String.format("{\\"%s\\": %d, \\"level\\": %d, \\"made\\": \\"%s\\", \\"home\\": \\"%s\\", \\"HOME\\": \\"%s\\"}",
+        heap.name(), heap.value(), Runtime.version().feature(), made.getParent(), System.getProperty("user.home"),
+        System.getenv("HOME"));
+  }
+  private static String churn(int live) {
+    byte[][] kept = new byte[live][];
+    for (int i = 0; i < 1000; i++) kept[i % live] = new byte[1 << 20];
+    return "{\\"live\\": " + live + "}";
+  }
+}
+"""
+ALONE = """
+public class Alone {
+  public static void main(String[] args) throws Exception {
+    System.in.readAllBytes();
+    System.out.printf("{\\"heap\\": %d, \\"made\\": \\"%s\\", \\"home\\": \\"%s\\", \\"HOME\\": \\"%s\\"}",
+        Runtime.getRuntime().maxMemory(), java.io.File.createTempFile("made", null).getParent(),
+        System.getProperty("user.home"), System.getenv("HOME"));
+  }
+}
+"""
+
+
+def homes() -> list[tuple[int, Path]]:
+    """Return (level, home) of the JDKs here, that of PATH first."""
+    assert JAVAC is not None
+    own = Path(JAVAC).resolve().parent.parent
+    found = {home.resolve() for home in Path("/usr/lib/jvm").glob("*") if (home / "bin" / "javac").exists()}
+    levels = []
+    for home in [own, *sorted(found - {own})]:
+        told = subprocess.run([home / "bin" / "javac", "-version"], capture_output=True, text=True, check=True)
+        levels.append((int(told.stdout.split()[1].split(".")[0]), home))
+    return levels
+
+
+def called(site: Site, command: str) -> Any:
+    done = cli(site, "call", "--quiet", command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)["command_response"]["body"]
+
+
+def problems(site: Site) -> dict[str, str]:
+    findings = json.loads(cli(site, "check", "--json").stdout)["connectors"]
+    return {one["name"]: one["problem"] for one in findings}
+
+
+@pytest.fixture
+def facts(site: Site) -> Site:
+    (site.folder / "src").mkdir()
+    (site.folder / "src" / "Facts.java").write_text(FACTS)
+    return site
+
+
+@pytest.mark.parametrize(
+    ("memory", "share"), [(1024, 768), (400, 300), (300, 204), (256, 160), (128, 32), (100, 25), (40, 10)]
+)
+def test_a_heap_leaves_what_is_needed_beside_it(memory: int, share: int) -> None:
+    assert heap(memory * MIB, beside=96 * MIB) == share * MIB
+
+
+async def test_a_jvm_knows_its_bound_and_its_folder(facts: Site) -> None:
+    (facts.folder / "Alone.java").write_text(ALONE)
+    classes = facts.folder / "classes"
+    subprocess.run(["javac", "-d", classes, facts.folder / "Alone.java"], check=True)
+    jar = ["jar", "--create", "--file", facts.folder / "alone.jar", "--main-class", "Alone", "-C", classes, "."]
+    subprocess.run(jar, check=True)
+    entry = "runtime: java, class: Facts, sources: [src], max_memory: 300MiB"
+    facts.configure(
+        f"""
+        facts: {{{entry}}}
+        stays: {{{entry}, mode: persistent}}
+        own: {{{entry}, jvm: [-Xmx50m]}}
+        told: {{{entry}, env: {{JAVA_TOOL_OPTIONS: -Xmx52m}}}}
+        alone: {{runtime: java, jar: ./alone.jar, max_memory: 300MiB, commands: {{Tell: {{}}}}}}
+        """
+    )
+    installed(facts)
+    shared = [file.name for file in (facts.state / "runtimes" / ".shared").iterdir()]
+    assert len(shared) == 1, "the host is compiled once"
+    async with served(facts) as gateway:
+        for connector, mib in (("facts", 204), ("stays", 204), ("own", 50), ("told", 52), ("alone", 204)):
+            told = (await gateway.do(f"{connector}/Tell")).body
+            assert mib * 0.9 <= told["heap"] / MIB <= mib, connector  # the collector keeps a part of it empty
+            assert told["made"].startswith(str(facts.state)), connector
+            assert told["home"] == told["HOME"] == told["made"], connector
+        for connector in ("facts", "stays"):
+            assert (await gateway.do(f"{connector}/Churn")).body == {"live": 60}
+        full = await gateway.do("facts/Fill")
+        assert (full.status, full.code) == (502, "connector_out_of_memory"), full.raw
+        assert "300MiB" in full.message
+        own = await gateway.do("own/Fill")
+        assert (own.status, own.code) == (500, "OutOfMemoryError"), own.raw
+
+
+def test_sources_are_compiled_at_the_level_of_what_runs_them_or_at_the_one_that_is_said(facts: Site) -> None:
+    levels = homes()
+    level, home = levels[0]
+    entry = "runtime: java, class: Facts, sources: [src]"
+    others = [f"jdk{number}: {{{entry}, java: {path}}}" for number, (_, path) in enumerate(levels)]
+    named = [
+        f"program: {{{entry}, java: {home}/bin/java}}",
+        f"old: {{{entry}, release: 11}}",
+        f"future: {{{entry}, release: {level + 1}}}",
+        f"nowhere: {{{entry}, java: ./nowhere}}",
+        f"unknown: {{{entry}, java: no-such-java}}",
+        f"text: {{{entry}, java: ./src/Facts.java}}",
+        f"nothing: {{runtime: java, class: Facts, classpath: [src], release: {level}}}",
+    ]
+    facts.configure("\n".join([*others, *named]))
+    done = install(facts)
+    assert done.returncode == 1
+    for number, (its, _) in enumerate(levels):
+        assert called(facts, f"jdk{number}/Tell")["level"] == its
+    assert called(facts, "program/Tell")["level"] == level
+    found = problems(facts)
+    assert "not supported in -source 11" in found["old"]
+    assert f"is Java {level}, and release {level + 1} needs a newer one" in found["future"]
+    assert found["nowhere"] == f"java: {facts.folder}/nowhere does not exist"
+    assert "java: no-such-java not found" in found["unknown"]
+    assert "Facts.java is not executable" in found["text"]
+    assert "nothing is compiled: it goes with sources" in found["nothing"]
