@@ -8,7 +8,15 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.jobs.settings import read_sections
-from gateway.settings import ConnectorEntry, Limits, Settings, find_file, read_settings, section_of
+from gateway.settings import (
+    ConnectorEntry,
+    Limits,
+    Settings,
+    building_environment,
+    find_file,
+    read_settings,
+    section_of,
+)
 from gateway.units import Duration, Size
 from tests.support import cli
 
@@ -325,3 +333,10 @@ def test_a_database_whose_password_is_no_part_of_a_url_is_refused_without_it(sit
     with pytest.raises(ConfigError, match="write # as %23") as caught:
         read_sections(read)
     assert "hun" not in str(caught.value)
+
+
+def test_builds_get_what_tools_need_and_no_secrets() -> None:
+    tools = dict.fromkeys(("PATH", "HOME", "LC_ALL", "https_proxy", "NO_PROXY", "UV_CACHE_DIR", "PIP_CERT"), "x")
+    others = dict.fromkeys(("CONNECTOR_PROXY_API_KEY", "DATABASE_URL", "UV_PUBLISH_TOKEN", "PYTHONPATH"), "x")
+    assert building_environment((), {**tools, **others}) == tools
+    assert building_environment(["DATABASE_URL", "ABSENT"], {**tools, **others}) == {**tools, "DATABASE_URL": "x"}

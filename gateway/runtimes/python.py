@@ -83,6 +83,8 @@ class Python:
             python = venv / "bin" / "python"
             if not python.exists():
                 raise Quarantine(f"venv: {python} does not exist")
+            if (old := _too_old(venv)) is not None:
+                raise Quarantine(f"venv: {old}")
         elif build is not None:
             folder, notice = built(place, build)
             venv = folder / "venv"
@@ -122,7 +124,7 @@ class Python:
         source = _requirements(options, place)
         python = _interpreter(options, place)
         lock = place.builds / LOCK
-        facts = [tree_facts(path, left_out=_is_built) for path in (*source.named.files, *source.named.packages)]
+        facts = [tree_facts(path, left_out=_is_built) for path in source.inputs()]
         folder = str(source.folder) if source.named.packages else None
         wanted = digest([python, source.lines, facts, folder, options.wheels_only])
         return Build(
@@ -161,12 +163,22 @@ class _Requirements(NamedTuple):
     def text(self) -> bytes:
         return "".join(f"{line}\n" for line in self.lines).encode()
 
+    def inputs(self) -> list[Path]:
+        """Return the files and folders that a build is made of, the tool's own settings included."""
+        project = self.folder / "pyproject.toml"
+        settings = [self.folder / "uv.toml"] if (self.folder / "uv.toml").is_file() else []
+        if project.is_file() and "[tool.uv" in read_text(project, "replace"):
+            settings.append(project)
+        return [*self.named.files, *self.named.packages, *settings]
+
 
 async def _make(
     folder: Path, tools: Tools, *, source: _Requirements, python: str, lock: Path, wanted: str, options: PythonOptions,
     path: str,
 ) -> None:  # fmt: skip
     """Make the venv, lock, install. Sources: docs.astral.sh/uv/pip."""
+    for place in source.named.links:
+        must_exist(place, "--find-links")
     uv_bin = uv.find_uv_bin()
     common = ["--quiet", *(["--offline"] if tools.offline or options.offline else [])]
     venv = folder / "venv"
@@ -174,9 +186,8 @@ async def _make(
         await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
     except BuildFailed as problem:
         raise BuildFailed(f"{problem}\n{_known(path)}") from problem
-    found = version(venv)
-    if found and found < OLDEST:
-        raise BuildFailed(f"Python {_dotted(found)} is too old: {_dotted(OLDEST)} or later is needed. {_known(path)}")
+    if (old := _too_old(venv)) is not None:
+        raise BuildFailed(f"{old}. {_known(path)}")
     if source.file is None and not source.lines:
         return
     # uv keeps what it has built of a folder until its pyproject.toml changes, whatever else has changed in it. These
@@ -299,6 +310,13 @@ def _known(path: str) -> str:
                     found.setdefault(int(minor), there)
     listed = ", ".join(f"3.{minor} ({found[minor]})" for minor in sorted(found))
     return f"Here are: {listed}" if listed else "There is none here that would do."
+
+
+def _too_old(venv: Path) -> str | None:
+    found = version(venv)
+    if not found or found >= OLDEST:
+        return None
+    return f"Python {_dotted(found)} is too old: {_dotted(OLDEST)} or later is needed"
 
 
 def _dotted(numbers: tuple[int, ...]) -> str:

@@ -42,6 +42,8 @@ class Named(NamedTuple):
     """Files of requirements and constraints, the first one included."""
     packages: tuple[Path, ...]
     """Folders, wheels and archives."""
+    links: tuple[Path, ...]
+    """Where `--find-links` looks, whether it is there or not. What is in it is no part of a build, as with an index."""
     hashed: bool
     indexed: bool
     """They say themselves which index is the default one, or that there is none."""
@@ -89,18 +91,20 @@ class _Reader:
         self._folder = folder
         self._files: dict[Path, None] = {}
         self._packages: dict[Path, None] = {}
+        self._links: dict[Path, None] = {}
         self._hashed = False
         self._indexed = False
 
     def named(self) -> Named:
-        return Named(tuple(self._files), tuple(self._packages), self._hashed, self._indexed)
+        found = (tuple(self._files), tuple(self._packages), tuple(self._links))
+        return Named(*found, self._hashed, self._indexed)
 
     def file(self, file: Path) -> None:
         if file in self._files:
             return
         self._files[must_exist(file, KEY)] = None
         if file.suffix != ".toml":  # of a project, whose dependencies have names
-            self.text(read_text(file), file.parent)
+            self.text(read_text(file, "replace"), file.parent)
 
     def text(self, text: str, folder: Path) -> None:
         for line in _lines(text):
@@ -114,14 +118,15 @@ class _Reader:
             elif option[1] in _INDEX:
                 self._indexed = True
             elif option[1] in _LINKS:
-                self._links(_path(_unquoted(option[2])), folder)
+                self._look(_path(_unquoted(option[2])), folder)
             elif option[1] in _PACKAGES:
                 self._package(_path(_unquoted(option[2])))
 
-    def _links(self, path: str, folder: Path) -> None:
-        """Look whether a folder of wheels is there; which ones it has changes no build, as an index's does not."""
-        if _is_here(path) and not _below(folder, path).exists():
-            must_exist(_below(self._folder, path), "--find-links")
+    def _look(self, path: str, folder: Path) -> None:
+        """Take a folder of wheels: below the file that names it, or else where all paths begin."""
+        if _is_here(path):
+            near, far = _below(folder, path), _below(self._folder, path)
+            self._links[near if near.exists() else far] = None
 
     def _package(self, path: str | None) -> None:
         if path and _is_here(path):

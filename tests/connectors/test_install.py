@@ -372,6 +372,21 @@ def test_node_packages_are_installed_beside_links_to_the_module(site: Site) -> N
     assert install(site, "--offline").stdout.split() == ["unchanged", "tell"]
 
 
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node here")
+def test_a_program_that_a_build_lacks_is_told_until_it_is_made(site: Site) -> None:
+    (site.folder / "node").mkdir()
+    (site.folder / "node" / "package.json").write_text('{"name": "x", "version": "1.0.0"}')
+    (site.folder / "node" / "tell.mjs").write_text("export function Tell() { return 1; }\n")
+    site.configure("tell: {runtime: node, module: ./node/tell.mjs}")
+    (site.folder / "bin").mkdir()
+    (site.folder / "bin" / "node").symlink_to(str(shutil.which("node")))
+    path = {"PATH": str(site.folder / "bin")}
+    assert "npm not found" in install(site, "--offline", env=path).stdout
+    assert (
+        problem(site) == "not installed: gateway install tell failed: npm not found: install it, or name it by its path"
+    )
+
+
 @pytest.mark.skipif(shutil.which("javac") is None, reason="no javac here")
 def test_java_sources_join_texts_without_classes_made_at_run_time(site: Site) -> None:
     (site.folder / "src").mkdir()

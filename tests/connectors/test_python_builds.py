@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from gateway.connectors import install as installs
+from gateway.observe.redact import NO_SECRETS
 from gateway.runtimes import BuildFailed
 from tests.connectors.test_install import interpreters, notice, problem
 from tests.installing import index, install, installed, sources, wheel
-from tests.support import Site, cli
+from tests.support import Site, cli, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,6 +125,38 @@ def test_the_package_in_the_folder_itself_is_a_dot(site: Site) -> None:
     installed(site, "--offline")
     assert problem(site, "a-dash") is None
     assert list((site.state / "runtimes" / "a-dash" / "current").glob("venv/lib/*/*/connector_a_dash.py"))
+
+
+def test_a_folder_of_wheels_that_is_not_there_is_told(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("[--find-links ./nowhere, tool]"))
+    assert f"--find-links: {folder}/nowhere does not exist" in install(tell, "--offline").stdout
+    assert problem(tell, "one") == (
+        f"not installed: gateway install one failed: --find-links: {folder}/nowhere does not exist"
+    )
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_repositories_stay_where_they_were_locked(tell: Site) -> None:
+    repository = sources(tell.folder / "repository", "lib", {"lib.py": "VALUE = 1\n"})
+
+    def commit() -> None:
+        name = ("-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false")
+        for words in (("add", "."), (*name, "commit", "-q", "-m", "x")):
+            subprocess.run(["git", "-C", str(repository), *words], check=True)
+
+    subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    commit()
+    drop_in(tell, "one", entry(json.dumps([f"lib @ git+{repository.as_uri()}"])))
+    installed(tell)
+    (repository / "lib.py").write_text("VALUE = 2\n")
+    commit()
+    assert install(tell).stdout.split() == ["unchanged", "one"]
+    (tell.state / "runtimes" / "one" / "current").unlink()
+    assert install(tell).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "lib") == 1
+    (tell.state / "runtimes" / "one" / "requirements.lock").unlink()
+    assert install(tell).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "lib") == 2
 
 
 # --- hashes
@@ -279,6 +313,9 @@ def test_an_interpreter_that_is_too_old_is_refused_with_the_list_of_others(tell:
     assert done.returncode == 1
     assert "is too old: 3.8 or later is needed. Here are: 3." in done.stdout
     assert "is too old: 3.8 or later is needed" in str(problem(tell, "one"))
+    subprocess.run([old, "-m", "venv", "--without-pip", str(tell.folder / "theirs")], check=True)
+    (tell.drop_ins / "one" / "connector.yaml").write_text("runtime: python\nmodule: tell.py\nvenv: ../../theirs\n")
+    assert "is too old: 3.8 or later is needed" in str(problem(tell, "one"))
 
 
 def test_an_interpreter_that_is_not_there_is_told_with_the_list_of_others(tell: Site) -> None:
@@ -316,6 +353,25 @@ def test_a_build_whose_interpreter_is_gone_says_so_and_is_made_again(tell: Site)
     )
     assert install(tell, *offline).stdout.split() == ["built", "one"]
     assert value(tell, "one", "tool") == "2.0"
+
+
+async def test_a_long_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installs, "STEP", 0.01)
+    told: list[str] = []
+
+    class Slow:
+        offline = wheels_only = False
+        index = ()
+
+        async def run(self, *_: object) -> None:
+            await eventually(lambda: len(told) > 2)
+
+    tools = installs._BuildTools(
+        cast("installs.Installer", Slow()), "one", lambda _, what: told.append(what), NO_SECRETS
+    )
+    await tools.run("/bin/uv", "venv", "/x")
+    assert told[0] == "uv venv"
+    assert told[1].startswith("uv venv, for ")
 
 
 def test_builds_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

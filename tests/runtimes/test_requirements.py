@@ -98,10 +98,20 @@ def test_files_include_files_and_paths_begin_at_the_first(folder: Path) -> None:
     assert not requirements.of_texts(["idna # --hash=sha256:1"], folder).hashed
 
 
-@pytest.mark.parametrize("line", ["./nowhere", "-e nowhere", "-r nowhere", "-c nowhere", "-f nowhere", "x @ ./nowhere"])
+@pytest.mark.parametrize("line", ["./nowhere", "-e nowhere", "-r nowhere", "-c nowhere", "x @ ./nowhere"])
 def test_what_is_not_there_is_named(folder: Path, line: str) -> None:
     with pytest.raises(Quarantine, match=f"{folder}/nowhere does not exist"):
         named(folder, line)
+
+
+def test_folders_of_wheels_are_found_beside_the_file_that_names_them_or_where_paths_begin(folder: Path) -> None:
+    (folder / "sub" / "near").mkdir(parents=True)
+    (folder / "first.txt").write_text("-r sub/more.txt\n--find-links=./wheels # x\n-f https://example.org/\n")
+    (folder / "sub" / "more.txt").write_text("-f near\n--find-links wheels\n-f nowhere\n--no-index\n")
+    found = requirements.of_file(folder / "first.txt")
+    assert found.links == (folder / "sub" / "near", folder / "wheels", folder / "nowhere")
+    assert found.indexed
+    assert not requirements.of_texts(["--extra-index-url https://example.org/"], folder).indexed
 
 
 def test_a_text_may_be_a_requirement() -> None:
