@@ -76,7 +76,7 @@ class Installer:
         self.index = index
         self._settings = settings
         self._pool = pool
-        self._environ = dict(environ)
+        self.environ = dict(environ)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._sharing: dict[str, asyncio.Lock] = {}
 
@@ -164,7 +164,7 @@ class Installer:
             BuildFailed: it did not succeed.
         """
         launch = Launch(
-            argv=argv, env={**self._environ, **env}, result_on_fd3=False, bounds=BOUNDS, redact=redact, sandbox=SANDBOX
+            argv=argv, env={**self.environ, **env}, result_on_fd3=False, bounds=BOUNDS, redact=redact, sandbox=SANDBOX
         )
         program = os.path.basename(argv[0])
         try:
@@ -187,6 +187,7 @@ class _BuildTools:
     def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None], redact: Redactor) -> None:
         self.offline = installer.offline
         self.wheels_only = installer.wheels_only
+        self.variables = frozenset(installer.environ)
         self.index = installer.index
         self.shared = installer.shared
         self.notices: list[str] = []

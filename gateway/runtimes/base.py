@@ -97,6 +97,8 @@ class Tools(Protocol):
     offline: bool
     wheels_only: bool
     """Nothing is built of a Python package's sources, so that none of its code runs."""
+    variables: frozenset[str]
+    """Names of what its programs find in their environment."""
     index: tuple[str, ...]
     """Options for Python's package index, as uv takes them."""
 

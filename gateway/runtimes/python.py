@@ -179,6 +179,9 @@ async def _make(
     """Make the venv, lock, install. Sources: docs.astral.sh/uv/pip."""
     for place in source.named.links:
         must_exist(place, "--find-links")
+    for name in sorted(source.named.variables - tools.variables):
+        cure = f"set it, and say --env {name}"
+        raise BuildFailed(f"requirements need the variable {name}, which builds do not get: {cure}")
     uv_bin = uv.find_uv_bin()
     common = ["--quiet", *(["--offline"] if tools.offline or options.offline else [])]
     venv = folder / "venv"

@@ -29,6 +29,7 @@ _LISTS = (".txt", ".in", ".toml", ".cfg", ".list", ".lst", ".lock", ".pip", ".re
 _CONTINUED = re.compile(r"\\\n")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)(.*)")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _HASH = re.compile(r"\s--hash[= ]")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?")
 _AFTER = re.compile(r"\s+(;|--).*$|;\s.*$")
@@ -47,6 +48,8 @@ class Named(NamedTuple):
     hashed: bool
     indexed: bool
     """They say themselves which index is the default one, or that there is none."""
+    variables: frozenset[str]
+    """The environment's that the tool fills in."""
 
 
 def of_file(file: Path) -> Named:
@@ -94,10 +97,11 @@ class _Reader:
         self._links: dict[Path, None] = {}
         self._hashed = False
         self._indexed = False
+        self._variables: set[str] = set()
 
     def named(self) -> Named:
         found = (tuple(self._files), tuple(self._packages), tuple(self._links))
-        return Named(*found, self._hashed, self._indexed)
+        return Named(*found, self._hashed, self._indexed, frozenset(self._variables))
 
     def file(self, file: Path) -> None:
         if file in self._files:
@@ -109,6 +113,7 @@ class _Reader:
     def text(self, text: str, folder: Path) -> None:
         for line in _lines(text):
             self._hashed = self._hashed or _HASH.search(line) is not None
+            self._variables.update(_VARIABLE.findall(line))
             option = _OPTION.match(line) if line.startswith("-") else None
             if option is None:
                 self._package(_target(line))

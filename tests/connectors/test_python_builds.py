@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
 
@@ -222,6 +222,17 @@ def test_without_an_index_none_is_asked(tell: Site, public: tuple[dict[str, str]
     assert value(tell, "two", "tool") == "9.0"
 
 
+def test_variables_in_requirements_are_handed_over_by_name(tell: Site, tmp_path: Path) -> None:
+    tool(tmp_path / "private", "1.0")
+    with index(tmp_path / "private") as (url, _):
+        drop_in(tell, "one", entry(json.dumps([f"--index-url {url.replace('//', '//u:${INDEX_PASSWORD}@')}", "tool"])))
+        secret = {"INDEX_PASSWORD": "pass-7Yq1"}
+        told = "requirements need the variable INDEX_PASSWORD, which builds do not get: set it, and say --env INDEX_PASSWORD"
+        assert told in install(tell, env=secret).stdout
+        installed(tell, "--env", "INDEX_PASSWORD", env=secret)
+    assert value(tell, "one", "tool") == "1.0"
+
+
 # --- what runs meanwhile
 
 LOOK = """
@@ -362,6 +373,7 @@ async def test_a_long_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) 
     class Slow:
         offline = wheels_only = False
         index = ()
+        environ: ClassVar[dict[str, str]] = {}
 
         async def run(self, *_: object) -> None:
             await eventually(lambda: len(told) > 2)
