@@ -236,6 +236,8 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Handed over in the request."""
     mode: Mode | None = None
     """How a process is obtained; each runtime has a default."""
+    cache: Size | None = None
+    """Bytes of a folder that stays for it. Absent: none does."""
     result: Literal["stdout", "fd3"] = "stdout"
     validate: Literal["strict", "names"] | None = None
     """What is checked of calls to commands that it describes. Absent: what it says itself."""

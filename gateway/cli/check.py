@@ -17,10 +17,12 @@ from gateway.jobs.notices import of_callbacks, of_command
 from gateway.processes.pools import MODES
 from gateway.runtimes.base import start_problem
 from gateway.sandbox import STANDARD, STRICT, given, names
+from gateway.units import Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.connectors.caches import Cache
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
     from gateway.settings import Settings
@@ -123,6 +125,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "memory": _memory(connector, gateway) if connector else None,
         "limits": _limits(connector) if connector else None,
         "sandbox": _of_sandbox(connector, gateway) if connector else None,
+        "cache": _of_cache(connector.cache) if connector and connector.cache else None,
         "commands": {
             command.name: {
                 "timeout": f"{command.timeout:g}s",
@@ -197,6 +200,10 @@ def _sandbox_said(sandbox: dict[str, Any]) -> str:
     return ", ".join(told)
 
 
+def _of_cache(cache: Cache) -> dict[str, Any]:
+    return {"folder": str(cache.folder), "size": int(cache.size), "held": cache.held()}
+
+
 def _print(one: dict[str, Any]) -> None:
     mark = "[green]ok [/]" if one["ok"] else "[bold red]BAD[/]"
     out.print(f"{mark} [bold]{escaped(one['name'])}[/]  [dim]{one['runtime'] or ''} {one['state']}[/]")
@@ -211,6 +218,9 @@ def _print(one: dict[str, Any]) -> None:
         told = _sandbox_said(one["sandbox"])
         if told:
             out.print(f"    sandbox {escaped(told)}")
+        if one["cache"]:
+            held, size = (Size(one["cache"][key]) for key in ("held", "size"))
+            out.print(f"    cache {escaped(one['cache']['folder'])}, holds {held} of {size}")
         if one["memory"]["most_mib"] != 0:
             out.print(f"    memory that is kept, estimated: {_said(one['memory'])}")
     for name, command in one["commands"].items():

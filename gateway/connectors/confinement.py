@@ -47,6 +47,8 @@ class Case(NamedTuple):
     limits: Limits
     line: CommandLine
     settings: Settings
+    cache: Path | None = None
+    """A folder that it may write besides, which need not be there yet."""
 
     def error(self, key: str, problem: str) -> ConfigError:
         """Make the error that names a key: the connector's own, or that of `defaults`."""
@@ -98,6 +100,8 @@ def _of_container(case: Case, user: User | None) -> tuple[str, ...]:
 
 def _wishes(case: Case, ground: Ground, user: User | None) -> Wishes:
     read, write = (list(_named(case, key)) for key in ("read", "write"))
+    if case.cache is not None:
+        write.append(real(case.cache))
     code = _code(case, ground, user)
     program = Path(case.line.argv[0])
     search = str(case.common.env.get("PATH") or case.settings.path)

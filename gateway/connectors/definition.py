@@ -11,7 +11,8 @@ import msgspec
 
 from gateway.connectors import auths, signatures, typeaheads
 from gateway.connectors.auths import Auth
-from gateway.connectors.confinement import Case, confine
+from gateway.connectors.caches import Cache, cache_of
+from gateway.connectors.confinement import CONTAINER, Case, confine
 from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
@@ -80,6 +81,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
     """What an operator should know although it works."""
     cluster_concurrency: int | None = None
+    cache: Cache | None = None
 
     def described(self, description: Description) -> Connector:
         """Return it with the commands and authentications that it told itself.
@@ -196,11 +198,18 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         if mode in {"fork", "persistent"} and mode not in line.resident:
             raise entry.node.error(f"runtime {common.runtime} has no mode {mode}", ("mode",))
         own = _env(entry.node, common.env)
-        env = {"PATH": settings.path, **LOCALE, **line.env, **own}
+        cache = cache_of(entry.name, common.cache, settings.state_dir)
+        if cache is not None and common.runtime == CONTAINER:
+            raise entry.node.error("a container sees nothing of it: mount a volume, with `options:`", ("cache",))
+        env = {"PATH": settings.path, **LOCALE, **(cache.env() if cache is not None else {}), **line.env, **own}
         commands = None if common.commands is None else _commands(entry.node.child("commands"), limits)
         signed = auths.declared(entry.node.child("auths")) if common.auths else {}
         overrides = _overrides(entry.node, common)
-        sandbox, warned = confine(Case(entry, common, limits, line, settings))
+        sandbox, warned = confine(
+            Case(entry, common, limits, line, settings, cache.folder if cache is not None else None)
+        )
+        if cache is not None:
+            cache.prepare(sandbox.user)
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     except OSError as problem:
@@ -259,6 +268,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         validate=common.validate,
         notices=(*warned, *notices, *overlooked(entry.name, commands or ()).values()),
         cluster_concurrency=common.cluster_concurrency,
+        cache=cache,
     )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.backoff import wait
 from gateway.cells.machine import Machine
+from gateway.connectors.caches import Cache, Caches
 from gateway.connectors.confinement import own_user
 from gateway.connectors.definition import Connector, define, overlooked, redactor
 from gateway.connectors.exposure import exposed
@@ -62,6 +63,7 @@ class Registry:
         """What others can change of what is served."""
         self.passed_over: tuple[str, ...] = ()
         """What lies among the drop-ins and is none."""
+        self.caches = Caches(settings.state_dir, bus)
         self._settings = settings
         self._describer = describer
         self._bus = bus
@@ -78,6 +80,7 @@ class Registry:
         self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
         self._fingerprint: object = None
         self._watcher: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
 
     async def open(self, *, watch: bool = True) -> None:
@@ -92,6 +95,8 @@ class Registry:
         self._asked = len(self._first)
         if watch:
             self._watcher = asyncio.create_task(self._watch(), name="registry watcher")
+            keeping = self.caches.keep(self._caches, lambda: self._entries)
+            self._keeper = asyncio.create_task(keeping, name="keeper of caches")
 
     def stop(self) -> None:
         """Watch and ask no more; who waits for a description hears that the gateway ends."""
@@ -188,7 +193,11 @@ class Registry:
                 self._bus.publish(AllDescribed(asked=self._asked, took=time.monotonic() - self._opened))
 
     def _tasks(self) -> list[asyncio.Task[None]]:
-        return [task for task in (self._watcher, *self._describing.values()) if task is not None]
+        return [task for task in (self._watcher, self._keeper, *self._describing.values()) if task is not None]
+
+    def _caches(self) -> dict[str, Cache]:
+        newest = [status.newest for status in self.snapshot.statuses.values()]
+        return {one.name: one.cache for one in newest if one is not None and one.cache is not None}
 
     # --- loading
 

@@ -20,6 +20,7 @@ from gateway.observe import logs
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
+    from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
     from gateway.http.connections import Connections
     from gateway.observe.metrics import Metrics
@@ -143,6 +144,12 @@ class Handlers:
         }
         return json_response(facts)
 
+    def _cache(self, name: str, connector: Connector | None) -> dict[str, Any] | None:
+        """Return how large a connector's cache may be, and what it held at the latest look, in bytes."""
+        if connector is None or connector.cache is None:
+            return None
+        return {"size": int(connector.cache.size), "held": self._gateway.registry.caches.held.get(name)}
+
     def _connector(self, name: str) -> dict[str, Any]:
         status = self._gateway.registry.snapshot.statuses[name]
         connector = status.connector
@@ -157,6 +164,7 @@ class Handlers:
             "commands": [],
             "in_flight": lane.running,
             "queued": len(lane.waiting),
+            "cache": self._cache(name, connector),
             "notices": [*self._gateway.notices(name), *notices],
             "last_outcomes": self._recent.of(name),
         }
