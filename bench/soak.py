@@ -4,7 +4,7 @@
 
 Beside the calls there are requests that no client sends, uploads that stall, clients that do not read their answer, and
 a probe in a process of its own. Prints outcomes, the slowest probe, and the gateway's resident memory, descriptors and
-processes before, during and after. Exits with 1 where an answer was a 500 or the log tells of a bug.
+processes before, during and after. Exits with 1 where an answer was a 500, the log tells of a bug, or something stays.
 """
 
 from __future__ import annotations
@@ -69,8 +69,10 @@ async def main(minutes: float, at_once: int) -> int:
             await soak(gateway, 10 * len(CONNECTORS), at_once)
             show("before", used(gateway))
             outcomes, told, slowest = await _soaked_for(gateway, minutes * 60, at_once)
-            await eventually(lambda: not gateway.connectors())
-            show("after", used(gateway))
+            with contextlib.suppress(AssertionError):  # what is left shows
+                await eventually(lambda: not gateway.connectors())
+            after = used(gateway)
+            show("after", after)
             found = bugs(gateway)
             outcomes.update({f"no client sends this: {status}": count for status, count in told.statuses.items()})
     calls = sum(outcomes.values())
@@ -79,7 +81,7 @@ async def main(minutes: float, at_once: int) -> int:
         print(f"  {count:6} {outcome}")
     for bug in (*told.bugs[:20], *found[:20]):
         print(bug)
-    return 1 if told.bugs or found or any(": 500" in outcome for outcome in outcomes) else 0
+    return 1 if told.bugs or found or after.connectors or any(": 500" in outcome for outcome in outcomes) else 0
 
 
 async def _soaked_for(gateway: Server, seconds: float, at_once: int) -> tuple[collections.Counter[str], Told, str]:
@@ -148,7 +150,7 @@ async def soaked(folder: Path) -> AsyncIterator[Server]:
     for name, script in CONNECTORS.items():
         site.script(f"{name}.sh", script)
         lines.append(f"{name}: {{run: [./{name}.sh], queue: 100, {LIMITS.get(name, '')}{GO}}}")
-    site.configure("\n".join(lines))
+    site.configure("\n".join(lines), defaults="job_timeout: 2s")  # some of what hangs becomes a job
     async with served(site) as gateway:
         yield gateway
 
