@@ -122,6 +122,7 @@ class Installer:
             if made is not None and made.serves(build, current):
                 progress(place.name, "unchanged")
                 return Installed(name=place.name, state="unchanged", notices=made.notices)
+            _check_owner(place.builds)
             folder = place.builds / uuid.uuid4().hex[:12]
             folder.mkdir()
             failed = place.builds / FAILED
@@ -223,10 +224,6 @@ def _words(argv: tuple[str, ...]) -> list[str]:
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second `gateway install` out of one connector's builds."""
     folder.mkdir(parents=True, exist_ok=True)
-    user, owner = os.geteuid(), folder.stat().st_uid
-    if not os.access(folder, os.W_OK | os.X_OK):
-        cure = f"be that one, or chown -R {user} {folder}"
-        raise BuildFailed(f"user {owner} has built it, and this is user {user}: {cure}")
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not lock(handle, wait=False):
@@ -234,6 +231,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _check_owner(folder: Path) -> None:
+    """Builds that somebody else has left can be used, and not made anew.
+
+    Raises:
+        BuildFailed: so it is.
+    """
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    user, cure = os.geteuid(), f"be that one, or chown -R {os.geteuid()} {folder}"
+    raise BuildFailed(f"user {folder.stat().st_uid} has built it, and this is user {user}: {cure}")
 
 
 def _said(problem: Exception) -> str:

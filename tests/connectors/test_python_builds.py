@@ -388,5 +388,5 @@ async def test_a_long_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) 
 
 def test_builds_of_another_user_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(BuildFailed, match="has built it, and this is user"), installs._alone(tmp_path):
-        pass
+    with pytest.raises(BuildFailed, match="has built it, and this is user"):
+        installs._check_owner(tmp_path)
