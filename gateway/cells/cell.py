@@ -60,8 +60,8 @@ class Ended(NamedTuple):
 class Measured(NamedTuple):
     """What a process has taken so far: seconds, and resident bytes now and at most."""
 
-    rested: bool
-    """It has come to rest: nothing lives beside it but what may."""
+    rested: wire.Rested
+    """Whether it has come to rest, so that nothing lives beside it but what may; and what was taken away for that."""
     clean: bool
     """Its folder holds nothing but what may stay."""
     cpu_user: float
@@ -426,7 +426,7 @@ class Cell:
             listener.on_result(_body_in(fds, body) if flags & _BODY_IN_FD else bytearray(_view[at:size]))
         elif kind == Kind.MEASURED:
             clean, _, user, system, resident, peak = wire.MEASURED.unpack_from(_buffer, at)
-            listener.on_measured(Measured(bool(flags), bool(clean), user / 1e6, system / 1e6, resident, peak))
+            listener.on_measured(Measured(wire.Rested(flags), bool(clean), user / 1e6, system / 1e6, resident, peak))
         elif kind == Kind.TOLD:
             listener.on_told(bytes(_view[at:size]))
 

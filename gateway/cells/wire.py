@@ -46,6 +46,16 @@ class Kind(enum.IntEnum):
     LEAVE = 16
 
 
+class Rested(enum.IntFlag):
+    """How a process that stays came to rest."""
+
+    RESTED = 1 << 0
+    KILLED = 1 << 1
+    """Something that a request had started was killed."""
+    REMOVED = 1 << 2
+    """Something that a request had left in its folders was removed."""
+
+
 class Flag(enum.IntFlag):
     """How a run is to be, or what comes with a message."""
 

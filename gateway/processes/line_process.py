@@ -42,6 +42,10 @@ class LineProcess:
         """The latest request, as long as it may be that nothing of it was read; what is left of it, when it is dead."""
         self.said = bytearray()
         """What it has said since its last line."""
+        self.served = False
+        """It has given an answer that was no failure."""
+        self.failure: str | None = None
+        """The code of the failure that its latest answer told."""
         self.overflow = False
         self.babbled = False
         """It wrote something that was not the one line for its one request."""

@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
+
 from gateway.cells.cell import Ended
-from gateway.cells.wire import Why
+from gateway.cells.wire import Rested, Why
 from gateway.processes.base import processes
 from gateway.processes.completed import NEVER, Completed, StartFailed, Stop, completed, why_stopped
 from gateway.processes.launch import GRACE
@@ -20,6 +22,7 @@ from gateway.processes.resident import Resident
 from gateway.processes.stock import Stock
 from gateway.protocol.document import is_document
 from gateway.protocol.request import LARGE
+from gateway.protocol.told import told
 
 if TYPE_CHECKING:
     from gateway.observe.redact import Redactor
@@ -131,6 +134,25 @@ class Persistent:
         self._end(process)
         return fresh
 
+    def may_stay(self, process: LineProcess, answer: bytearray) -> bool:
+        """Tell whether a process may serve on after this answer: what was taken away may have been part of it."""
+        code = _failure(answer)
+        again = code is not None and code == process.failure
+        process.served, process.failure = process.served or code is None, code
+        if Rested.KILLED in process.resident.swept:
+            self.notices.warn_once(
+                "a process that a request had started was killed after the request, and its own process was replaced: "
+                "start at import what later requests need, and end in the command what it has started"
+            )
+            return False
+        if again and process.served and Rested.REMOVED in process.resident.swept:
+            self.notices.warn_once(
+                f"failed twice in the same way ({code}) after files that requests had left were removed, and its "
+                "process was replaced: make at import the files and folders that later requests need"
+            )
+            return False
+        return True
+
     def give_back(self, process: LineProcess | None, *, fit: bool) -> None:
         """Take a process back after a request; `fit` for another one, as far as its session knows."""
         self._busy -= 1
@@ -223,6 +245,7 @@ class _Session:
                 await process.end()
                 if why_stopped(self._resident.gone.result(), None) is not None:
                     return await self._broken_off(before)
+            fit = fit and self._source.may_stay(process, answer)
             return self._answered(answer, before)
         except asyncio.CancelledError:
             self.stop(Stop.CANCELLED)
@@ -276,6 +299,22 @@ async def _settled(answer: asyncio.Future[bytearray]) -> bytearray | None:
     """Wait for an answer; None when the process died. A cancellation is the caller's own."""
     await asyncio.wait([answer])
     return None if answer.cancelled() else answer.result()
+
+
+class _Failing(msgspec.Struct, frozen=True):
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+def _failure(answer: bytearray) -> str | None:
+    """Return the code of what the connector's own code raised, None where it did not."""
+    if len(answer) > LARGE or b'"raised"' not in answer:
+        return None
+    try:
+        raw = msgspec.json.decode(answer, type=_Failing).error
+    except msgspec.MsgspecError:
+        return None
+    error = told(raw) if isinstance(raw, msgspec.Raw) else None
+    return error.error_code if error is not None and error.raised else None
 
 
 async def _is_document(answer: bytearray) -> bool:

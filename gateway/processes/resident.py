@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from gateway.cells.cell import Allowance, Ended, Listener, Words
-from gateway.cells.wire import Flag
+from gateway.cells.wire import Flag, Rested
 from gateway.processes.completed import StaleCell, StartFailed
 from gateway.processes.launch import GRACE
 from gateway.processes.log import LogPipe
@@ -36,6 +36,8 @@ class Resident(Listener):
         self.cpu = (0.0, 0.0)
         """Seconds of user and system that it has taken, at the latest look."""
         self.peak = 0
+        self.swept = Rested(0)
+        """What was taken away after requests so far."""
         self.pid = 0
         self.on_words: Callable[[bytes], None] | None = None
         self.cell = spawn.cell(launch)
@@ -168,6 +170,7 @@ class Resident(Listener):
         self._resident = measured.resident
         if self._heavy is None:
             self._heavy = measured.resident > self.launch.keep.rss
+        self.swept |= measured.rested
         if measured.rested:
             self._set_rested(measured.clean)
 

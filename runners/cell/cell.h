@@ -110,8 +110,14 @@ struct ended_message {
   uint64_t user_us, system_us, peak_rss, log_bytes;
 };
 
+enum rested {
+  CAME_TO_REST = 1,
+  KILLED_SOME = 2,  /* of what was started since it was told what may stay */
+  REMOVED_SOME = 4, /* of what lay in its folders */
+};
+
 struct measured_message {
-  struct head head; /* flags: 1 when it has come to rest */
+  struct head head; /* flags: of enum rested */
   uint32_t clean, processes;
   uint64_t user_us, system_us, size, peak; /* `size`: resident bytes of the leader now */
 };
@@ -376,6 +382,8 @@ struct spent measure(pid_t pid);
 
 /* Remove what is in a folder but for `keep` (or NULL), following nothing: false when something is left. */
 bool folder_empty(int folder, const struct names *keep);
+/* How many files and folders were removed so far. */
+extern unsigned folder_removed;
 /* A folder in a folder, also when it may not be read yet; -1 with errno. Follows nothing, since what lives may put a
    link there meanwhile. */
 int folder_open(int above, const char *name);
@@ -406,6 +414,7 @@ struct run {
   pid_t leader;   /* 0: not yet */
   int leader_fd;  /* a pidfd of a leader that is the host's child, -1 for none */
   bool dead;      /* the leader is, and its status is known */
+  bool killed;    /* something was that it had started, since it last came to rest */
   bool left_behind, whole, goes_on, touched, worked; /* worked: it has had a request */
   int status;
   int64_t deadline, linger_at, kill_at, watch_at, patience; /* 0: none */

@@ -65,6 +65,14 @@ int folder_open(int above, const char *name) {
   return fd;
 }
 
+unsigned folder_removed;
+
+static bool removed(int folder, const char *name, int flags) {
+  if (unlinkat(folder, name, flags)) return false;
+  folder_removed++;
+  return true;
+}
+
 /* Remove what is in a folder and LEVELS below it, each folder in one pass: one that was looked through from its beginning
    for each folder that is in it would take for ever. The descriptor of a folder in it that goes deeper, which ends the pass;
    -1 when there is none, -2 when something cannot be removed, and the rest is. */
@@ -80,12 +88,12 @@ static int unlink_files(int folder, const struct names *keep, int levels) {
   bool failed = false;
   for (struct dirent *one; deeper < 0 && (one = readdir(entries));) {
     if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
-    if (!unlinkat(folder, one->d_name, 0) || errno == ENOENT) continue; /* who lives beside may have removed it */
+    if (removed(folder, one->d_name, 0) || errno == ENOENT) continue; /* who lives beside may have removed it */
     if (errno != EISDIR && errno != EPERM) {
       failed = true;
       continue;
     }
-    if (!unlinkat(folder, one->d_name, AT_REMOVEDIR) || errno == ENOENT) continue;
+    if (removed(folder, one->d_name, AT_REMOVEDIR) || errno == ENOENT) continue;
     int inner = -1;
     if (errno == ENOTEMPTY || errno == EEXIST || errno == EACCES) inner = folder_open(folder, one->d_name);
     if (inner < 0) {

@@ -77,7 +77,7 @@ static struct run *make(struct cell *cell, const struct run_message *asked) {
   run->why = BY_ITSELF;
   run->leader = 0;
   run->leader_fd = run->input.fd = run->output.fd = run->output.rest = run->logs[0].fd = run->logs[1].fd = -1;
-  run->dead = run->left_behind = run->whole = run->goes_on = run->touched = false;
+  run->dead = run->killed = run->left_behind = run->whole = run->goes_on = run->touched = false;
   run->worked = run->state == RUNNING;
   run->status = 0;
   run->linger_at = run->kill_at = run->patience = 0;

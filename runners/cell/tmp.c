@@ -27,6 +27,7 @@ static bool remove_all(int folder, uint64_t device, const struct names *keep) {
     struct stat facts;
     if (!strcmp(one->d_name, ".") || !strcmp(one->d_name, "..") || names_have(keep, one->d_name)) continue;
     if (fstatat(folder, one->d_name, &facts, AT_SYMLINK_NOFOLLOW) || (device && facts.st_dev != device)) continue;
+    folder_removed++;
     if (!unlinkat(folder, one->d_name, 0)) continue;
     int inner = folder_open(folder, one->d_name);
     done &= inner >= 0 && folder_empty(inner, NULL) && !unlinkat(folder, one->d_name, AT_REMOVEDIR);

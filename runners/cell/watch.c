@@ -8,7 +8,7 @@
 
 /* --- a process that stays */
 
-static void tell_measured(struct cell *cell, struct run *run, bool rested, bool clean) {
+static void tell_measured(struct cell *cell, struct run *run, uint32_t rested, bool clean) {
   struct measured_message told = {.head = {.kind = MEASURED, .run = run->id, .flags = rested}, .clean = clean};
   struct spent spent = measure(run->leader);
   told.user_us = spent.user_us + microseconds(&run->usage.user);
@@ -20,7 +20,7 @@ static void tell_measured(struct cell *cell, struct run *run, bool rested, bool 
 }
 
 void run_measure(struct cell *cell, struct run *run) {
-  if (run->leader && !run->dead) tell_measured(cell, run, false, true);
+  if (run->leader && !run->dead) tell_measured(cell, run, 0, true);
 }
 
 static void rest(struct cell *cell, struct run *run) {
@@ -30,15 +30,19 @@ static void rest(struct cell *cell, struct run *run) {
   memcpy(keep, run->others, sizeof *keep * run->nothers);
   keep[run->nothers] = run->leader;
   if (kill_below(getpid(), keep, run->nothers + 1)) {
+    run->killed = true;
     run->watch_at = now_ms() + 1;
     return;
   }
+  unsigned before = folder_removed;
   bool clean = folder_empty(run->folder, &run->files) && run_is_at_its_name(cell, run) && run_empty_around(cell) &&
                sandbox_empty(cell->sandbox);
   run->watch_ms = IDLE_WATCH_MS;
   run->watch_at = now_ms() + IDLE_WATCH_MS;
   run_move(run, WAITING);
-  tell_measured(cell, run, true, clean);
+  uint32_t swept = (run->killed ? KILLED_SOME : 0) | (folder_removed != before ? REMOVED_SOME : 0);
+  run->killed = false;
+  tell_measured(cell, run, CAME_TO_REST | swept, clean);
 }
 
 void run_rest(struct cell *cell, struct run *run, bool keep) {
@@ -51,7 +55,7 @@ void run_rest(struct cell *cell, struct run *run, bool keep) {
       if (pids[at] != run->leader) run->others[run->nothers++] = pids[at];
     bool clean = folder_names(run->folder, &run->files);
     sandbox_keep(cell->sandbox, true);
-    tell_measured(cell, run, true, clean);
+    tell_measured(cell, run, CAME_TO_REST, clean);
     return;
   }
   run_read_logs(cell, run); /* what it has said belongs to what it has done */

@@ -951,7 +951,7 @@ async def lines(gateway: Server, code: str, connector: str = "lines") -> Any:
 
 @pytest.mark.parametrize("cgroup", ["true", "false"])
 @pytest.mark.parametrize("warm", [0, 1])
-async def test_what_a_process_has_when_it_has_started_up_stays_and_what_a_request_adds_goes(
+async def test_what_a_process_has_when_it_has_started_up_stays_and_what_a_request_starts_ends_both(
     site: Site, cgroup: str, warm: int
 ) -> None:
     tell = "say(json.dumps([os.getpid(), os.getppid(), helper.pid, other.pid, sorted(os.listdir('.'))]) + '\\n')"
@@ -964,18 +964,61 @@ async def test_what_a_process_has_when_it_has_started_up_stays_and_what_a_reques
         f"lines: {{run: [./wrap.sh], mode: persistent, warm: {warm}, {COMMANDS}}}", gateway=f"cgroup: {cgroup}"
     )
     async with served(site) as gateway:
-        worker, wrapper, helper, _, files = await lines(gateway, tell)
-        assert files == ["own"]
         for session in (False, True):
-            more = f"open('more', 'w').close(); other = {start.format(session)}; {tell}"
-            *same, left, files = await lines(gateway, more)
+            worker, wrapper, helper, _, files = await lines(gateway, tell)
+            assert files == ["own"]
+            assert await lines(gateway, f"open('more', 'w').close(); {tell}") == [
+                *(worker, wrapper, helper, helper, ["more", "own"])
+            ]
+            assert await lines(gateway, tell) == [worker, wrapper, helper, helper, ["own"]]
+            assert not _is_dead(helper)
+            *same, left, files = await lines(gateway, f"other = {start.format(session)}; {tell}")
             assert same == [worker, wrapper, helper]
-            assert files == ["more", "own"]
             assert left != helper
             await eventually(lambda left=left: _is_dead(left))
-        assert await lines(gateway, tell) == [worker, wrapper, helper, helper, ["own"]]
-        assert not _is_dead(helper)
-        assert not warnings(gateway)
+            assert (await lines(gateway, tell))[0] != worker
+            await eventually(lambda helper=helper: _is_dead(helper))
+        (message,) = warnings(gateway)
+        assert message.startswith(
+            "a process that a request had started was killed after the request, and its own process"
+        )
+
+
+async def test_a_process_that_needs_what_was_killed_is_replaced(site: Site) -> None:
+    code = """
+import multiprocessing
+with multiprocessing.get_context("forkserver").Pool(1) as pool:
+    result = [os.getpid(), pool.map(abs, [-1, 2])]
+"""
+    site.configure(python(site, "mode: persistent"))
+    async with served(site) as gateway:
+        told = [await do(gateway, code) for _ in range(3)]
+        assert [answer for _, answer in told] == [[1, 2]] * 3
+        assert len({pid for pid, _ in told}) == 3
+        assert len(warnings(gateway)) == 1
+
+
+async def test_a_process_that_fails_twice_in_the_same_way_after_its_files_were_removed_is_replaced(site: Site) -> None:
+    code = """
+import tempfile
+if not hasattr(module, "folder"):
+    module.folder = tempfile.mkdtemp()
+open(module.folder + "/file", "w").close()
+result = os.getpid()
+"""
+    fails = "open('/nowhere')"
+    site.configure(python(site, "mode: persistent"))
+    async with served(site) as gateway:
+        for _ in range(3):
+            assert (await gateway.do("act/Do", {"code": fails})).code == "FileNotFoundError"
+        first = await do(gateway)
+        assert await do(gateway, code) == first
+        for _ in range(2):
+            assert not warnings(gateway)
+            assert (await gateway.do("act/Do", {"code": code})).code == "FileNotFoundError"
+        assert await do(gateway, code) != first
+        (message,) = warnings(gateway)
+        assert message.startswith("failed twice in the same way (FileNotFoundError) after files")
 
 
 async def test_a_process_may_start_up_with_many_helpers(site: Site) -> None:
@@ -985,9 +1028,10 @@ async def test_a_process_may_start_up_with_many_helpers(site: Site) -> None:
     site.configure(f"lines: {{run: [./lines.py], mode: persistent, {COMMANDS}}}")
     alive = "sum(each.poll() is None for each in helpers)"
     async with served(site) as gateway:
-        for _ in range(3):
-            more = f"helpers.append(subprocess.Popen(['sleep', '1000'])); say(str({alive}) + '\\n')"
-            assert await lines(gateway, more) == 301
+        for _ in range(2):
+            assert await lines(gateway, f"say(str({alive}) + '\\n')") == 300
+        more = f"helpers.append(subprocess.Popen(['sleep', '1000'])); say(str({alive}) + '\\n')"
+        assert await lines(gateway, more) == 301
         assert await lines(gateway, f"say(str({alive}) + '\\n')") == 300
 
 
