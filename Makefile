@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo cluster-demo test coverage lint fuzz soak torture bench format wheel clean
+.PHONY: help setup demo cluster-demo test coverage lint fuzz soak torture bench matrix format wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -50,6 +50,9 @@ torture: setup ## Kill, freeze and starve gateways with durable jobs ([SECONDS=9
 
 bench: setup ## Measure beside peers (half an hour; wrk, webhook and lighttpd from Debian), write docs/performance.md
 	$(BIN)/python -m bench
+
+matrix: setup ## Real libraries in each mode of Python (fetches some 300 MB; PostgreSQL from Debian), write docs/matrix.md
+	$(BIN)/python bench/matrix.py
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
