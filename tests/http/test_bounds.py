@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.support import Answer, Server, Site, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 WHOLE = (32 << 20) - 1000  # bytes of a value in the largest body
 PATIENCE = 1.0  # seconds for a probe, on a machine that has much else to do
@@ -46,29 +46,29 @@ def filled(piece: str, size: int = WHOLE) -> str:
     return piece * (size // len(piece))
 
 
-VALUES = {
-    "text": f'"{filled("a")}"',
-    "short text": f'"{filled("a", 1 << 20)}!"',
-    "words": f'["{filled(chr(92) + "n")}"]',
-    "numbers": f"[{filled('1,')}1]",
-    "different": "[" + ",".join(f'"{n}"' for n in range(12_000)) + "]",
-    "lists": f"[{filled('[],')}[]]",
-    "some lists": f"[{filled('[1],', 190_000)}[2]]",
-    "objects": f"[{filled(json.dumps({'a': 1}) + ',')}1]",
-    "deep": "[" * 900 + "]" * 900,
-    "secrets": json.dumps([f"secret-{n}" for n in range(100_000)]),
-    "few secrets": json.dumps([f"secret-{n}" for n in range(4000)]),
-    "lines": json.dumps("\n".join(f"line {n}" for n in range(90_000))),
-    "digits": filled("9"),
+VALUES: dict[str, Callable[[], str]] = {
+    "text": lambda: f'"{filled("a")}"',
+    "short text": lambda: f'"{filled("a", 1 << 20)}!"',
+    "words": lambda: f'["{filled(chr(92) + "n")}"]',
+    "numbers": lambda: f"[{filled('1,')}1]",
+    "different": lambda: "[" + ",".join(f'"{n}"' for n in range(12_000)) + "]",
+    "lists": lambda: f"[{filled('[],')}[]]",
+    "some lists": lambda: f"[{filled('[1],', 190_000)}[2]]",
+    "objects": lambda: f"[{filled(json.dumps({'a': 1}) + ',')}1]",
+    "deep": lambda: "[" * 900 + "]" * 900,
+    "secrets": lambda: json.dumps([f"secret-{n}" for n in range(100_000)]),
+    "few secrets": lambda: json.dumps([f"secret-{n}" for n in range(4000)]),
+    "lines": lambda: json.dumps("\n".join(f"line {n}" for n in range(90_000))),
+    "digits": lambda: filled("9"),
 }
 
-CONTEXT = {
-    "url": f'"http://a/{filled("../")}"',
-    "host": f'"http://{filled("é", WHOLE // 2)}/"',
-    "labels": f'"http://{filled("é.", WHOLE // 3)}/"',
-    "query": f'"http://a/?{filled("a=b&")}"',
-    "text": f'"{filled("a")}"',
-    "digits": filled("9"),
+CONTEXT: dict[str, Callable[[], str]] = {
+    "url": lambda: f'"http://a/{filled("../")}"',
+    "host": lambda: f'"http://{filled("é", WHOLE // 2)}/"',
+    "labels": lambda: f'"http://{filled("é.", WHOLE // 3)}/"',
+    "query": lambda: f'"http://a/?{filled("a=b&")}"',
+    "text": lambda: f'"{filled("a")}"',
+    "digits": lambda: filled("9"),
 }
 
 
@@ -81,34 +81,38 @@ def members(count: int, name: str = '"#"') -> str:
     return ",".join(f"{name.replace('#', str(number))}:1" for number in range(count))
 
 
-BODIES = {
-    "members": "{" + members(2_000_000) + "}",
-    "the same member": "{" + members(4_000_000, '"a"') + "}",
-    "a long name of a member": '{"' + filled("n") + '":1}',
-    "long names": "{" + members(9_999, f'"{"n" * 3000}#"') + "}",
-    "task data": '{"spiff__task_data":{"a":[' + filled("1,") + "1]}}",
-    "task data in a text": '{"spiff__task_data":"{' + members(1_000_000, r"\"#\"") + '}"}',
+def many() -> str:
+    return members(500_000)
+
+
+BODIES: dict[str, Callable[[], str]] = {
+    "members": lambda: "{" + members(2_000_000) + "}",
+    "the same member": lambda: "{" + members(4_000_000, '"a"') + "}",
+    "a long name of a member": lambda: '{"' + filled("n") + '":1}',
+    "long names": lambda: "{" + members(9_999, f'"{"n" * 3000}#"') + "}",
+    "task data": lambda: '{"spiff__task_data":{"a":[' + filled("1,") + "1]}}",
+    "task data in a text": lambda: '{"spiff__task_data":"{' + members(1_000_000, r"\"#\"") + '}"}',
 }
 ANY = {"additional_parameters": True}
-SPACE, LETTERS, MANY = " " * 7_000_000, "y" * 7_000_000, members(500_000)
-OUTPUTS = {
-    "members": ("{" + MANY + "}", 200),
-    "members of an envelope": (envelope("", MANY), 502),
-    "members of a response": (envelope(f",{MANY}"), 502),
-    "members of an error": (envelope("", '"error":{"error_code":"x",' + MANY + "}"), 502),
-    "lines": (envelope("", '"spiff__logs":[' + "1," * 3_000_000 + "1]"), 200),
-    "texts": (envelope("", '"spiff__logs":[' + '"",' * 2_000_000 + '""]'), 200),
-    "message": ('{"error":{"error_code":"x","message":"' + LETTERS + '"}}', 200),
-    "code": ('{"error":{"message":"x","error_code":"' + LETTERS + '"}}', 200),
-    "code of an envelope": (envelope("", '"error":{"message":"x","error_code":"' + LETTERS + '"}'), 200),
-    "status": ('{"response":"","mimetype":"a/b","status":"' + SPACE + '"}', 502),
-    "status of an error": ('{"error":{"error_code":"x"},"http_status":"' + SPACE + '"}', 200),
-    "mimetype": ('{"response":"","mimetype":"a/' + LETTERS + '"}', 200),
-    "parameter of a mimetype": ('{"response":"","mimetype":"a/b;' + SPACE + '"}', 200),
-    "documents": ("[]\n" * 2_000_000, 502),
-    "noise": ("{}x\n" * 1_500_000 + "{}", 200),
-    "lists": ("[" + "[]," * 2_500_000 + "1]", 200),
-    "depth": ("[" * 4_000_000, 502),
+SPACE, LETTERS = " " * 7_000_000, "y" * 7_000_000
+OUTPUTS: dict[str, tuple[Callable[[], str], int]] = {
+    "members": (lambda: "{" + many() + "}", 200),
+    "members of an envelope": (lambda: envelope("", many()), 502),
+    "members of a response": (lambda: envelope(f",{many()}"), 502),
+    "members of an error": (lambda: envelope("", '"error":{"error_code":"x",' + many() + "}"), 502),
+    "lines": (lambda: envelope("", '"spiff__logs":[' + "1," * 3_000_000 + "1]"), 200),
+    "texts": (lambda: envelope("", '"spiff__logs":[' + '"",' * 2_000_000 + '""]'), 200),
+    "message": (lambda: '{"error":{"error_code":"x","message":"' + LETTERS + '"}}', 200),
+    "code": (lambda: '{"error":{"message":"x","error_code":"' + LETTERS + '"}}', 200),
+    "code of an envelope": (lambda: envelope("", '"error":{"message":"x","error_code":"' + LETTERS + '"}'), 200),
+    "status": (lambda: '{"response":"","mimetype":"a/b","status":"' + SPACE + '"}', 502),
+    "status of an error": (lambda: '{"error":{"error_code":"x"},"http_status":"' + SPACE + '"}', 200),
+    "mimetype": (lambda: '{"response":"","mimetype":"a/' + LETTERS + '"}', 200),
+    "parameter of a mimetype": (lambda: '{"response":"","mimetype":"a/b;' + SPACE + '"}', 200),
+    "documents": (lambda: "[]\n" * 2_000_000, 502),
+    "noise": (lambda: "{}x\n" * 1_500_000 + "{}", 200),
+    "lists": (lambda: "[" + "[]," * 2_500_000 + "1]", 200),
+    "depth": (lambda: "[" * 4_000_000, 502),
 }
 
 
@@ -122,7 +126,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
     show = {"run": ["sh", "-c", 'cat > /dev/null; exec cat "$OUTPUTS/$0"'], "env": {"OUTPUTS": str(site.folder)}}
     connectors = {"take": take}
     for number, (output, _) in enumerate(OUTPUTS.values()):
-        (site.folder / f"output{number}").write_text(output)
+        (site.folder / f"output{number}").write_text(output())
         connectors[f"show{number}"] = {**show, "run": [*show["run"], f"output{number}"], "commands": {"It": {}}}
     site.configure("\n".join(f"{name}: {json.dumps(one)}" for name, one in connectors.items()))
     async with served(site) as gateway:
@@ -166,7 +170,7 @@ async def assert_quick(gateway: Server, target: str, body: str, told: str = "") 
 @pytest.mark.parametrize("command", PARAMETERS)
 async def test_no_value_holds_the_probes_up(gateway: Server, command: str) -> None:
     for name, value in VALUES.items():
-        answer = await assert_quick(gateway, f"take/{command}", f'{{"a": {value}}}', name)
+        answer = await assert_quick(gateway, f"take/{command}", f'{{"a": {value()}}}', name)
         assert answer.status in {200, 400}, (name, answer.raw[:500])
         assert answer.status == 200 or answer.code == "invalid_parameters"
         assert len(answer.raw) < 5000
@@ -175,14 +179,14 @@ async def test_no_value_holds_the_probes_up(gateway: Server, command: str) -> No
 @pytest.mark.parametrize("member", ["callback_url", "task_id", "process_instance_id", "process_model_identifier"])
 @pytest.mark.parametrize("name", CONTEXT)
 async def test_no_context_holds_the_probes_up(gateway: Server, member: str, name: str) -> None:
-    answer = await assert_quick(gateway, "take/Any", f'{{"spiff__{member}": {CONTEXT[name]}}}')
+    answer = await assert_quick(gateway, "take/Any", f'{{"spiff__{member}": {CONTEXT[name]()}}}')
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert f"spiff__{member} is longer than 8,190 bytes" in answer.message
 
 
 @pytest.mark.parametrize("name", BODIES)
 async def test_no_body_holds_the_probes_up(gateway: Server, name: str) -> None:
-    answer = await assert_quick(gateway, "take/Any", BODIES[name])
+    answer = await assert_quick(gateway, "take/Any", BODIES[name]())
     assert answer.status == (400 if "member" in name else 200)
 
 
