@@ -7,6 +7,8 @@ import ctypes
 import os
 import pathlib
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +19,6 @@ from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36
 # What takes longest goes first (`--no-loadscope-reorder`), so that no processor is idle at the end beside one long file.
@@ -86,6 +87,13 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def short_site() -> Iterator[Site]:
+    """Return one with a short path: the sockets of multiprocessing lie in a private folder, and have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="gw", dir="/tmp") as folder:
+        yield Site(Path(folder))
 
 
 def _processes() -> set[int]:

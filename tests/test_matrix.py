@@ -269,8 +269,8 @@ def lay_out(folder: Path) -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    site = Site(tmp_path_factory.mktemp("matrix"))
+async def gateway(short_site: Site) -> AsyncIterator[Server]:
+    site = short_site
     site.configure(lay_out(site.folder), defaults="timeout: 60s\nwarm: 0")
     if HAS_JAVA:
         installed(site, *(f"java-{mode}" for mode in MODES))
@@ -293,10 +293,6 @@ async def answers(gateway: Server, target: str, params: dict[str, Any], expected
 async def test_of_a_python_connector(
     gateway: Server, url: str, mode: str, command: str, params: dict[str, Any], expected: Any
 ) -> None:
-    if mode == "persistent" and params.get("method") == "forkserver":
-        pytest.xfail(
-            "what a call starts is gone before the next one, the server of forks too, which Python does not see"
-        )
     name, _, command = command.partition("/")
     await answers(gateway, f"{name}-{mode}/{command}", params, expected, url)
 

@@ -160,8 +160,12 @@ def test_yaml_is_what_the_gateway_reads(block: Block, tmp_path: Path) -> None:
     sources = read_sources(settings)
     for entry in sources.entries:
         for word in words_of(entry.node.data):
-            if word.startswith("./"):  # a file that the example takes for granted
+            if word.endswith("]") or word.startswith("--find-links"):  # folders of packages
+                (site.folder / word.split()[-1].partition("[")[0]).mkdir()
+            elif word.startswith("./"):  # a file that the example takes for granted
                 site.script(word, "cat")
+            elif word.endswith(".txt"):  # requirements
+                (site.folder / word.split()[-1]).touch()
         if entry.node.data.get("enabled") is False or "Overlays" in heading(block):
             continue
         assert recognise(entry, sources.defaults, settings) is not None
@@ -208,8 +212,9 @@ def requirements() -> dict[tuple[str, str], str]:
         if block.language == "yaml":
             entries = yaml.safe_load(block.text)
             for entry in [entries, *entries.get("connectors", {}).values()] if isinstance(entries, dict) else []:
-                for one in entry.get("requirements", []) if isinstance(entry, dict) else []:
-                    if not one.startswith(".") and "://" not in one:
+                listed = entry.get("requirements", []) if isinstance(entry, dict) else []
+                for one in listed if isinstance(listed, list) else []:  # or a file
+                    if not one.startswith((".", "-")) and "://" not in one:
                         found[one, entry.get("python", "3.11")] = block.name
     return found
 

@@ -374,6 +374,7 @@ async def test_a_long_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) 
         offline = wheels_only = False
         index = ()
         environ: ClassVar[dict[str, str]] = {}
+        shared = None
 
         async def run(self, *_: object) -> None:
             await eventually(lambda: len(told) > 2)

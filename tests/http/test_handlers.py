@@ -71,7 +71,7 @@ ENTRIES: dict[str, Any] = {
     "quarantined": {"run": ["./no-interpreter"], "commands": ANY},
     "busy": {"run": ["./busy.sh"], "concurrency": 1, "queue": 0, "commands": ANY},
     "leak": {
-        "run": ["sh", "-c", "cat >&2; echo >&2; printf '%s\\n' \"$FAX_TOKEN\" 'one-of-key' 'two\"of-key' >&2; exit 1"],
+        "run": ["sh", "-c", "cat >&2; printf '%s\\n' \"$FAX_TOKEN\" 'one-of-key' 'two\"of-key' >&2; exit 1"],
         "config": {
             "region": "north",
             "db": {"password": "hunter-22", "private_key": 'one-of-key\ntwo"of-key'},

@@ -984,14 +984,14 @@ async def test_what_a_process_has_when_it_has_started_up_stays_and_what_a_reques
         )
 
 
-async def test_a_process_that_needs_what_was_killed_is_replaced(site: Site) -> None:
+async def test_a_process_that_needs_what_was_killed_is_replaced(short_site: Site) -> None:
     code = """
 import multiprocessing
 with multiprocessing.get_context("forkserver").Pool(1) as pool:
     result = [os.getpid(), pool.map(abs, [-1, 2])]
 """
-    site.configure(python(site, "mode: persistent"))
-    async with served(site) as gateway:
+    short_site.configure(python(short_site, "mode: persistent"))
+    async with served(short_site) as gateway:
         told = [await do(gateway, code) for _ in range(3)]
         assert [answer for _, answer in told] == [[1, 2]] * 3
         assert len({pid for pid, _ in told}) == 3
