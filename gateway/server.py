@@ -13,7 +13,7 @@ from aiohttp import web
 
 from gateway import signals
 from gateway.http.app import CONNECTIONS, GATEWAY, build
-from gateway.http.connections import LAST_WORDS, Runner
+from gateway.http.connections import LAST_WORDS, Runner, give_back_memory
 from gateway.jobs.notices import of_callbacks
 from gateway.service import BACKLOG, sockets
 
@@ -36,6 +36,7 @@ async def serve(settings: Settings, bus: Bus) -> None:
     app = build(settings, bus)
     connections = app[CONNECTIONS]
     connections.allow_descriptors()
+    give_back_memory()
     runner = Runner(app, connections)
     stop = _Signals(app)
     loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import heapq
 import resource
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 CONTINUE = "100-continue"
+MAPPED = 1 << 20  # bytes from which on what is allocated is mapped for itself
+_M_MMAP_THRESHOLD = -3  # of <malloc.h>
 KEEP_ALIVE = 75.0  # seconds
 FIELD = 1 << 15  # bytes of a header: the cookies of a few sign-ins that are under way
 HEAD = 1 << 16  # bytes of all headers together
@@ -43,6 +46,17 @@ SPARE = 64  # connections beyond the most, when all are at work: for probes, oth
 BATCH = 64  # idle connections that are looked up at once
 LAST_WORDS = 5.0  # seconds for connections to send what was answered, at the end
 LOOKS = 4  # within a time-out
+
+
+def give_back_memory() -> None:
+    """Have the C library return what was large to the system as soon as it is freed.
+
+    Left alone, glibc raises its threshold to the largest that was ever freed, 32 MiB, and keeps what is below. Another
+    library may have no such setting, and needs none.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, MAPPED)
 
 
 class Connections:
