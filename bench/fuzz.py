@@ -337,12 +337,12 @@ async def main(requests: int, seconds: int, seed: int) -> int:
             show("after", used(gateway))
             found = bugs(gateway)
             ended = gateway.process.poll()
-    print(f"{told.sent} requests (seed {seed}), {took:.0f} s, {told.sent / took:.0f}/s")
-    print(f"the slowest /liveness {told.slowest_probe * 1000:.0f} ms, made by this process, too")
-    for status, count in told.statuses.most_common():
-        print(f"  {count:7} {status}")
-    for bug in (*told.bugs[:20], *found[:20]):
-        print(bug)
+            print(f"{told.sent} requests (seed {seed}), {took:.0f} s, {told.sent / took:.0f}/s")
+            print(f"the slowest /liveness {told.slowest_probe * 1000:.0f} ms, made by this process, too")
+            for status, count in told.statuses.most_common():
+                print(f"  {count:7} {status}")
+            for bug in (*told.bugs[:20], *found[:20]):
+                print(bug)
     return 1 if told.bugs or found or ended is not None else 0
 
 
