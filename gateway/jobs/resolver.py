@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import functools
 import socket
+import threading
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
     from gateway.jobs.targets import Targets
+
+MOST = 64  # lookups at once
 
 _HOST: contextvars.ContextVar[str] = contextvars.ContextVar("host")
 """Whom the connection is for that is being made."""
@@ -74,12 +79,14 @@ class GuardedResolver(AbstractResolver):
     ) -> None:
         self._targets = targets
         self._lookup = lookup or _lookup
+        self._turns = asyncio.Semaphore(MOST)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Return the addresses; one that is refused refuses them all."""
-        found = await self._lookup(host, port, family)
+        async with self._turns:
+            found = await self._lookup(host, port, family)
         for one in found:
             self._targets.check(host, ip_address(one["host"].partition("%")[0]))
         return found
@@ -89,7 +96,8 @@ class GuardedResolver(AbstractResolver):
 
 
 async def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-    infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
+    look = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, family=family)
+    infos = await _aside(look)
     return [
         ResolveResult(
             hostname=host, host=str(info[4][0]), port=int(info[4][1]), family=info[0], proto=info[2],
@@ -97,3 +105,34 @@ async def _lookup(host: str, port: int, family: socket.AddressFamily) -> list[Re
         )
         for info in infos
     ]  # fmt: skip
+
+
+async def _aside(look: Callable[[], Any]) -> Any:
+    """Look up in a thread of its own.
+
+    It takes half a minute where nobody answers. The loop's threads are for what is quick: a few such lookups would keep
+    large results waiting, and the end of the process too.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[Any] = loop.create_future()
+
+    def tell(infos: Any, problem: OSError | UnicodeError | None) -> None:
+        if found.done():  # nobody waits any more
+            return
+        if problem is None:
+            found.set_result(infos)
+        else:
+            found.set_exception(problem)
+
+    def work() -> None:
+        infos: Any = None
+        problem: OSError | UnicodeError | None = None
+        try:
+            infos = look()
+        except (OSError, UnicodeError) as told:
+            problem = told
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, infos, problem)
+
+    threading.Thread(target=work, name="lookup", daemon=True).start()
+    return await found

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import threading
+
 import pytest
 
 from gateway.jobs.resolver import GuardedResolver
 from gateway.jobs.targets import Refused, Targets
 from tests.jobs.support import answering
+from tests.support import PATIENCE, eventually
+from tests.waiting import until
 
 ANYWHERE = Targets.parse(None)
 
@@ -140,3 +146,37 @@ def test_digits_of_other_scripts_lead_to_no_other_place() -> None:
     with pytest.raises(Refused):
         Targets.parse(["10.0.0.0/8"]).check_url("http://\u246027.0.0.1:9302/x")
     assert ANYWHERE.check_url("http://\uff4cocalhost/x").raw_host == "localhost"
+
+
+def test_names_that_nobody_resolves_keep_neither_the_loop_s_threads_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    over, asked = threading.Event(), []
+
+    def silent(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        over.wait(PATIENCE)
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    async def main() -> None:
+        resolver = GuardedResolver(ANYWHERE)
+        lookups = [asyncio.create_task(resolver.resolve(f"h{number}.example", 80)) for number in range(50)]
+        await eventually(lambda: len(asked) == len(lookups))
+        assert await asyncio.to_thread(len, "free") == 4
+        for lookup in lookups:
+            lookup.cancel()
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    asyncio.run(main())  # it would wait for its threads
+    assert not over.is_set()
+    over.set()
+    assert until(lambda: not [one for one in threading.enumerate() if one.name == "lookup"], PATIENCE)
+
+
+async def test_a_name_that_is_none_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> list[object]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refused)
+    with pytest.raises(socket.gaierror):
+        await GuardedResolver(ANYWHERE).resolve("nowhere.example", 80)
