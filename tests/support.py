@@ -204,6 +204,14 @@ async def served(
         await asyncio.to_thread(process.wait, PATIENCE)
 
 
+@contextlib.asynccontextmanager
+async def called_by(server: Server, **options: Any) -> AsyncIterator[Server]:
+    """Give a server that serves a module's tests a client session of one test's own loop."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), **options) as session:
+        server.session = session
+        yield server
+
+
 async def eventually(condition: Callable[[], Any | Awaitable[Any]], patience: float = PATIENCE) -> Any:
     """Wait until a condition (a function, or a coroutine function) is true; return its value."""
     deadline = time.monotonic() + patience

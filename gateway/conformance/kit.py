@@ -345,46 +345,34 @@ class Kit:
 
     def _observed(self) -> Iterator[Finding]:
         """Tell what was seen on the side."""
-        if self._noise:
-            yield Finding(
-                check="stdout",
-                outcome=Grade.WARNING,
-                message=f"it {self._noise[0]}",
-                fix="Print the result and nothing else to stdout; log to stderr.",
-            )
-        else:
-            yield _ok("stdout", None, "nothing but results")
+        yield _seen(
+            "stdout",
+            f"it {self._noise[0]}" if self._noise else None,
+            "Print the result and nothing else to stdout; log to stderr.",
+            "nothing but results",
+        )
         bound = self._connector.limits.max_log
         longest = max((run.log_bytes for run in self._ended), default=0)
-        if longest > bound:
-            yield Finding(
-                check="stderr",
-                outcome=Grade.WARNING,
-                message=f"a run logged {longest} bytes; what is over max_log ({bound}) is dropped",
-                fix="Log less, or raise max_log in connector.yaml.",
-            )
-        else:
-            yield _ok("stderr", None, f"at most {longest} bytes of log a run")
+        yield _seen(
+            "stderr",
+            f"a run logged {longest} bytes; what is over max_log ({bound}) is dropped" if longest > bound else None,
+            "Log less, or raise max_log in connector.yaml.",
+            f"at most {longest} bytes of log a run",
+        )
         late = sum(run.stop is Stop.LINGERED or (run.said != Said.ALL and had_answered(run)) for run in self._ended)
-        if late:
-            yield Finding(
-                check="end",
-                outcome=Grade.WARNING,
-                message=f"in {late} runs it had written its result, did not end, and was stopped",
-                fix="Exit once the result is written: end timers and threads; or raise linger in connector.yaml.",
-            )
-        else:
-            yield _ok("end", None, "it ends once it has given its result")
+        yield _seen(
+            "end",
+            f"in {late} runs it had written its result, did not end, and was stopped" if late else None,
+            "Exit once the result is written: end timers and threads; or raise linger in connector.yaml.",
+            "it ends once it has given its result",
+        )
         left = sum(run.left_behind for run in self._ended)
-        if left:
-            yield Finding(
-                check="processes",
-                outcome=Grade.WARNING,
-                message=f"after {left} runs something that it had started was still running, and was killed",
-                fix="Wait for the programs that it starts before it exits.",
-            )
-        else:
-            yield _ok("processes", None, "it leaves none behind")
+        yield _seen(
+            "processes",
+            f"after {left} runs something that it had started was still running, and was killed" if left else None,
+            "Wait for the programs that it starts before it exits.",
+            "it leaves none behind",
+        )
 
     # --- running
 
@@ -420,6 +408,13 @@ class Kit:
 
 
 # --- private: verdicts
+
+
+def _seen(check: str, doubt: str | None, fix: str, fine: str) -> Finding:
+    """Return a warning where there is a doubt."""
+    if doubt is None:
+        return _ok(check, None, fine)
+    return Finding(check=check, outcome=Grade.WARNING, message=doubt, fix=fix)
 
 
 def _ok(check: str, command: str | None, message: str) -> Finding:

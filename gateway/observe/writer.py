@@ -114,10 +114,9 @@ class LogWriter(io.TextIOBase):
         self._writing, written = len(batch), 0
         try:
             written = os.write(self._descriptor, batch)
-        except BlockingIOError:
-            pass  # the thread waits for room
         except OSError as problem:
-            self._failure = problem.strerror
+            if not isinstance(problem, BlockingIOError):  # for room, the thread waits
+                self._failure = problem.strerror
         finally:
             self._writing = 0
             self._waiting[:0] = batch[written:]

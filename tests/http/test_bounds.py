@@ -11,11 +11,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support import Answer, Server, Site, served
+from tests.support import Answer, Server, Site, called_by, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -135,8 +134,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture
 async def gateway(running: Server) -> AsyncIterator[Server]:
-    async with aiohttp.ClientSession() as session:
-        running.session = session
+    async with called_by(running):
         yield running
         assert not running.events("internal_error")
 

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 from click.testing import CliRunner
@@ -25,7 +24,7 @@ from gateway.observe.events import Bus
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 from gateway.settings import read_settings
-from tests.support import Answer, Server, Site, eventually, served
+from tests.support import Answer, Server, Site, called_by, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -142,18 +141,14 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 @pytest_asyncio.fixture
 async def gateway(running: Server) -> AsyncIterator[Server]:
     """The gateway, called with the key."""
-    connector = aiohttp.TCPConnector(limit=0)
-    headers = {"Spiff-Connector-Proxy-Api-Key": KEY}
-    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
-        running.session = session
+    async with called_by(running, headers={"Spiff-Connector-Proxy-Api-Key": KEY}):
         yield running
 
 
 @pytest_asyncio.fixture
 async def stranger(running: Server) -> AsyncIterator[Server]:
     """The same gateway, called without one."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        running.session = session
+    async with called_by(running):
         yield running
 
 

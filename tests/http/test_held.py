@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,9 @@ class Client:
     def ask(self, path: str) -> None:
         self.send(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
+    def chunk(self, data: bytes) -> None:
+        self.send(b"%x\r\n%b\r\n" % (len(data), data))
+
     async def answer(self) -> Answer:
         """Read one answer."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
@@ -65,6 +69,22 @@ async def connected(gateway: Server) -> AsyncIterator[Client]:
         yield Client(reader, writer)
     finally:
         writer.transport.abort()
+
+
+def large(site: Site) -> str:
+    """Return the entry of a connector that answers `LARGE`."""
+    site.script("large.sh", f"head -c {LARGE} /dev/zero | tr '\\0' 1")
+    return f"large: {{run: [./large.sh], max_output: 16MiB, {ANY}}}"
+
+
+async def unread(gateway: Server, stack: contextlib.AsyncExitStack, count: int) -> None:
+    """Have so many clients ask for a large answer and not read it, until all of them could."""
+    for _ in range(count):
+        client = await stack.enter_async_context(connected(gateway))
+        client.head(2, path="/v1/do/large/Go")
+        client.send(b"{}")
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await eventually(lambda: len(gateway.events("run")) == count)
 
 
 def assert_told(answer: Answer, status: int, code: str) -> None:
@@ -140,14 +160,21 @@ async def test_a_chunked_body_that_comes_drop_by_drop_ends_too(site: Site) -> No
 
 
 async def test_a_body_that_goes_on_coming_is_waited_for(site: Site) -> None:
-    echo(site, "read_timeout: 3s")
+    echo(site, "read_timeout: 1s")
     async with served(site) as gateway, connected(gateway) as client:
-        body = object_of(20 * PART)
-        client.head(len(body))
-        for start in range(0, len(body), PART):
-            client.send(body[start : start + PART])
-            await client.writer.drain()
-            await asyncio.sleep(0.2)  # all of it takes longer than a body may stand still
+        client.send(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        client.chunk(b'{"n": "' + b"x" * PART)
+        sent, begun = PART, time.monotonic()
+
+        async def is_there() -> bool:
+            return (await held(gateway))[0] >= sent
+
+        while time.monotonic() - begun < 2.5:  # all of it takes longer than a body may stand still
+            client.chunk(b"x" * (PART // 10))
+            sent += PART // 10
+            await eventually(is_there)
+        client.chunk(b'"}')
+        client.chunk(b"")
         assert (await client.answer()).status == 200
 
 
@@ -177,15 +204,9 @@ async def test_many_headers_that_are_short_enough_each_are_bounded_together(site
 
 
 async def test_an_answer_that_nobody_reads_ends(site: Site) -> None:
-    site.script("large.sh", f"head -c {LARGE} /dev/zero | tr '\\0' 1")
-    echo(site, "write_timeout: 300ms", f"large: {{run: [./large.sh], max_output: 16MiB, {ANY}}}")
+    echo(site, "write_timeout: 300ms", large(site))
     async with served(site) as gateway, contextlib.AsyncExitStack() as stack:
-        for _ in range(5):
-            client = await stack.enter_async_context(connected(gateway))
-            client.head(2, path="/v1/do/large/Go")
-            client.send(b"{}")
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await eventually(lambda: len(gateway.events("run")) == 5)
+        await unread(gateway, stack, 5)
 
         async def nothing() -> bool:
             return await held(gateway) == (0, 0) and (await gateway.status())["connections"]["open"] <= 2
@@ -203,16 +224,9 @@ async def test_who_asks_on_and_on_and_reads_nothing_is_cut_off(site: Site) -> No
 
 
 async def test_answers_that_nobody_reads_are_given_up_where_they_are_too_much(site: Site) -> None:
-    site.script("large.sh", f"head -c {LARGE} /dev/zero | tr '\\0' 1")
-    large = f"large: {{run: [./large.sh], max_output: 16MiB, {ANY}}}"
-    echo(site, "write_timeout: 1h\nmax_request: 1MiB\nmax_held: 12MiB", large)
+    echo(site, "write_timeout: 1h\nmax_request: 1MiB\nmax_held: 12MiB", large(site))
     async with served(site) as gateway, contextlib.AsyncExitStack() as stack:
-        for _ in range(4):
-            client = await stack.enter_async_context(connected(gateway))
-            client.head(2, path="/v1/do/large/Go")
-            client.send(b"{}")
-            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await eventually(lambda: len(gateway.events("run")) == 4)
+        await unread(gateway, stack, 4)
 
         async def one_is_left() -> bool:
             return LARGE <= (await held(gateway))[1] <= 12 << 20

@@ -8,11 +8,10 @@ import json
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support import Answer, Server, Site, cli, served
+from tests.support import Answer, Server, Site, called_by, cli, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,8 +52,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture
 async def gateway(running: Server) -> AsyncIterator[Server]:
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        running.session = session
+    async with called_by(running, auto_decompress=False):
         yield running
         assert not running.events("internal_error")
 

@@ -7,11 +7,10 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.support import Answer, Server, Site, cli, eventually, served
+from tests.support import Answer, Server, Site, called_by, cli, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,8 +37,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture
 async def gateway(running: Server) -> AsyncIterator[Server]:
-    async with aiohttp.ClientSession() as session:
-        running.session = session
+    async with called_by(running):
         yield running
 
 

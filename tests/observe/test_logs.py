@@ -21,7 +21,7 @@ import structlog
 from gateway.observe import logs
 from gateway.observe.events import ConnectorLine, RegistryLoaded, RunFinished, StoreChanged
 from gateway.observe.redact import Redactor
-from tests.support import Server, Site, eventually, served
+from tests.support import Server, Site, called_by, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -61,8 +61,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture
 async def gateway(running: Server) -> AsyncIterator[Server]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        running.session = session
+    async with called_by(running):
         yield running
 
 

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.observe.redact import MASK
-from tests.support import Server, Site, cli, eventually, served
+from tests.support import Server, Site, called_by, cli, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -130,8 +130,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture
 async def gateway(running: Server) -> AsyncIterator[Server]:
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
-        running.session = session
+    async with called_by(running, headers={"Authorization": f"Bearer {KEY}"}):
         yield running
 
 

@@ -6,7 +6,6 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 
@@ -14,7 +13,7 @@ from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.processes.places import Lane, Places
 from gateway.settings import Limits
 from tests.processes.slots import slot
-from tests.support import Answer, Server, Site, eventually, gone, served
+from tests.support import Answer, Server, Site, called_by, eventually, gone, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -104,8 +103,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ser
 
 @pytest_asyncio.fixture
 async def crew(running: Server) -> AsyncIterator[Crew]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        running.session = session
+    async with called_by(running):
         yield Crew(running.site, running)
 
 

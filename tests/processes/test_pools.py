@@ -423,21 +423,26 @@ async def test_a_library_of_a_host_works_in_one_thread_unless_the_operator_says_
 
 @pytest.mark.parametrize("mode", ["fork", "standby", "spawn"])
 async def test_what_a_call_leaves_to_threads_is_done_before_its_end(site: Site, mode: str) -> None:
-    code = """
+    code = f"""
 import concurrent.futures, threading
 def late(name):
-    time.sleep(0.2)
+    print(name, "waits", file=sys.stderr, flush=True)
+    {gate(site)}
     print(name, "done", file=sys.stderr, flush=True)
 threading.Thread(target=late, args=("thread",)).start()
 concurrent.futures.ThreadPoolExecutor(1).submit(late, "executor")
 result = "given"
 """
-    site.configure(python(site, f"mode: {mode}, linger: 1h"))
+    site.configure(python(site, f"mode: {mode}, linger: 1h, read: [{site.folder}]"))
     async with served(site) as gateway:
-        answer = await gateway.do("act/Do", {"code": code}, headers={"X-Request-Id": "late"})
-        assert answer.body == "given"
+        asked = gateway.do("act/Do", {"code": code}, headers={"X-Request-Id": "late"})
+        answer = asyncio.create_task(asked)
+        await eventually(lambda: len(gateway.events("log", request_id="late")) == 2)
+        assert not answer.done()
+        open_gate(site)
+        assert (await answer).body == "given"
         told = sorted(one["line"] for one in gateway.events("log", request_id="late"))
-        assert told == ["executor done", "thread done"]
+        assert told == ["executor done", "executor waits", "thread done", "thread waits"]
         assert not warnings(gateway)
 
 
