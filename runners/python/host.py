@@ -82,6 +82,8 @@ def lines(target: targets.Target) -> int:
         except errors.ConnectorError as error:
             outcome = handler.told(error)
         results.write(outcome["body"], outcome["log"])
+        if not results.ours:
+            break
     return 0
 
 

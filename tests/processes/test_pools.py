@@ -300,6 +300,24 @@ database = sqlite3.connect("file:" + {DATABASE} + "?mode=ro", uri=True)
         ("import multiprocessing; queue = multiprocessing.Queue()", "a pipe (descriptor "),
         ("import subprocess; helper = subprocess.Popen(['sleep', '1000'])", "the process sleep 1000 (made by act)"),
         ("os.system('setsid sleep 1000 >/dev/null 2>&1 &')", "the process sleep 1000"),
+        (
+            "import fcntl; lock = open(__file__); fcntl.flock(lock, fcntl.LOCK_SH)",
+            "a lock on /",
+        ),
+        (
+            "import fcntl; lock = open(__file__ + '.lock', 'a'); '--fork' in sys.argv and fcntl.lockf(lock, fcntl.LOCK_EX)",
+            "a lock on /",
+        ),
+        ("import signal; signal.alarm(3600)", "a timer of setitimer or alarm"),
+        (
+            "import ctypes; ctypes.CDLL(None).timer_create(0, None, ctypes.byref(ctypes.c_void_p()))",
+            "a timer of timer_create",
+        ),
+        (
+            "import mmap; memory = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE); memory.madvise(mmap.MADV_DONTFORK)",
+            "memory that a fork leaves out (in act)",
+        ),
+        ("status = open('/proc/self/status')", "/status, which tells of the host"),
         ("import beside", "(made by beside)"),
         ("def warmup(): globals().update(pipe=os.pipe())", "(made by act.warmup)"),
         (
@@ -320,7 +338,9 @@ database = sqlite3.connect("file:" + {DATABASE} + "?mode=ro", uri=True)
             "poll",
             "memfd",
         ),
-        *("terminal", "memory", "lock", "queue", "process", "detached", "elsewhere", "warmup", "dies"),
+        *("terminal", "memory", "lock", "queue", "process", "detached"),
+        *("flock", "lockf", "alarm", "timer", "left out", "proc"),
+        *("elsewhere", "warmup", "dies"),
     ],
 )
 async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, top: str, why: str) -> None:
@@ -338,6 +358,23 @@ async def test_what_cannot_be_forked_safely_is_told_and_stands_by(site: Site, to
         assert len(warnings(gateway)) == 1
         status = await gateway.status("act")
         assert (status["mode"], status["notices"]) == ("standby", [message])
+
+
+@pytest.mark.parametrize(
+    ("call", "what"),
+    [
+        ("semget(0, 1, 0o600)", "semaphores"),
+        ("msgget(0, 0o600)", "a message queue"),
+        ("shmget(0, 9, 0o600)", "shared memory"),
+    ],
+)
+async def test_what_is_of_system_v_is_told_and_stands_by(site: Site, call: str, what: str) -> None:
+    site.level = "standard"  # where it goes with its namespace
+    site.configure(python(site, "mode: fork", top=f"import ctypes; made = ctypes.CDLL(None).{call}"))
+    async with served(site) as gateway:
+        (message,) = await eventually(lambda: warnings(gateway))
+        assert f"it has {what} of System V (made by act). Make it" in message
+        assert await do(gateway, "result = module.made >= 0")
 
 
 async def test_what_is_only_read_or_appended_to_may_be_shared(site: Site) -> None:
@@ -379,16 +416,63 @@ result = [all(found), module.lines.readline(), os.read(module.bare, 6).decode(),
 @pytest.mark.parametrize("mode", ["fork", "standby", "spawn", "persistent"])
 async def test_a_host_needs_nothing_that_a_connector_has_patched(site: Site, mode: str) -> None:
     top = """
-import json, select, socket, threading
+import builtins, gc, json, select, socket, threading
 def _broken(*arguments, **named): raise RuntimeError("patched")
 os.fork = os.pipe = os.read = os.dup2 = os.listdir = os.waitpid = os.setsid = _broken
 select.poll = select.select = socket.socket = time.sleep = json.loads = json.dumps = _broken
+json.JSONEncoder.encode = json.JSONDecoder.decode = builtins.open = gc.collect = gc.freeze = _broken
+sys.stdout = sys.stderr = json._default_encoder = json._default_decoder = None
 """
     site.configure(python(site, f"mode: {mode}", top=top))
     async with served(site) as gateway:
         assert [await do(gateway, "result = 1") for _ in range(3)] == [1, 1, 1]
         assert not warnings(gateway)
         assert (await gateway.status("act"))["mode"] == mode
+
+
+CHANCES = """
+import random, secrets, types
+class BitGenerator:  # as numpy has it
+    def __init__(self, seed=None):
+        self.seed_seq = types.SimpleNamespace(entropy=secrets.randbits(128) if seed is None else seed)
+        self.state = self.seed_seq.entropy
+sys.modules["numpy.random"] = types.SimpleNamespace(BitGenerator=BitGenerator)
+free, fixed, late = random.Random(), random.Random(7), random.Random()
+late.seed(7)
+free_bits, fixed_bits = BitGenerator(), BitGenerator(7)
+"""
+
+
+async def test_a_generator_that_nobody_has_given_a_seed_gives_each_child_other_numbers(site: Site) -> None:
+    site.configure(python(site, "mode: fork, concurrency: 4", top=CHANCES))
+    free = "module.random, module.free, module.free_bits"
+    code = f"""
+draw = lambda one: one.random() if hasattr(one, "random") else str(one.state)
+result = [[*map(draw, ({free}))], [*map(draw, (module.fixed, module.late, module.fixed_bits))]]
+"""
+    async with served(site) as gateway:
+        answers = await asyncio.gather(*(do(gateway, code) for _ in range(6)))
+        assert {len({free[number] for free, _ in answers}) for number in range(3)} == {6}
+        assert [fixed for _, fixed in answers] == [[0.32383276483316237, 0.32383276483316237, "7"]] * 6
+        assert (await gateway.status("act"))["mode"] == "fork"
+
+
+@pytest.mark.parametrize("mode", ["fork", "standby", "spawn", "persistent"])
+async def test_a_handler_of_children_stays_the_connectors(site: Site, mode: str) -> None:
+    top = "import signal, subprocess; heard = []; signal.signal(signal.SIGCHLD, lambda *_: heard.append(1))"
+    site.configure(python(site, f"mode: {mode}", top=top))
+    async with served(site) as gateway:
+        code = "module.subprocess.run(['true']); result = len(module.heard)"
+        assert await do(gateway, code) == 1
+        assert (await gateway.status("act"))["mode"] == mode
+
+
+@pytest.mark.parametrize("mode", ["fork", "standby", "spawn", "persistent"])
+async def test_a_process_that_a_command_has_forked_and_that_comes_back_does_not_answer(site: Site, mode: str) -> None:
+    site.configure(python(site, f"mode: {mode}"))
+    code = "pid = os.fork(); result = os.waitpid(pid, 0)[1] if pid else 'not me'"
+    async with served(site) as gateway:
+        assert [await do(gateway, each) for each in (code, "result = 1", code)] == [0, 1, 0]
 
 
 async def test_what_breaks_the_host_itself_is_told_and_stands_by(site: Site) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import io
 import sys
 from typing import IO, Any, Tuple
 
 from .errors import InvalidRequestError
-from .own import json, os, select
+from .own import io, json, os, select
 
 STDIN, STDOUT, STDERR, RESULTS = 0, 1, 2, 3
 
@@ -18,8 +17,14 @@ class ResultChannel:
     """The only way to the gateway: a private copy of what was stdout."""
 
     def __init__(self, descriptor: int) -> None:
-        """Own the descriptor."""
+        """Own the descriptor, and be the calling process' own."""
         self._descriptor = descriptor
+        self._process = os.getpid()
+
+    @property
+    def ours(self) -> bool:
+        """Whether the calling process is the one to answer: one that a command has forked may come back from it."""
+        return os.getpid() == self._process
 
     def write(self, document: bytes, log: str = "") -> None:
         """Write one JSON document on a line of its own, after all that was logged before it and `log`.
@@ -30,7 +35,8 @@ class ResultChannel:
         flush()
         if log:
             say(log)
-        _write_all(self._descriptor, document + b"\n")
+        if self.ours:
+            _write_all(self._descriptor, document + b"\n")
 
     def close(self) -> None:
         """Give the descriptor up: there is no further result."""
@@ -67,7 +73,7 @@ def _log_stdout() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.line_buffering:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     if not faulthandler.is_enabled():
-        faulthandler.enable()  # a crash in C code leaves the Python stack in the log
+        faulthandler.enable(STDERR)  # a crash in C code leaves the Python stack in the log
 
 
 def _leave_null_at(descriptor: int) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import array
 import contextlib
-import gc
 import struct
 import sys
 from _signal import (  # those of `signal` are members of an Enum, and looking them up costs a child fifty pages
@@ -25,8 +24,8 @@ from _signal import (  # those of `signal` are members of an Enum, and looking t
 from _signal import signal as set_handler
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import channel, errors, handler, members, pages, rehearsal, sharing, subreaper, warming
-from .own import json, os, select, signal, socket
+from . import chances, channel, errors, handler, members, pages, rehearsal, sharing, subreaper, warming
+from .own import gc, json, os, select, signal, socket
 
 if TYPE_CHECKING:
     from .handler import Known
@@ -77,10 +76,12 @@ def _made_ready(
     """Import and warm up; return what forks, and what has gone wrong. Raises `_UnfitError`, and what patches do."""
     _refuse(subreaper.missing())
     holdings = sharing.Holdings(control.fileno())
-    problems = _imported(target, holdings)
+    generators = chances.Generators()
+    problems = _imported(target, holdings, generators)
     _refuse(holdings.unfit())
     gc.collect()
-    host = _Host(control, target, one, holdings.again)
+    generators.find()
+    host = _Host(control, target, one, holdings.again, generators)
     host.rehearse()
     _refuse(host.try_out())
     warming.before_forks()
@@ -92,10 +93,10 @@ def _refuse(reason: Optional[str]) -> None:
         raise _UnfitError(reason)
 
 
-def _imported(target: Target, holdings: sharing.Holdings) -> List[handler.Problem]:
+def _imported(target: Target, holdings: sharing.Holdings, generators: chances.Generators) -> List[handler.Problem]:
     subreaper.become()  # what has been detached is known then
     with warming.one_thread():
-        with holdings.watched():
+        with holdings.watched(), generators.watched():
             problems = handler.warm_up(target)
             holdings.note(f"{target.name}.{members.WARMUP}")
         warming.known_costs(target.name)
@@ -136,9 +137,11 @@ class _Host:
         target: Target,
         one: Callable[[Target, Known], int],
         again: List[sharing.Again],
+        generators: chances.Generators,
     ) -> None:
         self._control = control
         self._again = again
+        self._generators = generators
         self._target = target
         self._one = one
         self._known = handler.known(target)
@@ -149,7 +152,8 @@ class _Host:
         self._wake, wake = os.pipe()
         os.set_blocking(self._wake, False)
         os.set_blocking(wake, False)
-        set_handler(SIGCHLD, _ignored)
+        self._handler = set_handler(SIGCHLD, _ignored) or SIG_DFL
+        """The connector's own, perhaps."""
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         self._wake_writer = wake
         self._own = (control.fileno(), self._wake, wake)
@@ -160,7 +164,7 @@ class _Host:
             signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
             set_handler(SIGCHLD, SIG_DFL)
             channel.flush()
-            warming.in_child()
+            self._generators.seed()
             subreaper.rehearse()
         set_handler(SIGCHLD, _ignored)
         rehearsal.repeat(rehearsal.TIMES, self._target, self._one, take_place)
@@ -231,11 +235,11 @@ class _Host:
 
     def _become(self, request: _Request, streams: List[int], *, scout: bool) -> None:
         """Be the request's own process; never returns."""
-        status = 70
+        status = 1
         try:
             self._leave_host()
             take_place(streams, request.folder, request.env)
-            warming.in_child()
+            self._generators.seed()
             if request.in_time:
                 self._copier.copy(self._scouts.written)
             status = self._one(self._target, self._known)
@@ -251,11 +255,11 @@ class _Host:
 
     def _be_tried_out(self, streams: List[int]) -> None:
         """Be a process that serves a request of ours, and runs no code of the connector; never returns."""
-        status = 70
+        status = 1
         try:
             self._leave_host()
             take_place(streams, os.getcwd(), {})
-            warming.in_child()
+            self._generators.seed()
             status = self._one(self._target, rehearsal.KNOWN)
         except BaseException:  # noqa: BLE001  (as above)
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
@@ -266,7 +270,7 @@ class _Host:
         os.setsid()
         subreaper.become()
         signal.set_wakeup_fd(-1)
-        set_handler(SIGCHLD, SIG_DFL)
+        set_handler(SIGCHLD, self._handler)
         for descriptor in self._own:
             os.close(descriptor)
         for file in self._again:

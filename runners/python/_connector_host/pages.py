@@ -13,7 +13,7 @@ import array
 import contextlib
 from typing import Any, List, Set, Tuple
 
-from .own import json, os
+from .own import io, json, os
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 ENTRY = 8  # bytes of /proc/self/pagemap a page
@@ -31,7 +31,7 @@ Ranges = List[Tuple[int, int]]
 def writable() -> Ranges:
     """List what the process may write to."""
     found = []
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+    with io.open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             span, rights = line.split(None, 2)[:2]
             if rights.startswith("rw") and rights.endswith("p"):

@@ -2,7 +2,7 @@
 
 Only what is known to be safe may be there: files that are read, which each child opens anew with an offset of its own;
 files that are appended to, as logs are; folders; and a few devices. Whatever else is open, shared or running would be
-shared by callers, or be missing: pipes, sockets, memory, semaphores, threads, processes.
+shared by callers, or be missing: pipes, sockets, locks, memory, semaphores, timers, threads, processes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import sys
 from importlib import machinery
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from .own import os, socket, time
+from .own import io, os, signal, socket, time
 
-DESCRIPTORS, TASKS, MAPPINGS = "/proc/self/fd", "/proc/self/task", "/proc/self/maps"
+DESCRIPTORS, TASKS, MAPPINGS, TIMERS = (f"/proc/self/{name}" for name in ("fd", "task", "smaps", "timers"))
+SYSTEM_V = {"msg": "a message queue", "sem": "semaphores", "shm": "shared memory"}
+INTERVALS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 STREAMS = 3  # a child has its own
 DATABASE = b"SQLite format 3\0"  # how a file of SQLite's begins
 HARMLESS = {(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)}  # the devices null, zero, full, random and urandom
@@ -25,11 +27,13 @@ LOOK = 0.02
 TOLD = 6  # things, of more the number
 LONGEST = 120  # characters of a command line
 SEMAPHORE = "/dev/shm/sem."  # noqa: S108  (glibc's)
+SEGMENT = "/SYSV"  # memory of System V, which is told by its number
+LEFT_OUT = "dc"  # "do not copy on fork", as the kernel writes it
 MADE_BY = ("mmap", "multiprocessing", "_multiprocessing")
 LIBRARY = os.path.dirname(str(os.__file__)) + os.sep
 
 Thing = Tuple[str, int]
-"""A descriptor, a thread or a process, by its number."""
+"""A descriptor, a thread, a process, or one of `SYSTEM_V`, by its number."""
 
 
 class Again(NamedTuple):
@@ -60,6 +64,7 @@ class Holdings:
         """The files that a child opens anew, once `unfit` has looked."""
         self._own = own
         self._seen = _things()
+        self._there_before = _system_v()
         self._makers: Dict[Thing, str] = {}
         self._importing: List[str] = []
 
@@ -102,7 +107,9 @@ class Holdings:
             if number >= STREAMS and number != self._own:
                 words = self._opened(number)
                 found += [self._told(words, ("descriptor", number))] if words else []
-        found += map(_memory, _shared_mappings())
+        found += [self._told(f"{SYSTEM_V[kind]} of System V", (kind, number)) for kind, number in self._of_system_v()]
+        found += [*map(_memory, _shared_mappings()), *_timers()]
+        found = list(dict.fromkeys(found))
         more = len(found) - TOLD
         return ", ".join(found[:TOLD] + ([f"{more} more"] if more > 0 else [])) or None
 
@@ -131,6 +138,9 @@ class Holdings:
         setattr(kind, name, watched)
         return restore
 
+    def _of_system_v(self) -> List[Thing]:
+        return sorted(_system_v() - self._there_before)
+
     def _told(self, words: str, thing: Thing) -> str:
         maker = self._makers.get(thing)
         return f"{words} (made by {maker})" if maker else words
@@ -140,13 +150,15 @@ class Holdings:
         try:
             facts = os.fstat(number)
             link = os.readlink(f"{DESCRIPTORS}/{number}")
-            flags = _flags(number)
+            flags, locked = _flags(number)
         except OSError:  # it was closed just now
             return None
         known = flags & os.O_PATH or (stat.S_ISCHR(facts.st_mode) and _device(facts) in HARMLESS)
         if known:
             return None
         words = _not_a_file(number, facts, link) or _not_only_read(number, flags, link)
+        if not words and locked:
+            words = f"a lock on {link}"
         return words or self._open_again(number, flags, link)
 
     def _open_again(self, number: int, flags: int, link: str) -> Optional[str]:
@@ -164,7 +176,14 @@ def _things() -> Set[Thing]:
     found = {("descriptor", number) for number in _descriptors()}
     tasks = os.listdir(TASKS)
     found.update(("thread", int(task)) for task in tasks)
-    return found | {("process", int(child)) for task in tasks for child in _children(task)}
+    found.update(("process", int(child)) for task in tasks for child in _children(task))
+    return found | _system_v()
+
+
+def _system_v() -> Set[Thing]:
+    """List what is there of System V's, whoever made it, which the kernel does not tell; a sandbox has its own."""
+    lines = {kind: _line(f"/proc/sysvipc/{kind}").splitlines()[1:] for kind in SYSTEM_V}
+    return {(kind, int(line.split()[1])) for kind in lines for line in lines[kind]}
 
 
 def _descriptors() -> Set[int]:
@@ -184,9 +203,11 @@ def _device(facts: os.stat_result) -> Tuple[int, int]:
     return os.major(facts.st_rdev), os.minor(facts.st_rdev)
 
 
-def _flags(number: int) -> int:
-    with open(f"/proc/self/fdinfo/{number}", encoding="utf-8") as facts:
-        return next(int(line.split()[1], 8) for line in facts if line.startswith("flags:"))
+def _flags(number: int) -> Tuple[int, bool]:
+    """Return how it was opened, and whether there is a lock, or a lease, of ours on it."""
+    with io.open(f"/proc/self/fdinfo/{number}", encoding="utf-8", errors="replace") as facts:
+        words = dict(line.split(":", 1) for line in facts if ":" in line)
+        return int(words["flags"], 8), "lock" in words
 
 
 def _threads() -> List[Tuple[Thing, str]]:
@@ -233,28 +254,41 @@ def _process_name(child: int) -> List[str]:
 
 def _line(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with io.open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
     except OSError:
         return ""
 
 
-def _shared_mappings() -> Iterator[str]:
-    """Yield what memory is of that others may write to as well."""
-    with open(MAPPINGS, encoding="utf-8", errors="replace") as maps:
+def _shared_mappings() -> Iterator[Tuple[str, str]]:
+    """Yield the flags of memory that others may write to as well, or that no child has, and what it is of."""
+    with io.open(MAPPINGS, encoding="utf-8", errors="replace") as maps:
+        shared, of = False, ""
         for line in maps:
-            _, rights, _, _, _, *path = line.split(None, 5)
-            if rights[1] == "w" and rights[3] == "s":
-                yield "".join(path).strip()
+            name, _, facts = line.partition(" ")
+            if not name.endswith(":"):
+                rights, _, _, _, *path = facts.split(None, 4)
+                of = "".join(path).strip()
+                shared = rights[1] == "w" and rights[3] == "s" and not of.startswith(SEGMENT)
+            elif name == "VmFlags:" and (shared or (LEFT_OUT in facts.split() and not of.startswith("["))):
+                yield facts, of
 
 
-def _memory(path: str) -> str:
+def _memory(mapping: Tuple[str, str]) -> str:
+    flags, path = mapping
     holders = ", ".join(_holders()[:3])
     made_by = f" (in {holders})" if holders else ""
     if path.startswith(SEMAPHORE):
         return f"a semaphore{made_by}"
-    of = "" if path.startswith(("/dev/zero", "/anon")) else f" of {path}"
-    return f"shared memory{of}{made_by}"
+    of = "" if path.startswith(("/dev/zero", "/anon")) or not path else f" of {path}"
+    return f"{'memory that a fork leaves out' if LEFT_OUT in flags.split() else 'shared memory'}{of}{made_by}"
+
+
+def _timers() -> List[str]:
+    """List what is to send the host a signal: no child would get it."""
+    running = any(signal.getitimer(kind) != (0.0, 0.0) for kind in INTERVALS)
+    found = ["a timer of setitimer or alarm"] if running else []
+    return found + (["a timer of timer_create"] if _line(TIMERS) else [])
 
 
 def _holders() -> List[str]:
@@ -285,6 +319,8 @@ def _not_only_read(number: int, flags: int, link: str) -> Optional[str]:
     with contextlib.suppress(OSError):  # not readable, or a folder
         if os.pread(number, len(DATABASE), 0) == DATABASE:
             return f"the open database {link}"
+    if link.startswith(f"/proc/{os.getpid()}/"):
+        return f"the file {link}, which tells of the host"
     if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND:
         return f"the file {link}, open for writing (and not for appending)"
     return None

@@ -1,4 +1,4 @@
-"""What a process that forks does once for all its children, and what each child does for itself."""
+"""What a process that forks does once for all its children, and what each child does at its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ _OF_OPENMP = (
     "NUMEXPR_NUM_THREADS",
     "NUMEXPR_MAX_THREADS",
 )  # each follows OMP_NUM_THREADS where it is not said itself
-_POOLS = ("RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
+_SAID = {
+    **dict.fromkeys(("RAYON_NUM_THREADS", "POLARS_MAX_THREADS"), "1"),
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow, which pandas imports where it is there
+}
 
 _CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
 
@@ -32,9 +35,10 @@ def one_thread() -> Iterator[None]:
 
     What a child imports, or starts, asks the environment again, and finds it as the operator has left it.
     """
-    names = (*_POOLS, *(() if "OMP_NUM_THREADS" in os.environ else ("OMP_NUM_THREADS", *_OF_OPENMP)))
-    ours = [name for name in names if name not in os.environ]
-    os.environ.update(dict.fromkeys(ours, "1"))
+    openmp = () if "OMP_NUM_THREADS" in os.environ else ("OMP_NUM_THREADS", *_OF_OPENMP)
+    said = {**_SAID, **dict.fromkeys(openmp, "1")}
+    ours = {name: value for name, value in said.items() if name not in os.environ}
+    os.environ.update(ours)
     try:
         yield
     finally:
@@ -57,12 +61,6 @@ def before_forks() -> None:
     """Forget what is the host's alone: its folder for temporary files, and what is to be removed at its end."""
     _try("tempfile", _forget_folder, only_loaded=True)
     _try("weakref", _disown_finalizers, only_loaded=True)
-
-
-def in_child() -> None:
-    """Give a child chances of its own; CPython has seeded its own generator at the fork."""
-    if "numpy.random" in sys.modules:
-        _try("numpy.random", lambda module: module.seed(), only_loaded=True)
 
 
 def leave() -> None:
