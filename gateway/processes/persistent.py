@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.settings import Mode
 
 
+FAILED = 400  # the least HTTP status that tells a failure
 PATIENCE = 2.0  # seconds that a process has to go before there is another in its place
 
 
@@ -302,19 +303,24 @@ async def _settled(answer: asyncio.Future[bytearray]) -> bytearray | None:
 
 
 class _Failing(msgspec.Struct, frozen=True):
-    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw = msgspec.Raw()
+    response: msgspec.Raw = msgspec.Raw()
+    status: object = None
 
 
 def _failure(answer: bytearray) -> str | None:
-    """Return the code of what the connector's own code raised, None where it did not."""
-    if len(answer) > LARGE or b'"raised"' not in answer:
+    """Return the code of the error that an answer tells, or its status; None where it is neither."""
+    if len(answer) > LARGE or not (b'"error"' in answer or b'"status"' in answer):
         return None
     try:
-        raw = msgspec.json.decode(answer, type=_Failing).error
+        failing = msgspec.json.decode(answer, type=_Failing)
     except msgspec.MsgspecError:
         return None
-    error = told(raw) if isinstance(raw, msgspec.Raw) else None
-    return error.error_code if error is not None and error.raised else None
+    error = told(failing.error)
+    if error is not None:
+        return error.error_code
+    failed = failing.response and isinstance(failing.status, int) and failing.status >= FAILED
+    return f"status {failing.status}" if failed else None
 
 
 async def _is_document(answer: bytearray) -> bool:
