@@ -100,6 +100,7 @@ def _imported(target: Target, holdings: sharing.Holdings, generators: chances.Ge
             problems = handler.warm_up(target)
             holdings.note(f"{target.name}.{members.WARMUP}")
         warming.known_costs(target.name)
+    warming.release_loop()
     channel.flush()
     subreaper.cease()
     return problems

@@ -9,7 +9,7 @@ import sys
 from typing import Any, Iterator, Set
 
 from . import channel, threads
-from .own import os
+from .own import gc, os
 
 # How many threads a library starts for its work, most of them when it is imported: no child would have them.
 _OF_OPENMP = (
@@ -57,6 +57,11 @@ def known_costs(connector: str) -> None:
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
 
 
+def release_loop() -> None:
+    """Give up gevent's loop where nothing waits for it: whoever needs one makes it, in each child its own."""
+    _try("gevent._hub_local", _release, only_loaded=True)
+
+
 def before_forks() -> None:
     """Forget what is the host's alone: its folder for temporary files, and what is to be removed at its end."""
     _try("tempfile", _forget_folder, only_loaded=True)
@@ -69,6 +74,15 @@ def leave() -> None:
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # noqa: SLF001  (os._exit comes next)
     channel.flush()
+
+
+def _release(module: Any) -> None:
+    hub, greenlet = module.get_hub_if_exists(), sys.modules["greenlet"]
+    if hub is None or hub.loop.activecnt:
+        return
+    there = [each for each in gc.get_objects() if issubclass(type(each), greenlet.greenlet) and not each.dead]
+    if all(each is hub or each is greenlet.getcurrent() for each in there):
+        hub.destroy(destroy_loop=True)
 
 
 def _forget_folder(module: Any) -> None:
