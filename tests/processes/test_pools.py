@@ -484,6 +484,43 @@ async def test_what_breaks_the_host_itself_is_told_and_stands_by(site: Site) -> 
         assert await do(gateway, "result = 1") == 1
 
 
+LOOP = """
+import select, types
+class Hub:  # as gevent has it
+    loop, dead, poller = types.SimpleNamespace(activecnt=WATCHERS), False, select.epoll()
+    def destroy(self, destroy_loop):
+        self.poller.close()
+hub, *others = [Hub() for _ in range(GREENLETS)]
+sys.modules["gevent._hub_local"] = types.SimpleNamespace(get_hub_if_exists=lambda: hub)
+sys.modules["greenlet"] = types.SimpleNamespace(greenlet=Hub, getcurrent=lambda: None)
+"""
+
+
+@pytest.mark.parametrize(("watchers", "greenlets", "mode"), [(0, 1, "fork"), (1, 1, "standby"), (0, 2, "standby")])
+async def test_a_loop_of_gevent_is_given_up_where_nothing_waits_for_it(
+    site: Site, watchers: int, greenlets: int, mode: str
+) -> None:
+    top = LOOP.replace("WATCHERS", str(watchers)).replace("GREENLETS", str(greenlets))
+    site.configure(python(site, "mode: fork", top=top))
+    async with served(site) as gateway:
+        assert await do(gateway, "result = 1") == 1
+        status = await gateway.status("act")
+        assert (status["mode"], ["an open eventpoll" in each for each in status["notices"]]) == (
+            mode,
+            [True] * (mode == "standby"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("keys", "imported"), [("", "background_thread:false"), ("env: {JE_ARROW_MALLOC_CONF: a:b}", "a:b")]
+)
+async def test_the_allocator_of_pyarrow_starts_no_thread_in_a_host(site: Site, keys: str, imported: str) -> None:
+    code = "os.environ.get('JE_ARROW_MALLOC_CONF')"
+    site.configure(python(site, f"mode: fork, {keys}", top=f"imported = {code}"))
+    async with served(site) as gateway:
+        assert await do(gateway, f"result = [module.imported, {code}]") == [imported, imported if keys else None]
+
+
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
