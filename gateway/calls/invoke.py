@@ -280,7 +280,7 @@ class Invoker:
             meant = interpret(result, redact)
         except ConnectorInvalidOutput:
             return None
-        if meant.error is not None and meant.error.invalid_output:
+        if meant.error is not None and meant.error.no_answer:
             return None
         return Reply(result=meant, run=self._answered(run, meant, redact))
 
@@ -311,7 +311,7 @@ class Invoker:
             result = interpret(bytearray(answer), redact, acknowledges=True)
         except ConnectorInvalidOutput:
             return False
-        if result.error is not None and (result.error.raised or result.error.invalid_output):
+        if result.error is not None and (result.error.raised or result.error.no_answer):
             return False  # nothing goes on, and the answer is no 202
         extension.granted = True
         extension.over()

@@ -76,8 +76,11 @@ async def meaning(completed: Completed, title: str, redact: Redactor, allowed: f
         result = told_error(completed.result, redact)
         if result is None:
             problem = ConnectorFailed(f"{title} failed with exit status {completed.status}")
-    if problem is None and result is not None and result.error is not None and result.error.invalid_output:
-        problem = ConnectorInvalidOutput(f"{title} gave no valid result: {result.error.message}")
+    if problem is None and result is not None and result.error is not None:
+        if result.error.invalid_output:
+            problem = ConnectorInvalidOutput(f"{title} gave no valid result: {result.error.message}")
+        elif result.error.out_of_memory:
+            problem = ConnectorOutOfMemory(f"{_filled(title, completed)}: {result.error.message}")
     return Meant(result=result, problem=problem, tail=redact(completed.log_tail))
 
 
@@ -93,6 +96,8 @@ def problem_of(completed: Completed, title: str, timeout: float) -> GatewayError
         return GatewayDraining(f"{title} was stopped: the gateway is shutting down", retry_after=5)
     if completed.stop is Stop.OUTPUT:
         return ConnectorOutputTooLarge(f"{title} wrote a result of more than {Size(bounds.output)} (max_output)")
+    if completed.heap_full:
+        return ConnectorOutOfMemory(_filled(title, completed))
     if completed.out_of_memory:
         return ConnectorOutOfMemory(f"{title} used more than {Size(bounds.memory)} of memory (max_memory)")
     if completed.over is not None:
@@ -102,6 +107,11 @@ def problem_of(completed: Completed, title: str, timeout: float) -> GatewayError
     if completed.signal is not None:
         return ConnectorCrashed(f"{title} died of {completed.signal}")
     return None
+
+
+def _filled(title: str, completed: Completed) -> str:
+    bound = f", a part of {Size(completed.bounds.memory)} (max_memory) where no option says its size"
+    return f"{title} filled its heap{bound if completed.bounds.memory else ''}"
 
 
 def _lateness(completed: Completed, allowed: float) -> str:

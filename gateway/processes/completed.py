@@ -58,6 +58,8 @@ class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """What there was of its result when it was stopped."""
     left_behind: bool = False
     """Something that it had started outlived it, although nobody stopped it."""
+    heap_full: bool = False
+    """It ran out of memory since its heap was full, which is a part of what it may have."""
     clean: bool = False
     """It ended by itself, with status 0."""
 
@@ -83,6 +85,7 @@ def why_stopped(ended: Ended, stop: Stop | None) -> Stop | None:
 
 def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str, int]) -> Completed:
     """Return what a run came to; `log` is its last words and how many bytes there were."""
+    full = ended.status != 0 and not ended.result and launch.heap_full is not None and launch.heap_full in log[0]
     number = os.WTERMSIG(ended.status) if ended.status and os.WIFSIGNALED(ended.status) else None
     return Completed(
         pid=ended.pid,
@@ -90,7 +93,8 @@ def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str
         status=None if number else os.WEXITSTATUS(ended.status),
         signal=signal_name(number) if number else None,
         stop=stop,
-        out_of_memory=ended.why == Why.MEMORY or (ended.status != 0 and _lacked_memory(ended, launch, log[0])),
+        out_of_memory=full or ended.why == Why.MEMORY or (ended.status != 0 and _went_over(ended, launch)),
+        heap_full=full,
         over=OVER.get(ended.why),
         cell_died=ended.why == Why.CELL_DIED,
         cpu_user=ended.cpu_user,
@@ -105,10 +109,9 @@ def completed(ended: Ended, launch: Launch, *, stop: Stop | None, log: tuple[str
     )
 
 
-def _lacked_memory(ended: Ended, launch: Launch, said: str) -> bool:
-    """Tell whether one that failed did so because the system, or its own heap, refused it memory."""
-    full = launch.heap_full is not None and launch.heap_full in said
-    return full or 0 < launch.bounds.memory < ended.peak_rss
+def _went_over(ended: Ended, launch: Launch) -> bool:
+    """Tell whether one that failed may have done so because the system refused it memory."""
+    return 0 < launch.bounds.memory < ended.peak_rss
 
 
 def had_answered(completed: Completed) -> bool:

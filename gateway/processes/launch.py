@@ -57,7 +57,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: tuple[str, ...] = ()
     """A command line to run after a run that was stopped or died: for what lives outside of our processes."""
     heap_full: str | None = None
-    """What the log of a run says that ended for want of the memory that `bounds` leave its heap."""
+    """What the log of a run says that ended because its heap was full."""
     name: str = ""
     """The connector, for messages."""
     key: str = ""

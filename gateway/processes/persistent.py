@@ -22,7 +22,7 @@ from gateway.processes.resident import Resident
 from gateway.processes.stock import Stock
 from gateway.protocol.document import is_document
 from gateway.protocol.request import LARGE
-from gateway.protocol.told import told
+from gateway.protocol.told import ToldError, told
 
 if TYPE_CHECKING:
     from gateway.observe.redact import Redactor
@@ -137,7 +137,10 @@ class Persistent:
 
     def may_stay(self, process: LineProcess, answer: bytearray) -> bool:
         """Tell whether a process may serve on after this answer: what was taken away may have been part of it."""
-        code = _failure(answer)
+        error = _failure(answer)
+        if error is not None and error.out_of_memory:
+            return False
+        code = error.error_code if error is not None else None
         again = code is not None and code == process.failure
         process.served, process.failure = process.served or code is None, code
         if Rested.KILLED in process.resident.swept:
@@ -308,8 +311,8 @@ class _Failing(msgspec.Struct, frozen=True):
     status: object = None
 
 
-def _failure(answer: bytearray) -> str | None:
-    """Return the code of the error that an answer tells, or its status; None where it is neither."""
+def _failure(answer: bytearray) -> ToldError | None:
+    """Return the error that an answer tells, one with its status for a code if it has but that; None: it is neither."""
     if len(answer) > LARGE or not (b'"error"' in answer or b'"status"' in answer):
         return None
     try:
@@ -318,9 +321,9 @@ def _failure(answer: bytearray) -> str | None:
         return None
     error = told(failing.error)
     if error is not None:
-        return error.error_code
+        return error
     failed = failing.response and isinstance(failing.status, int) and failing.status >= FAILED
-    return f"status {failing.status}" if failed else None
+    return ToldError(error_code=f"status {failing.status}") if failed else None
 
 
 async def _is_document(answer: bytearray) -> bool:

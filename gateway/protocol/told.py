@@ -21,6 +21,13 @@ class ToldError(msgspec.Struct, kw_only=True):
     raised: bool = False
     invalid_output: bool = False
     """The result had no JSON form, which a host of ours has found."""
+    out_of_memory: bool = False
+    """Its heap was full, which a host of ours has found."""
+
+    @property
+    def no_answer(self) -> bool:
+        """Whether a host says with it what kept the command from answering."""
+        return self.invalid_output or self.out_of_memory
 
 
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +37,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     message: str | int | float | None = None
     raised: bool = False
     invalid_output: bool = False
+    out_of_memory: bool = False
 
 
 def told(raw: msgspec.Raw | None) -> ToldError | None:
@@ -45,6 +53,7 @@ def told(raw: msgspec.Raw | None) -> ToldError | None:
         message=str(told.message or ""),
         raised=told.raised,
         invalid_output=told.invalid_output,
+        out_of_memory=told.out_of_memory,
     )
     return error if error.error_code else None
 

@@ -86,7 +86,7 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
     cleanup: tuple[str, ...] = ()
     """A command line to run after a run that was stopped or died."""
     heap_full: str | None = None
-    """What its log says when it ends for want of the memory that `max_memory` leaves it."""
+    """What its log says when it ends because its heap is full."""
     notice: str | None = None
     """What an operator should know although it works."""
 

@@ -98,12 +98,11 @@ class Java:
         java = installation(options.java, "java", place)
         self._check(options, place)
         bound = _bound(options, place)
-        full = HEAP_FULL if bound else None
         private = (*_PRIVATE, str(java))
         if options.jar is not None:
             jar = must_exist(place.resolve(options.jar, "jar"), "jar")
             line = (*private, *FLAGS, *bound, *options.jvm, "-jar", str(jar))
-            return CommandLine(argv=line, files=(java, jar), code=(jar,), needs=(java,), heap_full=full)
+            return CommandLine(argv=line, files=(java, jar), code=(jar,), needs=(java,), heap_full=HEAP_FULL)
         folder, notice = built(place, self._build(options, place))
         archive = folder / "connector.jsa"
         shared = (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
@@ -118,7 +117,7 @@ class Java:
             needs=(java,),
             result_on_fd3=True,
             result_in_line=True,
-            heap_full=full,
+            heap_full=HEAP_FULL,
             notice=notice,
         )
 

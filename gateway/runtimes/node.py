@@ -104,7 +104,7 @@ class Node:
             needs=(HOST.parent, *(folder for above in module.parents if (folder := above / "node_modules").is_dir())),
             result_on_fd3=True,
             result_in_line=True,
-            heap_full=HEAP_FULL if bound else None,
+            heap_full=HEAP_FULL,
             notice=notice,
         )
 

@@ -24,14 +24,24 @@ MIB = 1 << 20
 FACTS = """
 public class Facts implements connector.Connector {
   record Pair(String name, long value) {}
+  private int number;
   public String describe() {
     return \"\"\"
         {"commands": [{"name": "Tell", "parameters": []}, {"name": "Churn", "parameters": []},
-                      {"name": "Fill", "parameters": []}]}\"\"\";
+                      {"name": "Fill", "parameters": []}, {"name": "Wrap", "parameters": []},
+                      {"name": "Number", "parameters": []}]}\"\"\";
   }
   public String execute(String request) throws Exception {
     if (request.contains("Churn")) return churn(60);
     if (request.contains("Fill")) return churn(10000);
+    if (request.contains("Number")) return String.valueOf(++number);
+    if (request.contains("Wrap")) {
+      try {
+        return churn(10000);
+      } catch (OutOfMemoryError full) {
+        throw new IllegalStateException("no result", full);
+      }
+    }
     Pair heap = new Pair("heap", Runtime.getRuntime().maxMemory());
     java.io.File made = java.io.File.createTempFile("made", null);
     return String.format("{\\"%s\\": %d, \\"level\\": %d, \\"made\\": \\"%s\\", \\"home\\": \\"%s\\", \\"HOME\\": \\"%s\\"}",
@@ -124,8 +134,16 @@ async def test_a_jvm_knows_its_bound_and_its_folder(facts: Site) -> None:
         full = await gateway.do("facts/Fill")
         assert (full.status, full.code) == (502, "connector_out_of_memory"), full.raw
         assert "300MiB" in full.message
-        own = await gateway.do("own/Fill")
-        assert (own.status, own.code) == (500, "OutOfMemoryError"), own.raw
+        for connector in ("stays", "own"):
+            full = await gateway.do(f"{connector}/Fill")
+            assert (full.status, full.code) == (502, "connector_out_of_memory"), full.raw
+            assert "filled its heap" in full.message
+            assert "Java heap space" in full.message
+        before, after = [(await gateway.do("stays/Number")).body for _ in range(2)]
+        assert (before, after) == (1, 2), "another process serves, and stays"
+        wrapped = await gateway.do("stays/Wrap")
+        assert (wrapped.status, wrapped.code) == (502, "connector_out_of_memory"), wrapped.raw
+        assert (await gateway.do("stays/Number")).body == 1
 
 
 def test_sources_are_compiled_at_the_level_of_what_runs_them_or_at_the_one_that_is_said(facts: Site) -> None:

@@ -152,7 +152,22 @@ public final class Host {
         }
         fault.printStackTrace();
         String message = fault.getMessage() == null ? fault.toString() : fault.getMessage();
+        if (isOutOfMemory(thrown)) {
+            return failed(simpleName(fault), message, ", \"raised\": true, \"out_of_memory\": true", true);
+        }
         return failed(simpleName(fault), message, ", \"raised\": true", fault instanceof VirtualMachineError);
+    }
+
+    /** Whatever it was wrapped in. Causes may go round in a circle. */
+    private static boolean isOutOfMemory(Throwable thrown) {
+        Throwable fault = thrown;
+        for (int depth = 0; fault != null && depth < 20; depth++) {
+            if (fault instanceof OutOfMemoryError) {
+                return true;
+            }
+            fault = fault.getCause();
+        }
+        return false;
     }
 
     private static Answer told(String code, String message) {
