@@ -139,6 +139,18 @@ class Recognised(NamedTuple):
     place: Home
     limits: Limits
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that its entry declares.
+
+        Raises:
+            Quarantine: one cannot be.
+        """
+        try:
+            return _env(self.place.node, self.common.env)
+        except ConfigError as problem:
+            raise Quarantine(str(problem)) from problem
+
     def build(self) -> Build | None:
         """Return what has to be built for it.
 

@@ -18,23 +18,26 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.removing import remove
-from gateway.connectors.definition import Recognised, recognise, redactor
-from gateway.errors import Quarantine
+from gateway.connectors.definition import LOCALE, Recognised, recognise, redactor
+from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.files import unusable
 from gateway.locks import lock
 from gateway.processes.completed import StartFailed
 from gateway.processes.launch import Bounds, Launch
-from gateway.runtimes import Build, BuildFailed, Home, Made, made_at
+from gateway.protocol.request import DescribeRequest, one_line
+from gateway.protocol.result import interpret
+from gateway.runtimes import Build, BuildFailed, Made, made_at
 from gateway.runtimes.base import FAILED, MARKER, Failed
 from gateway.sandbox import STANDARD, Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from gateway.connectors.sources import Sources
     from gateway.observe.redact import Redactor
     from gateway.processes.base import Pool
+    from gateway.processes.completed import Completed
     from gateway.settings import Settings
 
 TIMEOUT = 1800.0  # seconds that one program of a build may take
@@ -109,13 +112,14 @@ class Installer:
             if build is None:
                 return Installed(name=name, state="nothing to build")
             async with self._turns:
-                return await self._build(one.place, build, progress)
+                return await self._build(one, build, progress)
         except FAULTS as problem:
             progress(name, "failed")
             said = redactor(one.place.node, self._settings)(_said(problem))
             return Installed(name=name, state="failed", problem=said)
 
-    async def _build(self, place: Home, build: Build, progress: Callable[[str, str], None]) -> Installed:
+    async def _build(self, one: Recognised, build: Build, progress: Callable[[str, str], None]) -> Installed:
+        place = one.place
         with _alone(place.builds):
             current = (place.builds / "current").resolve()
             made = made_at(current)
@@ -128,7 +132,7 @@ class Installer:
             failed = place.builds / FAILED
             try:
                 redact = redactor(place.node, self._settings).plus(build.secrets)
-                tools = _BuildTools(self, place.name, progress, redact)
+                tools = _BuildTools(self, one, progress, redact)
                 await build.make(folder, tools)
                 failed.unlink(missing_ok=True)
                 made = Made(inputs=build.inputs(), at=str(folder.resolve()), notices=tuple(tools.notices))
@@ -142,7 +146,7 @@ class Installer:
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)
         progress(place.name, "done")
-        return Installed(name=place.name, state="built", notices=made.notices)
+        return Installed(name=place.name, state="built", notices=(*made.notices, *tools.warnings))
 
     async def shared(self, name: str, make: Callable[[Path], Awaitable[None]]) -> Path:
         """Return a file that builds share. One of them makes it, and the others wait for that."""
@@ -158,42 +162,39 @@ class Installer:
                     draft.unlink(missing_ok=True)
         return file
 
-    async def run(self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, redact: Redactor) -> None:
+    async def run(
+        self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, redact: Redactor, *, allowed: float = TIMEOUT
+    ) -> Completed:
         """Run one program of a build, contained like a connector.
 
         Raises:
-            BuildFailed: it did not succeed.
+            BuildFailed: it could not be started.
         """
-        launch = Launch(
-            argv=argv, env={**self.environ, **env}, result_on_fd3=False, bounds=BOUNDS, redact=redact, sandbox=SANDBOX
-        )
-        program = os.path.basename(argv[0])
+        launch = Launch(argv=argv, env=dict(env), result_on_fd3=False, bounds=BOUNDS, redact=redact, sandbox=SANDBOX)
         try:
             child = self._pool.obtain(launch, lambda _stream, _line: None)
-            done = await child.run(stdin, deadline=asyncio.get_running_loop().time() + TIMEOUT)
+            return await child.run(stdin, deadline=asyncio.get_running_loop().time() + allowed)
         except StartFailed as problem:
-            raise BuildFailed(f"{program} could not be started: {problem}") from problem
-        if done.status != 0 or done.stop is not None:
-            how = done.signal or (
-                f"exit status {done.status}" if done.stop is None else f"still running after {TIMEOUT} s"
-            )
-            told = redact(done.result.decode(errors="replace").strip())
-            said = "\n".join(text for text in (told, done.log_tail) if text)
-            raise BuildFailed(f"{' '.join(_words(argv))} failed ({how}):\n{said[-4000:]}")
+            raise BuildFailed(f"{os.path.basename(argv[0])} could not be started: {problem}") from problem
 
 
 class _BuildTools:
     """What a build gets."""
 
-    def __init__(self, installer: Installer, name: str, progress: Callable[[str, str], None], redact: Redactor) -> None:
+    def __init__(
+        self, installer: Installer, one: Recognised, progress: Callable[[str, str], None], redact: Redactor
+    ) -> None:
         self.offline = installer.offline
         self.wheels_only = installer.wheels_only
         self.variables = frozenset(installer.environ)
         self.index = installer.index
         self.shared = installer.shared
         self.notices: list[str] = []
+        self.warnings: list[str] = []
+        """What is of this moment: where it serves it may be otherwise."""
         self._installer = installer
-        self._name = name
+        self._one = one
+        self._name = one.place.name
         self._progress = progress
         self._redact = redact
 
@@ -202,10 +203,43 @@ class _BuildTools:
 
     async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
         step = " ".join(_words(argv))
+        async with self._told(step):
+            done = await self._installer.run(argv, {**self._installer.environ, **(env or {})}, stdin, self._redact)
+        if done.status != 0 or done.stop is not None:
+            raise BuildFailed(f"{step} failed ({_how(done, TIMEOUT)}):\n{self._said(done)}")
+
+    async def try_out(self, *argv: str, stdin: bytes | None = None) -> None:
+        one = self._one
+        allowed = float(one.limits.describe_timeout)
+        config = msgspec.Raw(msgspec.json.encode(one.common.config))
+        request = one_line(DescribeRequest(config=config)) if stdin is None else stdin
+        env = {"PATH": one.place.path, **LOCALE, **one.env}
+        async with self._told("is tried out"):
+            done = await self._installer.run(argv, env, request, self._redact, allowed=allowed)
+        try:
+            error = interpret(done.result, self._redact).error
+        except ConnectorInvalidOutput:
+            if done.stop is None:
+                raise BuildFailed(f"it does not start ({_how(done, allowed)}):\n{self._said(done)}") from None
+            self.warnings.append(f"it is {_how(done, allowed)} (describe_timeout) when it is asked what it can do")
+            return
+        if error is not None and error.unloadable:
+            told, more = f"{error.error_code}: {error.message}", _without_frames(done.log_tail)[-2000:]
+            raise BuildFailed(f"it cannot be loaded: {more if error.message in more else told}")
+        if error is not None:
+            self.warnings.append(f"it was built, and does not work here: {error.error_code}: {error.message}")
+
+    def _said(self, done: Completed) -> str:
+        told = self._redact(done.result.decode(errors="replace").strip())
+        return "\n".join(text for text in (told, done.log_tail) if text)[-4000:]
+
+    @contextlib.asynccontextmanager
+    async def _told(self, step: str) -> AsyncIterator[None]:
+        """Tell of a step, and that it goes on."""
         self._progress(self._name, step)
         signs = asyncio.create_task(self._signs_of_life(step))
         try:
-            await self._installer.run(argv, env or {}, stdin, self._redact)
+            yield
         finally:
             signs.cancel()
 
@@ -213,6 +247,18 @@ class _BuildTools:
         for count in itertools.count(1):
             await asyncio.sleep(STEP)
             self._progress(self._name, f"{step}, for {count * STEP:.0f} s")
+
+
+def _how(done: Completed, allowed: float) -> str:
+    """Say how a program ended that was allowed so many seconds."""
+    if done.stop is not None:
+        return f"still running after {allowed:g} s"
+    return done.signal or f"exit status {done.status}"
+
+
+def _without_frames(log: str) -> str:
+    """Return a log without the lines of stacks: where a file does not parse stands before them."""
+    return "\n".join(line for line in log.splitlines() if not line.lstrip().startswith("at ")).strip()
 
 
 def _words(argv: tuple[str, ...]) -> list[str]:

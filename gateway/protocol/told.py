@@ -23,6 +23,8 @@ class ToldError(msgspec.Struct, kw_only=True):
     """The result had no JSON form, which a host of ours has found."""
     out_of_memory: bool = False
     """Its heap was full, which a host of ours has found."""
+    unloadable: bool = False
+    """It could not be loaded, for want of code that is there and can be read, which a host of ours has found."""
 
     @property
     def no_answer(self) -> bool:
@@ -38,6 +40,7 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     raised: bool = False
     invalid_output: bool = False
     out_of_memory: bool = False
+    unloadable: bool = False
 
 
 def told(raw: msgspec.Raw | None) -> ToldError | None:
@@ -54,6 +57,7 @@ def told(raw: msgspec.Raw | None) -> ToldError | None:
         raised=told.raised,
         invalid_output=told.invalid_output,
         out_of_memory=told.out_of_memory,
+        unloadable=told.unloadable,
     )
     return error if error.error_code else None
 

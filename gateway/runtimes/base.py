@@ -119,6 +119,15 @@ class Tools(Protocol):
             BuildFailed: its exit status is not 0; the message has the end of its output.
         """
 
+    async def try_out(self, *argv: str, stdin: bytes | None = None) -> None:
+        """Start what was built, with the `env` of its entry, and have it answer a request: what it can do, as a rule.
+
+        What it raises may be due to what is there only when it serves, and is told, without more.
+
+        Raises:
+            BuildFailed: it did not start or died, or lacks code that the build should have given it.
+        """
+
 
 class BuildFailed(Exception):
     """A build did not succeed; the old one goes on serving."""

@@ -171,12 +171,14 @@ async def _make(
     if sources:
         libraries = [host, *sorted((folder / "lib").glob("*.jar")), *classpath]
         await compiler.compile(sources, libraries, folder / "connector.jar", options.release)
-    if any(path.is_dir() for path in classpath):
-        return  # a class-data archive is made of jars alone
-    request = read_file(sample) if sample else b'{"protocol":1,"op":"describe"}'
-    archive = f"-XX:ArchiveClassesAtExit={folder / 'connector.jsa'}"
+    # A class-data archive is made of jars alone.
+    jars = all(path.is_file() for path in classpath)
+    archive = [f"-XX:ArchiveClassesAtExit={folder / 'connector.jsa'}"] if jars else []
     run = ("-cp", _classpath(folder, classpath), "connector.Host", str(options.class_))
-    await tools.run(str(java), archive, *FLAGS, *_bound(options, place), *options.jvm, *run, stdin=request)
+    await tools.try_out(
+        *_PRIVATE, str(java), *archive, *FLAGS, *_bound(options, place), *options.jvm, *run,
+        stdin=read_file(sample) if sample else None,
+    )  # fmt: skip
 
 
 async def _fetch(folder: Path, coordinates: list[str], tools: Tools, place: Home) -> None:

@@ -79,23 +79,20 @@ class Node:
         """Run the module where its packages are: links to its files lie beside node_modules in the build."""
         node = installation(options.installation, "node", place)
         module = must_exist(place.resolve(options.module, "module"), "module")
-        bound = _bound(options, place)
         packages = self._packages(options, place)
         source = module.parent if packages is None else packages.source
         files = [node, module, HOST, *sources(source, *CODE, left_out=place.state_dir)]
         code = [module, place.builds]
-        notice, target, shown, app = None, module, [], None
+        notice, target, app = None, module, None
         if packages is not None:
-            folder, notice = built(place, self._build(options, packages))
+            folder, notice = built(place, self._build(options, packages, place))
             app = folder / APP
             if not app.exists():
                 raise Quarantine(f"built by an earlier version: run gateway install {place.name}")
             target = app / module.relative_to(source)
-            shown = ["--preserve-symlinks", "--preserve-symlinks-main"]
             files.append(place.builds / "current" / APP / PACKAGE)
             code.append(source)
-        flags = _resolved(options, place, app)
-        host = (str(node), *shown, *bound, *flags, str(HOST))
+        host = _host(options, place, node, app)
         return CommandLine(
             argv=(*host, "--fd3", str(target)),
             resident={"persistent": (*host, "--lines", str(target))},
@@ -111,7 +108,7 @@ class Node:
     def build(self, options: NodeOptions, place: Home) -> Build | None:
         """The packages that package.json names."""
         packages = self._packages(options, place)
-        return None if packages is None else self._build(options, packages)
+        return None if packages is None else self._build(options, packages, place)
 
     @staticmethod
     def _packages(options: NodeOptions, place: Home) -> Packages | None:
@@ -121,19 +118,29 @@ class Node:
         return Packages(source, place, installation(options.installation, "node", place), options.allow_scripts)
 
     @staticmethod
-    def _build(options: NodeOptions, packages: Packages) -> Build:
+    def _build(options: NodeOptions, packages: Packages, place: Home) -> Build:
         preloads = list(_preloads(options))
         inputs = digest([packages.inputs(), preloads])
-        make = functools.partial(_make, packages=packages, preloads=preloads)
+        make = functools.partial(_make, options=options, place=place, packages=packages)
         return Build(inputs=lambda: inputs, make=make, secrets=packages.secrets())
 
 
-async def _make(folder: Path, tools: Tools, *, packages: Packages, preloads: list[tuple[int, str, str]]) -> None:
+async def _make(folder: Path, tools: Tools, *, options: NodeOptions, place: Home, packages: Packages) -> None:
     await packages.make(folder, tools)
-    for index, option, name in preloads:
+    app = folder / APP
+    for index, option, name in _preloads(options):
         quoted = msgspec.json.encode(name).decode()
         text = f"import {quoted};\n" if option == "--import" else f"require({quoted});\n"
-        _preload(folder / APP, index, option).write_text(text)
+        _preload(app, index, option).write_text(text)
+    module = must_exist(place.resolve(options.module, "module"), "module")
+    node = installation(options.installation, "node", place)
+    await tools.try_out(*_host(options, place, node, app), str(app / module.relative_to(packages.source)))
+
+
+def _host(options: NodeOptions, place: Home, node: Path, app: Path | None) -> tuple[str, ...]:
+    """Return how the host is started; with a build the links in `app` are where its files are."""
+    shown = [] if app is None else ["--preserve-symlinks", "--preserve-symlinks-main"]
+    return (str(node), *shown, *_bound(options, place), *_resolved(options, place, app), str(HOST))
 
 
 def _bound(options: NodeOptions, place: Home) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import { pathToFileURL } from 'node:url';
 
 import { called } from './calling.mjs';
 import { describeModule } from './describe.mjs';
+import { isUnloadable } from './unloadable.mjs';
 import { InvalidOutput, collected, encode, printable, withBytes } from './encode.mjs';
 
 async function main(args) {
@@ -34,6 +35,7 @@ async function main(args) {
 
 async function serveOne(path, results) {
   const finish = (answer) => {
+    process.off('exit', early);
     writeAll(results, Buffer.from(`${answer.document}\n`));
     process.exit(answer.status);
   };
@@ -44,7 +46,10 @@ async function serveOne(path, results) {
 
   // The module is loaded ahead of the request, so that a process on standby has booted. Faults wait for the request.
   const loading = load(path);
-  loading.catch(() => {});
+  const early = (status) => writeAll(results, Buffer.from(`${raised(new ProcessExit(status)).document}\n`));
+  const loaded = () => process.off('exit', early);
+  process.on('exit', early);
+  loading.then(loaded, loaded);
   await rehearse();
   const request = await readAll(process.stdin);
   finish(await answer(loading, request));
@@ -101,8 +106,13 @@ async function* lines(stream) {
 async function answer(loading, text) {
   const request = parse(text);
   if (request === null) return told('invalid_request', 'the request is not a JSON object with op describe or execute');
+  let module;
   try {
-    const module = await loading;
+    module = await loading;
+  } catch (fault) {
+    return raised(fault, isUnloadable(fault) ? { unloadable: true } : {});
+  }
+  try {
     return request.op === 'describe' ? succeeded(module.description) : await execute(module, request);
   } catch (fault) {
     return raised(fault);
@@ -148,9 +158,9 @@ function told(code, message) {
   return failed({ error_code: code, message: printable(message) });
 }
 
-function raised(fault) {
+function raised(fault, more = {}) {
   process.stderr.write(`${story(fault)}\n`);
-  return failed({ error_code: printable(faultName(fault)), message: printable(faultMessage(fault)), raised: true });
+  return failed({ error_code: printable(faultName(fault)), message: printable(faultMessage(fault)), raised: true, ...more });
 }
 
 function failed(error) {
@@ -158,6 +168,12 @@ function failed(error) {
 }
 
 class UnsettledPromise extends Error {}
+
+class ProcessExit extends Error {
+  constructor(status) {
+    super(`the module ended its process with status ${status} when it was loaded`);
+  }
+}
 
 /** The name that the author gave to the error, or else that of its class. */
 function faultName(fault) {

@@ -173,3 +173,29 @@ def test_sources_are_compiled_at_the_level_of_what_runs_them_or_at_the_one_that_
     assert "java: no-such-java not found" in found["unknown"]
     assert "Facts.java is not executable" in found["text"]
     assert "nothing is compiled: it goes with sources" in found["nothing"]
+
+
+def test_what_cannot_be_loaded_is_not_built_and_what_misses_something_here_is_told(site: Site) -> None:
+    describe = 'public String describe() { return "{\\"commands\\": []}"; }'
+    whole = f"implements connector.Connector {{ {describe} public String execute(String r) {{ return r; }}"
+    classes = {
+        "native": (f'{whole} static {{ System.loadLibrary("missing"); }} }}', "no missing in java.library.path"),
+        "made": (f"{whole} public Made(int x) {{ }} }}", "NoSuchMethodException"),
+        "other": ("{ }", "does not implement connector.Connector"),
+        "key": (f'{whole} {{ if (System.getenv("KEY") == null) throw new IllegalStateException("no KEY"); }} }}', ""),
+    }
+    for name, (text, _) in classes.items():
+        (site.folder / name).mkdir()
+        (site.folder / name / f"{name.title()}.java").write_text(f"public class {name.title()} {text}")
+    entries = [f"{name}: {{runtime: java, class: {name.title()}, sources: [{name}]}}" for name in classes]
+    given = "given: {runtime: java, class: Key, sources: [key], classpath: [key], env: {KEY: x}}"
+    site.configure("\n".join([*entries, given, "gone: {runtime: java, class: Gone, sources: [key]}"]))
+    done = install(site)
+    assert done.returncode == 1
+    assert "it was built, and does not work here: IllegalStateException: no KEY" in done.stdout
+    found = problems(site)
+    for name in ("native", "made", "other"):
+        assert f"gateway install {name} failed: it cannot be loaded: " in found[name]
+        assert classes[name][1] in found[name]
+    assert "it cannot be loaded: java.lang.ClassNotFoundException: Gone" in found["gone"]
+    assert found["given"] is None

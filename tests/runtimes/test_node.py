@@ -289,3 +289,43 @@ def test_what_is_loaded_ahead_is_found_in_the_build_and_beside_the_entry(site: S
     site.configure(f"own: {{runtime: node, module: ./own/tell.mjs, node: {words}}}")
     installed(site, "--offline")
     assert called(site, "own/Tell") == ["import", "own", 1]
+
+
+TELL = "\nexport const Tell = () => 1;\n"
+UNLOADABLE = {
+    "package": ("import 'missing';", "Cannot find package 'missing'"),
+    "file": ("import './missing.mjs';", "missing.mjs"),
+    "text": ("export const =;", "SyntaxError"),
+    "kind": ("require('fs');", "require is not defined in ES module scope"),
+    "name": ("import { nothing } from 'fs';", "does not provide an export named 'nothing'"),
+    "native": ("import { createRequire } from 'module'; createRequire(import.meta.url)('./made.node');", "made.node"),
+    "loader": ("throw new Error('Could not locate the bindings file. Tried:');", "bindings file"),
+    "crash": ("process.kill(process.pid, 'SIGSEGV'); await new Promise((r) => setTimeout(r, 60000));", "SIGSEGV"),
+}
+OTHERWISE = {
+    "variable": ("if (!process.env.KEY) throw new Error('no KEY');", "does not work here: Error: no KEY"),
+    "config": ("JSON.parse(process.env.KEY);", "does not work here: SyntaxError"),
+    "leaves": ("process.exit(3);", "ended its process with status 3 when it was loaded"),
+    "never": ("await new Promise(() => {});", "waits for something that never comes"),
+    "slow": ("await new Promise((r) => setTimeout(r, 60000));", "still running after 1 s (describe_timeout)"),
+}
+
+
+def test_what_cannot_be_loaded_is_not_built_and_what_misses_something_here_is_told(site: Site) -> None:
+    for name, (code, _) in {**UNLOADABLE, **OTHERWISE, "given": OTHERWISE["variable"]}.items():
+        package(site.folder / name, {"name": name}, tell_mjs=code + TELL, made_node="no library")
+    entries = [f"{name}: {{runtime: node, module: ./{name}/tell.mjs}}" for name in {**UNLOADABLE, **OTHERWISE}]
+    entries = [one.replace("}", ", describe_timeout: 1s}") if one.startswith("slow") else one for one in entries]
+    site.configure("\n".join([*entries, "given: {runtime: node, module: ./given/tell.mjs, env: {KEY: x}}"]))
+    done = install(site, "--offline")
+    assert done.returncode == 1
+    states = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith(("built", "failed"))}
+    assert states["given"].split() == ["built", "given"]
+    for name, (_, words) in OTHERWISE.items():
+        assert states[name].startswith("built"), name
+        assert words in states[name]
+    found = findings(site)
+    for name, (_, words) in UNLOADABLE.items():
+        assert states[name].startswith("failed"), name
+        assert f"gateway install {name} failed: it " in found[name]["problem"]
+        assert words in found[name]["problem"], name

@@ -155,7 +155,14 @@ public final class Host {
         if (isOutOfMemory(thrown)) {
             return failed(simpleName(fault), message, ", \"raised\": true, \"out_of_memory\": true", true);
         }
-        return failed(simpleName(fault), message, ", \"raised\": true", fault instanceof VirtualMachineError);
+        String more = isUnloadable(fault) ? ", \"raised\": true, \"unloadable\": true" : ", \"raised\": true";
+        return failed(simpleName(fault), message, more, fault instanceof VirtualMachineError);
+    }
+
+    /** For want of a class or of native code, or since there is another one than the code was made for. */
+    private static boolean isUnloadable(Throwable fault) {
+        return fault instanceof LinkageError || fault instanceof ReflectiveOperationException
+                || fault instanceof ClassCastException;
     }
 
     /** Whatever it was wrapped in. Causes may go round in a circle. */
