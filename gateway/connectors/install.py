@@ -201,12 +201,13 @@ class _BuildTools:
     def note(self, text: str) -> None:
         self.notices.append(self._redact(text))
 
-    async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
+    async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> str:
         step = " ".join(_words(argv))
         async with self._told(step):
             done = await self._installer.run(argv, {**self._installer.environ, **(env or {})}, stdin, self._redact)
         if done.status != 0 or done.stop is not None:
             raise BuildFailed(f"{step} failed ({_how(done, TIMEOUT)}):\n{self._said(done)}")
+        return done.result.decode(errors="replace")
 
     async def try_out(self, *argv: str, stdin: bytes | None = None) -> None:
         one = self._one

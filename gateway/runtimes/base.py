@@ -112,8 +112,8 @@ class Tools(Protocol):
     def note(self, text: str) -> None:
         """Tell what an operator should know of the build, although it works."""
 
-    async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> None:
-        """Run a program to its end.
+    async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> str:
+        """Run a program to its end, and return what it wrote to stdout.
 
         Raises:
             BuildFailed: its exit status is not 0; the message has the end of its output.

@@ -23,7 +23,8 @@ from gateway.runtimes.base import (
     must_exist,
     sources,
 )
-from gateway.runtimes.node_packages import APP, PACKAGE, Packages, package_above
+from gateway.runtimes.node_packages import APP, Packages, package_above
+from gateway.runtimes.node_workspaces import PACKAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,7 @@ class Node:
         notice, target, app = None, module, None
         if packages is not None:
             folder, notice = built(place, self._build(options, packages, place))
-            app = folder / APP
+            app = (folder / APP).resolve()
             if not app.exists():
                 raise Quarantine(f"built by an earlier version: run gateway install {place.name}")
             target = app / module.relative_to(source)
@@ -127,7 +128,7 @@ class Node:
 
 async def _make(folder: Path, tools: Tools, *, options: NodeOptions, place: Home, packages: Packages) -> None:
     await packages.make(folder, tools)
-    app = folder / APP
+    app = (folder / APP).resolve()  # in a workspace packages lie above it
     for index, option, name in _preloads(options):
         quoted = msgspec.json.encode(name).decode()
         text = f"import {quoted};\n" if option == "--import" else f"require({quoted});\n"

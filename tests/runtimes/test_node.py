@@ -329,3 +329,74 @@ def test_what_cannot_be_loaded_is_not_built_and_what_misses_something_here_is_to
         assert states[name].startswith("failed"), name
         assert f"gateway install {name} failed: it " in found[name]["problem"]
         assert words in found[name]["problem"], name
+
+
+TIMES = "exports.Tell = () => require('lib').x * require('../../shared.cjs').times;\n"
+
+
+def workspace(folder: Path, member: str, *, said: str = "1.0.0", **root: Any) -> Path:
+    """Lay a workspace out whose member `app` needs the member `lib`."""
+    package(folder, {"name": "root", "private": True, **root}, shared_cjs="exports.times = 1;\n")
+    package(folder / member / "lib", {"name": "lib", "version": "1.0.0"}, index_js="exports.x = 7;\n")
+    app = {"name": "app", "version": "1.0.0", "dependencies": {"lib": said}}
+    return package(folder / member / "app", app, tell_cjs=TIMES)
+
+
+def test_members_of_a_workspace_find_each_other_under_one_lock(site: Site) -> None:
+    workspace(site.folder / "npm", "packages", workspaces=["./packages/*", "!packages/other"])
+    workspace(site.folder / "locked", "packages", workspaces={"packages": ["packages/**"]})
+    lock = ["npm", "install", "--package-lock-only", "--offline", "--prefix", str(site.folder / "locked")]
+    subprocess.run(lock, check=True, capture_output=True)
+    root = site.folder / "root"
+    workspace(root, "packages", workspaces=["packages/*"], dependencies={"lib": "1.0.0"})
+    package(root, json.loads((root / "package.json").read_text()), tell_cjs="exports.Tell = () => require('lib').x;\n")
+    workspace(site.folder / "none", "packages", said="workspace:*")
+    workspace(site.folder / "unlocked", "packages", said="workspace:*", workspaces=["packages/*"])
+    names = ("npm", "locked", "none", "unlocked")
+    entries = [f"{name}: {{runtime: node, module: ./{name}/packages/app/tell.cjs}}" for name in names]
+    site.configure("\n".join([*entries, "root: {runtime: node, module: ./root/tell.cjs}"]))
+    done = install(site, "--offline")
+    assert done.returncode == 1
+    works = ("npm", "locked", "root")
+    assert [called(site, f"{name}/Tell") for name in works] == [7, 7, 7], done.stdout
+    found = findings(site)
+    assert "lib: workspace:* takes a workspace with a lock of pnpm or yarn, and above it" in found["none"]["problem"]
+    assert f"and in {site.folder}/unlocked there is none" in found["unlocked"]["problem"]
+    assert not [path for path in site.folder.rglob("node_modules") if site.state not in path.parents]
+    (site.folder / "locked" / "packages" / "lib" / "index.js").write_text("exports.x = 8;\n")
+    assert "its entry has changed: run gateway install locked" in findings(site)["locked"]["notices"]
+    assert install(site, "--offline", "locked").stdout.split() == ["built", "locked"]
+    assert called(site, "locked/Tell") == 8
+
+
+PNPM = """#!/bin/sh
+case $1 in --version) echo 1.22.22; exit ;; esac
+mkdir -p "$2/packages/app/node_modules"
+[ -e "$2/pnpm-workspace.yaml" ] && ln -s ../../lib "$2/packages/app/node_modules/lib"
+"""
+
+
+def test_a_lock_lies_at_the_root_of_its_workspace_and_needs_its_own_tool(site: Site) -> None:
+    workspace(site.folder / "pnpm", "packages", said="workspace:*")
+    (site.folder / "pnpm" / "pnpm-workspace.yaml").write_text("packages: ['packages/*']\n")
+    (site.folder / "pnpm" / "pnpm-lock.yaml").write_text("lockfileVersion: '9.0'\n")
+    for name in ("later", "within"):
+        workspace(site.folder / name, "packages", said="workspace:*", workspaces=["packages/*"])
+        (site.folder / name / "yarn.lock").write_text("__metadata:\n  version: 8\n")
+    (site.folder / "within" / ".yarnrc.yml").write_text("yarnPath: .yarn/releases/yarn.cjs\n")
+    (site.folder / "within" / ".yarn" / "releases").mkdir(parents=True)
+    (site.folder / "within" / ".yarn" / "releases" / "yarn.cjs").write_text(
+        "const { mkdirSync, symlinkSync } = require('fs');\n"
+        "mkdirSync(`${process.argv[3]}/node_modules`);\n"
+        "symlinkSync('../packages/lib', `${process.argv[3]}/node_modules/lib`);\n"
+    )
+    names = ("pnpm", "later", "within")
+    site.configure("\n".join(f"{name}: {{runtime: node, module: ./{name}/packages/app/tell.cjs}}" for name in names))
+    programs = site.folder / "bin"
+    programs.mkdir()
+    for program in ("pnpm", "yarn"):
+        (programs / program).write_text(PNPM)
+        (programs / program).chmod(0o755)
+    done = install(site, env={"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"})
+    assert "yarn.lock was made by yarn 2 or later, and yarn is 1.22.22 here" in done.stdout
+    assert [called(site, f"{name}/Tell") for name in ("pnpm", "within")] == [7, 7], done.stdout
