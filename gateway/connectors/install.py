@@ -82,6 +82,7 @@ class Installer:
         self.environ = dict(environ)
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._sharing: dict[str, asyncio.Lock] = {}
+        self._batches: dict[str, _Batch] = {}
 
     async def install(
         self, sources: Sources, names: Iterable[str], progress: Callable[[str, str], None]
@@ -162,6 +163,26 @@ class Installer:
                     draft.unlink(missing_ok=True)
         return file
 
+    async def together(
+        self, name: str, folder: Path, work: Callable[[list[Path]], Awaitable[object]], waits: Callable[[], None]
+    ) -> None:
+        """Do work in this folder, and in those that have come while other such work went on."""
+        batch = self._batches.setdefault(name, _Batch())
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        batch.waiting[folder] = done
+        self._turns.release()  # who waits leaves the processors to others, which may come along
+        try:
+            if batch.lock.locked():
+                waits()
+            async with batch.lock:
+                if not done.done():
+                    taken, batch.waiting = batch.waiting, {}
+                    async with self._turns:
+                        await _worked(taken, work)
+        finally:
+            await self._turns.acquire()
+        done.result()
+
     async def run(
         self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, redact: Redactor, *, allowed: float = TIMEOUT
     ) -> Completed:
@@ -176,6 +197,34 @@ class Installer:
             return await child.run(stdin, deadline=asyncio.get_running_loop().time() + allowed)
         except StartFailed as problem:
             raise BuildFailed(f"{os.path.basename(argv[0])} could not be started: {problem}") from problem
+
+
+class _Batch:
+    """Folders that wait for work which is done for several at once."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting: dict[Path, asyncio.Future[None]] = {}
+
+
+async def _worked(taken: dict[Path, asyncio.Future[None]], work: Callable[[list[Path]], Awaitable[object]]) -> None:
+    """Do work for several; where it fails for all of them, for one after the other: each has its own failure."""
+    try:
+        await work(list(taken))
+    except FAULTS as problem:
+        if len(taken) > 1:
+            for folder, done in taken.items():
+                await _worked({folder: done}, work)
+            return
+        for done in taken.values():
+            done.set_exception(problem)
+    except BaseException:
+        for done in taken.values():
+            done.cancel()
+        raise
+    else:
+        for done in taken.values():
+            done.set_result(None)
 
 
 class _BuildTools:
@@ -197,6 +246,12 @@ class _BuildTools:
         self._name = one.place.name
         self._progress = progress
         self._redact = redact
+
+    async def together(self, name: str, folder: Path, work: Callable[[list[Path]], Awaitable[object]]) -> None:
+        program = os.path.basename(name)
+        await self._installer.together(
+            name, folder, work, lambda: self._progress(self._name, f"waits for {program} of others")
+        )
 
     def note(self, text: str) -> None:
         self.notices.append(self._redact(text))

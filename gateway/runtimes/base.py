@@ -109,6 +109,13 @@ class Tools(Protocol):
             BuildFailed: it could not be made.
         """
 
+    async def together(self, name: str, folder: Path, work: Callable[[list[Path]], Awaitable[object]]) -> None:
+        """Have work done in this folder, and at once in those that others have named while such work went on.
+
+        Raises:
+            BuildFailed: it could not be done for this one alone either.
+        """
+
     def note(self, text: str) -> None:
         """Tell what an operator should know of the build, although it works."""
 

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import shutil
+import uuid
 import zipfile
 from typing import TYPE_CHECKING, Annotated
 from xml.sax.saxutils import escape
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 SOURCES = RUNNERS / "java" / "src"
 OLDEST = 11
 """The level that the host is compiled at, and so the oldest Java that can run it."""
+POM = "pom.xml"
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 FLAGS = (
     "-XX:+UseSerialGC",
@@ -167,7 +169,9 @@ async def _make(
     # Each build has it, since a class-data archive remembers where its jars lie.
     shutil.copyfile(await tools.shared(compiler.host_name(), compiler.host), host)
     if options.maven:
-        await _fetch(folder, options.maven, tools, place)
+        mvn = find_program("mvn", place.path)
+        (folder / POM).write_text(_pom(options.maven))
+        await tools.together(str(mvn), folder, functools.partial(_fetch, tools, mvn))
     if sources:
         libraries = [host, *sorted((folder / "lib").glob("*.jar")), *classpath]
         await compiler.compile(sources, libraries, folder / "connector.jar", options.release)
@@ -181,17 +185,23 @@ async def _make(
     )  # fmt: skip
 
 
-async def _fetch(folder: Path, coordinates: list[str], tools: Tools, place: Home) -> None:
-    mvn = find_program("mvn", place.path)
-    pom = folder / "pom.xml"
-    pom.write_text(_pom(coordinates))
-    options = folder / ".mvn" / "jvm.config"  # which lets MAVEN_OPTS be the operator's
-    options.parent.mkdir()
+async def _fetch(tools: Tools, mvn: Path, folders: list[Path]) -> None:
+    """Fetch what the projects in folders of builds depend on, each for itself: most of a run is Maven's start."""
+    first = folders[0]
+    together = first / "together.xml"
+    together.write_text(_project("together", "<packaging>pom</packaging>" + _modules(folders, first)))
+    options = first / ".mvn" / "jvm.config"  # which lets MAVEN_OPTS be the operator's
+    options.parent.mkdir(exist_ok=True)
     options.write_text(" ".join(QUICK))
     await tools.run(
-        str(mvn), "-q", "-B", *(["-o"] if tools.offline else []), "-Dstyle.color=never", "-f", str(pom), COPY,
-        "-DincludeScope=runtime", "-Dmdep.prependGroupId=true", f"-DoutputDirectory={folder / 'lib'}",
+        str(mvn), "-q", "-B", *(["-o"] if tools.offline else []), "-Dstyle.color=never", "-f", str(together), COPY,
+        "-DincludeScope=runtime", "-Dmdep.prependGroupId=true",
     )  # fmt: skip
+
+
+def _modules(folders: list[Path], first: Path) -> str:
+    modules = "".join(f"<module>{escape(os.path.relpath(one / POM, first))}</module>" for one in folders)
+    return f"<modules>{modules}</modules>"
 
 
 class _Javac:
@@ -296,7 +306,7 @@ def _paths(texts: list[str], key: str, place: Home) -> list[Path]:
 
 
 def _pom(coordinates: list[str]) -> str:
-    """Return a project that has nothing but dependencies."""
+    """Return a project that has nothing but dependencies, which are to be copied to `lib` beside it."""
     dependencies = []
     for one in coordinates:
         group, artifact, version, *classifier = one.split(":")
@@ -305,8 +315,14 @@ def _pom(coordinates: list[str]) -> str:
             f"<dependency><groupId>{escape(group)}</groupId><artifactId>{escape(artifact)}</artifactId>"
             f"<version>{escape(version)}</version>{extra}</dependency>"
         )
+    where = "<properties><outputDirectory>${project.basedir}/lib</outputDirectory></properties>"
+    return _project(
+        f"connector-{uuid.uuid4().hex[:12]}", f"{where}<dependencies>{''.join(dependencies)}</dependencies>"
+    )
+
+
+def _project(artifact: str, content: str) -> str:
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
-        "<groupId>gateway</groupId><artifactId>connector</artifactId><version>0</version>"
-        f"<dependencies>{''.join(dependencies)}</dependencies></project>"
+        f"<groupId>gateway</groupId><artifactId>{artifact}</artifactId><version>0</version>{content}</project>"
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,3 +201,47 @@ def test_what_cannot_be_loaded_is_not_built_and_what_misses_something_here_is_to
         assert classes[name][1] in found[name]
     assert "it cannot be loaded: java.lang.ClassNotFoundException: Gone" in found["gone"]
     assert found["given"] is None
+
+
+MVN = """#!/usr/bin/env python3
+import os, pathlib, re, sys
+from xml.etree import ElementTree
+runs = pathlib.Path(__file__).with_name('runs')
+with runs.open('a') as log:
+    print(os.getpid(), file=log)
+project = pathlib.Path(sys.argv[sys.argv.index('-f') + 1])
+for module in re.findall('<module>(.*?)</module>', project.read_text()):
+    pom = project.parent / module
+    names = re.findall('<dependency>.*?<artifactId>(.*?)<', pom.read_text())
+    if 'missing' in names:
+        sys.exit('could not find missing')
+    (pom.parent / 'lib').mkdir(exist_ok=True)
+    for name in names:
+        (pom.parent / 'lib' / f'{name}.jar').write_bytes(pathlib.Path(__file__).with_name('empty.jar').read_bytes())
+"""
+
+
+def test_maven_runs_once_for_what_waits_and_each_has_its_own_failure(site: Site) -> None:
+    programs = site.folder / "bin"
+    programs.mkdir()
+    (programs / "mvn").write_text(MVN)
+    (programs / "mvn").chmod(0o755)
+    with zipfile.ZipFile(programs / "empty.jar", "w") as jar:
+        jar.writestr("nothing", "")
+    (site.folder / "src").mkdir()
+    (site.folder / "src" / "Facts.java").write_text(FACTS)
+    names = [f"c{number}" for number in range(4)]
+    site.configure(
+        "\n".join(f"{name}: {{runtime: java, class: Facts, sources: [src], maven: ['a:{name}:1']}}" for name in names)
+    )
+    env = {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    installed(site, env=env)
+    assert len((programs / "runs").read_text().split()) < len(names)
+    for name in names:
+        assert [one.name for one in (site.state / "runtimes" / name / "current" / "lib").iterdir()] == [f"{name}.jar"]
+    text = site.file.read_text()
+    site.file.write_text(text.replace("a:c3:1", "a:missing:1").replace("a:c", "a:d"))
+    done = install(site, env=env)
+    assert done.returncode == 1
+    assert "failed  c3  mvn failed (exit status 1):\ncould not find missing" in done.stdout
+    assert sum(line.startswith("built") for line in done.stdout.splitlines()) == len(names) - 1
