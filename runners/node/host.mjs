@@ -160,7 +160,14 @@ function told(code, message) {
 
 function raised(fault, more = {}) {
   process.stderr.write(`${story(fault)}\n`);
-  return failed({ error_code: printable(faultName(fault)), message: printable(faultMessage(fault)), raised: true, ...more });
+  const marks = isOutOfMemory(fault) ? { out_of_memory: true } : more;
+  return failed({ error_code: printable(faultName(fault)), message: printable(faultMessage(fault)), raised: true, ...marks });
+}
+
+/** Of a worker: when the heap of the process itself is full it ends, and says so in its log. */
+function isOutOfMemory(fault, depth = 0) {
+  if (!isMapping(fault)) return false;
+  return fault.code === 'ERR_WORKER_OUT_OF_MEMORY' || causesOf(fault, depth).some((cause) => isOutOfMemory(cause, depth + 1));
 }
 
 function failed(error) {

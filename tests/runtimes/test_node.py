@@ -29,6 +29,7 @@ MIB = 1 << 20
 
 HEAP = """
 import v8 from 'node:v8';
+import { Worker } from 'node:worker_threads';
 const churn = (live) => {
   const kept = [];
   for (let i = 0; i < 1500; i++) kept[i % live] = new Array(131072).fill(i + 0.5);
@@ -37,6 +38,10 @@ const churn = (live) => {
 export const Tell = () => ({ limit: v8.getHeapStatistics().heap_size_limit, program: process.execPath });
 export const Churn = () => churn(60);
 export const Fill = () => churn(10000);
+const text = "const kept = []; for (;;) kept.push(new Array(131072).fill(0.5));";
+export const Work = () => new Promise((resolve, reject) => {
+  new Worker(text, { eval: true, resourceLimits: { maxOldGenerationSizeMb: 20 } }).on("error", reject).on("exit", resolve);
+});
 """
 
 
@@ -103,6 +108,8 @@ async def test_v8_knows_its_bound(site: Site) -> None:
             full = await gateway.do(f"{name}/Fill")
             assert (full.status, full.code) == (502, "connector_out_of_memory"), full.raw
         assert (await gateway.do("own/Fill")).code == "connector_out_of_memory"
+        worker = await gateway.do("stays/Work")
+        assert (worker.status, worker.code) == (502, "connector_out_of_memory"), worker.raw
         assert (await gateway.status("nowhere"))["reason"] == f"node: {site.folder}/nowhere does not exist"
         assert "heap.mjs is not executable" in (await gateway.status("text"))["reason"]
 
