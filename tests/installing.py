@@ -94,6 +94,18 @@ build-backend = "poetry.core.masonry.api"
     return folder
 
 
+def interpreters() -> dict[tuple[int, int], Path]:
+    """Return every CPython from 3.8 on by its version, the oldest first: pyenv's, and those on PATH."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders = [*root.glob("versions/3.*/bin"), *map(Path, os.get_exec_path()), Path("/usr/bin"), Path("/usr/local/bin")]
+    found: dict[tuple[int, int], Path] = {}
+    for place in (place for folder in folders if folder.name != "shims" for place in folder.glob("python3.*")):
+        minor = place.name.partition("3.")[2]
+        if minor.isdecimal() and int(minor) >= 8:
+            found.setdefault((3, int(minor)), place)
+    return dict(sorted(found.items()))
+
+
 class Gated:
     """A package whose build begins, says so, and goes on when the test lets it."""
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.installing import Gated, Installing, install, installed, wheel
+from tests.installing import Gated, Installing, install, installed, interpreters, wheel
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
     import subprocess
+    from pathlib import Path
 
 TELL = """
 import importlib.metadata
@@ -303,22 +302,6 @@ async def test_an_install_that_is_stopped_leaves_nothing(site: Site) -> None:
 # --- interpreters
 
 
-def interpreters() -> list[tuple[tuple[int, int], Path]]:
-    """Return (version, path) of every CPython from 3.8 on, the oldest first."""
-    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    places = [
-        *root.glob("versions/3.*/bin/python3.*"),
-        *Path("/usr/bin").glob("python3.*"),
-        *Path("/usr/local/bin").glob("python3.*"),
-    ]
-    found: dict[tuple[int, int], Path] = {}
-    for place in places:
-        _, _, minor = place.name.partition("3.")
-        if minor.isdecimal() and int(minor) >= 8:
-            found.setdefault((3, int(minor)), place)
-    return sorted(found.items())
-
-
 VERSION = """
 from __future__ import annotations
 
@@ -327,28 +310,48 @@ import sys
 def Tell(text: str, more: list[str] | None = None) -> dict:
     import tool
     return {"python": list(sys.version_info[:2]), "tool": tool.VERSION, "text": text}
+
+def Count(to: int):
+    yield from range(to)
+
+async def Wait(text: str) -> bytes:
+    import asyncio
+    await asyncio.sleep(0)
+    return text.encode()
+
+def Fail():
+    raise LookupError("nothing there")
 """
+MODES = ("spawn", "standby", "fork", "persistent")
 
 
-@pytest.mark.skipif(len(interpreters()) < 2, reason="one CPython here, two are needed")
-async def test_old_and_new_interpreters_serve_side_by_side(site: Site) -> None:
-    found = interpreters()
+async def test_every_interpreter_serves_in_every_mode(site: Site) -> None:
+    found = {f"{major}.{minor}": ([major, minor], path) for (major, minor), path in interpreters().items()}
     (site.folder / "tell.py").write_text(VERSION)
     tool(site.folder / "wheels", "1.0")
     entry = "runtime: python, module: ./tell.py, requirements: [tool]"
-    wanted = {"old": found[0], "new": found[-1], "named": found[1]}
-    site.configure(
-        f"""
-        old: {{{entry}, python: {wanted["old"][1]}}}
-        new: {{{entry}, python: {wanted["new"][1]}}}
-        named: {{{entry}, python: "{".".join(map(str, wanted["named"][0]))}"}}
-        """
-    )
+    lines = [
+        f"{mode}-{version}: {{{entry}, python: {path}, mode: {mode}, warm: 1}}"
+        for version, (_, path) in found.items()
+        for mode in MODES
+    ]
+    newest = list(found)[-1]
+    site.configure("\n".join([*lines, f'by-version: {{{entry}, python: "{newest}"}}']))
     installed(site, *OFFLINE)
     async with served(site) as gateway:
-        for connector, (version, _) in wanted.items():
-            answer = await gateway.do(f"{connector}/Tell", {"text": "☃"})
-            assert answer.body == {"python": list(version), "tool": "1.0", "text": "☃"}, answer.json
+        answer = await gateway.do("by-version/Tell", {"text": ""})
+        assert answer.body["python"] == found[newest][0]
+        for version, (numbers, _) in found.items():
+            for mode in MODES:
+                connector = f"{mode}-{version}"
+                for _ in range(2):  # what was made ahead, and what comes after
+                    answer = await gateway.do(f"{connector}/Tell", {"text": "☃"})
+                    assert answer.body == {"python": numbers, "tool": "1.0", "text": "☃"}, answer.json
+                assert (await gateway.do(f"{connector}/Count", {"to": 3})).body == [0, 1, 2]
+                assert (await gateway.do(f"{connector}/Wait", {"text": "a"})).body == "YQ=="
+                answer = await gateway.do(f"{connector}/Fail")
+                assert (answer.code, answer.message) == ("LookupError", "nothing there")
+        assert not gateway.events("connector_warning"), "each is served in its own mode"
 
 
 # --- other runtimes

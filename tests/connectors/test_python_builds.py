@@ -15,8 +15,8 @@ import pytest
 from gateway.connectors import install as installs
 from gateway.observe.redact import NO_SECRETS
 from gateway.runtimes import BuildFailed
-from tests.connectors.test_install import interpreters, notice, problem
-from tests.installing import index, install, installed, sources, wheel
+from tests.connectors.test_install import notice, problem
+from tests.installing import index, install, installed, interpreters, sources, wheel
 from tests.support import Site, cli, eventually
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def test_an_interpreter_that_is_not_there_is_told_with_the_list_of_others(tell: 
     drop_in(tell, "one", entry("[]", ', python: "3.99"'))
     told = install(tell, "--offline").stdout
     assert "No interpreter found for Python 3.99" in told
-    for (major, minor), _ in interpreters():
+    for major, minor in interpreters():
         if shutil.which(f"python{major}.{minor}"):
             assert f"{major}.{minor} (" in told
 

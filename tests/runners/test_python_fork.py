@@ -146,8 +146,9 @@ def test_nothing_of_the_connector_runs_before_it_is_called_and_each_child_is_new
     with forking(python, tmp_path, top=top) as host:
         code = "module.ran.append('here'); result = [module.ran[0] == os.getppid(), module.ran[1:]]"
         assert [host.do(code) for _ in range(3)] == [[True, ["here"]]] * 3
-        descriptors = host.do("result = sorted(int(name) for name in os.listdir('/proc/self/fd'))")
-        assert len(descriptors) == 5, "0, 1, 2, the result and that folder"
+        links = "[os.readlink(f'/proc/self/fd/{name}') for name in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{name}')]"
+        files = [link for link in host.do(f"result = {links}") if not link.rpartition("/")[2].startswith("libffi.so.")]
+        assert len(files) == 4, "0, 1, 2 and the result; libffi from 3.5 on keeps itself open, to be read"
 
 
 def test_a_child_finds_commands_wherever_the_request_says_they_are(python: str, tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ The host runs as the gateway runs it: a process of that interpreter, JSON in and
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any, Callable, Dict, List, Optional
 
 import pytest
 
+from tests.installing import interpreters
+
 ROOT = Path(__file__).resolve().parents[2]
 HOST = ROOT / "runners" / "python" / "host.py"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
+VERSIONS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13", "3.14"]
 PATIENCE = 30  # seconds; no test comes near it
 
 
@@ -77,30 +79,14 @@ class Host:
         return self.request(op="execute", command=command, params=params or {}, **rest)
 
 
-def _interpreters() -> Dict[str, str]:
-    """Find one interpreter a version: pyenv's, then python3.x on PATH."""
-    found = {}
-    pyenv = Path(os.environ.get("PYENV_ROOT", "/root/.pyenv")) / "versions"
-    for version in VERSIONS:
-        candidates = [str(path) for path in sorted(pyenv.glob(f"{version}.*/bin/python"))]
-        candidates += filter(None, [shutil.which(f"python{version}")])
-        found[version] = next((each for each in candidates if _version(each) == version), "")
-    return found
-
-
-def _version(python: str) -> str:
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
-
-
-INTERPRETERS = _interpreters()
+INTERPRETERS = {f"{major}.{minor}": str(path) for (major, minor), path in interpreters().items()}
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
 def python(request: pytest.FixtureRequest) -> str:
     """Give each supported interpreter in turn; one that is not installed is a skip that can be seen."""
     version: str = request.param
-    if not INTERPRETERS[version]:
+    if version not in INTERPRETERS:
         pytest.skip(f"no CPython {version} under pyenv or on PATH")
     # Once, as an installation does, and not again for each of hundreds of processes.
     compile_all = [INTERPRETERS[version], "-W", "error", "-m", "compileall", "-q", "-f", str(HOST.parent)]
@@ -359,7 +345,7 @@ def test_execute_async_is_told(synthetic_description: Described) -> None:
 
 
 def test_native_unions_and_generics_are_read(connector: Build, python: str) -> None:
-    if python in (INTERPRETERS["3.8"], INTERPRETERS["3.9"]):
+    if python in (INTERPRETERS.get("3.8"), INTERPRETERS.get("3.9")):
         pytest.skip("str | None cannot be evaluated before 3.10")
     source = "def send(a: str | None, b: list[str | None], c: dict[str, int] | None): pass"
     found = parameters(connector({"fax.py": source}, module="fax.py").describe(), "send")
@@ -1031,11 +1017,18 @@ def test_one_process_can_warm_up_and_handle_many_requests(synthetic: Host) -> No
 
 
 def test_a_start_does_not_import_what_it_does_not_need(python: str) -> None:
-    code = f"import sys; sys.argv = ['host.py']; sys.path.insert(0, {str(HOST.parent)!r}); import host\n"
-    code += "print({'asyncio', 'decimal', 'argparse', 'pathlib', 'pkgutil', 'dataclasses'} & set(sys.modules))"
+    code = "import sys, traceback; python_needs = set(sys.modules)\n"  # from 3.14 on, dataclasses
+    code += f"sys.argv = ['host.py']; sys.path.insert(0, {str(HOST.parent)!r}); import host\n"
+    code += "unneeded = {'asyncio', 'decimal', 'argparse', 'pathlib', 'pkgutil', 'dataclasses'} - python_needs\n"
+    code += "print(unneeded & set(sys.modules))"
     done = subprocess.run([python, "-S", "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "set()\n", done.stderr
 
 
 def test_an_interpreter_was_found() -> None:
-    assert any(INTERPRETERS.values()), f"none of {VERSIONS} is installed"
+    assert INTERPRETERS.keys() & set(VERSIONS), f"none of {VERSIONS} is installed"
+
+
+@pytest.mark.parametrize("file", sorted(HOST.parent.rglob("*.py")), ids=lambda file: file.name)
+def test_the_host_is_written_in_the_oldest_python(file: Path) -> None:
+    ast.parse(file.read_text(), feature_version=(3, 8))
