@@ -22,6 +22,7 @@ from gateway.connectors.definition import LOCALE, Recognised, recognise, redacto
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.files import unusable
 from gateway.locks import lock
+from gateway.observe.telling import secrets_in
 from gateway.processes.completed import StartFailed
 from gateway.processes.launch import Bounds, Launch
 from gateway.protocol.request import DescribeRequest, one_line
@@ -80,6 +81,7 @@ class Installer:
         self._settings = settings
         self._pool = pool
         self.environ = dict(environ)
+        self._secrets = tuple(secrets_in([self.environ, *index]))
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._sharing: dict[str, asyncio.Lock] = {}
         self._batches: dict[str, _Batch] = {}
@@ -132,7 +134,8 @@ class Installer:
             folder.mkdir()
             failed = place.builds / FAILED
             try:
-                redact = redactor(place.node, self._settings).plus(build.secrets)
+                filled = (self.environ.get(name, "") for name in build.variables)
+                redact = redactor(place.node, self._settings).plus((*build.secrets, *filled, *self._secrets))
                 tools = _BuildTools(self, one, progress, redact)
                 await build.make(folder, tools)
                 failed.unlink(missing_ok=True)

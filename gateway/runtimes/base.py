@@ -153,6 +153,8 @@ class Build(NamedTuple):
     """Says why a build that was complete cannot be used any more."""
     secrets: tuple[str, ...] = ()
     """What is not to be shown of what its tools say, besides the secrets of the entry."""
+    variables: frozenset[str] = frozenset()
+    """Names of variables that are filled into what it is made of, and whose values are not to be shown either."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):

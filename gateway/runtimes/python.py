@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +17,7 @@ import uv
 from gateway.errors import Quarantine
 from gateway.files import read_text
 from gateway.runners import RUNNERS
-from gateway.runtimes import requirements
+from gateway.runtimes import projects, requirements
 from gateway.runtimes.base import (
     Build,
     BuildFailed,
@@ -133,6 +132,8 @@ class Python:
                 _make, source=source, python=python, lock=lock, wanted=wanted, options=options, path=place.path
             ),
             broken=_broken,
+            secrets=source.secrets(),
+            variables=source.named.variables,
         )
 
     @staticmethod
@@ -158,6 +159,8 @@ class _Requirements(NamedTuple):
     """None: the lines are handed over as a file of that folder."""
     lines: tuple[str, ...]
     named: requirements.Named
+    settings: Path | None
+    """The tool's own."""
 
     @property
     def text(self) -> bytes:
@@ -165,11 +168,12 @@ class _Requirements(NamedTuple):
 
     def inputs(self) -> list[Path]:
         """Return the files and folders that a build is made of, the tool's own settings included."""
-        project = self.folder / "pyproject.toml"
-        settings = [self.folder / "uv.toml"] if (self.folder / "uv.toml").is_file() else []
-        if project.is_file() and "[tool.uv" in read_text(project, "replace"):
-            settings.append(project)
-        return [*self.named.files, *self.named.packages, *settings]
+        return [*self.named.files, *self.named.packages, *([self.settings] if self.settings else [])]
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what must not be shown of what the tool says."""
+        settings = requirements.secrets_of(read_text(self.settings, "replace")) if self.settings else ()
+        return (*self.named.secrets, *settings)
 
 
 async def _make(
@@ -195,7 +199,7 @@ async def _make(
         return
     # uv keeps what it has built of a folder until its pyproject.toml changes, whatever else has changed in it. These
     # two, unlike --refresh, make it look again offline too.
-    names = [_name(package) for package in source.named.packages if package.is_dir()]
+    names = [projects.read(package).name for package in source.named.packages if package.is_dir()]
     look = [_option("upgrade", name) for name in names]
     build = [_option("reinstall", name) for name in names]
     wheels = ["--no-build"] if tools.wheels_only or options.wheels_only else []
@@ -239,12 +243,16 @@ def _requirements(options: PythonOptions, place: Home) -> _Requirements:
     if isinstance(said, str):
         file = place.resolve(said, requirements.KEY)
         if file.is_file() and not said.endswith(requirements.ARCHIVES):
-            return _Requirements(file.parent, file, (), requirements.of_file(file))
+            named, settings = requirements.of_file(file), projects.settings(file.parent)
+            lines = requirements.lines_for_uv(file)
+            if lines is not None:
+                return _Requirements(file.parent, None, lines, named, settings)
+            return _Requirements(file.parent, file, (), named, settings)
         if not (requirements.is_requirement(said) or file.exists()):
             raise Quarantine(f"{requirements.KEY}: {file} does not exist; requirements themselves are a list: [...]")
         said = [said]
     lines = tuple(said or ())
-    return _Requirements(folder, None, lines, requirements.of_texts(lines, folder))
+    return _Requirements(folder, None, lines, requirements.of_texts(lines, folder), projects.settings(folder))
 
 
 def _broken(folder: Path) -> str | None:
@@ -260,16 +268,6 @@ def _package(connector: str) -> str:
 def _is_built(name: str) -> bool:
     """Tell what building a package may leave in its own folder, and what is no part of it."""
     return name.startswith(".") or name in {"__pycache__", "build", "dist"} or name.endswith(".egg-info")
-
-
-def _name(package: Path) -> str | None:
-    """Return the name of a folder's package, None when only building it would tell."""
-    try:
-        project = tomllib.loads(read_text(package / "pyproject.toml"))
-    except (OSError, ValueError):
-        return None
-    name = project.get("project", {}).get("name") or project.get("tool", {}).get("poetry", {}).get("name")
-    return name if isinstance(name, str) else None
 
 
 def _option(verb: str, name: str | None) -> str:

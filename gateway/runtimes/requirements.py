@@ -6,13 +6,16 @@ The tool that installs them reads them by itself; this looks only for what a bui
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from gateway.files import read_text
+from gateway.files import read_file
+from gateway.observe.telling import secrets_within
+from gateway.runtimes import projects
 from gateway.runtimes.base import must_exist
 
 if TYPE_CHECKING:
@@ -26,7 +29,9 @@ _LINKS = {"-f", "--find-links"}
 _PACKAGES = {"-e", "--editable"}
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
 _LISTS = (".txt", ".in", ".toml", ".cfg", ".list", ".lst", ".lock", ".pip", ".reqs")
-_CONTINUED = re.compile(r"\\\n")
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig"}
+_REPOSITORY = re.compile(r"(?:-e|--editable)(?:\s*=\s*|\s+)(?=(?:[\w.-]+(?:\[[^\]]*\])?\s*@\s*)?git\+)")
+_MORE_HASHES = re.compile(r"\s*(?:--hash\b|#|$)")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _OPTION = re.compile(r"(--?[A-Za-z][\w-]*)(?:\s*=\s*|\s+|$)(.*)")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
@@ -50,6 +55,8 @@ class Named(NamedTuple):
     """They say themselves which index is the default one, or that there is none."""
     variables: frozenset[str]
     """The environment's that the tool fills in."""
+    secrets: tuple[str, ...]
+    """Passwords and tokens within URLs."""
 
 
 def of_file(file: Path) -> Named:
@@ -72,6 +79,28 @@ def of_texts(texts: Iterable[str], folder: Path) -> Named:
     reader = _Reader(folder)
     reader.text("\n".join(texts), folder)
     return reader.named()
+
+
+def lines_for_uv(file: Path) -> tuple[str, ...] | None:
+    """Return the lines of a file that uv would refuse and pip takes, written as uv reads them; None: it can read it.
+
+    uv goes on at a line's end for hashes alone, and has nobody edit in the clone of a repository.
+    """
+    if file.name in projects.BUILT_OF or projects.is_lock(file):
+        return None
+    physical = list(_logical(_text_of(file)))
+    if all(_can_read(*line) for line in physical):
+        return None
+    return tuple(_REPOSITORY.sub("", "".join(parts)) for parts in physical)
+
+
+def _can_read(*parts: str) -> bool:
+    return all(_MORE_HASHES.match(part) for part in parts[1:]) and not _REPOSITORY.match(parts[0].strip())
+
+
+def secrets_of(text: str) -> tuple[str, ...]:
+    """Return the passwords and tokens within the URLs of a text."""
+    return tuple(secret for line in text.splitlines() if "://" in line for secret in secrets_within(line) if secret)
 
 
 def is_requirement(text: str) -> bool:
@@ -98,19 +127,29 @@ class _Reader:
         self._hashed = False
         self._indexed = False
         self._variables: set[str] = set()
+        self._secrets: dict[str, None] = {}
 
     def named(self) -> Named:
         found = (tuple(self._files), tuple(self._packages), tuple(self._links))
-        return Named(*found, self._hashed, self._indexed, frozenset(self._variables))
+        return Named(*found, self._hashed, self._indexed, frozenset(self._variables), tuple(self._secrets))
 
     def file(self, file: Path) -> None:
         if file in self._files:
             return
         self._files[must_exist(file, KEY)] = None
-        if file.suffix != ".toml":  # of a project, whose dependencies have names
-            self.text(read_text(file, "replace"), file.parent)
+        if file.name in projects.BUILT_OF:
+            project = projects.read(file.parent)
+            self._project(project)
+            if file.name != projects.FILE or project.is_dynamic:
+                self._packages[file.parent] = None
+        elif projects.is_lock(file):
+            self._hashed = True
+            self._take_all(projects.locked(file))
+        else:
+            self.text(_text_of(file), file.parent)
 
     def text(self, text: str, folder: Path) -> None:
+        self._secrets.update(dict.fromkeys(secrets_of(text)))
         for line in _lines(text):
             self._hashed = self._hashed or _HASH.search(line) is not None
             self._variables.update(_VARIABLE.findall(line))
@@ -135,13 +174,51 @@ class _Reader:
 
     def _package(self, path: str | None) -> None:
         if path and _is_here(path):
-            self._packages[must_exist(_below(self._folder, path), KEY)] = None
+            self._take(must_exist(_below(self._folder, path), KEY))
+
+    def _take(self, path: Path) -> None:
+        if path not in self._packages:
+            self._packages[path] = None
+            if path.is_dir():
+                self._project(projects.read(path))
+
+    def _project(self, project: projects.Project) -> None:
+        said = (_target(line) for line in project.requirements())
+        self._take_all(_below(project.folder, path) for path in said if path and _is_here(path))
+        self._take_all(project.paths())
+
+    def _take_all(self, paths: Iterable[Path]) -> None:
+        """Take those that are here; others may be for another machine."""
+        for path in paths:
+            if path.exists():
+                self._take(path)
+
+
+def _text_of(file: Path) -> str:
+    """Return what a file says, in the encodings that the tools know."""
+    data = read_file(file)
+    encoding = next((one for mark, one in _MARKS.items() if data.startswith(mark)), "utf-8")
+    return data.decode(encoding, "replace").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _logical(text: str) -> Iterator[tuple[str, ...]]:
+    """Yield the lines of a text, each with those that go on with it; a comment ends with its line."""
+    parts: list[str] = []
+    for line in text.split("\n"):
+        comment = line.lstrip().startswith("#")
+        goes_on = line.endswith("\\") and not comment
+        parts.append(line[:-1] if goes_on else f" {line}" if comment and parts else line)
+        if not goes_on:
+            yield tuple(parts)
+            parts = []
+    if parts:
+        yield tuple(parts)
 
 
 def _lines(text: str) -> Iterator[str]:
     """Yield what is said, without comments."""
-    for line in _CONTINUED.sub("", text).splitlines():
-        said = _COMMENT.sub("", line).strip()
+    for parts in _logical(text):
+        said = _COMMENT.sub("", "".join(parts)).strip()
         if said:
             yield said
 

@@ -127,6 +127,70 @@ def test_the_package_in_the_folder_itself_is_a_dot(site: Site) -> None:
     assert list((site.state / "runtimes" / "a-dash" / "current").glob("venv/lib/*/*/connector_a_dash.py"))
 
 
+PROJECT = """
+[project]
+name = "app"
+version = "1"
+dependencies = ["lib"]
+[tool.uv.sources]
+lib = {path = "./lib"}
+"""
+DYNAMIC = """
+[project]
+name = "app"
+version = "1"
+dynamic = ["dependencies"]
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+BACKEND = """
+import pathlib, zipfile
+HERE = pathlib.Path(__file__).parent
+def build_wheel(target, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(pathlib.Path(target) / "app-1-py3-none-any.whl", "w") as archive:
+        need = (HERE / "needs.txt").read_text()
+        archive.writestr("app-1.dist-info/METADATA", f"Metadata-Version: 2.1\\nName: app\\nVersion: 1\\nRequires-Dist: {need}\\n")
+        archive.writestr("app-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        archive.writestr("app-1.dist-info/RECORD", "")
+    return "app-1-py3-none-any.whl"
+"""
+
+
+def test_what_a_project_names_by_path_is_watched(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("pyproject.toml"))
+    (folder / "pyproject.toml").write_text(PROJECT)
+    installed(tell, "--offline")
+    assert value(tell, "one", "lib") == 1
+    (folder / "lib" / "lib.py").write_text("VALUE = 2\n")
+    assert notice(tell) == "its entry has changed: run gateway install one"
+    assert install(tell, "--offline").stdout.split() == ["built", "one"]
+    assert value(tell, "one", "lib") == 2
+
+
+def test_what_only_a_build_tells_of_a_project_is_watched(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("pyproject.toml"))
+    (folder / "pyproject.toml").write_text(DYNAMIC)
+    (folder / "backend.py").write_text(BACKEND)
+    (folder / "needs.txt").write_text("tool==1.0")
+    offline = ("--offline", "--find-links", "inner/wheels")
+    installed(tell, *offline)
+    assert value(tell, "one", "tool") == "1.0"
+    (folder / "needs.txt").write_text("tool==2.0")
+    assert install(tell, *offline).stdout.split() == ["built", "one"]
+    assert value(tell, "one", "tool") == "2.0"
+    assert install(tell, *offline).stdout.split() == ["unchanged", "one"]
+
+
+def test_what_pip_takes_is_taken(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("requirements.txt"))
+    text = "# more \\\n--no-index\n--find-links=./wheels # here\ntool\\\n==1.0 \\\n ; python_version > '3' # why\n\n"
+    (folder / "requirements.txt").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    installed(tell, "--offline")
+    assert value(tell, "one", "tool") == "1.0"
+
+
 def test_a_folder_of_wheels_that_is_not_there_is_told(tell: Site) -> None:
     folder = drop_in(tell, "one", entry("[--find-links ./nowhere, tool]"))
     assert f"--find-links: {folder}/nowhere does not exist" in install(tell, "--offline").stdout
@@ -136,7 +200,8 @@ def test_a_folder_of_wheels_that_is_not_there_is_told(tell: Site) -> None:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
-def test_repositories_stay_where_they_were_locked(tell: Site) -> None:
+@pytest.mark.parametrize("line", ["lib @ git+{}", "-e git+{}#egg=lib"])
+def test_repositories_stay_where_they_were_locked(tell: Site, line: str) -> None:
     repository = sources(tell.folder / "repository", "lib", {"lib.py": "VALUE = 1\n"})
 
     def commit() -> None:
@@ -146,7 +211,8 @@ def test_repositories_stay_where_they_were_locked(tell: Site) -> None:
 
     subprocess.run(["git", "init", "-q", str(repository)], check=True)
     commit()
-    drop_in(tell, "one", entry(json.dumps([f"lib @ git+{repository.as_uri()}"])))
+    folder = drop_in(tell, "one", entry("requirements.txt"))
+    (folder / "requirements.txt").write_text(f"{line.format(repository.as_uri())}\n")
     installed(tell)
     (repository / "lib.py").write_text("VALUE = 2\n")
     commit()
@@ -179,6 +245,20 @@ def test_hashes_are_enforced(tell: Site) -> None:
     (folder / "requirements.txt").write_text(f"{lines.format(right)}lib @ ./lib\n")
     done = install(tell, "--offline")
     assert "all requirements must have a hash" in done.stdout
+
+
+def test_a_lock_is_installed_as_it_is(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("pylock.toml"))
+    made = folder / "wheels" / "tool-1.0-py3-none-any.whl"
+    text = (
+        'lock-version = "1.0"\ncreated-by = "tests"\n[[packages]]\nname = "tool"\nversion = "1.0"\n'
+        'wheels = [{{path = "wheels/tool-1.0-py3-none-any.whl", hashes = {{sha256 = "{}"}}}}]\n'
+    )
+    (folder / "pylock.toml").write_text(text.format("0" * 64))
+    assert "mismatch" in install(tell, "--offline").stdout.lower()
+    (folder / "pylock.toml").write_text(text.format(hashlib.sha256(made.read_bytes()).hexdigest()))
+    installed(tell, "--offline")
+    assert value(tell, "one", "tool") == "1.0"
 
 
 # --- indexes
@@ -231,6 +311,16 @@ def test_variables_in_requirements_are_handed_over_by_name(tell: Site, tmp_path:
         assert told in install(tell, env=secret).stdout
         installed(tell, "--env", "INDEX_PASSWORD", env=secret)
     assert value(tell, "one", "tool") == "1.0"
+
+
+def test_passwords_in_requirements_are_not_shown(tell: Site) -> None:
+    folder = drop_in(tell, "one", entry("requirements.txt"))
+    (folder / "requirements.txt").write_text("tool @ http://u:pass-7Yq1@127.0.0.1:9/${PART}/x.whl oops\n")
+    done = install(tell, "--env", "PART", env={"PART": "part-7Yq1"})
+    assert "tool @ http://u:[redacted]@127.0.0.1:9/" in done.stdout
+    shown = (done.stdout, done.stderr, cli(tell, "check", "--json").stdout, str(problem(tell, "one")))
+    assert not [text for text in shown if "7Yq1" in text]
+    assert b"7Yq1" not in (tell.state / "runtimes" / "one" / "failed.json").read_bytes()
 
 
 # --- what runs meanwhile

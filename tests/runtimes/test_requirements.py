@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gateway.errors import Quarantine
-from gateway.runtimes import requirements
+from gateway.runtimes import projects, requirements
 from gateway.runtimes.requirements import is_requirement
 
 if TYPE_CHECKING:
@@ -119,3 +119,121 @@ def test_a_text_may_be_a_requirement() -> None:
         assert is_requirement(text), text
     for text in ("requirements.txt", "base.in", "pyproject.toml", "./x", "-r x", "two words", ""):
         assert not is_requirement(text), text
+
+
+# --- what uv reads in another way than pip
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("tool==\\\n1.0\n", ["tool==1.0", ""]),
+        ("tool \\\r\n ; python_version > '3'\r\n", ["tool  ; python_version > '3'", ""]),
+        ("-e git+https://example.org/x.git@main#egg=x\n", ["git+https://example.org/x.git@main#egg=x", ""]),
+        ("--editable=x[y] @ git+ssh://git@example.org/x.git", ["x[y] @ git+ssh://git@example.org/x.git"]),
+        ("# a \\\ntool==\\\n1", ["# a \\", "tool==1"]),
+    ],
+)
+def test_what_uv_would_refuse_is_written_as_it_reads_it(folder: Path, text: str, lines: list[str]) -> None:
+    (folder / "x.txt").write_bytes(text.encode())
+    assert requirements.lines_for_uv(folder / "x.txt") == tuple(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tool==1 \\\n  --hash=sha256:0 \\\r\n  --hash=sha256:1 # x\n",
+        "tool==1 \\\n  # via x\n",
+        "-e ./lib\n# \\\ntool\n",
+        "# -e git+https://example.org/x\n",
+    ],
+)
+def test_what_uv_reads_is_left_alone(folder: Path, text: str) -> None:
+    (folder / "x.txt").write_text(text)
+    assert requirements.lines_for_uv(folder / "x.txt") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_encodings_are_recognised(folder: Path, encoding: str) -> None:
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    (folder / "x.txt").write_bytes(f"{mark}-e ./lib  # \u2603\r\ntool\r\n".encode(encoding))
+    assert requirements.of_file(folder / "x.txt").packages == (folder / "lib",)
+
+
+def test_a_comment_ends_with_its_line_and_a_requirement_may_go_on(folder: Path) -> None:
+    assert named(folder, "# a \\\n./lib\n-e \\\n  './a b'\n# ./nowhere \\\n") == ["lib", "a b"]
+
+
+def test_passwords_in_urls_are_secrets(folder: Path) -> None:
+    text = "--index-url https://u:pass-7Yq1@example.org/\nx @ git+https://token-7Yq1@example.org/x\ntokens==1.0\n"
+    assert set(requirements.of_texts(text.splitlines(), folder).secrets) == {"pass-7Yq1", "token-7Yq1"}
+
+
+# --- projects
+
+
+def project(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pyproject.toml").write_text(text)
+    return folder
+
+
+SOURCES = """
+[project]
+name = "app"
+dependencies = ["a", "direct @ {root:uri}/../direct", "gone @ file:../gone"]
+optional-dependencies = {more = ["optional @ file:../optional"]}
+[tool.uv.sources]
+a = {path = "../a"}
+b = [{path = "../b", marker = "sys_platform == 'x'"}, {git = "https://example.org/b"}]
+c = {path = "../gone"}
+"""
+
+
+def test_what_a_project_names_by_path_is_found_however_deep(tmp_path: Path) -> None:
+    app = project(tmp_path / "app", SOURCES)
+    project(tmp_path / "a", '[project]\nname = "a"\n[tool.uv.sources]\napp = {path = "../app"}\nd = {path = "../d"}\n')
+    project(
+        tmp_path / "d", '[tool.poetry]\nname = "d"\n[tool.poetry.dependencies]\ne = {path = "../e", develop = true}\n'
+    )
+    for name in ("b", "e", "direct", "optional"):
+        (tmp_path / name).mkdir()
+    found = requirements.of_texts(["."], app).packages
+    assert sorted(path.name for path in found) == ["a", "app", "b", "d", "direct", "e", "optional"]
+    found = requirements.of_file(app / "pyproject.toml").packages
+    assert sorted(path.name for path in found) == ["a", "app", "b", "d", "direct", "e", "optional"]
+
+
+def test_members_of_a_workspace_are_found(tmp_path: Path) -> None:
+    root = '[tool.uv.workspace]\nmembers = ["packages/*"]\n[tool.uv.sources]\nmy_lib = {workspace = true}\n'
+    project(tmp_path, root)
+    app = project(tmp_path / "packages" / "app", '[project]\nname = "app"\ndependencies = ["my-lib"]\n')
+    project(tmp_path / "packages" / "lib", '[project]\nname = "My.Lib"\n')
+    project(tmp_path / "packages" / "other", '[project]\nname = "other"\n')
+    assert [path.name for path in requirements.of_texts(["."], app).packages] == ["app", "lib"]
+    assert projects.settings(app) == tmp_path / "pyproject.toml"
+
+
+def test_a_project_whose_needs_only_building_it_tells_is_a_package(tmp_path: Path) -> None:
+    app = project(tmp_path / "app", '[project]\nname = "app"\ndynamic = ["dependencies"]\n')
+    assert requirements.of_file(app / "pyproject.toml").packages == (app,)
+    project(app, '[project]\nname = "app"\ndynamic = ["version"]\ndependencies = []\n')
+    assert requirements.of_file(app / "pyproject.toml").packages == ()
+    (app / "setup.py").write_text('setup(package_dir={"": "src/"})\n')
+    assert requirements.of_file(app / "setup.py").packages == (app,)
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "project = 1", "[project]\ndependencies = 1\n[tool.uv]\nsources = [1]\nworkspace = 1", "tool = [1]"]
+)
+def test_an_odd_project_is_left_to_the_tool(tmp_path: Path, text: str) -> None:
+    app = project(tmp_path / "app", text)
+    assert requirements.of_texts(["."], app).packages == (app,)
+
+
+def test_a_lock_has_hashes_and_may_name_folders(folder: Path) -> None:
+    (folder / "pylock.toml").write_text(
+        '[[packages]]\nname = "lib"\ndirectory = {path = "./lib"}\n[[packages]]\nname = "x"\nsdist = {url = "x"}\n'
+    )
+    found = requirements.of_file(folder / "pylock.toml")
+    assert (found.packages, found.hashed) == ((folder / "lib",), True)
