@@ -39,7 +39,7 @@ def traces(venv: Path, package: str | None) -> list[Path]:
     An installation changes the folder of packages. Files are looked at one by one where they are the package's own, or
     are imported from where somebody edits them.
     """
-    packages, elsewhere = _packages(venv), added(venv)
+    packages, elsewhere = folders(venv), added(venv)
     paths = sorted(path for each in packages for path in each.glob("*.pth"))
     code = itertools.chain(
         *(_package(folder.joinpath(*package.split("."))) for folder in (*packages, *elsewhere) if package),
@@ -50,13 +50,18 @@ def traces(venv: Path, package: str | None) -> list[Path]:
 
 def added(venv: Path) -> list[Path]:
     """Return the folders outside of an environment that its interpreter imports from."""
-    return [folder for each in _packages(venv) for folder in _added(each)]
+    return [folder for each in folders(venv) for folder in _added(each)]
 
 
 def names(venv: Path) -> list[str]:
     """Return the names of the packages that are installed in an environment."""
-    found = {file.name.partition("-")[0] for each in _packages(venv) for file in each.glob("*.dist-info")}
+    found = {file.name.partition("-")[0] for each in folders(venv) for file in each.glob("*.dist-info")}
     return sorted(found, key=str.lower)
+
+
+def releases(venv: Path) -> list[str]:
+    """Return the names and versions of those packages."""
+    return sorted(file.stem for each in folders(venv) for file in each.glob("*.dist-info"))
 
 
 def version(venv: Path) -> tuple[int, ...]:
@@ -69,7 +74,8 @@ def version(venv: Path) -> tuple[int, ...]:
     return ()
 
 
-def _packages(venv: Path) -> list[Path]:
+def folders(venv: Path) -> list[Path]:
+    """Return the folders that an environment's packages are in, without links."""
     return sorted({folder.resolve() for folder in venv.glob("lib*/*/site-packages")})
 
 

@@ -30,6 +30,7 @@ from gateway.runtimes.base import (
     sources,
     tree_facts,
 )
+from gateway.runtimes.bytecode import compile_modules
 from gateway.runtimes.installed import added, traces, version
 
 if TYPE_CHECKING:
@@ -226,9 +227,9 @@ async def _make(
         pins.write_text("".join(f"{line}\n" for line in read_text(lock).splitlines() if _PIN.match(line)))
         pinned = ["--overrides", str(pins)]
     await tools.run(
-        uv_bin, "pip", "install", *where, *build, *pinned, "--compile-bytecode", "--requirement", what,
-        stdin=source.text, env=env,
+        uv_bin, "pip", "install", *where, *build, *pinned, "--requirement", what, stdin=source.text, env=env,
     )  # fmt: skip
+    await compile_modules(venv, tools)
 
 
 def _without(options: tuple[str, ...], name: str) -> tuple[str, ...]:

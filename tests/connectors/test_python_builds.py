@@ -225,6 +225,40 @@ def test_repositories_stay_where_they_were_locked(tell: Site, line: str) -> None
     assert value(tell, "one", "lib") == 2
 
 
+# --- compiled modules
+
+
+def compiled(site: Site, connector: str) -> dict[str, int]:
+    """Return the compiled modules of a connector's environment: their names, and what they are on disk."""
+    packages = (site.state / "runtimes" / connector / "current").resolve().glob("venv/lib/*/site-packages")
+    found = {file.relative_to(folder): file for folder in packages for file in folder.rglob("*.pyc")}
+    return {str(path.with_name(path.name.partition(".")[0])): file.stat().st_ino for path, file in found.items()}
+
+
+def test_modules_are_compiled_once_for_all_that_have_the_same_packages(tell: Site) -> None:
+    wheel(
+        tell.folder / "inner" / "wheels", "more", "1.0",
+        {"more/__init__.py": "VALUE = 1\n", "more/odd.py": "print 1\n", "more/tests/test_it.py": "VALUE = 1\n"},
+    )  # fmt: skip
+    cache = {"UV_CACHE_DIR": str(tell.folder / "cache"), "UV_LINK_MODE": "hardlink"}
+    for name in ("one", "two", "three"):
+        drop_in(tell, name, entry("[more, ./lib]"))
+        (tell.drop_ins / "three" / "lib" / "lib.py").write_text("VALUE = 2\n") if name == "three" else None
+    offline = ("--offline", "--find-links", "inner/wheels")
+    for name in ("one", "two", "three"):
+        installed(tell, name, *offline, env=cache)
+    one, two, three = (compiled(tell, name) for name in ("one", "two", "three"))
+    assert sorted(one) == ["__pycache__/lib", "more/__pycache__/__init__"]
+    assert one.keys() == two.keys() == three.keys()
+    assert one["more/__pycache__/__init__"] == two["more/__pycache__/__init__"] == three["more/__pycache__/__init__"]
+    assert one["__pycache__/lib"] != three["__pycache__/lib"], "its sources are others"
+    assert [value(tell, name, "lib") for name in ("one", "two", "three")] == [1, 1, 2]
+    shutil.rmtree(tell.state / "runtimes" / "three")
+    shutil.rmtree(tell.state / "runtimes" / "one")
+    installed(tell, "one", *offline, env=cache)
+    assert compiled(tell, "one").keys() == one.keys()
+
+
 # --- hashes
 
 
