@@ -80,6 +80,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     """What is checked of calls to commands that it describes; None: what it says itself."""
     notices: tuple[str, ...] = ()
     """What an operator should know although it works."""
+    defined: tuple[str, ...] = ()
+    """Those of them that do not come of its description."""
     cluster_concurrency: int | None = None
     cache: Cache | None = None
 
@@ -235,6 +237,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     notices = () if commands is None else auths.notices(signed)
     if line.notice:
         warned = (line.notice, *warned)
+    told = (*warned, *notices, *overlooked(entry.name, commands or ()).values())
     return Connector(
         name=entry.name,
         description=common.description,
@@ -278,7 +281,8 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         auths=signed,
         overrides=overrides,
         validate=common.validate,
-        notices=(*warned, *notices, *overlooked(entry.name, commands or ()).values()),
+        notices=told,
+        defined=told,
         cluster_concurrency=common.cluster_concurrency,
         cache=cache,
     )

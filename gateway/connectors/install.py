@@ -25,6 +25,7 @@ from gateway.locks import lock
 from gateway.observe.telling import secrets_in
 from gateway.processes.completed import StartFailed
 from gateway.processes.launch import Bounds, Launch
+from gateway.protocol.description import read_description
 from gateway.protocol.request import DescribeRequest, one_line
 from gateway.protocol.result import interpret
 from gateway.runtimes import Build, BuildFailed, Made, made_at
@@ -48,6 +49,8 @@ KEPT = 2  # complete builds: the one that serves, and the one before, which work
 BOUNDS = Bounds(output=1 << 20, log=4 << 20, memory=0)
 SANDBOX = Sandbox(level=STANDARD, max_pids=4096, max_disk=1 << 40)
 """What is built sees no process but its own: whoever reads /proc as root would have their environments."""
+UNLOADABLE = {"ModuleNotFoundError", "ImportError", "SyntaxError", "IndentationError", "TabError"}
+"""What Python raises for want of code, or of code that it can read."""
 STEP = 10.0  # seconds between two signs of life of one step
 FAULTS = (Quarantine, BuildFailed, OSError)
 
@@ -287,6 +290,17 @@ class _BuildTools:
             raise BuildFailed(f"it cannot be loaded: {more if error.message in more else told}")
         if error is not None:
             self.warnings.append(f"it was built, and does not work here: {error.error_code}: {error.message}")
+        self._judge(done)
+
+    def _judge(self, done: Completed) -> None:
+        """Look at what it has left out: without anything else it has nothing to serve with."""
+        with contextlib.suppress(ConnectorInvalidOutput):
+            told = read_description(done.result)
+            problems = [self._redact(f"{one.module}: {one.message}") for one in told.problems]
+            lacking = any(one.message.partition(":")[0] in UNLOADABLE for one in told.problems)
+            if lacking and not told.commands and not told.auths:
+                raise BuildFailed(f"it cannot be loaded: {'; '.join(problems)}")
+            self.warnings += [f"it was built, and a part of it does not work here: {problem}" for problem in problems]
 
     def _said(self, done: Completed) -> str:
         told = self._redact(done.result.decode(errors="replace").strip())

@@ -17,7 +17,7 @@ from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
 from gateway.files import check_file, open_file, unusable, walk
 from gateway.runners import RUNNERS
-from gateway.runtimes.base import BUILT, FAILED
+from gateway.runtimes.base import BUILT, FAILED, LOCK
 from gateway.settings import NAME, GatewaySection, Limits, Settings, read_document, section_of
 from gateway.yaml_document import YamlNode, load
 
@@ -136,11 +136,12 @@ def fingerprint(settings: Settings) -> Fingerprint:
 
 
 def _builds(folder: Path) -> Iterator[str]:
-    """Yield what changes when `gateway install` has made something, or failed."""
+    """Yield what changes when `gateway install` has made something, or failed, and what it would be made of again."""
     with contextlib.suppress(OSError), os.scandir(folder) as listing:
         for name in sorted(entry.path for entry in listing):
             yield f"{name}/current"
             yield f"{name}/{FAILED}"
+            yield f"{name}/{LOCK}"
 
 
 def identity(file: Path | str) -> tuple[object, ...]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MARKER = "build.json"
 FAILED = "failed.json"
+LOCK = "requirements.lock"
 SOURCES = 300  # files of a connector's own code that are looked at twice a second
 FOLDERS = 300  # folders that are searched for them
 BUILT = {"__pycache__", "node_modules", "target"}
@@ -155,6 +156,8 @@ class Build(NamedTuple):
     """What is not to be shown of what its tools say, besides the secrets of the entry."""
     variables: frozenset[str] = frozenset()
     """Names of variables that are filled into what it is made of, and whose values are not to be shown either."""
+    files: tuple[Path, ...] = ()
+    """What it is made of, where a change is to be noticed; the first `SOURCES` of each folder."""
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):

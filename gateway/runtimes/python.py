@@ -19,6 +19,7 @@ from gateway.files import read_text
 from gateway.runners import RUNNERS
 from gateway.runtimes import projects, requirements
 from gateway.runtimes.base import (
+    LOCK,
     Build,
     BuildFailed,
     CommandLine,
@@ -34,10 +35,12 @@ from gateway.runtimes.bytecode import compile_modules
 from gateway.runtimes.installed import added, traces, version
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.settings import Mode
 
 HOST = RUNNERS / "python" / "host.py"
-LOCK = "requirements.lock"
+FLAGS = ("-s", "-B")  # PYTHONPATH and its like are the entry's own
 OLDEST = (3, 8)
 """The oldest Python that `runners/python` runs on."""
 
@@ -77,7 +80,7 @@ class Python:
         files: list[Path] = [HOST]
         code: list[Path] = []
         venv = notice = None
-        flags = ["-s", "-B"]  # PYTHONPATH and its like are the entry's own
+        flags = list(FLAGS)
         if options.venv is not None:
             venv = place.resolve(options.venv, "venv")
             python = venv / "bin" / "python"
@@ -89,17 +92,15 @@ class Python:
             folder, notice = built(place, build)
             venv = folder / "venv"
             python = venv / "bin" / "python"
-            files.append(place.builds / "current" / "venv" / "pyvenv.cfg")
+            files += [place.builds / "current" / "venv" / "pyvenv.cfg", *build.files]
         else:
             python = Path(_bare_interpreter())
             flags.append("-S")  # no libraries were asked for, so none of the machine's are lent
+        target = _target(options, place)
         if options.module is not None:
-            module = must_exist(place.resolve(options.module, "module"), "module")
+            module = must_exist(Path(target[1]), "module")
             code.append(module)
             files += [module, *sources(module.parent, ".py", left_out=place.state_dir)]
-            target = ("--module", str(module))
-        else:
-            target = ("--package", options.package or _package(place.name))
         paths = _search_path(place)
         files += itertools.chain(*(sources(folder, ".py", left_out=place.state_dir) for folder in paths))
         if venv is not None:
@@ -130,10 +131,11 @@ class Python:
         return Build(
             inputs=lambda: digest([wanted, read_text(lock) if lock.exists() else ""]),
             make=functools.partial(
-                _make, source=source, python=python, lock=lock, wanted=wanted, options=options, path=place.path
+                _make, source=source, python=python, lock=lock, wanted=wanted, options=options, place=place
             ),
             broken=_broken,
             secrets=source.secrets(),
+            files=tuple(source.files(place.state_dir)),
             variables=source.named.variables,
         )
 
@@ -171,6 +173,13 @@ class _Requirements(NamedTuple):
         """Return the files and folders that a build is made of, the tool's own settings included."""
         return [*self.named.files, *self.named.packages, *([self.settings] if self.settings else [])]
 
+    def files(self, left_out: Path) -> Iterator[Path]:
+        """Yield those files, and folders in which a new one shows."""
+        for path in self.inputs():
+            yield path
+            if path.is_dir():
+                yield from sources(path, "", left_out=left_out)
+
     def secrets(self) -> tuple[str, ...]:
         """Return what must not be shown of what the tool says."""
         settings = requirements.secrets_of(read_text(self.settings, "replace")) if self.settings else ()
@@ -179,36 +188,50 @@ class _Requirements(NamedTuple):
 
 async def _make(
     folder: Path, tools: Tools, *, source: _Requirements, python: str, lock: Path, wanted: str, options: PythonOptions,
-    path: str,
+    place: Home,
 ) -> None:  # fmt: skip
-    """Make the venv, lock, install. Sources: docs.astral.sh/uv/pip."""
-    for place in source.named.links:
-        must_exist(place, "--find-links")
+    """Make the venv, lock, install, and try out what was built.
+
+    Where no code of a package may run when it is installed, the connector, which imports it, is not tried out.
+    """
+    for links in source.named.links:
+        must_exist(links, "--find-links")
     for name in sorted(source.named.variables - tools.variables):
         cure = f"set it, and say --env {name}"
         raise BuildFailed(f"requirements need the variable {name}, which builds do not get: {cure}")
     uv_bin = uv.find_uv_bin()
     common = ["--quiet", *(["--offline"] if tools.offline or options.offline else [])]
+    wheels_only = tools.wheels_only or options.wheels_only
     venv = folder / "venv"
     try:
         await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
     except BuildFailed as problem:
-        raise BuildFailed(f"{problem}\n{_known(path)}") from problem
+        raise BuildFailed(f"{problem}\n{_known(place.path)}") from problem
     if (old := _too_old(venv)) is not None:
-        raise BuildFailed(f"{old}. {_known(path)}")
-    if source.file is None and not source.lines:
-        return
+        raise BuildFailed(f"{old}. {_known(place.path)}")
+    if source.file is not None or source.lines:
+        more = [*common, *(["--no-build"] if wheels_only else [])]
+        await _install(folder, tools, source=source, common=more, lock=lock, wanted=wanted)
+    target = _target(options, place)
+    if not wheels_only and (options.module is None or Path(target[1]).exists()):
+        await tools.try_out(str(venv / "bin" / "python"), *FLAGS, str(HOST), *target)
+
+
+async def _install(
+    folder: Path, tools: Tools, *, source: _Requirements, common: list[str], lock: Path, wanted: str
+) -> None:
+    """Lock and install. Sources: docs.astral.sh/uv/pip."""
+    uv_bin, venv = uv.find_uv_bin(), folder / "venv"
     # uv keeps what it has built of a folder until its pyproject.toml changes, whatever else has changed in it. These
     # two, unlike --refresh, make it look again offline too.
     names = [projects.read(package).name for package in source.named.packages if package.is_dir()]
     look = [_option("upgrade", name) for name in names]
     build = [_option("reinstall", name) for name in names]
-    wheels = ["--no-build"] if tools.wheels_only or options.wheels_only else []
     # For uv the operator's default index would come before the one that stands there.
     index = _without(tools.index, "--index-url") if source.named.indexed else tools.index
     env = dict.fromkeys(("UV_DEFAULT_INDEX", "UV_INDEX_URL"), "") if source.named.indexed else {}
     interpreter = str(venv / "bin" / "python")
-    where = ["--directory", str(source.folder), *common, *wheels, *index, "--python", interpreter]
+    where = ["--directory", str(source.folder), *common, *index, "--python", interpreter]
     what = "-" if source.file is None else str(source.file)
     if source.named.hashed:  # which is a lock already
         lock.unlink(missing_ok=True)
@@ -259,6 +282,13 @@ def _requirements(options: PythonOptions, place: Home) -> _Requirements:
 def _broken(folder: Path) -> str | None:
     python = folder / "venv" / "bin" / "python"
     return None if python.exists() else f"its Python is gone, {python.resolve()}"
+
+
+def _target(options: PythonOptions, place: Home) -> tuple[str, str]:
+    """Return what the host is told of the connector's code."""
+    if options.module is not None:
+        return "--module", str(place.resolve(options.module, "module"))
+    return "--package", options.package or _package(place.name)
 
 
 def _package(connector: str) -> str:

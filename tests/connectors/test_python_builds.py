@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from gateway.observe.redact import NO_SECRETS
 from gateway.runtimes import BuildFailed
 from tests.connectors.test_install import notice, problem
 from tests.installing import index, install, installed, interpreters, sources, wheel
-from tests.support import Site, cli, eventually
+from tests.support import Site, cli, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +105,59 @@ def test_sources_that_requirements_name_are_watched(tell: Site, way: str) -> Non
     assert install(tell, *offline).stdout.split() == ["built", "one"]
     assert value(tell, "one", "lib") == 2
     assert install(tell, *offline).stdout.split() == ["unchanged", "one"]
+
+
+async def test_a_running_gateway_tells_each_change_and_takes_each_build(tell: Site) -> None:
+    offline = ("--offline", "--find-links", "inner/wheels")
+    inner = tell.folder / "inner"
+    (inner / "requirements.txt").write_text("-r sub/more.txt\n./lib\n")
+    tell.configure("one: {runtime: python, module: ./tell.py, requirements: ./inner/requirements.txt}")
+    installed(tell, *offline)
+    changed = ["its entry has changed: run gateway install one"]
+
+    async def notices() -> list[str]:
+        found: list[str] = (await gateway.status("one"))["notices"]
+        return found
+
+    async def told(*expected: str) -> bool:
+        return await notices() == list(expected)
+
+    async def has(module: str, value: object) -> bool:
+        return (await gateway.do("one/Tell", {"module": module})).body == value
+
+    async with served(tell) as gateway:
+        assert await told()
+        changes = {
+            inner / "requirements.txt": "-r sub/more.txt\n./lib # and more\n",
+            inner / "sub" / "more.txt": "tool\n",
+            inner / "lib" / "lib.py": "VALUE = 2\n",
+            inner / "lib" / "new.py": "VALUE = 3\n",
+        }
+        for file, text in changes.items():
+            before = file.read_text() if file.exists() else None
+            file.write_text(text)
+            await eventually(lambda: told(*changed))
+            file.write_text(before) if before is not None else file.unlink()
+            await eventually(told)
+        for file, text in changes.items():
+            file.write_text(text)
+        await eventually(lambda: told(*changed))
+        await asyncio.to_thread(installed, tell, *offline)
+        await eventually(told)
+        await eventually(lambda: has("tool", "2.0"))
+        assert await has("lib", 2)
+        lock = tell.state / "runtimes" / "one" / "requirements.lock"
+        lock.unlink()
+        await eventually(lambda: told(*changed))
+        (inner / "sub" / "more.txt").write_text("tool==7\n")
+        await asyncio.to_thread(install, tell, *offline)
+
+        async def has_failed() -> bool:
+            return any("tool==7" in one for one in await notices())
+
+        await eventually(has_failed)
+        assert await has("tool", "2.0"), "the build before it serves on"
+    assert not gateway.events("quarantined")
 
 
 def test_files_that_requirements_include_are_watched(tell: Site) -> None:
@@ -414,6 +468,82 @@ def test_a_connector_may_be_built_offline_alone(tell: Site, public: tuple[dict[s
     assert done.returncode == 1
     assert "network was disabled" in done.stdout
     assert asked == []
+
+
+# --- what was built is tried out
+
+UNLOADABLE = {
+    "import nowhere_at_all": "No module named 'nowhere_at_all' (add nowhere_at_all,",
+    "from tool import NOTHING": "cannot import name 'NOTHING' from 'tool'",
+    "import broken": "libnowhere.so.7: cannot open shared object file",
+    "def Tell(": "SyntaxError: ",
+}
+RAISING = {
+    "import os; os.environ['WANTED']": "KeyError: 'WANTED'",
+    "raise SystemExit(3)": "SystemExit: 3",
+    "open('/nowhere')": "No such file or directory: '/nowhere'",
+}
+
+
+@pytest.mark.parametrize("line", UNLOADABLE)
+def test_a_connector_that_lacks_code_is_not_built(tell: Site, line: str) -> None:
+    raising = "raise ImportError('libnowhere.so.7: cannot open shared object file: No such file or directory')\n"
+    wheel(tell.folder / "inner" / "wheels", "broken", "1.0", {"broken.py": raising})
+    offline = ("--offline", "--find-links", "inner/wheels")
+    (tell.folder / "tell.py").write_text(f"def Tell(): return 1\n{line}\n")
+    drop_in(tell, "one", entry("[tool, broken]"))
+    done = install(tell, *offline)
+    assert done.returncode == 1
+    assert done.stdout.startswith("failed  one  it cannot be loaded: tell: ")
+    assert UNLOADABLE[line] in done.stdout
+    assert UNLOADABLE[line] in str(problem(tell, "one"))
+    (tell.folder / "tell.py").write_text(TELL)
+    installed(tell, *offline)
+    assert value(tell, "one", "tool") == "2.0"
+
+
+@pytest.mark.parametrize("line", RAISING)
+def test_a_connector_that_needs_what_is_there_when_it_serves_is_built(tell: Site, line: str) -> None:
+    (tell.folder / "tell.py").write_text(f"{line}\ndef Tell(): return 1\n")
+    drop_in(tell, "one", entry("[tool]"))
+    done = install(tell, "--offline", "--find-links", "inner/wheels")
+    assert (done.returncode, done.stdout.split()[:2]) == (0, ["built", "one"])
+    assert f"it was built, and a part of it does not work here: tell: {RAISING[line]}" in done.stdout.replace(
+        "[Errno 2] ", ""
+    ).replace("FileNotFoundError: ", "")
+
+
+def test_a_connector_is_tried_out_with_its_own_variables(tell: Site) -> None:
+    (tell.folder / "own").mkdir()
+    (tell.folder / "own" / "neighbour.py").write_text("")
+    (tell.folder / "tell.py").write_text("import neighbour, os\nassert os.environ['A'] == 'b'\ndef Tell(): return 1\n")
+    env = f", env: {{A: b, PYTHONPATH: {tell.folder}/own}}"
+    drop_in(tell, "one", entry("[tool]", env))
+    done = install(tell, "--offline", "--find-links", "inner/wheels", env={"WANTED": "x"})
+    assert done.stdout.split() == ["built", "one"]
+
+
+def test_a_part_that_lacks_code_leaves_the_others(tell: Site) -> None:
+    folder = drop_in(tell, "one", "{runtime: python, package: lib, requirements: [tool], env: {PYTHONPATH: @}}")
+    (folder / "connector.yaml").write_text((folder / "connector.yaml").read_text().replace("@", str(folder / "code")))
+    (folder / "code" / "lib" / "commands").mkdir(parents=True)
+    for name, text in (("__init__", ""), ("commands/__init__", ""), ("commands/bad", "import nowhere_at_all\n")):
+        (folder / "code" / "lib" / f"{name}.py").write_text(text)
+    offline = ("--offline", "--find-links", "inner/wheels")
+    assert "it cannot be loaded: lib.commands.bad: ModuleNotFoundError" in install(tell, *offline).stdout
+    (folder / "code" / "lib" / "commands" / "good.py").write_text(
+        "class Good:\n    def execute(self, config, task_data): pass\n"
+    )
+    done = install(tell, *offline)
+    assert (done.returncode, done.stdout.split()[:2]) == (0, ["built", "one"])
+    assert "a part of it does not work here: lib.commands.bad: ModuleNotFoundError" in done.stdout
+
+
+def test_where_no_code_of_packages_runs_nothing_is_tried_out(tell: Site) -> None:
+    (tell.folder / "tell.py").write_text("import nowhere_at_all\n")
+    drop_in(tell, "one", entry("[tool]", ", wheels_only: true"))
+    installed(tell, "--offline", "--find-links", "inner/wheels")
+    assert "No module named 'nowhere_at_all'" in str(problem(tell, "one"))
 
 
 # --- texts, interpreters, places
