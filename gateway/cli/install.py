@@ -24,6 +24,7 @@ _MARKS = {"built": "[green]built[/]", "unchanged": "[dim]unchanged[/]", "nothing
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--offline", is_flag=True, help="Fetch nothing: use what is in the caches of uv, Maven and npm.")
 @click.option("--wheels-only", is_flag=True, help="Build no Python package from its sources: none of its code runs.")
+@click.option("--upgrade", is_flag=True, help="Take newer versions of Python packages, and where branches are now.")
 @click.option("--env", multiple=True, metavar="NAME", help="A variable that builds get besides; may be repeated.")
 @click.option("--index-url", metavar="URL", help="The Python package index, instead of PyPI.")
 @click.option("--extra-index-url", multiple=True, metavar="URL", help="One more Python package index; may be repeated.")
@@ -39,6 +40,7 @@ def install(
     env: tuple[str, ...],
     offline: bool,
     wheels_only: bool,
+    upgrade: bool,
 ) -> None:
     """Build what connectors need: a venv, jars, node_modules; of all of them, or of those that are named.
 
@@ -56,6 +58,7 @@ def install(
             building_environment(env),
             offline=offline,
             wheels_only=wheels_only,
+            upgrade=upgrade,
             index=tuple(word for pair in index for word in pair),
         )
     )
@@ -68,6 +71,7 @@ async def _install(
     *,
     offline: bool,
     wheels_only: bool,
+    upgrade: bool,
     index: tuple[str, ...],
 ) -> int:
     begun = time.monotonic()
@@ -77,7 +81,13 @@ async def _install(
 
     async with opened(config, registry=False) as gateway:
         installer = Installer(
-            gateway.settings, gateway.pools.spawn, environ, offline=offline, wheels_only=wheels_only, index=index
+            gateway.settings,
+            gateway.pools.spawn,
+            environ,
+            offline=offline,
+            wheels_only=wheels_only,
+            upgrade=upgrade,
+            index=index,
         )
         results = await installer.install(read_sources(gateway.settings), names, progress)
     if not results:

@@ -29,7 +29,7 @@ from gateway.protocol.description import read_description
 from gateway.protocol.request import DescribeRequest, one_line
 from gateway.protocol.result import interpret
 from gateway.runtimes import Build, BuildFailed, Made, made_at
-from gateway.runtimes.base import FAILED, MARKER, Failed
+from gateway.runtimes.base import FAILED, LOCK, MARKER, Failed
 from gateway.sandbox import STANDARD, Sandbox
 
 if TYPE_CHECKING:
@@ -75,11 +75,13 @@ class Installer:
         *,
         offline: bool,
         wheels_only: bool,
+        upgrade: bool,
         index: tuple[str, ...],
     ) -> None:
         """`environ` is what the builds' programs get: they need the operator's proxies, certificates and caches."""
         self.offline = offline
         self.wheels_only = wheels_only
+        self.upgrade = upgrade
         self.index = index
         self._settings = settings
         self._pool = pool
@@ -129,7 +131,8 @@ class Installer:
         with _alone(place.builds):
             current = (place.builds / "current").resolve()
             made = made_at(current)
-            if made is not None and made.serves(build, current):
+            anew = self.upgrade and (place.builds / LOCK).exists()
+            if made is not None and made.serves(build, current) and not anew:
                 progress(place.name, "unchanged")
                 return Installed(name=place.name, state="unchanged", notices=made.notices)
             _check_owner(place.builds)
@@ -241,6 +244,7 @@ class _BuildTools:
     ) -> None:
         self.offline = installer.offline
         self.wheels_only = installer.wheels_only
+        self.upgrade = installer.upgrade
         self.variables = frozenset(installer.environ)
         self.index = installer.index
         self.shared = installer.shared

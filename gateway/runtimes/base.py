@@ -98,6 +98,8 @@ class Tools(Protocol):
     offline: bool
     wheels_only: bool
     """Nothing is built of a Python package's sources, so that none of its code runs."""
+    upgrade: bool
+    """A lock of ours is made anew."""
     variables: frozenset[str]
     """Names of what its programs find in their environment."""
     index: tuple[str, ...]

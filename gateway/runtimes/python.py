@@ -237,7 +237,7 @@ async def _install(
         lock.unlink(missing_ok=True)
         pinned = ["--require-hashes"]
     else:
-        if not (lock.exists() and read_text(lock).startswith(f"{_INPUTS}{wanted}\n")):
+        if tools.upgrade or not (lock.exists() and read_text(lock).startswith(f"{_INPUTS}{wanted}\n")):
             draft = folder / LOCK
             await tools.run(
                 uv_bin, "pip", "compile", *where, *look, "--no-header", "--no-strip-extras",
