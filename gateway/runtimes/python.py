@@ -45,7 +45,8 @@ OLDEST = (3, 8)
 """The oldest Python that `runners/python` runs on."""
 
 _INPUTS = "# inputs: "
-_PIN = re.compile(r"[A-Za-z0-9][\w.-]*(\[[^\]]*\])?\s*(==|@\s*\S+://)")
+_VERSION = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)(?:\[[^\]]*\])?(?P<version>==.*)")
+_URL = re.compile(r"[A-Za-z0-9][\w.-]*(\[[^\]]*\])?\s*@\s*\S+://")
 
 
 class PythonOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -231,7 +232,7 @@ async def _install(
     index = _without(tools.index, "--index-url") if source.named.indexed else tools.index
     env = dict.fromkeys(("UV_DEFAULT_INDEX", "UV_INDEX_URL"), "") if source.named.indexed else {}
     interpreter = str(venv / "bin" / "python")
-    where = ["--directory", str(source.folder), *common, *index, "--python", interpreter]
+    where = ["--directory", str(source.folder), *common, *index, *source.named.options, "--python", interpreter]
     what = "-" if source.file is None else str(source.file)
     if source.named.hashed:  # which is a lock already
         lock.unlink(missing_ok=True)
@@ -245,14 +246,24 @@ async def _install(
             )  # fmt: skip
             draft.write_text(f"{_INPUTS}{wanted}\n{draft.read_text()}")
             draft.replace(lock)
-        # What is installed is what is asked for, with the indexes and options that stand there; the lock pins it.
-        pins = folder / "pins.txt"
-        pins.write_text("".join(f"{line}\n" for line in read_text(lock).splitlines() if _PIN.match(line)))
-        pinned = ["--overrides", str(pins)]
+        pinned = _pinned(read_text(lock), folder)
     await tools.run(
         uv_bin, "pip", "install", *where, *build, *pinned, "--requirement", what, stdin=source.text, env=env,
     )  # fmt: skip
     await compile_modules(venv, tools)
+
+
+def _pinned(lock: str, folder: Path) -> list[str]:
+    """Return the options that have installed what was locked.
+
+    What is installed is what is asked for, with the indexes and options that stand there. So a version is a constraint:
+    an override would come from any index. A URL has to take another one's place, a commit that of a branch.
+    """
+    versions, urls = folder / "versions.txt", folder / "urls.txt"
+    found = [_VERSION.match(line) for line in lock.splitlines()]
+    versions.write_text("".join(f"{one['name']}{one['version']}\n" for one in found if one))
+    urls.write_text("".join(f"{line}\n" for line in lock.splitlines() if _URL.match(line)))
+    return ["--constraints", str(versions), "--overrides", str(urls)]
 
 
 def _without(options: tuple[str, ...], name: str) -> tuple[str, ...]:

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 KEY = "requirements"
 
-_FILES = {"-r", "--requirement", "--requirements", "-c", "--constraint", "--constraints"}
+_CONSTRAINTS = {"-c", "--constraint", "--constraints"}
+_FILES = {"-r", "--requirement", "--requirements", *_CONSTRAINTS}
 _INDEX = {"-i", "--index-url", "--no-index"}
+_INDEXES = {*_INDEX, "--extra-index-url"}
 _LINKS = {"-f", "--find-links"}
 _PACKAGES = {"-e", "--editable"}
 ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
@@ -57,6 +59,8 @@ class Named(NamedTuple):
     """The environment's that the tool fills in."""
     secrets: tuple[str, ...]
     """Passwords and tokens within URLs."""
+    options: tuple[str, ...]
+    """Indexes that stand in files of constraints, as uv takes them: there it would not see them."""
 
 
 def of_file(file: Path) -> Named:
@@ -128,12 +132,14 @@ class _Reader:
         self._indexed = False
         self._variables: set[str] = set()
         self._secrets: dict[str, None] = {}
+        self._options: list[str] = []
 
     def named(self) -> Named:
         found = (tuple(self._files), tuple(self._packages), tuple(self._links))
-        return Named(*found, self._hashed, self._indexed, frozenset(self._variables), tuple(self._secrets))
+        variables = frozenset(self._variables)
+        return Named(*found, self._hashed, self._indexed, variables, tuple(self._secrets), tuple(self._options))
 
-    def file(self, file: Path) -> None:
+    def file(self, file: Path, *, constrains: bool = False) -> None:
         if file in self._files:
             return
         self._files[must_exist(file, KEY)] = None
@@ -146,9 +152,9 @@ class _Reader:
             self._hashed = True
             self._take_all(projects.locked(file))
         else:
-            self.text(_text_of(file), file.parent)
+            self.text(_text_of(file), file.parent, constrains=constrains)
 
-    def text(self, text: str, folder: Path) -> None:
+    def text(self, text: str, folder: Path, *, constrains: bool = False) -> None:
         self._secrets.update(dict.fromkeys(secrets_of(text)))
         for line in _lines(text):
             self._hashed = self._hashed or _HASH.search(line) is not None
@@ -158,9 +164,12 @@ class _Reader:
                 self._package(_target(line))
             elif option[1] in _FILES:
                 if _is_here(option[2]):
-                    self.file(_below(folder, _unquoted(option[2])))
-            elif option[1] in _INDEX:
-                self._indexed = True
+                    named = _below(folder, _unquoted(option[2]))
+                    self.file(named, constrains=constrains or option[1] in _CONSTRAINTS)
+            elif option[1] in _INDEXES:
+                self._indexed = self._indexed or option[1] in _INDEX
+                if constrains:
+                    self._options += [option[1], *filter(None, [_unquoted(option[2])])]
             elif option[1] in _LINKS:
                 self._look(_path(_unquoted(option[2])), folder)
             elif option[1] in _PACKAGES:

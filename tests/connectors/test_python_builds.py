@@ -380,6 +380,59 @@ def test_the_public_index_replaces_no_private_package(
     assert not [path for path in asked if path.startswith("/files/")]
 
 
+PRIVATE = """
+[project]
+name = "app"
+version = "1"
+dependencies = ["tool"]
+optional-dependencies = {{}}
+[[tool.uv.index]]
+name = "private"
+url = "{}"
+explicit = true
+[tool.uv.sources]
+tool = {{index = "private"}}
+"""
+
+
+@pytest.mark.parametrize("form", ["pyproject.toml", "./lib", "-c limits.txt"])
+def test_the_index_of_a_package_is_asked_for_it_wherever_it_is_named(
+    tell: Site, tmp_path: Path, public: tuple[dict[str, str], list[str]], form: str
+) -> None:
+    environment, asked = public
+    tool(tmp_path / "private", "1.0")
+    tool(tmp_path / "public", "1.0")
+    with index(tmp_path / "private") as (url, _):
+        folder = drop_in(tell, "one", entry(form if form == "pyproject.toml" else json.dumps([form, "tool"])))
+        (folder / "limits.txt").write_text(f"--extra-index-url {url}\n")
+        project = PRIVATE.format(url)
+        (folder / "pyproject.toml").write_text(project if form == "pyproject.toml" else "")
+        if form == "./lib":
+            build = (folder / "lib" / "pyproject.toml").read_text().partition("[build-system]")[2]
+            (folder / "lib" / "pyproject.toml").write_text(f"{project}[build-system]{build}".replace("app", "lib"))
+            (folder / "connector.yaml").write_text((folder / "connector.yaml").read_text().replace(', "tool"', ""))
+        installed(tell, env=environment)
+    assert value(tell, "one", "tool") == "1.0"
+    assert not [path for path in asked if path.startswith("/files/")]
+
+
+def test_versions_before_a_release_and_extras_stay_locked(tell: Site) -> None:
+    wheels = tell.folder / "inner" / "wheels"
+    tool(wheels, "3.0rc1")
+    wheel(wheels, "more", "1.0", {"more.py": "VALUE = 1\n"}, requires=("tool>=3.0rc1", "tool_extra ; extra == 'x'"))
+    wheel(wheels, "tool_extra", "1.0", {"tool_extra.py": "VALUE = 'of an extra'\n"})
+    offline = ("--offline", "--find-links", "inner/wheels")
+    drop_in(tell, "one", entry('["more[x]", --pre]'))
+    drop_in(tell, "two", entry('["tool>=3.0rc1"]'))
+    installed(tell, *offline)
+    tool(wheels, "3.0rc2")
+    for name in ("one", "two"):
+        (tell.state / "runtimes" / name / "current").unlink()
+    installed(tell, *offline)
+    assert [value(tell, name, "tool") for name in ("one", "two")] == ["3.0rc1"] * 2
+    assert value(tell, "one", "tool_extra") == "of an extra"
+
+
 def test_without_an_index_none_is_asked(tell: Site, public: tuple[dict[str, str], list[str]]) -> None:
     environment, asked = public
     drop_in(tell, "one", entry("[--no-index, --find-links ./wheels, tool<2]"))

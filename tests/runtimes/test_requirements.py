@@ -169,6 +169,15 @@ def test_passwords_in_urls_are_secrets(folder: Path) -> None:
     assert set(requirements.of_texts(text.splitlines(), folder).secrets) == {"pass-7Yq1", "token-7Yq1"}
 
 
+def test_indexes_in_files_of_constraints_are_options(folder: Path) -> None:
+    (folder / "c.txt").write_text("--extra-index-url=https://example.org/a/ # why\n-r d.txt\ntool<2\n")
+    (folder / "d.txt").write_text("-i 'https://example.org/b/'\n--no-index\n")
+    found = requirements.of_texts(["-c c.txt", "--extra-index-url https://example.org/c/"], folder)
+    urls = "https://example.org/a/", "https://example.org/b/"
+    assert found.options == ("--extra-index-url", urls[0], "-i", urls[1], "--no-index")
+    assert found.indexed
+
+
 # --- projects
 
 
