@@ -322,18 +322,26 @@ def _interpreter(options: PythonOptions, place: Home) -> str:
     if "/" in options.python:
         return str(must_exist(place.resolve(options.python, "python"), "python"))
     # A program of that name, if there is one; or else uv knows more places, and may fetch it.
-    found = shutil.which(f"python{options.python}", path=place.path)
+    said = options.python.removeprefix("python")
+    found = shutil.which(f"python{_short(said)}", path=place.path)
     if found is None:
         return options.python
-    return _behind_shim(Path(found), options.python) or options.python
+    return _behind_shim(Path(found), said) or options.python
+
+
+def _short(version: str) -> str:
+    """Return what a program's name has of a version."""
+    return ".".join(version.split(".")[:2])
 
 
 def _behind_shim(program: Path, version: str) -> str | None:
     """Return the program; for a version manager's shim the newest interpreter behind it, None when there is none."""
+    exact = version.count(".") > 1
     if program.parent.name != "shims":
-        return str(program)
+        return None if exact else str(program)
     versions = program.parent.parent / "versions"  # pyenv's
-    found = [(_numbers(path), path) for path in versions.glob(f"{version}.*/bin/python{version}")]
+    pattern = f"{version if exact else f'{version}.*'}/bin/python{_short(version)}"
+    found = [(_numbers(path), path) for path in versions.glob(pattern)]
     return str(max(found)[1]) if found else None
 
 

@@ -636,6 +636,25 @@ def test_an_interpreter_that_is_too_old_is_refused_with_the_list_of_others(tell:
     assert "is too old: 3.8 or later is needed" in str(problem(tell, "one"))
 
 
+def test_a_version_chooses_among_those_of_a_version_manager(tell: Site, tmp_path: Path) -> None:
+    manager = tmp_path / "manager"
+    for version in ("3.99.2", "3.99.10"):
+        folder = manager / "versions" / version / "bin"
+        folder.mkdir(parents=True)
+        (folder / "python3.99").symlink_to(next(iter(interpreters().values())))
+    (manager / "shims").mkdir()
+    shim = manager / "shims" / "python3.99"
+    shim.write_text("#!/bin/sh\nexit 1\n")
+    shim.chmod(0o755)
+    chosen = {"short": ("3.99", "3.99.10"), "exact": ("3.99.2", "3.99.2"), "named": ("python3.99", "3.99.10")}
+    for name, (said, _) in chosen.items():
+        drop_in(tell, name, entry("[]", f', python: "{said}"'))
+    installed(tell, "--offline", env={"PATH": f"{manager}/shims:{os.environ['PATH']}"})
+    for name, (_, version) in chosen.items():
+        python = tell.state / "runtimes" / name / "current" / "venv" / "bin" / "python"
+        assert python.readlink() == manager / "versions" / version / "bin" / "python3.99"
+
+
 def test_an_interpreter_that_is_not_there_is_told_with_the_list_of_others(tell: Site) -> None:
     drop_in(tell, "one", entry("[]", ', python: "3.99"'))
     told = install(tell, "--offline").stdout
