@@ -32,12 +32,15 @@ async def compile_modules(venv: Path, tools: Tools) -> None:
         draft.write_text(str(venv))
 
     same = digest([version(venv), releases(venv)])
-    known = await tools.shared(f"bytecode-{same[:16]}", first)
-    other = Path(read_text(known))
-    if other != venv:
-        if not await asyncio.to_thread(_share, other, venv):
-            await _compile(venv, tools)
-        known.write_text(str(venv))  # the newest is removed last
+    try:
+        known = await tools.shared(f"bytecode-{same[:16]}", first)
+        other = Path(read_text(known))
+        if other != venv:
+            if not await asyncio.to_thread(_share, other, venv):
+                await _compile(venv, tools)
+            known.write_text(str(venv))  # the newest is removed last
+    except OSError:  # it is another user's
+        await _compile(venv, tools)
 
 
 async def _compile(venv: Path, tools: Tools) -> None:

@@ -90,7 +90,7 @@ def lines_for_uv(file: Path) -> tuple[str, ...] | None:
 
     uv goes on at a line's end for hashes alone, and has nobody edit in the clone of a repository.
     """
-    if file.name in projects.BUILT_OF or projects.is_lock(file):
+    if file.name in projects.BUILT_OF or file.suffix == ".toml":
         return None
     physical = list(_logical(_text_of(file)))
     if all(_can_read(*line) for line in physical):
@@ -151,7 +151,7 @@ class _Reader:
         elif projects.is_lock(file):
             self._hashed = True
             self._take_all(projects.locked(file))
-        else:
+        elif file.suffix != ".toml":  # of any other kind, which is the tool's to judge
             self.text(_text_of(file), file.parent, constrains=constrains)
 
     def text(self, text: str, folder: Path, *, constrains: bool = False) -> None:
