@@ -229,6 +229,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     except OSError as problem:
         raise Quarantine(unusable(problem)) from problem
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
+    made_of = tuple(identity(file) for file in line.made_of)
     config = msgspec.json.encode(common.config)
     kept = msgspec.structs.replace(sandbox, guard=(), covered=())
     key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
@@ -276,7 +277,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         limits=limits,
         redact=redact,
         identity=key,
-        files=files,
+        files=tuple(dict.fromkeys((*files, *made_of))),
         commands=commands,
         auths=signed,
         overrides=overrides,

@@ -467,7 +467,7 @@ def _still(old: Status, connector: Connector) -> Status | None:
             return None  # it may have been that which it lacked
         return msgspec.structs.replace(old, connector=connector)
     same = newest.limits == connector.limits and newest.launch.sandbox == connector.launch.sandbox
-    return old if same and newest.defined == connector.defined else None
+    return old if same and newest.files == connector.files and newest.defined == connector.defined else None
 
 
 def _allowed(connector: Connector, command: str, within: float | None, *, job: bool) -> float:

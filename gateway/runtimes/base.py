@@ -72,6 +72,8 @@ class CommandLine(msgspec.Struct, frozen=True, kw_only=True):
 
     argv: tuple[str, ...]
     files: tuple[Path, ...] = ()
+    made_of: tuple[Path, ...] = ()
+    """What its build was made of: a change is to be told, and leaves the connector as it is."""
     result_on_fd3: bool = False
     """The runtime's own host writes its result there, whatever the entry says."""
     result_in_line: bool = False

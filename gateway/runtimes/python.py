@@ -93,7 +93,7 @@ class Python:
             folder, notice = built(place, build)
             venv = folder / "venv"
             python = venv / "bin" / "python"
-            files += [place.builds / "current" / "venv" / "pyvenv.cfg", *build.files]
+            files.append(place.builds / "current" / "venv" / "pyvenv.cfg")
         else:
             python = Path(_bare_interpreter())
             flags.append("-S")  # no libraries were asked for, so none of the machine's are lent
@@ -113,6 +113,7 @@ class Python:
             result_in_line=True,
             resident={"fork": (*line, "--fork", *target), "persistent": (*line, "--lines", *target)},
             files=(python, *files),
+            made_of=build.files if build is not None else (),
             code=tuple(code),
             needs=(HOST.parent, *paths, *(added(venv) if venv is not None else ())),
             notice=notice,

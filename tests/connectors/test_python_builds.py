@@ -112,7 +112,9 @@ async def test_a_running_gateway_tells_each_change_and_takes_each_build(tell: Si
     offline = ("--offline", "--find-links", "inner/wheels")
     inner = tell.folder / "inner"
     (inner / "requirements.txt").write_text("-r sub/more.txt\n./lib\n")
-    tell.configure("one: {runtime: python, module: ./tell.py, requirements: ./inner/requirements.txt}")
+    (tell.folder / "code").mkdir()
+    (tell.folder / "tell.py").rename(tell.folder / "code" / "tell.py")
+    tell.configure("one: {runtime: python, module: ./code/tell.py, requirements: ./inner/requirements.txt}")
     installed(tell, *offline)
     changed = ["its entry has changed: run gateway install one"]
 
@@ -140,9 +142,11 @@ async def test_a_running_gateway_tells_each_change_and_takes_each_build(tell: Si
             await eventually(lambda: told(*changed))
             file.write_text(before) if before is not None else file.unlink()
             await eventually(told)
+        loads = len(gateway.events("registry_loaded"))
         for file, text in changes.items():
             file.write_text(text)
         await eventually(lambda: told(*changed))
+        assert len(gateway.events("registry_loaded")) == loads, "the connector itself is what it was"
         await asyncio.to_thread(installed, tell, *offline)
         await eventually(told)
         await eventually(lambda: has("tool", "2.0"))
