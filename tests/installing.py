@@ -15,6 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+import pytest
+import uv
+
+from gateway.locks import locked
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -45,6 +50,42 @@ def installed(site: Site, *arguments: str, env: dict[str, str] | None = None) ->
     """Install, and fail the test when it failed."""
     done = install(site, *arguments, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def environment_with(*requirements: str) -> Path:
+    """Return a virtual environment that has these; it is kept for later tests, below build/."""
+    tool = uv.find_uv_bin()
+    with _kept(sys.executable, sys.version, *requirements) as (folder, whole):
+        if not whole:
+            subprocess.run([tool, "venv", "-q", "--clear", "-p", sys.executable, folder / "venv"], check=True)
+            _fetch([tool, "pip", "install", "-q", "-p", str(folder / "venv/bin/python"), *requirements], folder)
+    return folder / "venv"
+
+
+def packages_with(*packages: str) -> Path:
+    """Return a folder `node_modules` that has these; it is kept for later tests, below build/."""
+    with _kept("node", *packages) as (folder, whole):
+        if not whole:
+            _fetch(["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", *packages], folder)
+    return folder / "node_modules"
+
+
+@contextlib.contextmanager
+def _kept(*key: str) -> Iterator[tuple[Path, bool]]:
+    """Have a folder to oneself that is named for what is in it, and whether that is whole; it is, after the block."""
+    folder = ROOT / "build" / "libraries" / hashlib.sha256("\n".join(key).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = folder / "whole"
+    with locked(folder):
+        yield folder, whole.exists()
+        whole.touch()
+
+
+def _fetch(command: list[str], folder: Path) -> None:
+    """Run what fetches libraries; the test is skipped where that cannot be done."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode:
+        pytest.skip(f"cannot be had here: {' '.join(command)}: {(done.stderr or done.stdout).strip()[-300:]}")
 
 
 def wheel(folder: Path, name: str, version: str, files: dict[str, str], *, requires: tuple[str, ...] = ()) -> Path:
