@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import shutil
 import threading
@@ -43,7 +44,8 @@ import pathlib, zipfile
 ARCHIVE = zipfile.ZipFile(pathlib.Path(__file__).with_name("data.zip"))
 
 def Read(number: int):
-    return ARCHIVE.read(f"{number}.txt").decode()[:20]
+    text = ARCHIVE.read(f"{number}.txt").decode()
+    return [text[:20], len(text)]
 """
 HELPER = """
 import subprocess
@@ -185,7 +187,7 @@ PYTHON_MODES = (*MODES, "fork")
 CALLS: list[tuple[str, dict[str, Any], Any]] = [
     ("web/Requests", {"url": "{url}"}, {"hello": "☃"}),
     ("web/Urllib", {"url": "{url}"}, {"status": 200, "text": "eyJoZWxsbyI6ICJcdTI2MDMifQ=="}),
-    *(("archive/Read", {"number": number}, f"{number} {'x' * 18}") for number in (1, 2)),
+    *(("archive/Read", {"number": number}, [f"{number} {'x' * 18}", 100_002]) for number in (1, 2)),
     *(("helper/Ask", {"text": text}, f"echo {text}") for text in ("a", "b")),
     *(("pools/Pool", {"method": method}, [1, 2, 3]) for method in ("fork", "spawn", "forkserver")),
     *(("pools/Process", {"method": method}, {"found": [1, 2], "status": 0}) for method in ("fork", "spawn", "forkserver")),
@@ -253,7 +255,7 @@ def lay_out(folder: Path) -> str:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     with zipfile.ZipFile(folder / "data.zip", "w") as archive:
-        for number in (1, 2):
+        for number in range(10):
             archive.writestr(f"{number}.txt", f"{number} {'x' * 100_000}")
     lines = []
     for mode in PYTHON_MODES:
@@ -295,6 +297,26 @@ async def test_of_a_python_connector(
 ) -> None:
     name, _, command = command.partition("/")
     await answers(gateway, f"{name}-{mode}/{command}", params, expected, url)
+
+
+@pytest.mark.parametrize("mode", PYTHON_MODES)
+async def test_of_a_hundred_calls_eight_at_once_each_gets_its_own_answer(gateway: Server, mode: str) -> None:
+    places = asyncio.Semaphore(8)
+
+    async def call(number: int) -> None:
+        digit = number % 10
+        for target, params, expected in (
+            (f"archive-{mode}/Read", {"number": digit}, [f"{digit} {'x' * 18}", 100_002]),
+            (f"helper-{mode}/Ask", {"text": f"number {number}"}, f"echo number {number}"),
+        ):
+            async with places:
+                answer = await gateway.do(target, params)
+            assert (answer.status, answer.code) == (200, None), answer.raw
+            assert answer.body == expected
+
+    async with asyncio.TaskGroup() as calls:
+        for number in range(100):
+            calls.create_task(call(number))
 
 
 @pytest.mark.skipif(not HAS_NODE, reason="there is no node")
