@@ -51,8 +51,10 @@ torture: setup ## Kill, freeze and starve gateways with durable jobs ([SECONDS=9
 bench: setup ## Measure beside peers (half an hour; wrk, webhook and lighttpd from Debian), write docs/performance.md
 	$(BIN)/python -m bench
 
-matrix: setup ## Real libraries in each mode of Python (fetches some 300 MB; PostgreSQL from Debian), write docs/matrix.md
-	$(BIN)/python bench/matrix.py
+matrix: setup ## Real libraries and a browser in each mode (fetches some 700 MB), write docs/matrix.md ([LIBRARIES="gevent polars"])
+	@PYTHON=$(PYTHON) scripts/setup tests browser
+	$(BIN)/pytest -q tests/test_matrix.py tests/test_matrix_libraries.py tests/test_matrix_browser.py
+	$(BIN)/python bench/matrix.py $(LIBRARIES)
 
 format: setup ## Format the code
 	$(BIN)/ruff format .
