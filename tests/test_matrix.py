@@ -86,7 +86,17 @@ def Rows():
         return database.execute("SELECT * FROM numbers ORDER BY number")
 """
 LEAVES = f"""
-import subprocess, threading, time
+import pathlib, subprocess, threading, time
+
+WRITTEN = open(pathlib.Path(__file__).with_name("at-import.txt"), "a")
+WRITTEN.write("imported\\n")
+KEPT = []
+
+def Text(text: str):
+    WRITTEN.write(text)
+    KEPT.append(open(pathlib.Path(__file__).with_name("in-calls.txt"), "a"))
+    KEPT[0].write(text)
+    return "left text in two buffers"
 
 def Process():
     subprocess.Popen(["sleep", "{LEFT}"], start_new_session=True)
@@ -317,6 +327,24 @@ async def test_of_a_hundred_calls_eight_at_once_each_gets_its_own_answer(gateway
     async with asyncio.TaskGroup() as calls:
         for number in range(100):
             calls.create_task(call(number))
+
+
+@pytest.mark.parametrize("mode", ["spawn", "standby", "fork"])
+async def test_what_a_call_leaves_in_the_buffers_of_files_is_written_once(gateway: Server, mode: str) -> None:
+    texts = [f"{mode} {number}\n" for number in range(3)]
+    for text in texts:
+        assert (await gateway.do(f"leaves-{mode}/Text", {"text": text})).body == "left text in two buffers"
+    for name in ("at-import.txt", "in-calls.txt"):
+        lines = (gateway.site.folder / name).read_text().splitlines(keepends=True)
+        assert [line for line in lines if line in texts] == texts
+
+
+async def test_what_an_import_leaves_there_is_written_by_the_host_alone(gateway: Server) -> None:
+    file = gateway.site.folder / "at-import.txt"
+    await gateway.do("leaves-fork/Text", {"text": ""})
+    before = file.read_text()
+    await gateway.do("leaves-fork/Text", {"text": ""})
+    assert file.read_text() == before
 
 
 @pytest.mark.skipif(not HAS_NODE, reason="there is no node")

@@ -6,7 +6,8 @@ import atexit
 import contextlib
 import re
 import sys
-from typing import Any, Iterator, Set
+from io import IOBase
+from typing import Any, Iterator, List, Set
 
 from . import channel, threads
 from .own import gc, os
@@ -25,6 +26,8 @@ _SAID = {
     **dict.fromkeys(("RAYON_NUM_THREADS", "POLARS_MAX_THREADS"), "1"),
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow, which pandas imports where it is there
 }
+
+_files: List[Any] = []  # what was open before the forks
 
 _CLIENT = re.compile(r"""\b(?:client|resource)\(\s*["']([a-z0-9-]+)["']""")
 
@@ -63,7 +66,12 @@ def release_loop() -> None:
 
 
 def before_forks() -> None:
-    """Forget what is the host's alone: its folder for temporary files, and what is to be removed at its end."""
+    """Forget what is the host's alone: its folder for temporary files, and what is to be removed at its end.
+
+    What is in the buffers of files is written now: each child would write it again.
+    """
+    _files[:] = _of_files()
+    _flush(_files)
     _try("tempfile", _forget_folder, only_loaded=True)
     _try("weakref", _disown_finalizers, only_loaded=True)
 
@@ -73,6 +81,7 @@ def leave() -> None:
     threads.wait_as_python_does()
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()  # noqa: SLF001  (os._exit comes next)
+    _flush([*_files, *_of_files()])
     channel.flush()
 
 
@@ -83,6 +92,17 @@ def _release(module: Any) -> None:
     there = [each for each in gc.get_objects() if issubclass(type(each), greenlet.greenlet) and not each.dead]
     if all(each is hub or each is greenlet.getcurrent() for each in there):
         hub.destroy(destroy_loop=True)
+
+
+def _of_files() -> List[Any]:
+    """List the files that there are; in a child, those that have come since the fork."""
+    return [each for each in gc.get_objects() if issubclass(type(each), IOBase)]
+
+
+def _flush(files: List[Any]) -> None:
+    for each in files:
+        with contextlib.suppress(Exception):  # it is closed, or its disk full
+            each.flush()
 
 
 def _forget_folder(module: Any) -> None:
