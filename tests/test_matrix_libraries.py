@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 MODES = ("spawn", "standby", "fork", "persistent")
 PATIENCE = 120  # seconds until all have been asked what they can do: each imports its library
-TRIED = ("httpx", "boto3", "psycopg", "grpcio", "numpy", "pandas", "gevent")  # tests/test_matrix.py has requests
+TRIED = (
+    "httpx",
+    "boto3",
+    "psycopg",
+    "grpcio",
+    "numpy",
+    "pandas",
+    "polars",
+    "gevent",
+)  # tests/test_matrix.py has requests
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

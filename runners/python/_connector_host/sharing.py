@@ -32,6 +32,10 @@ LEFT_OUT = "dc"  # "do not copy on fork", as the kernel writes it
 MADE_BY = ("mmap", "multiprocessing", "_multiprocessing")
 LIBRARY = os.path.dirname(str(os.__file__)) + os.sep
 
+IDLE = {"polars-ooc-clea"}
+"""Threads that a child can do without, as the kernel calls them: that of polars removes files that it has swapped out,
+which lie in the private folder."""
+
 Thing = Tuple[str, int]
 """A descriptor, a thread, a process, or one of `SYSTEM_V`, by its number."""
 
@@ -219,6 +223,8 @@ def _threads() -> List[Tuple[Thing, str]]:
         names = {each.native_id: each.name for each in threading.enumerate()} if threading else {}
     found = []
     for task in others:
+        if _line(f"{TASKS}/{task}/comm") in IDLE:
+            continue
         name = f"thread {names[task]}" if task in names else f"a thread of a C library{_task_name(task)}"
         found.append((("thread", task), name))
     return found

@@ -24,7 +24,8 @@ _OF_OPENMP = (
 )  # each follows OMP_NUM_THREADS where it is not said itself
 _SAID = {
     **dict.fromkeys(("RAYON_NUM_THREADS", "POLARS_MAX_THREADS"), "1"),
-    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow, which pandas imports where it is there
+    # A thread of jemalloc gives memory back, where it does not as it goes: in polars and others in Rust, and in Arrow.
+    **dict.fromkeys(("_RJEM_MALLOC_CONF", "JE_ARROW_MALLOC_CONF"), "background_thread:false"),
 }
 
 _files: List[Any] = []  # what was open before the forks
@@ -57,6 +58,7 @@ def known_costs(connector: str) -> None:
         _try("ssl", lambda module: module.create_default_context())
     _try("boto3", lambda module: _boto3(module, connector), only_loaded=True)
     _try("requests", _requests, only_loaded=True)
+    _try("httpx", _httpx, only_loaded=True)
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
 
 
@@ -119,6 +121,12 @@ def _requests(module: Any) -> None:
     __import__("netrc")
     with module.Session() as session:
         session.prepare_request(module.Request("GET", "http://localhost/"))
+
+
+def _httpx(module: Any) -> None:
+    """Import what it imports for its first client, and for the first request of an asynchronous one."""
+    module.Client().close()
+    __import__("anyio._backends._asyncio")
 
 
 def _boto3(module: Any, connector: str) -> None:
