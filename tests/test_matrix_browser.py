@@ -156,8 +156,8 @@ def lay_out(folder: Path) -> list[str]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    site = Site(tmp_path_factory.mktemp("browser"))
+async def gateway(short_site: Site) -> AsyncIterator[Server]:
+    site = short_site  # Chromium's socket lies in the private folder
     site.configure("\n".join(lay_out(site.folder)), defaults="timeout: 60s\nwarm: 0\ndescribe_timeout: 60s")
     async with served(site, ready=False) as server:
         await eventually(server.ready, 120)
