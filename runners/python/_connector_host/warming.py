@@ -59,6 +59,8 @@ def known_costs(connector: str) -> None:
     _try("boto3", lambda module: _boto3(module, connector), only_loaded=True)
     _try("requests", _requests, only_loaded=True)
     _try("httpx", _httpx, only_loaded=True)
+    _try("matplotlib", lambda _: __import__("matplotlib.backends.backend_agg"), only_loaded=True)
+    _try("PIL.Image", lambda module: module.preinit(), only_loaded=True)
     _try("urllib3.util.ssl_", lambda module: module.create_urllib3_context(), only_loaded=True)
 
 
