@@ -1,0 +1,30 @@
+"""Who asks: a client, with one of its keys, in a role."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+DEFAULT = "default"
+"""The client of the single key, and of whoever needs none."""
+
+
+class Role(enum.Enum):
+    """What a key lets do."""
+
+    CALLER = "caller"
+    """Calls what its client may call, and sees what is its client's."""
+    VIEWER = "viewer"
+    """Sees what is its client's, and calls nothing."""
+    OPERATOR = "operator"
+    """Does everything, for all clients."""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever sends a request."""
+
+    client: str = DEFAULT
+    key: str = ""
+    """The key's id, which is no secret; empty where none is needed."""
+    role: Role = Role.OPERATOR
