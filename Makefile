@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo cluster-demo test coverage lint fuzz soak torture bench matrix format wheel clean
+.PHONY: help setup demo clients-demo cluster-demo test coverage lint fuzz soak torture bench matrix format wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,6 +14,9 @@ setup: ## Install what is needed: Debian packages (as root, when missing) and th
 
 demo: setup ## Start the gateway on the connectors of this repository, call each, show a failure, stop
 	@$(BIN)/python scripts/demo.py
+
+clients-demo: setup ## Three clients with TLS: an old SDK, a new one and none; a key is changed under load
+	@$(BIN)/python scripts/clients_demo.py
 
 cluster-demo: setup ## Two gateways, PostgreSQL and HAProxy on this machine: kill one, restart both, nothing is lost
 	@$(BIN)/python scripts/cluster_demo.py

@@ -40,7 +40,7 @@ class InvalidParameters(GatewayError):
 
 
 class Forbidden(GatewayError):
-    """A browser asks for the page of another site, or by a name that is not the gateway's, and there is no key."""
+    """The key has not the role for it; or there is no key, and a browser asks for the page of another site."""
 
     code = "forbidden"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import uuid
 from typing import TYPE_CHECKING
@@ -15,14 +16,15 @@ from gateway.cells import machine
 from gateway.cells.cells import Cells
 from gateway.cells.program import NoCell
 from gateway.cells.removing import remove
+from gateway.connectors.clients import owner_of
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError
 from gateway.jobs.background import Background
-from gateway.jobs.destinations import Destinations
+from gateway.jobs.destinations import Directory
 from gateway.jobs.durable import DurableJobs
 from gateway.jobs.notices import of_connector
-from gateway.jobs.settings import read_sections
+from gateway.jobs.settings import read_callbacks, read_sections
 from gateway.jobs.submit import Submitter
 from gateway.observe.events import ConnectorWarning, FolderLeft, RegistryLoaded, SandboxIncomplete
 from gateway.processes.places import Places
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.calls.reply import Reply
+    from gateway.connectors.definition import Connector
     from gateway.errors import GatewayError
+    from gateway.jobs.destinations import Destinations
     from gateway.observe.events import Bus, Event
     from gateway.settings import Settings
 
@@ -56,12 +60,13 @@ class Gateway:
         self.admission = Admission(self.places, bus)
         self.pools = Pools(self.cells, bus, self.places)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
-        self.registry = Registry(settings, self.describer, bus, machine.look)
-        self._jobs, self._callbacks = read_sections(settings)
-        self.destinations = Destinations(self._callbacks)
-        self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.destinations.rewritten)
+        read = functools.partial(read_callbacks, settings=settings)
+        self.registry = Registry(settings, self.describer, bus, machine.look, read)
+        self._jobs, callbacks = read_sections(settings)
+        self.callbacks = Directory(callbacks, lambda: self.registry.clients)
+        self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.callbacks.rewritten)
         self.background = Background(self.invoker)
-        self.submitter = Submitter(self.registry, self.invoker, self.background, self.destinations)
+        self.submitter = Submitter(self.registry, self.invoker, self.background, self.callbacks)
         self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
         self._lock = -1
 
@@ -121,8 +126,12 @@ class Gateway:
     def notices(self, name: str) -> list[str]:
         """Return what an operator should know of a connector, beyond its processes."""
         found = self.registry.snapshot.statuses[name].connector
-        jobs = of_connector(found, self.destinations) if found is not None else []
+        jobs = of_connector(found, self.destinations(found)) if found is not None else []
         return [*self.registry.snapshot.notices(name), *jobs]
+
+    def destinations(self, connector: Connector) -> Destinations:
+        """Return where callbacks of a connector's jobs go, as far as it is one client's own."""
+        return self.callbacks.of(owner_of(connector.name) or None)
 
     def given(self, name: str) -> Given | None:
         """Return what has become of a connector's sandbox here; None when its entry could not be understood."""
@@ -141,7 +150,7 @@ class Gateway:
         for name in names:
             status = self.registry.snapshot.statuses.get(name)
             found = status.connector if status is not None else None
-            for notice in of_connector(found, self.destinations) if found is not None else ():
+            for notice in of_connector(found, self.destinations(found)) if found is not None else ():
                 self.bus.publish(ConnectorWarning(connector=name, command="", request_id="", message=notice))
 
     def _keep(self) -> None:
@@ -153,7 +162,7 @@ class Gateway:
             self.submitter.run,
             state_dir=self.settings.state_dir,
             jobs=self._jobs,
-            callbacks=self._callbacks,
+            callbacks=self.callbacks.section,
             limit=self.submitter.concurrency,
             publish=self.bus.publish,
         )

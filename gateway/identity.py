@@ -28,3 +28,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     """The key's id, which is no secret; empty where none is needed."""
     role: Role = Role.OPERATOR
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether it sees what is other clients', too: operators do, and whoever only looks for the gateway's own."""
+        return self.role is Role.OPERATOR or (self.role is Role.VIEWER and self.client == DEFAULT)

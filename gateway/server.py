@@ -66,11 +66,11 @@ async def _listen(runner: web.AppRunner, gateway: Gateway) -> None:
     settings.service.tell("READY=1")
     for address in [one for one in runner.addresses if isinstance(one, tuple)]:
         structlog.get_logger().info("listening", host=address[0], port=address[1])
-    if settings.api_key is None:
+    if settings.api_key is None and gateway.registry.clients is None:
         who = "whoever reaches it" if settings.open else "whoever is on this machine"
         hint = f"{who} can call everything; set CONNECTOR_PROXY_API_KEY to close the gateway"
         structlog.get_logger().warning("no_api_key", hint=hint)
-    notice = of_callbacks(gateway.destinations)
+    notice = of_callbacks(gateway.callbacks.of(None))
     if notice is not None:
         structlog.get_logger().info("callbacks", hint=notice)
 

@@ -56,6 +56,8 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Host and port; `:7004` is every address."""
     connectors_dir: str | None = "connectors.d"
     """The folder of drop-in connectors; null switches it off."""
+    clients_dir: str | None = "clients.d"
+    """The folder of clients, a file each; null switches it off."""
     enable: Literal["all", "listed"] = "all"
     """`listed` serves only what `connectors:` names."""
     state_dir: str = ".gateway"
@@ -290,6 +292,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None
     port: int
     connectors_dir: Path | None
+    clients_dir: Path | None
     state_dir: Path
     enable: Literal["all", "listed"]
     max_processes: int
@@ -401,7 +404,7 @@ def read_settings(
     document = read_document(file)
     gateway = section_of(document, "gateway")
     section = gateway.decode(GatewaySection)
-    for name in ("connectors_dir", "state_dir"):
+    for name in ("connectors_dir", "clients_dir", "state_dir"):
         if getattr(section, name) == "":
             raise document.error("is empty: name a folder", ("gateway", name))
     oauth = _below(gateway, "oauth").decode(OAuthSection)
@@ -419,6 +422,7 @@ def read_settings(
         host=host,
         port=port,
         connectors_dir=base / section.connectors_dir if section.connectors_dir is not None else None,
+        clients_dir=base / section.clients_dir if section.clients_dir is not None else None,
         # Without links: the kernel tells the real folder of a process that works there.
         state_dir=(base / section.state_dir).resolve(),
         enable=section.enable,

@@ -309,6 +309,8 @@ HTTP = "\n".join(file.read_text() for file in sorted((ROOT / "gateway/http").glo
 WHO = {
     Access.OPEN: "all",
     Access.KEY: "key",
+    Access.CALL: "call",
+    Access.OPERATOR: "operator",
     Access.METRICS: "`gateway.metrics`",
     Access.TYPEAHEAD: "`gateway.typeahead`",
 }

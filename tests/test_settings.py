@@ -134,7 +134,10 @@ def test_the_state_folder_is_known_by_its_real_name(site: Site) -> None:
         ("metrics: closed", "gateway.metrics: invalid enum value 'closed'"),
         ("cgroup: 'no'", "gateway.cgroup: expected `bool`, got `str`"),
         ("max_proceses: 8", "gateway.max_proceses: unknown key (did you mean max_processes?)"),
-        ("completely: 8", "gateway.completely: unknown key (known: api_key, callbacks, cgroup, connectors_dir"),
+        (
+            "completely: 8",
+            "gateway.completely: unknown key (known: api_key, callbacks, cgroup, clients_dir, connectors_dir",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_by_its_name(site: Site, line: str, problem: str) -> None:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.processes.base import Pool
     from gateway.processes.launch import Launch, Payload
     from gateway.protocol.document import Object
+    from gateway.protocol.request import Caller
 
     Found = tuple[Connector, Command]
 
@@ -48,6 +49,8 @@ class _Run(msgspec.Struct, kw_only=True):
 
     call: Call
     begun: float
+    registered: str | None = None
+    """The name that its connector is registered under, once it is found."""
     queue_wait: float = 0.0
     request_bytes: int = 0
     deadlines: tuple[float, float] = (0.0, 0.0)
@@ -82,9 +85,9 @@ class Invoker:
         admission: Admission,
         pool: Pool,
         bus: Bus,
-        rewritten: Callable[[str], str] = lambda url: url,
+        rewritten: Callable[[Caller], str | None] = lambda caller: caller.callback_url,
     ) -> None:
-        """`rewritten` returns a callback URL as connectors reach it."""
+        """`rewritten` returns a caller's callback URL as connectors reach it."""
         self._rewritten = rewritten
         self._registry = registry
         self._admission = admission
@@ -103,8 +106,11 @@ class Invoker:
             self._admission.enter()
             try:
                 if found is None:
-                    found = self._registry.snapshot.found.get((call.connector, call.command))
-                return await self._invoke(run, self._admitted(call, found or await self._found(run)))
+                    found = self._registry.world(call.caller.client).found.get((call.connector, call.command))
+                if found is None:
+                    found = await self._found(run)
+                run.registered = found[0].name
+                return await self._invoke(run, self._admitted(call, found))
             finally:
                 self._admission.leave()
         except GatewayError as problem:
@@ -138,7 +144,12 @@ class Invoker:
         """Find what a call names."""
         call = run.call
         return await self._registry.find(
-            call.connector, call.command, since=run.begun, within=call.timeout, job=call.job
+            call.connector,
+            call.command,
+            client=call.caller.client,
+            since=run.begun,
+            within=call.timeout,
+            job=call.job,
         )
 
     def _admitted(self, call: Call, found: Found) -> _Admitted:
@@ -245,10 +256,8 @@ class Invoker:
         """Write what the process reads."""
         call, command = run.call, admitted.command
         caller = call.caller
-        url = caller.callback_url
-        if url is not None:
-            # A job's outcome is called back by us; a command that could do it by itself has none to call.
-            url = None if call.job and command.execute_async else self._rewritten(url)
+        # A job's outcome is called back by us; a command that could do it by itself has none to call.
+        url = None if call.job and command.execute_async else self._rewritten(caller)
         left = run.deadlines[0] - asyncio.get_running_loop().time()
         request = Request(
             command=call.command,
@@ -320,7 +329,7 @@ class Invoker:
         self._bus.publish(
             BackgroundStarted(
                 id=acknowledgement.name,
-                connector=run.call.connector,
+                connector=run.registered or run.call.connector,
                 command=run.call.command,
                 request_id=run.call.caller.request_id,
             )
@@ -378,7 +387,7 @@ class Invoker:
                 "log_bytes": done.log_bytes,
             }
         event = RunFinished(
-            connector=call.connector,
+            connector=run.registered or call.connector,
             command=call.command,
             request_id=caller.request_id,
             client=caller.client,
@@ -400,7 +409,7 @@ class Invoker:
         self._bus.publish(
             BackgroundFinished(
                 id=acknowledgement.name,
-                connector=run.call.connector,
+                connector=run.registered or run.call.connector,
                 command=run.call.command,
                 request_id=run.call.caller.request_id,
                 outcome=outcome,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MOST = 1000  # answers that are kept
 LARGEST = 64 << 10  # bytes of one of them
 
-_Key = tuple[str, str, int, str, str]
+_Key = tuple[str, str, int, str, str, str]
 
 
 class Suggested(NamedTuple):
@@ -61,8 +61,8 @@ class Suggestions:
             GatewayError: there is no such category, the command could not be run, or it gave no list.
         """
         await self._registry.listed()
-        connector, command = self._registry.snapshot.source(category)
-        key = (category, prefix, limit, command.name, connector.identity)
+        connector, command = self._registry.world(caller.client).source(category)
+        key = (category, prefix, limit, command.name, caller.client or "", connector.identity)
         until, kept = self._kept.get(key, (0.0, None))
         if kept is not None and asyncio.get_running_loop().time() < until:
             return kept
@@ -87,17 +87,17 @@ class Suggestions:
                 await asyncio.wait((shared.running,))
 
     async def _run(self, key: _Key, connector: Connector, command: Command, caller: Caller) -> Suggested:
-        _, prefix, limit, _, _ = key
+        _, prefix, limit, *_ = key
         typeahead = command.typeahead
         assert typeahead is not None
         params = {typeahead.prefix: msgspec.Raw(msgspec.json.encode(prefix))}
         if typeahead.limit is not None:
             params[typeahead.limit] = msgspec.Raw(msgspec.json.encode(limit))
-        call = Call(connector=connector.name, command=command.name, params=params, caller=caller)
+        call = Call(connector=connector.called, command=command.name, params=params, caller=caller)
         reply = await self._invoke(call)
         if reply.result.error is not None:
             return Suggested(reply.result.content, reply.result.error)
-        suggested = Suggested(_listed(reply, f"{connector.name}/{command.name}", limit))
+        suggested = Suggested(_listed(reply, f"{connector.called}/{command.name}", limit))
         self._remember(key, suggested)
         return suggested
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from gateway.calls.call import Call
-from gateway.cli.common import config_option, err, escaped, fail, handled, opened, out, run
+from gateway.cli.common import client_option, config_option, err, escaped, fail, handled, opened, out, run, seen_by
 from gateway.errors import GatewayError
 from gateway.observe.events import Bus, ConnectorLine, ConnectorWarning, Event, RunFinished
 from gateway.protocol.document import Object, read_object
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
+@client_option
 @click.argument("target", metavar="CONNECTOR/COMMAND")
 @click.argument("arguments", nargs=-1, metavar="[key=text | key:=json | @file]...")
 @click.option("--timeout", "-t", type=float, metavar="SECONDS", help="Shorten the command's timeout.")
 @click.option("--quiet", "-q", is_flag=True, help="Print the result alone.")
 @handled
-def call(config: Path | None, target: str, arguments: tuple[str, ...], timeout: float | None, *, quiet: bool) -> None:
+def call(
+    config: Path | None,
+    client: str | None,
+    target: str,
+    arguments: tuple[str, ...],
+    timeout: float | None,
+    *,
+    quiet: bool,
+) -> None:
     """Run one command the way the server would, and show its result, log, times and resources.
 
     \b
@@ -49,7 +58,7 @@ def call(config: Path | None, target: str, arguments: tuple[str, ...], timeout: 
         connector=connector,
         command=command,
         params=_parameters(arguments),
-        caller=Caller(request_id=uuid.uuid4().hex),
+        caller=Caller(request_id=uuid.uuid4().hex, client=client),
         timeout=timeout,
     )
     run(_call(config, request, quiet=quiet))
@@ -60,6 +69,7 @@ async def _call(config: Path | None, request: Call, *, quiet: bool) -> int:
     if not quiet:
         bus.listen(_show)
     async with opened(config, bus, described=False) as gateway:
+        seen_by(gateway, request.caller.client)
         try:
             reply = await gateway.invoker.invoke(request)
         except GatewayError as problem:

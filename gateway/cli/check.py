@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,18 @@ import msgspec
 
 from gateway.cells import machine
 from gateway.cli import levels
-from gateway.cli.common import config_option, escaped, handled, opened, out, refuse_strangers, run
+from gateway.cli.common import (
+    client_option,
+    config_option,
+    escaped,
+    handled,
+    opened,
+    out,
+    refuse_strangers,
+    run,
+    seen_by,
+)
+from gateway.connectors.clients import has_clients
 from gateway.connectors.snapshot import ConnectorState, Status
 from gateway.errors import ConfigError
 from gateway.jobs.notices import of_callbacks, of_command
@@ -23,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.connectors.caches import Cache
+    from gateway.connectors.clients import Client
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
     from gateway.settings import Settings
@@ -34,10 +47,11 @@ SANDBOX = {"sandbox", "network", "read", "write", "user"}
 
 @click.command()
 @config_option
+@client_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--sandbox", is_flag=True, help="Show what each level of the sandbox gives on this machine instead.")
 @handled
-def check(config: Path | None, *, as_json: bool, sandbox: bool) -> None:
+def check(config: Path | None, client: str | None, *, as_json: bool, sandbox: bool) -> None:
     """Check the configuration and every connector: decode, describe, show limits, and say what to mend.
 
     Exit status 1 when a connector is bad, or others can change what is run, 2 when the configuration as a whole cannot
@@ -46,7 +60,7 @@ def check(config: Path | None, *, as_json: bool, sandbox: bool) -> None:
     if sandbox:
         _sandbox(as_json=as_json)
     else:
-        run(_check(config, as_json=as_json))
+        run(_check(config, client, as_json=as_json))
 
 
 def _sandbox(*, as_json: bool) -> None:
@@ -59,15 +73,17 @@ def _sandbox(*, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-async def _check(config: Path | None, *, as_json: bool) -> int:
+async def _check(config: Path | None, client: str | None, *, as_json: bool) -> int:
     async with opened(config) as gateway:
-        findings = [_finding(status, gateway) for status in gateway.registry.snapshot.statuses.values()]
+        seen = gateway.registry.snapshot if client is None else seen_by(gateway, client)
+        findings = [_finding(status, gateway) for status in seen.statuses.values()]
         bad = [one for one in findings if not one["ok"]]
-        faults = bool(bad or gateway.registry.exposed)
+        clients = [_of_client(one) for name, one in (gateway.registry.clients or {}).items() if client in {None, name}]
+        faults = bool(bad or gateway.registry.exposed or any(one["problem"] for one in clients))
         memory = _sum([one["memory"] for one in findings if one["memory"]])
         callers = _callers(gateway.settings)
         if as_json:
-            notice = of_callbacks(gateway.destinations)
+            notice = of_callbacks(gateway.callbacks.of(None))
             told = {
                 "ok": not faults,
                 "exposed": gateway.registry.exposed,
@@ -76,6 +92,7 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
                 "callbacks": notice,
                 "memory": memory,
                 "sandbox": names(gateway.registry.machine.steps),
+                "clients": clients,
                 "connectors": findings,
             }
             click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2))
@@ -83,7 +100,9 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
         out.print(f"callers       {escaped(callers)}")
         out.print(f"sandbox       {escaped(levels.summary(gateway.registry.machine))}")
-        out.print(f"callbacks     {escaped(of_callbacks(gateway.destinations) or 'have credentials')}\n")
+        out.print(f"callbacks     {escaped(of_callbacks(gateway.callbacks.of(None)) or 'have credentials')}\n")
+        for told in clients:
+            _print_client(told)
         for one in findings:
             _print(one)
         for problem in gateway.registry.exposed:
@@ -96,12 +115,36 @@ async def _check(config: Path | None, *, as_json: bool) -> int:
         return 1 if faults else 0
 
 
+def _of_client(client: Client) -> dict[str, Any]:
+    return {
+        "name": client.name,
+        "problem": client.problem,
+        "notices": client.notices(time.time()),
+        "keys": [f"{key.id} ({key.role.value})" for key in client.keys],
+        "allow": client.allow,
+        "own": sorted(client.overlays),
+    }
+
+
+def _print_client(one: dict[str, Any]) -> None:
+    mark = "[bold red]BAD[/]" if one["problem"] else "[green]ok [/]"
+    allowed = "all that is common" if one["allow"] is None else ", ".join(one["allow"]) or "nothing that is common"
+    own = f"; its own: {', '.join(one['own'])}" if one["own"] else ""
+    out.print(f"{mark} client [bold]{escaped(one['name'])}[/]  [dim]{escaped(f'{allowed}{own}')}[/]")
+    out.print(f"    [dim]keys {escaped(', '.join(one['keys']) or 'none')}[/]")
+    for text in (one["problem"], *one["notices"]):
+        if text:
+            out.print(f"    [yellow]{escaped(text)}[/]")
+
+
 def _callers(settings: Settings) -> str:
     """Say who may call, or that nobody can since there is no key here: `gateway serve` may well have one."""
     try:
         refuse_strangers(settings)
     except ConfigError as problem:
         return f"none, `gateway serve` would not start like this: {problem}"
+    if has_clients(settings):
+        return "who has a key of a client"
     if settings.api_key is not None:
         return "who has the key"
     return "whoever reaches the address" if settings.open else "whoever is on this machine"
@@ -129,7 +172,7 @@ def _finding(status: Status, gateway: Gateway) -> dict[str, Any]:
         "commands": {
             command.name: {
                 "timeout": f"{command.timeout:g}s",
-                "job": of_command(command, connector, gateway.destinations) if connector else None,
+                "job": of_command(command, connector, gateway.destinations(connector)) if connector else None,
                 "parameters": [msgspec.to_builtins(one) for one in command.signature.parameters],
             }
             for command in ((connector.commands or {}) if connector else {}).values()

@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from gateway.connectors.clients import has_clients
 from gateway.errors import ConfigError
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
@@ -23,6 +24,7 @@ from gateway.settings import find_file, read_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from gateway.connectors.snapshot import Snapshot
     from gateway.settings import Settings
 
 P = ParamSpec("P")
@@ -36,6 +38,8 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="The configuration file [default: connectors.yaml in this folder].",
 )
+
+client_option = click.option("--client", metavar="NAME", help="Of one client: what it sees, under its names.")
 
 
 def handled(function: Callable[P, None]) -> Callable[P, None]:
@@ -93,13 +97,23 @@ async def opened(
         await gateway.close()
 
 
+def seen_by(gateway: Gateway, client: str | None) -> Snapshot:
+    """Return what a client sees; without a name, what whoever has the single key does."""
+    clients = gateway.registry.clients or {}
+    if client is not None and client not in clients:
+        fail(f"there is no client {client!r} (there are: {', '.join(clients) or 'none'})")
+    if client is not None and clients[client].problem is not None:
+        fail(str(clients[client].problem))
+    return gateway.registry.world(client)
+
+
 def refuse_strangers(settings: Settings) -> None:
     """Without a key only this machine may call, unless somebody has said that others may.
 
     Raises:
         ConfigError: others could, or the address cannot be listened on.
     """
-    if settings.api_key is not None or settings.open:
+    if settings.api_key is not None or settings.open or has_clients(settings):
         return
     try:
         found = strangers_reach(settings.service, settings.host, settings.port)

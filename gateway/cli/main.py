@@ -7,7 +7,7 @@ from collections import UserDict
 
 import click
 
-VERBS = ("call", "check", "install", "jobs", "list", "new", "serve", "test")
+VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "serve", "test")
 
 
 class _Verbs(UserDict[str, click.Command]):
@@ -39,6 +39,7 @@ def main() -> None:
       gateway call hello/Greet name=Ada  run one command, without a server
       gateway serve                      serve them over HTTP
       gateway jobs list                  what the one that runs has been asked to do durably
+      gateway keys new acme              a key for a client
 
     \b
     Write a connector of your own:

@@ -12,6 +12,7 @@ import msgspec
 from gateway.connectors import auths, signatures, typeaheads
 from gateway.connectors.auths import Auth
 from gateway.connectors.caches import Cache, cache_of
+from gateway.connectors.clients import called
 from gateway.connectors.confinement import CONTAINER, Case, confine
 from gateway.connectors.parameters import NotAName, Signature
 from gateway.connectors.sources import Entry, identity
@@ -62,6 +63,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     """A connector that can be started. Immutable: work in flight keeps the one it began with."""
 
     name: str
+    """The one that it is registered under."""
     description: str | None
     runtime: str
     launch: Launch
@@ -84,6 +86,11 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     """Those of them that do not come of its description."""
     cluster_concurrency: int | None = None
     cache: Cache | None = None
+
+    @property
+    def called(self) -> str:
+        """What its callers call it: without whose it is."""
+        return called(self.name)
 
     def described(self, description: Description) -> Connector:
         """Return it with the commands and authentications that it told itself.
@@ -308,6 +315,7 @@ def _without_parameters(auth: object) -> object:
 
 def overlooked(connector: str, commands: Iterable[str]) -> dict[str, str]:
     """Return a notice for each command that the backend never asks for."""
+    connector = called(connector)
     return {
         command: f"Spiff Arena's backend runs {connector}/{command} itself and never asks for this one"
         for command in commands

@@ -35,7 +35,8 @@ class Ground(NamedTuple):
 
     base: Path
     """The folder of connectors.yaml."""
-    drop_ins: Path | None
+    gathered: frozenset[Path]
+    """Folders in which many connectors lie: the drop-ins, and the clients' files."""
     own: Path | None
     """The connector's own folder among the drop-ins."""
     hidden: set[Path]
@@ -77,7 +78,7 @@ def ground_of(folder: Path, settings: Settings, *, strict: bool = False) -> Grou
     inside = drop_ins is not None and folder.parent == drop_ins and folder != settings.file.parent
     return Ground(
         base=real(settings.file.parent),
-        drop_ins=real(drop_ins) if drop_ins is not None else None,
+        gathered=frozenset(_gathered(settings)),
         own=folder if inside else None,
         hidden=_hidden(settings),
         strict=strict,
@@ -89,9 +90,13 @@ def _hidden(settings: Settings) -> set[Path]:
     # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
     versioned = file.parent.name.startswith("..") and file.parent.parent == real(settings.file.parent)
     hidden = {file, settings.state_dir, *([file.parent.parent] if versioned else [])}
-    if settings.connectors_dir is not None:
-        hidden.add(real(settings.connectors_dir))
-    return hidden
+    return hidden | _gathered(settings)
+
+
+def _gathered(settings: Settings) -> set[Path]:
+    clients = settings.clients_dir
+    found = [settings.connectors_dir, clients if clients is not None and clients.exists() else None]
+    return {real(folder) for folder in found if folder is not None}
 
 
 def units(path: Path, ground: Ground) -> Iterator[Path]:
@@ -104,7 +109,7 @@ def units(path: Path, ground: Ground) -> Iterator[Path]:
             yield folder
         elif folder != path:
             yield path
-    elif folder == ground.drop_ins or is_shared(folder) or above(folder, ground.base):
+    elif folder in ground.gathered or is_shared(folder) or above(folder, ground.base):
         if folder != path:
             yield path
     elif above(ground.base, path):

@@ -13,15 +13,17 @@ import msgspec
 from gateway.backoff import wait
 from gateway.cells.machine import Machine
 from gateway.connectors.caches import Cache, Caches
+from gateway.connectors.clients import owner_of
 from gateway.connectors.confinement import own_user
 from gateway.connectors.definition import Connector, define, overlooked, redactor
 from gateway.connectors.exposure import exposed
-from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
+from gateway.connectors.snapshot import ConnectorState, Snapshot, Status, Worlds
 from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
 from gateway.errors import ConfigError, GatewayDraining, Quarantine
 from gateway.observe.events import (
     AllDescribed,
     Bus,
+    ClientRefused,
     ConnectorWarning,
     Exposed,
     Quarantined,
@@ -33,6 +35,7 @@ from gateway.sandbox import STRICT, Step, refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gateway.connectors.clients import Client, ClientFile, ReadCallbacks
     from gateway.connectors.definition import Command
     from gateway.connectors.describe import Describer
     from gateway.settings import Settings
@@ -49,14 +52,22 @@ class Registry:
     """The current snapshot and the tasks that renew it."""
 
     def __init__(
-        self, settings: Settings, describer: Describer, bus: Bus, look: Callable[[], Machine] | None = None
+        self,
+        settings: Settings,
+        describer: Describer,
+        bus: Bus,
+        look: Callable[[], Machine] | None = None,
+        read_callbacks: ReadCallbacks = lambda node: node,
     ) -> None:
-        """`look` tells what the machine gives to sandboxes; without it, it gives everything."""
+        """`look` tells what the machine gives to sandboxes; without it, it gives everything.
+
+        `read_callbacks` decodes a client's section of that name.
+        """
         self.machine = Machine(steps=~Step(0))
         self._look_at_machine = look
         self._missed = True
         """Nobody has looked at the machine yet, or some connector was refused for it."""
-        self.snapshot = Snapshot({})
+        self._worlds = Worlds(Snapshot({}), None)
         self.problem: str | None = None
         """Why the last reload failed, None when it did not."""
         self.exposed: tuple[str, ...] = ()
@@ -66,6 +77,8 @@ class Registry:
         self.caches = Caches(settings.state_dir, bus)
         self._settings = settings
         self._describer = describer
+        self._read_callbacks = read_callbacks
+        self._client_files: dict[str, ClientFile] | None = None
         self._bus = bus
         self._entries: dict[str, Entry] = {}
         self._describing: dict[str, asyncio.Task[None]] = {}
@@ -82,6 +95,24 @@ class Registry:
         self._watcher: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The whole registry, under the names that it is registered by."""
+        return self._worlds.whole
+
+    @snapshot.setter
+    def snapshot(self, snapshot: Snapshot) -> None:
+        self._worlds = Worlds(snapshot, self.clients)
+
+    @property
+    def clients(self) -> Mapping[str, Client] | None:
+        """All clients by their names; None where there are none, and everybody is the same."""
+        return self._worlds.clients
+
+    def world(self, client: str | None) -> Snapshot:
+        """Return what a client sees; None is the client of whoever needs no key."""
+        return self._worlds.of(client)
 
     async def open(self, *, watch: bool = True) -> None:
         """Load everything, begin to ask what has to be asked, and start watching.
@@ -130,13 +161,21 @@ class Registry:
             await asyncio.sleep(LOOK)
 
     async def find(
-        self, connector: str, command: str, *, since: float, within: float | None = None, job: bool = False
+        self,
+        connector: str,
+        command: str,
+        *,
+        client: str | None = None,
+        since: float,
+        within: float | None = None,
+        job: bool = False,
     ) -> tuple[Connector, Command]:
         """Return what a call names; a connector that is not described yet is waited for, as long as the call may take.
 
         Args:
             connector: its name.
             command: its name.
+            client: who calls.
             since: when the call came, in the loop's time.
             within: the seconds that its caller gives it, if he says so.
             job: it is a job's run, which may take longer.
@@ -148,17 +187,19 @@ class Registry:
         """
         clock = asyncio.get_running_loop().time
         while True:
-            found, task = self._undescribed(connector), self._describing.get(connector)
+            world = self.world(client)
+            found = _undescribed(world.statuses.get(connector))
+            task = self._describing.get(found.name) if found is not None else None
             if found is None or task is None or task.done():
-                return self.snapshot.find(connector, command)
+                return world.find(connector, command)
             left = since + _allowed(found, command, within, job=job) - clock()
-            if left <= 0 or self._waiting[connector] >= found.limits.concurrency + found.limits.queue:
-                return self.snapshot.find(connector, command)
-            self._waiting[connector] += 1
+            if left <= 0 or self._waiting[found.name] >= found.limits.concurrency + found.limits.queue:
+                return world.find(connector, command)
+            self._waiting[found.name] += 1
             try:
                 await asyncio.wait((task,), timeout=left)
             finally:
-                self._waiting[connector] -= 1
+                self._waiting[found.name] -= 1
             if self._closed:
                 raise GatewayDraining(retry_after=5)
 
@@ -179,11 +220,6 @@ class Registry:
             self.problem = str(problem)
 
     # --- waiting for descriptions
-
-    def _undescribed(self, name: str) -> Connector | None:
-        """Return a connector that is being asked for the first time what it can do."""
-        status = self.snapshot.statuses.get(name)
-        return status.connector if status is not None and status.state is ConnectorState.DESCRIBING else None
 
     def _await_less(self, names: set[str]) -> None:
         """Take out of those of the start what has answered, was given up, or is no more."""
@@ -215,7 +251,7 @@ class Registry:
 
     def _read(self) -> tuple[object, Sources]:
         seen = fingerprint(self._settings)
-        sources = read_sources(self._settings)
+        sources = read_sources(self._settings, self._read_callbacks, self._client_files)
         if not sources.has_folder and self._had_drop_ins():
             self._fingerprint = None  # it may be there again before anybody looks
             raise ConfigError(f"{self._settings.connectors_dir}: the folder is gone")
@@ -276,8 +312,9 @@ class Registry:
         if sandbox.level == STRICT and sandbox.user == (number, number):
             other = users.setdefault(number, connector.name)
             if other != connector.name:
+                shown = other if not owner_of(other) else "another client's connector"
                 raise Quarantine(
-                    f"its own user would be {number}, and so is that of {other}: give one of them another with `user:`,"
+                    f"its own user would be {number}, and so is that of {shown}: give one of them another with `user:`,"
                     " or all of them more to choose from in gateway.sandbox_uids"
                 )
 
@@ -302,7 +339,16 @@ class Registry:
     def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
         before = self.snapshot.statuses
         self._entries = {entry.name: entry for entry in sources.entries}
-        self.snapshot = Snapshot(statuses)
+        known = self.clients or {}
+        clients = None
+        if sources.clients is not None:
+            clients = {name: one.client for name, one in sources.clients.items()}
+            for client in clients.values():
+                told = known[client.name].problem if client.name in known else None
+                if client.problem is not None and client.problem != told:
+                    self._bus.publish(ClientRefused(client=client.name, reason=client.problem))
+        self._client_files = sources.clients
+        self._worlds = Worlds(Snapshot(statuses), clients)
         for name in [name for name in self._describing if self._superseded(name, before.get(name))]:
             self._describing.pop(name).cancel()
         for name, status in statuses.items():
@@ -431,6 +477,11 @@ class Registry:
                 stuck = True
         if stuck:
             await self.reload()
+
+
+def _undescribed(status: Status | None) -> Connector | None:
+    """Return a connector that is being asked for the first time what it can do."""
+    return status.connector if status is not None and status.state is ConnectorState.DESCRIBING else None
 
 
 def _why(problem: Exception) -> str:

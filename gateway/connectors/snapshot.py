@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.connectors.clients import called, owner_of
 from gateway.connectors.definition import Connector
 from gateway.errors import CommandNotFound, ConnectorUnavailable
+from gateway.identity import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from gateway.connectors.auths import Auth
+    from gateway.connectors.clients import Client
     from gateway.connectors.definition import Command
 
 
@@ -43,9 +46,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Snapshot:
-    """All connectors by name."""
+    """All connectors by name: those that are registered, or those that there are for one client, as it calls them."""
 
-    def __init__(self, statuses: Mapping[str, Status]) -> None:
+    def __init__(self, statuses: Mapping[str, Status], *, one_client: bool = False) -> None:
+        self._one_client = one_client
         self.statuses = statuses
         self.found: dict[tuple[str, str], tuple[Connector, Command]] = {}
         """What was asked for already, by the names of connector and command: it stays as long as this state."""
@@ -74,9 +78,9 @@ class Snapshot:
         Raises:
             CommandNotFound: there is none.
         """
-        connector, command = self._sources[0].get(category, ("", ""))
+        connector, command = self._sources[0].get(("", category), ("", ""))
         if not connector:
-            known = ", ".join(self._sources[0]) or "none"
+            known = ", ".join(one for _, one in self._sources[0]) or "none"
             raise CommandNotFound(f"there is no typeahead {_quoted(category)} (there is: {known})")
         return self.find(connector, command)
 
@@ -86,17 +90,21 @@ class Snapshot:
         return [*found.notices, *self._sources[1].get(connector, ())] if found is not None else []
 
     @functools.cached_property
-    def _sources(self) -> tuple[dict[str, tuple[str, str]], dict[str, list[str]]]:
-        """The sources of typeahead by category, and what to tell connectors that come too late with theirs."""
-        first: dict[str, tuple[str, str]] = {}
+    def _sources(self) -> tuple[dict[tuple[str, str], tuple[str, str]], dict[str, list[str]]]:
+        """The sources of typeahead by category, and what to tell connectors that come too late with theirs.
+
+        Among all that are registered, each client has its own.
+        """
+        first: dict[tuple[str, str], tuple[str, str]] = {}
         late: dict[str, list[str]] = {}
         for one in sorted(self.ready(), key=lambda connector: connector.name):
             for _, command in sorted((one.commands or {}).items()):
                 if command.typeahead is None:
                     continue
                 category = command.typeahead.category
-                taken = first.setdefault(category, (one.name, command.name))
-                if taken != (one.name, command.name):
+                owner = "" if self._one_client else owner_of(one.name)
+                taken = first.setdefault((owner, category), (one.called, command.name))
+                if taken != (one.called, command.name):
                     notice = f"typeahead {category}: {'/'.join(taken)} has it already, so {command.name} is not asked"
                     late.setdefault(one.name, []).append(notice)
         return first, late
@@ -110,12 +118,12 @@ class Snapshot:
     @functools.cached_property
     def commands(self) -> bytes:
         """The catalogue of commands as JSON."""
-        return _catalogue((one.name, command) for one in self.ready() for command in (one.commands or {}).values())
+        return _catalogue((one.called, command) for one in self.ready() for command in (one.commands or {}).values())
 
     @functools.cached_property
     def auths(self) -> bytes:
         """The catalogue of the authentications that can be used, as JSON."""
-        return msgspec.json.encode([_listed(one.name, auth) for one in self.ready() for auth in _usable(one)])
+        return msgspec.json.encode([_listed(one.called, auth) for one in self.ready() for auth in _usable(one)])
 
     def auth(self, connector: str, name: str) -> Auth | None:
         """Return an authentication that can be used, None when there is no such one."""
@@ -124,6 +132,43 @@ class Snapshot:
             return None
         auth = status.connector.auths.get(name)
         return auth if auth is not None and auth.flaw is None else None
+
+
+class Worlds:
+    """The whole registry, and what each client sees of it, which is worked out when it asks."""
+
+    def __init__(self, whole: Snapshot, clients: Mapping[str, Client] | None) -> None:
+        """`clients` None: there are none, and all is everybody's."""
+        self.whole = whole
+        self.clients = clients
+        self._made: dict[str | None, Snapshot] = {} if clients is not None else {None: whole, DEFAULT: whole}
+
+    def of(self, client: str | None) -> Snapshot:
+        """Return a client's world; that of one that does not exist is empty."""
+        world = self._made.get(client)
+        if world is None:
+            known = (self.clients or {}).get(client or DEFAULT)
+            if known is None:
+                return NOTHING
+            world = self._made[client] = Snapshot(dict(sorted(self._seen_by(known))), one_client=True)
+        return world
+
+    def _seen_by(self, client: Client) -> Iterator[tuple[str, Status]]:
+        for owner in ("", client.name):
+            for status in self._owned.get(owner, ()):
+                name = called(status.name)
+                if owner or client.allows(name):
+                    yield name, status
+
+    @functools.cached_property
+    def _owned(self) -> dict[str, list[Status]]:
+        owned: dict[str, list[Status]] = {}
+        for name, status in self.whole.statuses.items():
+            owned.setdefault(owner_of(name), []).append(status)
+        return owned
+
+
+NOTHING = Snapshot({})
 
 
 def _catalogue(commands: Iterable[tuple[str, Command]]) -> bytes:

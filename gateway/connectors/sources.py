@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.program import cache
+from gateway.connectors.clients import ClientFile, client_files, read_clients, registered, settled
 from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
 from gateway.files import check_file, open_file, unusable, walk
@@ -22,7 +23,9 @@ from gateway.settings import NAME, GatewaySection, Limits, Settings, read_docume
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from gateway.connectors.clients import ReadCallbacks
 
 FOLDER_FILES = 2000  # files of a drop-in's folder whose change is noticed
 OURS = (
@@ -35,7 +38,6 @@ OURS = (
 
 DEFINITION = "connector.yaml"
 """What makes a folder a drop-in."""
-_USUAL = GatewaySection().connectors_dir or ""
 _MISNAMED = {"connector.yaml", "connector.yml", "connectors.yaml", "connectors.yml"}
 _NOTES = re.compile(r"(?:readme|license|licence|notice|changelog)(?:\..*)?|.*\.(?:md|rst|txt)", re.IGNORECASE)
 """What may lie anywhere."""
@@ -63,44 +65,82 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     entries: tuple[Entry, ...]
     defaults: Limits
+    clients: dict[str, ClientFile] | None = None
+    """By their names; None where there is no folder of them."""
     has_folder: bool = True
     """Whether the folder of drop-ins was there."""
     passed_over: tuple[str, ...] = ()
     """What lies in it and is no drop-in, each with the reason, but for notes; or that there is no such folder."""
 
 
-def read_sources(settings: Settings) -> Sources:
+def read_sources(
+    settings: Settings,
+    read_callbacks: ReadCallbacks = lambda node: node,
+    clients: Mapping[str, ClientFile] | None = None,
+) -> Sources:
     """Read the registry's files.
 
+    Args:
+        settings: where they are.
+        read_callbacks: decodes a client's section `callbacks`.
+        clients: what there was of clients before; None: nothing was read yet.
+
     Raises:
-        ConfigError: connectors.yaml cannot be used as a whole. One bad connector is no such case.
+        ConfigError: connectors.yaml, or a folder, cannot be used as a whole. One bad connector, or client, is no such
+            case.
     """
     document = read_document(settings.file)
     defaults = section_of(document, "defaults").decode(Limits)
     listed = dict(section_of(document, "connectors").items())
     shared: dict[Path, str] = {}
-    folder, listing = settings.connectors_dir or Path(_USUAL), _folder_entries(settings)
+    listing = _folder_entries(settings)
     found = list(_drop_ins(listing or (), shared))
     entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
     for name, node in listed.items():
-        entries[name] = _overlaid(name, node, entries.get(name), settings)
+        entries[name] = _overlaid(name, node, entries.get(name), settings.file.parent)
+    found_clients = read_clients(settings, read_callbacks)
+    if found_clients is None and clients is not None:
+        raise ConfigError(f"{settings.clients_dir}: the folder is gone")
+    files = settled(found_clients, clients or {}, entries) if found_clients is not None else None
+    own = {
+        registered(name, client): msgspec.structs.replace(
+            _overlaid(name, node, entries.get(name), settings.clients_dir or settings.file.parent),
+            name=registered(name, client),
+        )
+        for client, one in (files or {}).items()
+        for name, node in one.connectors
+    }
     ground = ground_of(settings.file.parent, settings)
-    code = [*OURS, *(file for node in listed.values() for file in _code(node, settings.file.parent))]
+    named = [(node, settings.file.parent) for node in listed.values()]
+    named += [(entry.node, entry.folder) for entry in own.values()]
+    code = [*OURS, *(file for node, folder in named for file in _code(node, folder))]
     others = {str(unit): inode(unit) for file in code for place in located(file) for unit in units(place, ground)}
     chosen = [
         msgspec.structs.replace(entry, others=others)
         for name, entry in entries.items()
         if settings.enable == "all" or name in listed
     ]
+    chosen += [msgspec.structs.replace(entry, others=others) for entry in own.values()]
     return Sources(
         entries=tuple(sorted(chosen, key=lambda entry: entry.name)),
         defaults=defaults,
+        clients=files,
         has_folder=listing is not None,
         passed_over=(
             *(f"{path}: {why}" for path, why in shared.items() if not _NOTES.fullmatch(path.name)),
-            *((f"{folder}: there is no such folder",) if listing is None and folder.name != _USUAL else ()),
+            *(f"{one}: there is no such folder" for one in _missing(settings, listing, found_clients)),
         ),
     )
+
+
+def _missing(settings: Settings, drop_ins: object, clients: object) -> Iterator[Path]:
+    """Yield the folders that somebody has named and that are not there."""
+    for folder, found, usual in (
+        (settings.connectors_dir, drop_ins, GatewaySection().connectors_dir),
+        (settings.clients_dir, clients, GatewaySection().clients_dir),
+    ):
+        if found is None and folder is not None and folder.name != usual:
+            yield folder
 
 
 def _code(node: YamlNode, folder: Path) -> Iterator[Path]:
@@ -118,12 +158,15 @@ def _code(node: YamlNode, folder: Path) -> Iterator[Path]:
 
 
 def fingerprint(settings: Settings) -> Fingerprint:
-    """Return what changes when connectors.yaml, the folder of drop-ins (not their contents) or a build changes."""
+    """Return what changes when connectors.yaml, a client, a build or the folder of drop-ins (not its contents) does."""
     marks = [identity(settings.file), *(identity(build) for build in _builds(settings.state_dir / "runtimes"))]
     try:
         entries = _folder_entries(settings)
+        clients = client_files(settings.clients_dir) if settings.clients_dir is not None else None
     except ConfigError as problem:  # `read_sources` tells it; here it is a state like any other
         return (*marks, (str(problem),))
+    if settings.clients_dir is not None:
+        marks += [identity(settings.clients_dir), *(identity(file) for file in clients or ())]
     if entries is None:
         return (*marks, (None,))
     if settings.connectors_dir is not None:
@@ -153,24 +196,25 @@ def identity(file: Path | str) -> tuple[object, ...]:
     return (str(file), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
 
 
-def _overlaid(name: str, node: YamlNode, drop_in: Entry | None, settings: Settings) -> Entry:
+def _overlaid(name: str, node: YamlNode, under: Entry | None, folder: Path) -> Entry:
+    """Return an entry of a file in that folder, on top of what there is under the same name."""
     if not NAME.fullmatch(name):
         problem = node.error("a connector's name is made of letters, digits, _ - and . and does not begin with a dot")
-        return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+        return Entry(name=name, node=node, folder=folder, problem=str(problem))
     fault = node.fault()
     off = isinstance(node.data, dict) and node.data.get("enabled") is False  # whatever is wrong with it
     if fault is not None and not off:
-        return Entry(name=name, node=node, folder=settings.file.parent, problem=str(fault))
+        return Entry(name=name, node=node, folder=folder, problem=str(fault))
     if not isinstance(node.data, dict):
         if node.data is not None:
             problem = node.error("expected a mapping with the connector's keys")
-            return Entry(name=name, node=node, folder=settings.file.parent, problem=str(problem))
+            return Entry(name=name, node=node, folder=folder, problem=str(problem))
         node = YamlNode({}, node.keys, node.marks)
-    if drop_in is None:
-        return Entry(name=name, node=node, folder=settings.file.parent)
+    if under is None:
+        return Entry(name=name, node=node, folder=folder)
     if off:
-        return Entry(name=name, node=node, folder=drop_in.folder)
-    return msgspec.structs.replace(drop_in, node=drop_in.node.overlaid(node))
+        return Entry(name=name, node=node, folder=under.folder)
+    return msgspec.structs.replace(under, node=under.node.overlaid(node))
 
 
 def _drop_ins(listing: Iterable[Path], shared: dict[Path, str]) -> Iterator[Entry]:

@@ -17,7 +17,7 @@ from gateway.http.calls import wait_for_the_handler
 from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
 from gateway.http.responses import status_of
-from gateway.jobs.settings import read_sections
+from gateway.http.routes import CLIENTS, is_of_clients
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 
@@ -41,15 +41,17 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     bus.listen(metrics, *Metrics.kinds)
     bus.listen(recent, *Recent.kinds)
     connections = Connections(settings)
-    handlers = Handlers(gateway, metrics, recent, version("gateway"), connections, redirects=_redirects(settings))
+    handlers = Handlers(
+        gateway, metrics, recent, version("gateway"), connections, redirects=functools.partial(_redirects, gateway)
+    )
     routes = handlers.routes()
     app = web.Application(
-        middlewares=[middleware.around(settings, routes)],
+        middlewares=[middleware.around(settings, gateway.registry, routes)],
         client_max_size=settings.max_request,
     )
     app[GATEWAY] = gateway
     app[CONNECTIONS] = connections
-    for route in routes:
+    for route in (*routes, *(route._replace(path=CLIENTS + route.path) for route in routes if is_of_clients(route))):
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
             app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
     if settings.cors_origins:  # it adds OPTIONS itself, for preflights
@@ -61,10 +63,10 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     return app
 
 
-def _redirects(settings: Settings) -> tuple[Origin, ...]:
-    _, callbacks = read_sections(settings)
+def _redirects(gateway: Gateway, client: str | None) -> tuple[Origin, ...]:
+    callbacks = gateway.callbacks.section(client)
     return origins.rules(
-        settings.oauth.redirects, rewrite=callbacks.rewrite, hosts=callbacks.hosts, allow=callbacks.allow or ()
+        gateway.settings.oauth.redirects, rewrite=callbacks.rewrite, hosts=callbacks.hosts, allow=callbacks.allow or ()
     )
 
 

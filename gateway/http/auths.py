@@ -12,8 +12,9 @@ import msgspec
 from aiohttp import web
 
 from gateway import origins
+from gateway.http.keys import CLIENT, client_of
 from gateway.http.pages import page
-from gateway.http.routes import Access, Route
+from gateway.http.routes import CLIENTS, Access, Route
 from gateway.oauth import cookies
 from gateway.oauth.answers import TokenRefused
 from gateway.oauth.flow import LIFE, SignIn, authorize_url, fetch_token, is_code
@@ -53,6 +54,9 @@ class _Asked(NamedTuple):
     connector: str
     auth: str
     application: Application
+    client: str | None
+    prefix: str
+    """What stands before the path of its routes."""
 
     @property
     def title(self) -> str:
@@ -62,8 +66,8 @@ class _Asked(NamedTuple):
 class AuthHandlers:
     """The routes below /v1/auth."""
 
-    def __init__(self, gateway: Gateway, redirects: tuple[Origin, ...]) -> None:
-        """`redirects` are the origins that browsers may be sent back to."""
+    def __init__(self, gateway: Gateway, redirects: Callable[[str | None], tuple[Origin, ...]]) -> None:
+        """`redirects` returns the origins that a client's browsers may be sent back to."""
         settings = gateway.settings
         self._gateway = gateway
         self._redirects = redirects
@@ -87,9 +91,10 @@ class AuthHandlers:
             raise _SignInTrouble(
                 400, "No redirect_url", "The link that led here lacks redirect_url, the address to return to."
             )
-        self._check(redirect_url)
+        self._check(asked, redirect_url)
         url = self._url(request, asked)
         sign_in = SignIn(
+            client=asked.client,
             connector=asked.connector,
             auth=asked.auth,
             application=asked.application.digest,
@@ -158,20 +163,22 @@ class AuthHandlers:
 
     def _asked(self, request: web.Request) -> _Asked:
         connector, name = request.match_info["connector"], request.match_info["auth"]
-        auth = self._gateway.registry.snapshot.auth(connector, name)
+        client = client_of(request)
+        auth = self._gateway.registry.world(client).auth(connector, name)
         if auth is None:
             what = f"Nothing called {connector}/{name} can be signed in to here. For operators: gateway check says why."
             raise _SignInTrouble(404, "Auth not found", what)
-        return _Asked(connector, name, auth.application)
+        prefix = CLIENTS.format(client=request.match_info[CLIENT]) if CLIENT in request.match_info else ""
+        return _Asked(connector, name, auth.application, client, prefix)
 
-    def _check(self, redirect_url: str) -> None:
+    def _check(self, asked: _Asked, redirect_url: str) -> None:
         """Refuse to send a token to where no operator wants it."""
         title = "This address to return to is not allowed"
         try:
             origin = origins.read(redirect_url)
         except ValueError as problem:
             raise _SignInTrouble(400, title, f"The redirect_url cannot be used: {problem}.") from problem
-        if not any(rule.covers(origin) for rule in self._redirects):
+        if not any(rule.covers(origin) for rule in self._redirects(asked.client)):
             shown = str(origin._replace(path=""))
             how = (
                 f"For operators: if it is your backend, add it to connectors.yaml, gateway: oauth: redirects: [{shown}]"
@@ -185,7 +192,7 @@ class AuthHandlers:
             base = f"{request.scheme}://{request.host}"
             if not origins.is_plain(base):
                 raise _SignInTrouble(400, "Host is not valid", "The request names no host that can be used.")
-        return f"{base}/v1/auth/{quote(asked.connector, safe='')}/{quote(asked.auth, safe='')}"
+        return f"{base}{asked.prefix}/v1/auth/{quote(asked.connector, safe='')}/{quote(asked.auth, safe='')}"
 
     def _remembered(self, request: web.Request, asked: _Asked) -> SignIn:
         """Open the cookie that belongs to the state; only who began the sign-in can end it."""
@@ -208,7 +215,7 @@ class AuthHandlers:
                 sign_in = self._opened(sealed)
         except (Broken, msgspec.DecodeError) as problem:
             raise unknown from problem
-        if not sign_in.belongs(asked.connector, asked.auth, asked.application, state, time.time()):
+        if not sign_in.belongs((asked.client, asked.connector, asked.auth), asked.application, state, time.time()):
             raise unknown
         return sign_in
 
@@ -236,7 +243,7 @@ class AuthHandlers:
         code = query.get("code")
         if not code:
             raise _SignInTrouble(400, "The provider answered no code", _AGAIN)
-        self._check(sign_in.redirect_url)
+        self._check(asked, sign_in.redirect_url)
         try:
             token = await fetch_token(asked.application, sign_in, code)
         except TokenRefused as problem:

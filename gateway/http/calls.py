@@ -50,7 +50,7 @@ class CallHandlers:
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
-        return [Route("POST", PATH, self.do, Access.KEY), Route("GET", PATH, self.do, Access.KEY, head=False)]
+        return [Route("POST", PATH, self.do, Access.CALL), Route("GET", PATH, self.do, Access.CALL, head=False)]
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
@@ -163,12 +163,14 @@ def _call(request: web.Request, body: bytes | bytearray, *, is_utf8: bool) -> tu
     traceparent = headers.get("traceparent")
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
-    name, timeout = request["request_id"], headers.get("X-Timeout")
+    name, client, timeout = request["request_id"], request["client"], headers.get("X-Timeout")
     call = Call(
         connector=match["connector"],
         command=match["command"],
         params=params,
-        caller=_caller(name, traceparent, context) if context else Caller(request_id=name, traceparent=traceparent),
+        caller=_caller(name, client, traceparent, context)
+        if context
+        else Caller(request_id=name, client=client, traceparent=traceparent),
         task_data=_task_data(context) if context else EMPTY,
         timeout=None if timeout is None else _timeout(timeout),
         small=len(body) <= LARGE,
@@ -187,9 +189,10 @@ def _fields(body: bytes | bytearray, *, method: str, is_utf8: bool) -> Object:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
 
 
-def _caller(request_id: str, traceparent: str | None, fields: Object) -> Caller:
+def _caller(request_id: str, client: str | None, traceparent: str | None, fields: Object) -> Caller:
     return Caller(
         request_id=request_id,
+        client=client,
         traceparent=traceparent,
         process_instance_id=_context(fields, "process_instance_id", int | str | None),
         process_model_identifier=_context(fields, "process_model_identifier", str | None),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
+from gateway.connectors.clients import called, owner_of
 from gateway.connectors.snapshot import ConnectorState
+from gateway.errors import Forbidden
 from gateway.http import openapi
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
+from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
@@ -20,6 +25,9 @@ from gateway.observe import logs
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.connectors.clients import Client
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
     from gateway.http.connections import Connections
@@ -39,9 +47,9 @@ class Handlers:
         version: str,
         connections: Connections,
         *,
-        redirects: tuple[Origin, ...] = (),
+        redirects: Callable[[str | None], tuple[Origin, ...]] = lambda _client: (),
     ) -> None:
-        """`redirects` are the origins that browsers may be sent back to with a token."""
+        """`redirects` returns the origins that a client's browsers may be sent back to with a token."""
         self._gateway = gateway
         self._metrics = metrics
         self._recent = recent
@@ -63,6 +71,7 @@ class Handlers:
                 Route("GET", "/v1/commands", self.commands, Access.KEY),
                 Route("GET", "/v1/auths", self.auths, Access.KEY),
                 Route("GET", "/openapi.json", self.openapi, Access.KEY),
+                Route("POST", "/v1/reload", self.reload, Access.OPERATOR),
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions).routes(),
                 *self._jobs.routes(),
@@ -89,37 +98,76 @@ class Handlers:
         if state is not AdmissionState.SERVING:
             return json_response({"ok": False, "reason": state.value, **told}, 503)
         if asked:
-            told = {"reason": ConnectorState.DESCRIBING.value, "connectors": asked, **told}
+            # Whoever asks has shown no key: where there are clients, whose they are is nobody's business.
+            which: dict[str, Any] = {"connectors": asked} if self._gateway.registry.clients is None else {}
+            told = {"reason": ConnectorState.DESCRIBING.value, **which, **told}
             return json_response({"ok": False, **told}, 503)
         return json_response({"ok": True, **told})
 
-    async def commands(self, _request: web.Request) -> web.Response:
+    async def commands(self, request: web.Request) -> web.Response:
         """The catalogue, from memory."""
         await self._gateway.registry.listed()
-        return raw_json(self._gateway.registry.snapshot.commands)
+        return raw_json(self._gateway.registry.world(client_of(request)).commands)
 
-    async def auths(self, _request: web.Request) -> web.Response:
+    async def auths(self, request: web.Request) -> web.Response:
         """The authentications, from memory."""
         await self._gateway.registry.listed()
-        return raw_json(self._gateway.registry.snapshot.auths)
+        return raw_json(self._gateway.registry.world(client_of(request)).auths)
 
-    async def openapi(self, _request: web.Request) -> web.Response:
+    async def openapi(self, request: web.Request) -> web.Response:
         """The OpenAPI document: these routes, and an operation for each command."""
         await self._gateway.registry.listed()
-        snapshot = self._gateway.registry.snapshot
-        keyed = self._gateway.settings.api_key is not None
-        return raw_json(openapi.document(snapshot, self.routes(), self._version, keyed=keyed))
+        registry = self._gateway.registry
+        keyed = self._gateway.settings.api_key is not None or registry.clients is not None
+        return raw_json(openapi.document(registry.world(client_of(request)), self.routes(), self._version, keyed=keyed))
 
-    async def metrics(self, _request: web.Request) -> web.Response:
+    async def reload(self, _request: web.Request) -> web.Response:
+        """Read the files again, now, and try what is quarantined."""
+        registry = self._gateway.registry
+        await registry.reload(retry=True)
+        clients = registry.clients or {}
+        told = {
+            "ok": registry.problem is None,
+            "problem": registry.problem,
+            "connectors": len(registry.snapshot.statuses),
+            "clients": {name: client.problem for name, client in clients.items()},
+        }
+        return json_response(told)
+
+    async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus' format."""
+        only = None if identity_of(request).sees_all else identity_of(request).client
         return web.Response(
-            body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            body=self._metrics.text(only), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
-    async def status(self, _request: web.Request) -> web.Response:
-        """Every connector's state, for people."""
+    async def status(self, request: web.Request) -> web.Response:
+        """Every connector's state, for people: all that there is, or what is one client's."""
+        client = request.query.get("client")
+        identity = identity_of(request)
+        if not identity.sees_all:
+            if client not in {None, identity.client}:
+                raise Forbidden("the status of others is for keys with the role operator")
+            return json_response(self._status_of(identity.client))
+        return json_response(self._whole_status() if client is None else self._status_of(client))
+
+    def _status_of(self, client: str) -> dict[str, Any]:
+        """Return what one client may know: nothing that others have a part in is counted."""
         gateway = self._gateway
-        facts = {
+        world = gateway.registry.world(client)
+        describing = {called(name) for name in gateway.registry.awaited() if owner_of(name) in {"", client}}
+        return {
+            "version": self._version,
+            "state": gateway.admission.state.value,
+            "client": client,
+            "describing": sorted(describing & world.statuses.keys()),
+            "connectors": {name: self._connector(status.name, client) for name, status in world.statuses.items()},
+        }
+
+    def _whole_status(self) -> dict[str, Any]:
+        gateway = self._gateway
+        clients = gateway.registry.clients
+        return {
             "version": self._version,
             "state": gateway.admission.state.value,
             "registry_problem": gateway.registry.problem,
@@ -140,9 +188,9 @@ class Handlers:
             "sandbox": {"steps": names(gateway.registry.machine.steps), "problem": gateway.registry.machine.problem},
             "jobs": self._jobs.health(),
             "workers": [{"worker": 0, "pid": os.getpid()}],
+            "clients": {name: _of_client(one) for name, one in clients.items()} if clients is not None else None,
             "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
         }
-        return json_response(facts)
 
     def _cache(self, name: str, connector: Connector | None) -> dict[str, Any] | None:
         """Return how large a connector's cache may be, and what it held at the latest look, in bytes."""
@@ -150,7 +198,8 @@ class Handlers:
             return None
         return {"size": int(connector.cache.size), "held": self._gateway.registry.caches.held.get(name)}
 
-    def _connector(self, name: str) -> dict[str, Any]:
+    def _connector(self, name: str, client: str | None = None) -> dict[str, Any]:
+        """Tell a registered connector's state, of its runs those of one client."""
         status = self._gateway.registry.snapshot.statuses[name]
         connector = status.connector
         mode, notices = self._gateway.pools.told(connector.launch) if connector is not None else (None, [])
@@ -162,11 +211,11 @@ class Handlers:
             "mode": mode,
             "sandbox": self._gateway.given(name),
             "commands": [],
-            "in_flight": lane.running,
-            "queued": len(lane.waiting),
+            "in_flight": lane.running if client is None else lane.running_of(client),
+            "queued": len(lane.waiting) if client is None else lane.waiting_of(client),
             "cache": self._cache(name, connector),
             "notices": [*self._gateway.notices(name), *notices],
-            "last_outcomes": self._recent.of(name),
+            "last_outcomes": self._recent.of(name, client),
         }
         if connector is not None and status.state is ConnectorState.READY:
             circuit = self._gateway.invoker.circuit(connector)
@@ -174,3 +223,18 @@ class Handlers:
             facts["circuit"] = circuit.state.value
             facts["reason"] = circuit.reason if circuit.state is not circuit.state.CLOSED else None
         return facts
+
+
+def _of_client(client: Client) -> dict[str, Any]:
+    """Tell what an operator should know of a client."""
+    return {
+        "problem": client.problem,
+        "notices": client.notices(time.time()),
+        "keys": [{"id": key.id, "role": key.role.value, "until": _at(key.until)} for key in client.keys],
+        "allow": client.allow,
+        "own": sorted(client.overlays),
+    }
+
+
+def _at(moment: float | None) -> str | None:
+    return None if moment is None else datetime.datetime.fromtimestamp(moment, datetime.UTC).isoformat()

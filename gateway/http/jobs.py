@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.errors import InvalidRequest
+from gateway.connectors.clients import called
+from gateway.errors import Forbidden, InvalidRequest
+from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
 from gateway.jobs.background import is_run
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 PAGE = 50
 LONGEST_PAGE = 500
 DIGITS = 15  # of a number in a query
+_NOT_YOURS = "no job of this client's: jobs of others are for keys with the role operator"
 OLDEST = 100 * 365 * 86_400.0  # seconds
 
 
@@ -30,6 +33,7 @@ class JobHandlers:
     """The routes below /v1/jobs: jobs, and calls that were answered and go on."""
 
     def __init__(self, gateway: Gateway) -> None:
+        self._registry = gateway.registry
         self._submitter = gateway.submitter
         self._background = gateway.background
 
@@ -37,10 +41,10 @@ class JobHandlers:
         """Return the table of routes."""
         return [
             Route("GET", "/v1/jobs", self.list, Access.KEY),
-            Route("POST", "/v1/jobs/purge", self.purge, Access.KEY),
+            Route("POST", "/v1/jobs/purge", self.purge, Access.OPERATOR),
             Route("GET", "/v1/jobs/{id}", self.show, Access.KEY),
-            Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.KEY),
-            Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.KEY),
+            Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.CALL),
+            Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.CALL),
         ]
 
     def health(self) -> Any:
@@ -54,42 +58,40 @@ class JobHandlers:
         offset = _number(query.get("offset"), 0, "offset")
         wanted = Query(
             state=_state(query.get("state")),
-            connector=_text(query.get("connector"), "connector"),
+            connector=self._registered(request, _text(query.get("connector"), "connector")),
             process_instance=_text(query.get("process_instance"), "process_instance"),
             task=_text(query.get("task"), "task"),
-            client=_text(query.get("client"), "client"),
+            client=self._wanted(request, _text(query.get("client"), "client")),
         )
         going_on = self._background.list(wanted)
         shown = going_on[offset : offset + limit]
         left = limit - len(shown)
         found = await self._jobs().list(wanted, limit=left, offset=max(0, offset - len(going_on))) if left else []
-        return json_response({"jobs": [_told(one) for one in (*shown, *found)], "limit": limit, "offset": offset})
+        told = [_told(one, request) for one in (*shown, *found)]
+        return json_response({"jobs": told, "limit": limit, "offset": offset})
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one job: attempts, timings, the outcome once there is one."""
-        name = _name(request)
-        if is_run(name):
-            return _found(name, self._background.find(name))
-        return json_response(_told(await self._jobs().status(name)))
+        return json_response(_told(await self._status(request), request))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Kill what it runs, or end its delivery; its caller is told, unless it calls back by itself."""
-        name = _name(request)
+        name = (await self._status(request)).id
         if is_run(name):
-            return _found(name, await self._background.cancel(name))
+            return json_response(_told(_going_on(name, await self._background.cancel(name)), request))
         await self._jobs().cancel(name)
-        return json_response(_told(await self._jobs().status(name)))
+        return json_response(_told(await self._jobs().status(name), request))
 
     async def retry(self, request: web.Request) -> web.Response:
         """Deliver again what it came to; with `?run=true` run it again, as a new job."""
         again = request.query.get("run", "false")
         if again not in {"true", "false"}:
             raise InvalidRequest("run is true or false")
-        name = _name(request)
+        name = (await self._status(request)).id
         if is_run(name):
             raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
         name = await self._jobs().retry(name, run=again == "true")
-        return json_response(_told(await self._jobs().status(name)), 202)
+        return json_response(_told(await self._jobs().status(name), request), 202)
 
     async def purge(self, request: web.Request) -> web.Response:
         """Remove jobs that ended: `?older_than=7d&state=`."""
@@ -105,20 +107,59 @@ class JobHandlers:
         removed = await self._jobs().purge(older_than=float(older_than), state=state)
         return json_response({"removed": removed})
 
+    async def _status(self, request: web.Request) -> JobStatus:
+        """Return the job that a request names.
+
+        Raises:
+            Forbidden: who asks sees his client's jobs, and this is none of them; whether there is one is not told.
+            JobNotFound: there is none.
+        """
+        name = _name(request)
+        try:
+            status = _going_on(name, self._background.find(name)) if is_run(name) else await self._jobs().status(name)
+        except JobNotFound:
+            if not identity_of(request).sees_all:
+                raise Forbidden(_NOT_YOURS) from None
+            raise
+        if not identity_of(request).sees_all and status.client != client_of(request):
+            raise Forbidden(_NOT_YOURS)
+        return status
+
+    def _wanted(self, request: web.Request, client: str | None) -> str | None:
+        """Return whose jobs are to be listed; None is everybody's.
+
+        Raises:
+            Forbidden: another client's, and who asks is no operator.
+        """
+        identity = identity_of(request)
+        if identity.sees_all:
+            return client
+        if client is not None and client != identity.client:
+            raise Forbidden(_NOT_YOURS)
+        return client_of(request)
+
+    def _registered(self, request: web.Request, connector: str | None) -> str | None:
+        """Return under which name jobs have a connector that is asked for."""
+        status = self._registry.world(client_of(request)).statuses.get(connector or "")
+        return status.name if status is not None else connector
+
     def _jobs(self) -> DurableJobs:
         if self._submitter.jobs is None:
             raise JobsUnavailable("this gateway keeps no jobs")
         return self._submitter.jobs
 
 
-def _found(name: str, status: JobStatus | None) -> web.Response:
+def _going_on(name: str, status: JobStatus | None) -> JobStatus:
     if status is None:
         raise JobNotFound(f"no call goes on under {name}: it has ended")
-    return json_response(_told(status))
+    return status
 
 
-def _told(status: JobStatus) -> dict[str, Any]:
+def _told(status: JobStatus, request: web.Request) -> dict[str, Any]:
     told: dict[str, Any] = msgspec.to_builtins(status)
+    if not identity_of(request).sees_all:
+        told["connector"] = called(status.connector)
+        told.pop("node")
     if status.outcome is not None:
         told["outcome"]["body"] = msgspec.Raw(status.outcome.body.encode())
     return told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -13,25 +12,39 @@ from aiohttp import hdrs, web
 from gateway import origins
 from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTooLarge
 from gateway.http.budget import RETRY
+from gateway.http.keys import ANYBODY, CLIENT, NOBODY, Keyring, Unauthorized
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
-from gateway.http.routes import KEY_HEADER, Access, Route
+from gateway.http.routes import CLIENTS, SIGN_IN, Access, Route
+from gateway.identity import Identity, Role
 from gateway.units import Size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from gateway.connectors.registry import Registry
     from gateway.settings import Settings
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-SIGN_IN = "/v1/auth/"
+READERS = frozenset(Role)
+ROLES = {
+    Access.KEY: READERS,
+    Access.METRICS: READERS,
+    Access.CALL: (Role.CALLER, Role.OPERATOR),
+    Access.TYPEAHEAD: (Role.CALLER, Role.OPERATOR),
+    Access.OPERATOR: (Role.OPERATOR,),
+}
+"""Who may use routes for which a key is asked."""
+VISITOR = Identity(role=Role.CALLER)
+VISITORS = {Access.METRICS: Identity(role=Role.VIEWER), Access.TYPEAHEAD: VISITOR}
+"""As whom they are used without one, where the settings let that be."""
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
-def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def around(settings: Settings, registry: Registry, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Make the middleware."""
-    doors = _Doors(settings, routes)
+    doors = _Doors(settings, registry, routes)
     known = doors.known
 
     @web.middleware
@@ -44,8 +57,7 @@ def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
         if door is None:
             door = doors.find(request)
         try:
-            if not door.open:
-                doors.check(request)
+            doors.enter(request, door)
             if door.options is not None and not _is_preflight(request):
                 handler = door.options
             response = await handler(request)
@@ -65,8 +77,7 @@ def around(settings: Settings, routes: list[Route]) -> Callable[..., Awaitable[w
 class _Door(NamedTuple):
     """What is known of a route."""
 
-    open: bool
-    """Nothing has to be checked."""
+    access: Access
     private: bool
     """Browsers get it while they sign in: whatever it is, it stays out of caches, frames and Referer headers."""
     options: Handler | None
@@ -74,50 +85,59 @@ class _Door(NamedTuple):
 
 
 class _Doors:
-    """Who may use which route. What is no route needs the API key too, or, where there is none, no browser's mark."""
+    """Who may use which route. What is no route needs a key too, or, where there is none, no browser's mark."""
 
-    def __init__(self, settings: Settings, routes: list[Route]) -> None:
+    def __init__(self, settings: Settings, registry: Registry, routes: list[Route]) -> None:
         self.known: dict[web.AbstractRoute, _Door] = {}
-        self._key = settings.api_key.encode() if settings.api_key is not None else None
+        self._registry = registry
+        self._keyring = Keyring(registry, settings.api_key)
         self._rules = {(route.method, route.path): route.access for route in routes}
         self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
         settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
-        self._opened = {Access.OPEN, *(rule for rule, is_open in settable.items() if is_open)}
+        self._opened = {Access.OPEN: VISITOR, **{rule: VISITORS[rule] for rule, is_open in settable.items() if is_open}}
         self._strangers = _Strangers(settings)
 
     def find(self, request: web.Request) -> _Door:
         """Return a request's door, and know it from now on where it is a route's."""
         route = request.match_info.route
-        path = route.resource.canonical if route.resource is not None else ""
-        access = self._rules.get((request.method, path))
+        path = (route.resource.canonical if route.resource is not None else "").removeprefix(CLIENTS)
+        access = self._rules.get((request.method, path), Access.KEY)
         options = self._options.get(path) if request.method == hdrs.METH_OPTIONS else None
-        door = _Door(access in self._opened, request.path.startswith(SIGN_IN), options)
+        door = _Door(access, path.startswith(SIGN_IN), options)
         if path:
             self.known[route] = door
         return door
 
-    def check(self, request: web.Request) -> None:
-        """Let a request pass that needs the API key, or, where there is none, has to come from here.
+    def enter(self, request: web.Request, door: _Door) -> None:
+        """Let a request pass that may, and remember whose it is.
 
         Raises:
-            _Unauthorized: it has not the key.
-            Forbidden: a page of another site has made a browser send it.
+            Unauthorized: it has no key that counts.
+            Forbidden: its key has not the role; or a page of another site has made a browser send it.
             GatewayBusy: its connection is one too many.
         """
+        identity = self._opened.get(door.access)
+        if self._registry.clients is None and CLIENT in request.match_info:
+            raise web.HTTPNotFound
+        if identity is None:
+            identity = self._checked(request)
+            if identity.role not in ROLES[door.access] and request.method != hdrs.METH_OPTIONS:
+                needed = " or ".join(role.value for role in ROLES[door.access])
+                raise Forbidden(f"this needs a key with the role {needed}, and this one's is {identity.role.value}")
+        elif CLIENT in request.match_info:
+            identity = Identity(client=request.match_info[CLIENT], role=identity.role)
+        request["identity"] = identity
+        request["client"] = None if self._registry.clients is None else identity.client
+
+    def _checked(self, request: web.Request) -> Identity:
         if getattr(request.protocol, "surplus", False):
             raise GatewayBusy("there are too many connections (gateway.max_connections)", retry_after=RETRY)
-        if self._key is None:
-            if not _is_preflight(request):
-                self._strangers.refuse(request)
-            return
-        given = request.headers.get(KEY_HEADER)
-        if given is None:
-            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            given = token.strip() if scheme.lower() == "bearer" else ""
-        # aiohttp keeps bytes that are no UTF-8 as surrogates.
-        has_key = hmac.compare_digest(given.encode(errors="surrogateescape"), self._key)
-        if not has_key and not _is_preflight(request):
-            raise _Unauthorized
+        if _is_preflight(request):
+            return NOBODY
+        if not self._keyring.needed:
+            self._strangers.refuse(request)
+            return ANYBODY
+        return self._keyring.identify(request)
 
 
 class _Strangers:
@@ -175,10 +195,6 @@ def _site(url: str) -> origins.Origin:
     return origins.read(url)._replace(path="")
 
 
-class _Unauthorized(Exception):
-    """The API key is missing, or another one."""
-
-
 def _of_problem(request: web.Request, problem: Exception, settings: Settings) -> web.Response:
     """Turn whatever was raised into the envelope."""
     if isinstance(problem, GatewayError):
@@ -186,7 +202,7 @@ def _of_problem(request: web.Request, problem: Exception, settings: Settings) ->
         if isinstance(problem, GatewayBusy):
             answer.force_close()
         return answer
-    if isinstance(problem, _Unauthorized):
+    if isinstance(problem, Unauthorized):
         return json_response({"error": "Unauthorized"}, 401)
     if isinstance(problem, web.HTTPRequestEntityTooLarge):
         return of_error(RequestTooLarge(f"the body is larger than {Size(settings.max_request)} (gateway.max_request)"))

@@ -76,8 +76,8 @@ def document(snapshot: Snapshot, routes: Iterable[Route], version: str, *, keyed
             paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route)
     for connector in snapshot.ready():
         for command in (connector.commands or {}).values():
-            path = CALLS.format(connector=connector.name, command=command.name)
-            paths[path] = {"post": _of_command(connector.name, command)}
+            path = CALLS.format(connector=connector.called, command=command.name)
+            paths[path] = {"post": _of_command(connector.called, command)}
     schemes = {
         "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
         "bearer": {"type": "http", "scheme": "bearer"},

@@ -10,8 +10,14 @@ from aiohttp import hdrs, web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+SIGN_IN = "/v1/auth/"
+"""How the paths of browsers begin that sign in."""
 KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
 """The header of the API key; a bearer token does as well."""
+
+
+CLIENTS = "/clients/{client}"
+"""Before the path of a route: whose world it is asked for. Browsers that sign in have no key that would say so."""
 
 
 class Access(enum.Enum):
@@ -20,7 +26,11 @@ class Access(enum.Enum):
     OPEN = "open"
     """Everybody."""
     KEY = "key"
-    """Whoever sends the API key, when there is one."""
+    """Whoever sends a key, when there are some: he sees what is his client's."""
+    CALL = "call"
+    """The same, but for viewers: it does something."""
+    OPERATOR = "operator"
+    """Operators."""
     METRICS = "metrics"
     """As the setting `gateway.metrics` says."""
     TYPEAHEAD = "typeahead"
@@ -36,6 +46,11 @@ class Route(NamedTuple):
     access: Access
     head: bool = True
     """Whether GET only looks, so that HEAD can look too."""
+
+
+def is_of_clients(route: Route) -> bool:
+    """Tell whether what a route answers depends on who asks."""
+    return route.access is not Access.OPEN or route.path.startswith(SIGN_IN)
 
 
 def whole(routes: list[Route]) -> list[Route]:

@@ -33,7 +33,7 @@ class TypeaheadHandlers:
     async def suggest(self, request: web.Request) -> web.Response:
         """Answer a JSON list."""
         prefix, limit = _asked(request.raw_path.partition("?")[2])
-        caller = Caller(request_id=request["request_id"])
+        caller = Caller(request_id=request["request_id"], client=request["client"])
         suggested = await self._suggestions.ask(request.match_info["category"], prefix, limit, caller)
         if suggested.error is None:
             return raw_json(suggested.body)

@@ -52,7 +52,7 @@ class Background:
             raise
         if running.done():
             return running.result()
-        self._runs[name] = _status(name, call), running
+        self._runs[name] = _status(name, call, found[0].name), running
         running.add_done_callback(lambda _: self._runs.pop(name))
         running.add_done_callback(looked_at)
         return acknowledgement.reply.result()
@@ -86,11 +86,11 @@ def is_run(name: str) -> bool:
     return name.startswith(PREFIX)
 
 
-def _status(name: str, call: Call) -> JobStatus:
+def _status(name: str, call: Call, connector: str) -> JobStatus:
     caller = call.caller
     return JobStatus(
         id=name,
-        connector=call.connector,
+        connector=connector,
         command=call.command,
         state=JobState.RUNNING,
         accepted=time.time(),

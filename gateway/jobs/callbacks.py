@@ -132,7 +132,10 @@ class Callbacks:
     def __init__(self, section: CallbacksSection) -> None:
         self.destinations = Destinations(section)
         self.policy = Policy(section.attempts, float(section.max_age), float(section.first_delay))
-        self._section = section
+        self.section = section
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._under_way = 0
         self._tokens: dict[OAuth2, _Token] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -140,7 +143,7 @@ class Callbacks:
         """Make ready to send."""
         self._session = aiohttp.ClientSession(
             connector=GuardedConnector(self.destinations.targets),
-            timeout=aiohttp.ClientTimeout(total=float(self._section.timeout)),
+            timeout=aiohttp.ClientTimeout(total=float(self.section.timeout)),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
@@ -153,6 +156,11 @@ class Callbacks:
             await self._session.close()
             self._session = None
 
+    async def close_when_idle(self) -> None:
+        """Drop the connections when nothing is under way any more."""
+        await self._idle.wait()
+        await self.close()
+
     def url(self, job: Job) -> str:
         """Return where a job's callback goes."""
         return self.destinations.rewritten(job.context.callback_url or "")
@@ -160,7 +168,14 @@ class Callbacks:
     async def deliver(self, job: Job, outcome: Outcome, tried: Sequence[Attempt], age: float = 0.0) -> Attempt:
         """Try once; whatever happens is in the record. `age` is as in `Attempt`."""
         begun, since = Begun(time.time(), age), time.monotonic()
-        answer = await self._send(job, outcome)
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            answer = await self._send(job, outcome)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
         return self.policy.judge(answer, tried, begun, time.monotonic() - since)
 
     async def _send(self, job: Job, outcome: Outcome) -> CallerAnswer:

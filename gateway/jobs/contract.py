@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.connectors.clients import called
 from gateway.errors import GatewayError
 from gateway.protocol.envelope import error_envelope
 from gateway.protocol.request import Caller
@@ -73,6 +74,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A command to run durably. `params` and `task_data` are JSON text, `timeout` seconds of one run."""
 
     connector: str
+    """By its registered name."""
     command: str
     context: Caller
     params: str = "{}"
@@ -91,8 +93,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def title(self) -> str:
-        """What a person calls it."""
-        return f"{self.connector}/{self.command}"
+        """What its caller calls it."""
+        return f"{called(self.connector)}/{self.command}"
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.identity import DEFAULT
 from gateway.jobs.targets import HostKey, Refused, Targets, host_key, host_of, read_url
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from gateway.connectors.clients import Client
     from gateway.jobs.settings import CallbacksSection, Credentials
+    from gateway.protocol.request import Caller
 
 
 class Destinations:
     """What the section `callbacks` says of URLs. Asks nobody."""
 
     def __init__(self, section: CallbacksSection) -> None:
+        self.section = section
         self.targets = Targets.parse(section.allow)
         self._rewrite = {prefix.rstrip("/"): to.rstrip("/") for prefix, to in section.rewrite.items()}
         self._hosts = {host_key(name): credentials for name, credentials in section.hosts.items()}
@@ -53,6 +57,40 @@ class Destinations:
     def any_credentials(self) -> bool:
         """Whether there are credentials for anybody."""
         return self._everywhere is not None or bool(self._hosts)
+
+
+class Directory:
+    """What each client says of callbacks: its own section, or else the common one."""
+
+    def __init__(self, common: CallbacksSection, clients: Callable[[], Mapping[str, Client] | None]) -> None:
+        """`clients` returns those of this moment."""
+        self._common = Destinations(common)
+        self._clients = clients
+        self._made: dict[str, Destinations] = {}
+
+    def section(self, client: str | None) -> CallbacksSection:
+        """Return what a client has said."""
+        return self.of(client).section
+
+    def of(self, client: str | None) -> Destinations:
+        """Return where a client's callbacks go."""
+        known = (self._clients() or {}).get(client or DEFAULT)
+        if known is None or known.callbacks is None:
+            return self._common
+        made = self._made.get(known.name)
+        if made is None or made.section != known.callbacks:
+            made = self._made[known.name] = Destinations(known.callbacks)
+        return made
+
+    def rewritten(self, caller: Caller) -> str | None:
+        """Return a caller's callback URL as this gateway reaches it."""
+        url = caller.callback_url
+        return None if url is None else self.of(caller.client).rewritten(url)
+
+    def any_credentials(self) -> bool:
+        """Tell whether there are credentials for anybody."""
+        sections = [self.of(name) for name in self._clients() or ()]
+        return any(one.any_credentials for one in (self._common, *sections))
 
 
 def _found(hosts: Mapping[HostKey, Credentials], host: str, port: int | None) -> Credentials | None:

@@ -49,13 +49,13 @@ class DurableJobs:
         *,
         state_dir: Path,
         jobs: JobsSection,
-        callbacks: CallbacksSection,
+        callbacks: Callable[[str | None], CallbacksSection],
         limit: Callable[[str], int],
         publish: Callable[[Event], None],
         patience: float = PATIENCE,
         **engine: Any,
     ) -> None:
-        """`limit` tells how many runs of a connector this gateway may have at once."""
+        """`callbacks` tells what holds for a client, `limit` how many runs of a connector this gateway may have."""
         self._file = None if jobs.database is not None else state_dir / "jobs" / "jobs.sqlite"
         self._publish = publish
         self._options: dict[str, Any] = {

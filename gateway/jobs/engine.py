@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.errors import ConnectorBusy, GatewayDraining
-from gateway.jobs.callbacks import Callbacks
 from gateway.jobs.cluster import PACE, Lease, Pace
 from gateway.jobs.contract import (
     OPEN,
@@ -31,6 +30,7 @@ from gateway.jobs.contract import (
     Query,
     StoreAway,
 )
+from gateway.jobs.deliveries import Deliveries
 from gateway.jobs.futures import Tasks
 from gateway.jobs.hands import Hands
 from gateway.jobs.held import Held
@@ -64,7 +64,7 @@ class Engine:
         run: Execute,
         folder: Path,
         jobs: JobsSection,
-        callbacks: CallbacksSection,
+        callbacks: Callable[[str | None], CallbacksSection],
         limit: Callable[[str], int],
         publish: Callable[[Event], None],
         patience: float,
@@ -73,7 +73,7 @@ class Engine:
         self._settings = jobs
         self._publish = publish
         self._trouble = Trouble(publish)
-        self._callbacks = Callbacks(callbacks)
+        self._callbacks = Deliveries(callbacks)
         self._tasks = Tasks()
         self._databases = _databases(jobs.database, folder)
         self.node = f"gateway-{uuid.uuid4().hex[:12]}"  # never used again: a statement under it is fenced
@@ -111,7 +111,6 @@ class Engine:
         except BaseException:
             await self._give_up()
             raise
-        self._callbacks.open()
         self._recovery.begin()
         self._tasks.begin(sweep_for_ever(self.store, self._settings))
         self._tasks.begin(watch_for_ever(self.store.clock, self._publish))

@@ -12,12 +12,15 @@ from gateway.errors import ConfigError
 from gateway.jobs.targets import Refused, Targets, host_key, read_url
 from gateway.settings import JOBS_DATABASE
 from gateway.units import Duration, Size
+from gateway.yaml_document import YamlNode
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
+_OWN = {"allow", "headers", "oauth2", "hosts"}
+"""What no client takes over from the common section."""
 _ANYWHERE = (
     "would be sent to whatever host a caller names: say callbacks.allow, or give them to one host under callbacks.hosts"
 )
@@ -152,9 +155,25 @@ def read_sections(settings: Settings) -> tuple[JobsSection, CallbacksSection]:
             jobs = msgspec.structs.replace(jobs, database=settings.jobs_database)
         except ValueError as problem:
             raise ConfigError(f"{JOBS_DATABASE}: {problem}") from problem
-    callbacks = settings.callbacks.decode(CallbacksSection)
+    return jobs, _callbacks(settings.callbacks)
+
+
+def read_callbacks(node: YamlNode, settings: Settings) -> CallbacksSection:
+    """Decode a client's section: where callbacks go and with which credentials is its own, the rest as the common one.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    if not isinstance(node.data, dict):
+        return node.decode(CallbacksSection)
+    common = {key: value for key, value in settings.callbacks.data.items() if key not in _OWN}
+    return _callbacks(YamlNode({**common, **node.data}, node.keys, node.marks))
+
+
+def _callbacks(node: YamlNode) -> CallbacksSection:
+    callbacks = node.decode(CallbacksSection)
     if callbacks.allow is None:
         for name in ("headers", "oauth2"):
             if getattr(callbacks, name):
-                raise settings.callbacks.error(_ANYWHERE, (name,))
-    return jobs, callbacks
+                raise node.error(_ANYWHERE, (name,))
+    return callbacks

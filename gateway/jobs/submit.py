@@ -10,6 +10,7 @@ import msgspec
 
 from gateway.calls.call import Call
 from gateway.calls.extension import Extension
+from gateway.connectors.clients import called
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.jobs.contract import Accepted, Begin, Job, JobsUnavailable, Outcome
 from gateway.jobs.futures import looked_at
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.jobs.background import Background
-    from gateway.jobs.destinations import Destinations
+    from gateway.jobs.destinations import Directory
     from gateway.jobs.durable import DurableJobs
     from gateway.jobs.targets import Refused
 
@@ -32,14 +33,12 @@ if TYPE_CHECKING:
 class Submitter:
     """Takes every call."""
 
-    def __init__(
-        self, registry: Registry, invoker: Invoker, background: Background, destinations: Destinations
-    ) -> None:
-        """`destinations` says where callbacks may go."""
+    def __init__(self, registry: Registry, invoker: Invoker, background: Background, directory: Directory) -> None:
+        """`directory` says where callbacks may go."""
         self._background = background
         self._registry = registry
         self._invoker = invoker
-        self._destinations = destinations
+        self._directory = directory
         self._status_of: Callable[[Reply | GatewayError], int] = lambda _: 200
         self.jobs: DurableJobs | None = None
         """The engine; None where jobs are not kept (one command on the command line)."""
@@ -60,7 +59,7 @@ class Submitter:
         begun = asyncio.get_running_loop().time()
         try:
             connector, command = found = await self._registry.find(
-                call.connector, call.command, since=begun, within=call.timeout
+                call.connector, call.command, client=call.caller.client, since=begun, within=call.timeout
             )
             becomes_job = respond_async or (command.is_async and call.caller.callback_url is not None)
             if becomes_job:
@@ -87,7 +86,7 @@ class Submitter:
             ConnectorBusy, ConnectorUnavailable, GatewayDraining: it was not run; the engine knows when to ask again.
         """
         call = Call(
-            connector=job.connector,
+            connector=called(job.connector),
             command=job.command,
             params=read_object(job.params.encode()),
             task_data=msgspec.Raw(job.task_data.encode()),
@@ -100,7 +99,7 @@ class Submitter:
 
     def expects_jobs(self) -> bool:
         """Tell whether a call of some command can become a job."""
-        promotes = self._destinations.any_credentials
+        promotes = self._directory.any_credentials()
         return any(
             command.is_async or (promotes and may_be_promoted(connector, command))
             for connector in self._registry.snapshot.ready()
@@ -108,7 +107,7 @@ class Submitter:
         )
 
     def concurrency(self, connector: str) -> int:
-        """Return how many runs of a connector this gateway may have at once."""
+        """Return how many runs of a connector (by its registered name) this gateway may have at once."""
         status = self._registry.snapshot.statuses.get(connector)
         found = status.connector if status is not None else None
         return found.limits.concurrency if found is not None else 1
@@ -118,7 +117,7 @@ class Submitter:
         after, url = connector.limits.promote_after, call.caller.callback_url
         if url is None or after is None or not may_be_promoted(connector, command):
             return None
-        return after if self._destinations.deliverable(url) else None
+        return after if self._directory.of(call.caller.client).deliverable(url) else None
 
     async def _run_or_promote(
         self, call: Call, connector: Connector, command: Command, after: float
@@ -209,7 +208,7 @@ class Submitter:
     def _refusal(self, call: Call) -> Refused | None:
         """Tell why the outcome may not go to where the caller wants it, as far as that shows without asking DNS."""
         url = call.caller.callback_url
-        return self._destinations.refusal(url) if url is not None else None
+        return self._directory.of(call.caller.client).refusal(url) if url is not None else None
 
     def _jobs(self) -> DurableJobs:
         if self.jobs is None:
@@ -261,7 +260,7 @@ _ASK_AGAIN = {"connector_busy", "connector_unavailable", "gateway_draining"}
 def _job(call: Call, connector: Connector, command: Command, *, with_values: bool = True) -> Job:
     """Make a job of a call; without its values it is good for looking up its task, and costs no copy of them."""
     return Job(
-        connector=call.connector,
+        connector=connector.name,
         command=call.command,
         params=msgspec.json.encode(call.params).decode() if with_values else "{}",
         task_data=bytes(call.task_data).decode() if with_values else "{}",

@@ -31,9 +31,9 @@ from gateway.observe.events import CallbackTried, JobFault, JobFinished, JobRan
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from gateway.jobs.callbacks import Callbacks
     from gateway.jobs.cluster import Lease
     from gateway.jobs.contract import Execute
+    from gateway.jobs.deliveries import Deliveries
     from gateway.jobs.held import Held
     from gateway.jobs.store import Store
     from gateway.jobs.trouble import Trouble
@@ -58,7 +58,7 @@ class Work:
         run: Execute,
         store: Store,
         lease: Lease | None,
-        callbacks: Callbacks,
+        callbacks: Deliveries,
         trouble: Trouble,
         publish: Callable[[Event], None],
     ) -> None:

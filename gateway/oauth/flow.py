@@ -28,6 +28,8 @@ _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     """What the callback has to know of the first request."""
 
+    client: str | None = None
+    """Whose world it is of."""
     connector: str
     auth: str
     application: str
@@ -41,11 +43,11 @@ class SignIn(msgspec.Struct, frozen=True, kw_only=True):
     state: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(24))
     verifier: str = msgspec.field(default_factory=lambda: secrets.token_urlsafe(48))
 
-    def belongs(self, connector: str, auth: str, application: Application, state: str, now: float) -> bool:
-        """Tell whether a callback is this one's."""
+    def belongs(self, asked: tuple[str | None, str, str], application: Application, state: str, now: float) -> bool:
+        """Tell whether a callback is this one's: `asked` are client, connector and auth."""
         same = hmac.compare_digest(self.state.encode(), state.encode(errors="replace"))
-        begun = (self.connector, self.auth, self.application)
-        return same and begun == (connector, auth, application.digest) and now < self.expires
+        begun = (self.client, self.connector, self.auth, self.application)
+        return same and begun == (*asked, application.digest) and now < self.expires
 
 
 def authorize_url(application: Application, sign_in: SignIn) -> str:

@@ -107,6 +107,16 @@ class SignInEnded(Event, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class ClientRefused(Event, frozen=True, kw_only=True):
+    """A client's file cannot be used: what there was of it before counts, or nothing."""
+
+    name = "client_refused"
+    level = "error"
+
+    client: str
+    reason: str
+
+
 class ConnectorLine(Event, frozen=True, kw_only=True):
     """A line of a connector's log (its stderr; its stdout too, when the result goes to descriptor 3)."""
 

@@ -5,6 +5,7 @@ A call counts with plain numbers that stand ready for its command; Prometheus' l
 
 from __future__ import annotations
 
+import functools
 import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Protocol
@@ -36,6 +37,8 @@ _NEVER_FOUND = {"command_not_found", "gateway_draining"}
 _UNAVAILABLE = "connector_unavailable"
 _UNKNOWN = "unknown"
 _COMMAND = ("connector", "command")
+_LABELS = (*_COMMAND, "client")
+"""The last one where there are clients."""
 _HISTOGRAMS = {
     "gateway_run_duration_seconds": "From the start of a process to its end",
     "gateway_queue_wait_seconds": "From the call to its slot",
@@ -65,7 +68,8 @@ class Metrics:
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._commands: dict[tuple[str, str], _CommandSeries] = {}
+        self._commands: dict[tuple[str, ...], _CommandSeries] = {}
+        """By connector, command, and the client where there are some."""
         self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",))
         self._callbacks = _Counter(
             "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",)
@@ -98,19 +102,24 @@ class Metrics:
             self._quarantined = event.quarantined
             self._forget(event.removed)
 
-    def text(self) -> bytes:
-        """Return the exposition format."""
-        return generate_latest(self._registry)
+    def text(self, client: str | None = None) -> bytes:
+        """Return the exposition format: of everything, or of one client's runs alone."""
+        if client is None:
+            return generate_latest(self._registry)
+        own = CollectorRegistry()
+        own.register(_Written(functools.partial(self._runs, client)))
+        return generate_latest(own)
 
     # --- private
 
     def _count(self, event: RunFinished) -> None:
         outcome = event.outcome
-        labels = (event.connector, event.command)
+        connector, command_name = event.connector, event.command
         if outcome in _NEVER_FOUND:
-            labels = (_UNKNOWN, _UNKNOWN)
+            connector = command_name = _UNKNOWN
         elif outcome == _UNAVAILABLE:  # nobody has looked whether a quarantined connector has such a command
-            labels = (event.connector, _UNKNOWN)
+            command_name = _UNKNOWN
+        labels = (connector, command_name) if event.client is None else (connector, command_name, event.client)
         command = self._commands.get(labels)
         if command is None:
             command = self._commands[labels] = _CommandSeries()
@@ -132,18 +141,28 @@ class Metrics:
         for labels in [labels for labels in self._commands if labels[0] in removed]:
             del self._commands[labels]
 
-    def _families(self) -> Iterator[Metric]:
-        runs = _Counter("gateway_runs", "Invocations by outcome", (*_COMMAND, "outcome"))
-        for labels, command in self._commands.items():
+    def _runs(self, client: str | None = None) -> Iterator[Metric]:
+        """Yield what was counted of runs, of one client or of all."""
+        commands = [
+            (dict(zip(_LABELS, labels, strict=False)), command)
+            for labels, command in self._commands.items()
+            if client is None or labels[2:] == (client,)
+        ]
+        runs = CounterMetricFamily("gateway_runs", "Invocations by outcome")
+        for labels, command in commands:
             for outcome, count in command.outcomes.items():
-                runs.counts[*labels, outcome] = count
-        yield runs.family()
+                runs.add_sample("gateway_runs_total", {**labels, "outcome": outcome}, count.value)
+                runs.add_sample("gateway_runs_created", {**labels, "outcome": outcome}, count.created)
+        yield runs
         for number, (name, what) in enumerate(_HISTOGRAMS.items()):
-            histograms = HistogramMetricFamily(name, what, labels=_COMMAND)
-            for labels, command in self._commands.items():
+            histograms = HistogramMetricFamily(name, what)
+            for labels, command in commands:
                 if command.timed:
-                    command.timed[number].write(histograms, dict(zip(_COMMAND, labels, strict=True)))
+                    command.timed[number].write(histograms, labels)
             yield histograms
+
+    def _families(self) -> Iterator[Metric]:
+        yield from self._runs()
         yield self._jobs.family()
         yield self._callbacks.family()
         yield _gauge("gateway_background_runs", "Runs that go on after their answers", self._going_on)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import operator
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -35,22 +37,27 @@ class Recent:
 
     def __init__(self, now: Callable[[], datetime.datetime]) -> None:
         self._now = now
-        self._runs: dict[str, deque[tuple[datetime.datetime, RunFinished]]] = {}
+        self._runs: dict[str, dict[str | None, deque[tuple[datetime.datetime, RunFinished]]]] = {}
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
         if type(event) is RunFinished:
             runs = self._runs.get(event.connector)
             if runs is not None:
-                runs.append((self._now(), event))
+                own = runs.get(event.client)
+                if own is None:
+                    own = runs[event.client] = deque(maxlen=KEPT)
+                own.append((self._now(), event))
         elif type(event) is RegistryLoaded:
             for name in event.removed:
                 self._runs.pop(name, None)
             for name in event.changed:
-                self._runs.setdefault(name, deque(maxlen=KEPT))
+                self._runs.setdefault(name, {})
 
-    def of(self, connector: str) -> list[PastRun]:
-        """Return a connector's last outcomes, the newest first."""
+    def of(self, connector: str, client: str | None = None) -> list[PastRun]:
+        """Return a connector's last outcomes, the newest first; those of one client, or of all."""
+        runs = self._runs.get(connector, {})
+        found = itertools.chain.from_iterable(runs.values()) if client is None else runs.get(client, ())
         return [
             PastRun(
                 at=at,
@@ -60,5 +67,5 @@ class Recent:
                 wall=run.wall,
                 request_id=run.request_id,
             )
-            for at, run in reversed(self._runs.get(connector, ()))
+            for at, run in sorted(found, key=operator.itemgetter(0), reverse=True)[:KEPT]
         ]

@@ -31,6 +31,14 @@ class Lane:
         self.waiting: deque[asyncio.Future[None]] = deque()
         self.typical = SOONEST
 
+    def running_of(self, _client: str) -> int:
+        """Return how many runs of one client it has."""
+        return self.running
+
+    def waiting_of(self, _client: str) -> int:
+        """Return how many calls of one client wait."""
+        return len(self.waiting)
+
     def retry_after(self) -> int:
         """Return when a place should be free, in seconds."""
         expected = self.typical * (len(self.waiting) + 1) / self.concurrency

@@ -47,7 +47,7 @@ def application(state: Path, events: Events, database: str | None, pace: Pace) -
         run,
         state_dir=state,
         jobs=JobsSection(database=database, max_interruptions=50),
-        callbacks=CallbacksSection(first_delay=Duration(0.3), timeout=Duration(5)),
+        callbacks=lambda _client: CallbacksSection(first_delay=Duration(0.3), timeout=Duration(5)),
         limit=lambda _connector: 16,
         publish=lambda event: events.write(type(event).__name__, told=repr(event)),
         pace=pace,

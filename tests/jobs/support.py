@@ -96,13 +96,15 @@ class Bench:
         self.runner = Runner()
         self.events: list[Event] = []
         self.limit = 8
-        self._options: dict[str, Any] = {"callbacks": QUICK}
+        self._options: dict[str, Any] = {}
+        self._callbacks = QUICK
         self._section: dict[str, Any] = {}
         self._set(options)
         self.jobs = self.make()
 
     def _set(self, options: dict[str, Any]) -> None:
         self._section |= {name: options.pop(name) for name in JobsSection.__struct_fields__ if name in options}
+        self._callbacks = options.pop("callbacks", self._callbacks)
         self._options |= options
 
     def make(self) -> DurableJobs:
@@ -113,6 +115,7 @@ class Bench:
             limit=lambda _connector: self.limit,
             publish=self.events.append,
             jobs=JobsSection(database=self.database, **self._section),
+            callbacks=lambda _client: self._callbacks,
             **self._options,
         )
 

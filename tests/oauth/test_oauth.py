@@ -1020,3 +1020,31 @@ def test_a_gateway_where_nobody_signs_in_loads_nothing_for_it() -> None:
     root = FIXTURES.parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+# --- several clients
+
+
+async def test_the_address_says_whose_sign_in_it_is(site: Site, provider: Provider, browser: Browser) -> None:
+    """Acme changes the authentication, beta may not use the connector, and nobody can end another's sign-in."""
+    configure(site, auth(provider), f"{{api_key: k3y, oauth: {{redirects: [{BACKEND}]}}}}")
+    folder = site.folder / "clients.d"
+    folder.mkdir()
+    (folder / "acme.yaml").write_text("connectors: {fax: {auths: {OAuth: {scope: acme.send}}}}")
+    (folder / "beta.yaml").write_text("allow: []")
+    async with served(site) as gateway:
+        common = start(gateway)
+        acme = common.replace("/v1/", "/clients/acme/v1/")
+        begun = await browser.get(acme)
+        query = dict(parse_qsl(urlsplit(begun.location).query))
+        assert query["scope"] == "acme.send"
+        assert query["redirect_uri"] == f"{gateway.url}/clients/acme/v1/auth/fax/OAuth/callback"
+        at_provider = await browser.get(begun.location)
+        stranger = await browser.get(at_provider.location.replace("/clients/acme/", "/"))
+        assert stranger.status == 400
+        assert (await browser.get(at_provider.location)).token["access_token"] == ACCESS
+        refused = [await browser.get(common.replace("/v1/", f"/clients/{name}/v1/")) for name in ("beta", "nobody")]
+        assert [page.status for page in refused] == [404, 404]
+        assert refused[0].text == refused[1].text
+        assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
+        assert provider.asked[-1]["scope"] == "fax.send offline"

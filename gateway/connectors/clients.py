@@ -1,0 +1,299 @@
+"""Clients: who has which keys, what each may use of the common registry, and what is its own.
+
+A client is a file, `clients.d/NAME.yaml`. It is understood as a whole or not at all; one bad connector in it is that
+connector's own trouble.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fnmatch
+import hashlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.errors import ConfigError
+from gateway.files import unusable
+from gateway.identity import DEFAULT, Role
+from gateway.settings import NAME, Positive
+from gateway.units import Size
+from gateway.yaml_document import YamlNode, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    ReadCallbacks = Callable[[YamlNode], Any]
+    from pathlib import Path
+
+    from gateway.settings import Settings
+
+OWNER = "@"
+"""Stands between a connector's name and whose it is: no name in a file has it."""
+SUFFIXES = (".yaml", ".yml")
+SHOWN = 8  # digits of a key's digest that its id is made of
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_SECTIONS = ("connectors", "callbacks")
+"""Sections that are not decoded with the rest."""
+
+
+def called(name: str) -> str:
+    """Return what callers call a connector that is registered under a name."""
+    return name.partition(OWNER)[0]
+
+
+def owner_of(name: str) -> str:
+    """Return whose a registered connector is; empty for a common one."""
+    return name.partition(OWNER)[2]
+
+
+def registered(name: str, client: str) -> str:
+    """Return the name under which a client's own connector is registered."""
+    return f"{name}{OWNER}{client}"
+
+
+class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key as an operator writes it."""
+
+    sha256: str | None = None
+    """The SHA-256 of it, in hexadecimal digits."""
+    key: str | None = None
+    """The key itself, which only a secret should say."""
+    id: str | None = None
+    """What the log calls it. Absent: the first digits of its SHA-256."""
+    role: Role = Role.CALLER
+    until: str | None = None
+    """The last day (UTC), or the moment, on which it counts."""
+
+
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a client may take of the gateway. None: as much as there is."""
+
+    max_request: Size | None = None
+    """Bytes of a request's body; never more than the gateway's own."""
+    concurrency: Positive | None = None
+    """Calls at once, those that wait included."""
+
+
+class ClientSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A client's file, without its connectors and callbacks."""
+
+    keys: list[KeyEntry | str] = []
+    allow: list[str] | None = None
+    """Patterns of names; absent: the whole common registry."""
+    limits: ClientLimits = ClientLimits()
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that is known by its digest."""
+
+    digest: bytes
+    id: str
+    role: Role
+    until: float | None = None
+    """Seconds since 1970, from which on it does not count any more."""
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether it counted once, and does not any more."""
+        return self.until is not None and now >= self.until
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """A client that is understood."""
+
+    name: str
+    keys: tuple[Key, ...] = ()
+    allow: tuple[str, ...] | None = None
+    limits: ClientLimits = ClientLimits()
+    callbacks: Any = None
+    """What its section `callbacks` was read as; None: it has none, and uses the common one."""
+    overlays: frozenset[str] = frozenset()
+    """Connectors that its file changes, adds or switches off: of these names the common ones are not its own."""
+    named: frozenset[str] = frozenset()
+    """Common connectors that its file names without a change: it may use them, whatever `allow` says."""
+    nobodys: tuple[str, ...] = ()
+    """What is said of its keys that other clients have, too: they are nobody's."""
+    unmatched: tuple[str, ...] = ()
+    """Patterns of `allow` that no common connector fits."""
+    problem: str | None = None
+    """Why its file cannot be used; what there was before counts then, if there was something."""
+
+    def notices(self, now: float) -> list[str]:
+        """Return what an operator should know at that moment although it can be used."""
+        return [
+            *self.nobodys,
+            *(f"key {key.id} does not count any more: remove it" for key in self.keys if key.is_over(now)),
+            *(f"allow: no common connector is called {pattern}" for pattern in self.unmatched),
+        ]
+
+    def allows(self, name: str) -> bool:
+        """Tell whether a common connector is there for it."""
+        if name in self.overlays:
+            return False
+        if name in self.named or self.allow is None:
+            return True
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.allow)
+
+
+class ClientFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A client, and the connectors of its file before they are understood."""
+
+    client: Client
+    connectors: tuple[tuple[str, YamlNode], ...] = ()
+
+
+def read_clients(settings: Settings, read_callbacks: ReadCallbacks) -> tuple[ClientFile, ...] | None:
+    """Read the files of all clients, in the order of their names; None where there is no such folder.
+
+    Raises:
+        ConfigError: the folder cannot be read.
+    """
+    folder = settings.clients_dir
+    if folder is None:
+        return None
+    files = client_files(folder)
+    if files is None:
+        return None
+    found: dict[str, ClientFile] = {}
+    for path in files:
+        one = _read(path, read_callbacks)
+        if path.stem in found:
+            twice = f"{path}: there is a file {path.stem}{SUFFIXES[0]}, too: remove one of them"
+            one = _refused(path.stem, twice)
+        found[path.stem] = one
+    return tuple(found[name] for name in sorted(found))
+
+
+def has_clients(settings: Settings) -> bool:
+    """Tell whether there are clients, so that nothing is served without a key."""
+    return settings.clients_dir is not None and client_files(settings.clients_dir) is not None
+
+
+def client_files(folder: Path) -> list[Path] | None:
+    """Return the clients' files in a folder; None where there is no such folder.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        listing = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise ConfigError(unusable(problem)) from problem
+    return [path for path in listing if path.suffix in SUFFIXES and not path.name.startswith(".")]
+
+
+def _read(path: Path, read_callbacks: ReadCallbacks) -> ClientFile:
+    name = path.stem
+    if not NAME.fullmatch(name):
+        return _refused(name, f"{path}: a client's name is made of letters, digits, _ - and .")
+    try:
+        document = load(path, entries="connectors")
+        overlays = document.child("connectors").items() if document.data.get("connectors") else []
+        client = _understood(name, document, overlays, read_callbacks)
+    except ConfigError as problem:
+        return _refused(name, str(problem))
+    return ClientFile(client=client, connectors=tuple((one, node) for one, node in overlays if _changes(node)))
+
+
+def _refused(name: str, problem: str) -> ClientFile:
+    return ClientFile(client=Client(name=name, allow=(), problem=problem))
+
+
+def _understood(
+    name: str, document: YamlNode, overlays: list[tuple[str, YamlNode]], read_callbacks: ReadCallbacks
+) -> Client:
+    own = {key: value for key, value in document.data.items() if key not in _SECTIONS}
+    section = YamlNode(own, document.keys, document.marks).decode(ClientSection)
+    for pattern in section.allow or ():
+        if not pattern:
+            raise document.error("is empty: write the name of a connector, or a pattern such as text*", ("allow",))
+    changed = frozenset(one for one, node in overlays if _changes(node))
+    return Client(
+        name=name,
+        keys=tuple(_keys(document, section)),
+        allow=tuple(section.allow) if section.allow is not None else None,
+        limits=section.limits,
+        callbacks=read_callbacks(document.child("callbacks")) if document.data.get("callbacks") is not None else None,
+        overlays=changed,
+        named=frozenset(one for one, _ in overlays) - changed,
+    )
+
+
+def _changes(node: YamlNode) -> bool:
+    return bool(node.data) or node.fault() is not None
+
+
+def _keys(document: YamlNode, section: ClientSection) -> Iterator[Key]:
+    for number, one in enumerate(section.keys):
+        where = ("keys", number)
+        entry = KeyEntry(key=one) if isinstance(one, str) else one
+        if (entry.sha256 is None) == (entry.key is None):
+            raise document.error("a key has either sha256 or a secret: `gateway keys new` makes one", where)
+        if entry.key is not None and not entry.key.strip():
+            raise document.error("is empty", where)
+        if entry.sha256 is not None and not _DIGEST.fullmatch(entry.sha256):
+            raise document.error("is no SHA-256: 64 hexadecimal digits, of the key alone", (*where, "sha256"))
+        digest = digest_of(entry.key) if entry.key is not None else bytes.fromhex(str(entry.sha256))
+        try:
+            until = _end(entry.until)
+        except ValueError as problem:
+            raise document.error(f"is no date such as 2027-03-01: {problem}", (*where, "until")) from problem
+        yield Key(digest=digest, id=entry.id or digest.hex()[:SHOWN], role=entry.role, until=until)
+
+
+def digest_of(key: str) -> bytes:
+    """Return what a key is known by."""
+    return hashlib.sha256(key.encode(errors="surrogateescape")).digest()
+
+
+def _end(said: str | None) -> float | None:
+    """Return the moment from which on a key does not count: the end of a day, or the one that is said."""
+    if said is None:
+        return None
+    day = len(said) == len("2027-03-01")
+    moment = datetime.datetime.fromisoformat(said)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=datetime.UTC)
+    return (moment + datetime.timedelta(days=1) if day else moment).timestamp()
+
+
+def settled(
+    files: Iterable[ClientFile], before: Mapping[str, ClientFile], common: Iterable[str]
+) -> dict[str, ClientFile]:
+    """Return the files that count, by the clients' names: of one that cannot be used, what there was of it before.
+
+    A key that several clients have is nobody's: whoever has it could see what is another's. `common` are the names of
+    the common connectors.
+    """
+    found = {}
+    for one in files:
+        name, problem = one.client.name, one.client.problem
+        last = before.get(name) if problem is not None else None
+        found[name] = one
+        if last is not None:
+            kept = msgspec.structs.replace(last.client, problem=problem)
+            found[name] = ClientFile(client=kept, connectors=last.connectors)
+    found.setdefault(DEFAULT, ClientFile(client=Client(name=DEFAULT)))
+    owners: dict[bytes, set[str]] = {}
+    for name, one in found.items():
+        for key in one.client.keys:
+            owners.setdefault(key.digest, set()).add(name)
+    names = list(common)
+    return {name: _apart(found[name], owners, names) for name in sorted(found)}
+
+
+def _apart(one: ClientFile, owners: Mapping[bytes, set[str]], common: list[str]) -> ClientFile:
+    client = one.client
+    own = tuple(key for key in client.keys if len(owners[key.digest]) == 1)
+    unmatched = tuple(pattern for pattern in client.allow or () if not fnmatch.filter(common, pattern))
+    nobodys = tuple(
+        f"key {key.id} is nobody's: {', '.join(sorted(owners[key.digest]))} have the same"
+        for key in client.keys
+        if key not in own
+    )
+    return msgspec.structs.replace(
+        one, client=msgspec.structs.replace(client, keys=own, nobodys=nobodys, unmatched=unmatched)
+    )

@@ -1,0 +1,439 @@
+"""Several clients behind one gateway: each sees, calls and is told of what is its own, and of nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.jobs.support import caller
+from tests.support import Answer, Server, Site, cli, eventually, served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.jobs.support import Backend
+
+NAMES = {"acme": ("acme", "crm", "ledgeracme"), "beta": ("beta", "payroll", "ledgerbeta")}
+"""What each client has of its own, and words that stand in nobody else's answers."""
+ECHO = """
+read request
+case $request in
+*'"command":"Fail"'*) echo "no $0 today" >&2; exit 3 ;;
+*'"command":"Wait"'*) while [ ! -e DIR/gate ]; do sleep 0.02; done ;;
+esac
+printf '%s' "$request"
+"""
+COMMANDS = """
+    commands:
+      Go: {additional_parameters: true}
+      Fail: {additional_parameters: true}
+      Wait: {async: true, additional_parameters: true}
+"""
+
+
+def sha256(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def client(site: Site, name: str, text: str) -> None:
+    """Write a client's file; `KEY(x)` in it is the digest of the key x."""
+    folder = site.folder / "clients.d"
+    folder.mkdir(exist_ok=True)
+    text = re.sub(r"KEY\((\S+?)\)", lambda found: f'{{sha256: "{sha256(found[1])}"}}', text)
+    draft = folder / f".{name}"
+    draft.write_text(text)
+    draft.replace(folder / f"{name}.yaml")
+
+
+async def as_(server: Server, key: str | None, method: str, path: str, **options: Any) -> Answer:
+    headers = {} if key is None else {"Spiff-Connector-Proxy-Api-Key": key}
+    return await server.request(method, path, headers={**headers, **options.pop("headers", {})}, **options)
+
+
+async def do(server: Server, key: str, target: str, params: Any = None, **options: Any) -> Answer:
+    return await as_(server, key, "POST", f"/v1/do/{target}", json=params or {}, **options)
+
+
+async def listed(server: Server, key: str) -> list[str]:
+    return sorted({one["id"].partition("/")[0] for one in (await as_(server, key, "GET", "/v1/commands")).json})
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    """Return a site with three common connectors and two clients."""
+    site = Site(tmp_path)
+    site.script("echo.sh", ECHO.replace("DIR", str(tmp_path)))
+    site.configure(
+        "".join(
+            f"{name}:\n    run: [./echo.sh]\n    config: {{who: common}}\n{COMMANDS}\n"
+            for name in ("aws", "smtp", "text")
+        ).replace("    commands", "    commands"),
+        gateway="api_key: single\ncallbacks: {first_delay: 50ms, hosts: {127.0.0.1: {}}}",
+    )
+    for name, (_, own, ledger) in NAMES.items():
+        client(
+            site,
+            name,
+            f"keys: [KEY({name}-key), {{sha256: '{sha256(name + '-view')}', role: viewer}}]\n"
+            f"allow: [smtp]\n"
+            "connectors:\n"
+            f"  aws: {{config: {{who: {name}}}}}\n"
+            f"  {own}: {{run: [../echo.sh], commands: {{Go: {{additional_parameters: true}}, Fail: {{}}}}}}\n"
+            f"  {ledger}: {{run: [./no-such-{name}-file], commands: {{Go: {{}}}}}}\n",
+        )
+    client(site, "ops", f"keys: [{{sha256: '{sha256('ops-key')}', role: operator}}]\nallow: []\n")
+    return site
+
+
+@pytest.fixture
+async def server(site: Site) -> AsyncIterator[Server]:
+    async with served(site, ready=False) as server:
+        yield server
+
+
+async def test_each_client_sees_and_calls_its_own_world(server: Server) -> None:
+    assert await listed(server, "single") == ["aws", "smtp", "text"]
+    assert await listed(server, "acme-key") == ["aws", "crm", "ledgeracme", "smtp"]
+    assert await listed(server, "beta-key") == ["aws", "ledgerbeta", "payroll", "smtp"]
+    assert await listed(server, "ops-key") == []
+    for name in NAMES:
+        assert (await do(server, f"{name}-key", "aws/Go")).body["config"] == {"who": name}
+        answer = await do(server, f"{name}-key", "smtp/Go")
+        assert answer.body["config"] == {"who": "common"}
+        assert answer.body["context"]["client"] == name
+        assert (await do(server, f"{name}-key", "text/Go")).status == 404
+    assert (await do(server, "acme-key", "payroll/Go")).status == 404
+    assert (await do(server, "acme-key", "aws@beta/Go")).status == 404
+    assert (await do(server, "single", "aws@beta/Go")).status == 404
+
+
+async def test_what_is_not_there_is_answered_as_what_never_was(server: Server) -> None:
+    hidden, unknown = [await do(server, "acme-key", f"{name}/Go") for name in ("payroll", "nowhere")]
+    assert hidden.status == unknown.status == 404
+    assert hidden.json == json.loads(unknown.raw.replace(b"nowhere", b"payroll"))
+
+
+@pytest.mark.parametrize("key", [None, "", "nobodys", "acme-key ", "ACME-KEY", sha256("acme-key"), "é"])
+async def test_a_key_that_is_nobodys_is_no_key(server: Server, key: str | None) -> None:
+    answer = await as_(server, key, "GET", "/v1/commands")
+    expected = (
+        200 if key is not None and key.strip() == "acme-key" else 401
+    )  # blanks around a header's value are none of it
+    assert answer.status == expected
+
+
+async def test_a_key_counts_until_its_day_has_ended(site: Site) -> None:
+    digest = sha256("late")
+    for until, status in (("2020-03-01", 401), ("2999-03-01", 200), ("2020-03-01T10:00:00+02:00", 401)):
+        client(site, "acme", f"keys: [{{sha256: '{digest}', until: {until}}}]\n")
+        async with served(site, ready=False) as server:
+            assert (await as_(server, "late", "GET", "/v1/commands")).status == status
+
+
+async def test_a_key_that_two_clients_have_is_nobodys(site: Site) -> None:
+    client(site, "beta", "keys: [KEY(acme-key), KEY(beta-key), KEY(single)]\n")
+    async with served(site, ready=False) as server:
+        assert (await as_(server, "acme-key", "GET", "/v1/commands")).status == 401
+        assert (await as_(server, "single", "GET", "/v1/commands")).status == 401
+        assert (await as_(server, "beta-key", "GET", "/v1/commands")).status == 200
+    assert "is nobody's: acme, beta have the same" in cli(site, "check").stdout
+
+
+async def test_roles(server: Server) -> None:
+    for key, do_, purge, reload, status in (
+        ("acme-key", 200, 403, 403, 200),
+        ("acme-view", 403, 403, 403, 200),
+        ("single", 200, 200, 200, 200),
+        ("ops-key", 404, 200, 200, 200),
+    ):
+        assert (await do(server, key, "aws/Go")).status == do_
+        purged = await as_(server, key, "POST", "/v1/jobs/purge?older_than=7d")
+        assert purged.status == purge
+        assert (await as_(server, key, "POST", "/v1/reload")).status == reload
+        assert (await as_(server, key, "GET", "/v1/status")).status == status
+        if purge == 403:
+            assert purged.code == "forbidden"
+            assert (await as_(server, key, "GET", "/v1/status?client=beta")).code == "forbidden"
+            assert (await as_(server, key, "GET", "/v1/status?client=nobody")).code == "forbidden"
+            assert (await as_(server, key, "GET", "/v1/jobs?client=beta")).code == "forbidden"
+    whole = (await as_(server, "ops-key", "GET", "/v1/status")).json
+    assert {"aws", "aws@acme", "aws@beta", "payroll@beta"} <= whole["connectors"].keys()
+    assert whole["clients"]["acme"]["own"] == ["aws", "crm", "ledgeracme"]
+    of_acme = (await as_(server, "ops-key", "GET", "/v1/status?client=acme")).json
+    assert sorted(of_acme["connectors"]) == ["aws", "crm", "ledgeracme", "smtp"]
+
+
+async def jobs_of_both(server: Server, backend: Backend) -> dict[str, str]:
+    """Have each client's job end, and one call of each fail; return the jobs' ids."""
+    found = {}
+    for name in NAMES:
+        params = {"word": f"{name}-word", "spiff__callback_url": backend.url, "spiff__task_id": f"task-{name}"}
+        accepted = await do(server, f"{name}-key", "aws/Wait", params)
+        assert accepted.status == 202
+        found[name] = accepted.body["job_id"]
+        assert (await do(server, f"{name}-key", f"{NAMES[name][1]}/Fail")).code == "connector_failed"
+        assert (await do(server, f"{name}-key", "smtp/Fail", {}, headers={"X-Request-Id": f"id-{name}"})).status == 502
+    return found
+
+
+def requests_of(job: str) -> list[tuple[str, str]]:
+    """Return every route, as methods and paths; a job's are those of one that may be another's."""
+    paths = ["/", "/liveness", "/v1/liveness", "/v1/readiness", "/v1/status", "/metrics", "/v1/commands", "/v1/auths",
+             "/openapi.json", "/v1/jobs", f"/v1/jobs/{job}", "/v1/typeahead/people", "/v1/auth/crm/Sign", "/v1/auth/crm/Sign/callback",
+             "/v1/jobs?limit=500", "/nowhere", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Fail"]  # fmt: skip
+    acts = [f"/v1/jobs/{job}/cancel", f"/v1/jobs/{job}/retry", f"/v1/jobs/{job}/retry?run=true", "/v1/jobs/purge?older_than=0s",
+            "/v1/reload", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Go"]  # fmt: skip
+    return (
+        [("GET", path) for path in paths]
+        + [("POST", path) for path in acts]
+        + [("HEAD", "/v1/status"), ("OPTIONS", "/v1/jobs")]
+    )
+
+
+async def test_no_byte_of_an_answer_names_what_is_anothers(server: Server, site: Site) -> None:
+    async with caller() as backend:
+        jobs = await jobs_of_both(server, backend)
+        words = {
+            name: [*NAMES[name], f"{name}-word", f"task-{name}", f"id-{name}", f"no-such-{name}-file", jobs[name]]
+            for name in NAMES
+        }
+        routes = (await as_(server, "single", "GET", "/openapi.json")).json["paths"]
+        walked = {path.partition("?")[0] for _, path in requests_of("job")}
+        for route in (path for path in routes if not path.startswith("/v1/do/")):
+            assert any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), path) for path in walked), f"{route} is new"
+        for me, other in (("acme", "beta"), ("beta", "acme")):
+            for key in (f"{me}-key", f"{me}-view", "nobodys", None):
+                for prefix in ("", f"/clients/{me}", f"/clients/{other}"):
+                    for method, path in requests_of(jobs[other]):
+                        if f"{prefix}{path}" == "/v1/readiness" or (key is None and prefix):
+                            continue
+                        answer = await as_(server, key, method, f"{prefix}{path}")
+                        told = answer.raw.decode() + str(dict(answer.headers))
+                        for asked in (prefix, path, *re.findall(r"[\w-]+", f"{prefix}{path}")):
+                            told = told.replace(asked, "") if asked else told  # what it has said itself
+                        leaked = [word for word in words[other] if word in told]
+                        assert not leaked, (key, method, f"{prefix}{path}", leaked, told[:2000])
+                        assert answer.status != 500, (method, path)
+        (site.folder / "gate").touch()
+        await eventually(lambda: len(backend.seen) >= 2)
+        for name in NAMES:
+            mine = (await as_(server, f"{name}-key", "GET", "/v1/jobs")).json["jobs"]
+            assert [one["id"] for one in mine] == [jobs[name]]
+            assert mine[0]["connector"] == "aws"
+            assert (await as_(server, f"{name}-key", "GET", f"/v1/jobs/{jobs[name]}")).json["client"] == name
+        everybodys = (await as_(server, "single", "GET", "/v1/jobs")).json["jobs"]
+        assert {one["connector"] for one in everybodys} == {"aws@acme", "aws@beta"}
+
+
+async def test_anothers_job_is_answered_as_one_that_never_was(server: Server, site: Site) -> None:
+    async with caller() as backend:
+        jobs = await jobs_of_both(server, backend)
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/retry"), ("POST", "/retry?run=true")):
+            theirs, none = [
+                await as_(server, "acme-key", method, f"/v1/jobs/{job}{path}") for job in (jobs["beta"], "0" * 32)
+            ]
+            assert theirs.status == none.status == 403
+            assert theirs.json == none.json
+        assert (await as_(server, "single", "GET", "/v1/jobs/none")).status == 404
+        assert (await as_(server, "single", "POST", f"/v1/jobs/{jobs['beta']}/cancel")).status == 200
+        assert (await as_(server, "acme-key", "POST", f"/v1/jobs/{jobs['acme']}/cancel")).status == 200
+        await eventually(lambda: len(backend.seen) == 2)  # both are told
+
+
+async def test_a_bad_file_takes_nobody_with_it_and_widens_nothing(server: Server, site: Site) -> None:
+    client(site, "acme", "keys: [KEY(acme-key), KEY(another)]\nallow: everything\n")
+    refused = await eventually(lambda: server.events("client_refused", client="acme"))
+    assert "allow" in refused[0]["reason"]
+    assert await listed(server, "acme-key") == ["aws", "crm", "ledgeracme", "smtp"]  # as before
+    assert (await as_(server, "another", "GET", "/v1/commands")).status == 401
+    assert await listed(server, "beta-key") == ["aws", "ledgerbeta", "payroll", "smtp"]
+    assert (await as_(server, "single", "GET", "/v1/status")).json["clients"]["acme"]["problem"] == refused[0]["reason"]
+    found = cli(site, "check")
+    assert found.returncode == 1
+    assert "BAD client acme" in found.stdout
+    client(site, "acme", "keys: [KEY(another)]\nallow: [smtp]\n")
+    await eventually(lambda: _has(server, "another", ["smtp"]))
+    assert (await as_(server, "acme-key", "GET", "/v1/commands")).status == 401
+
+
+async def _has(server: Server, key: str, names: list[str]) -> bool:
+    answer = await as_(server, key, "GET", "/v1/commands")
+    return answer.status == 200 and await listed(server, key) == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keys: [KEY(k)",
+        "keys: KEY(k)",
+        "keys: [{sha256: short}]",
+        "keys: [{}]",
+        "keys: [{sha256: null}]",
+        "keys: [KEY(k)]\nallow: {smtp: true}",
+        "keys: [KEY(k)]\nallow: ['']",
+        "keys: [KEY(k)]\nalow: []",
+        "keys: [KEY(k)]\ncallbacks: {allow: nowhere:at:all:x}",
+        "keys: [KEY(k)]\ncallbacks: {headers: {A: b}}",
+        "keys: [KEY(k)]\nlimits: {concurrency: 0}",
+        "keys: [KEY(k)]\nconnectors: [aws]",
+        "- a list",
+        "",
+    ],
+)
+async def test_a_client_whose_file_was_never_understood_has_nothing(site: Site, text: str) -> None:
+    client(site, "acme", text)
+    async with served(site, ready=False) as server:
+        assert (await as_(server, "k", "GET", "/v1/commands")).status == 401
+        assert (await as_(server, "acme-key", "GET", "/v1/commands")).status == 401
+        assert await listed(server, "beta-key") == ["aws", "ledgerbeta", "payroll", "smtp"]
+        assert (await as_(server, None, "GET", "/clients/acme/v1/auth/aws/x?redirect_url=http://a")).status == 404
+
+
+async def test_clients_come_change_and_go_on_a_running_gateway(server: Server, site: Site) -> None:
+    client(site, "gamma", "keys: [KEY(gamma-key)]\nallow: ['s*']\n")
+    await eventually(lambda: _has(server, "gamma-key", ["smtp"]))
+    client(site, "gamma", "keys: [KEY(gamma-key), KEY(gamma-new)]\nallow: [text]\n")
+    await eventually(lambda: _has(server, "gamma-new", ["text"]))
+    assert await listed(server, "gamma-key") == ["text"]
+    (site.folder / "clients.d/gamma.yaml").unlink()
+    await eventually(lambda: _refused(server, "gamma-key"))
+    for file in (site.folder / "clients.d").iterdir():
+        file.unlink()
+    (site.folder / "clients.d").rmdir()
+    await eventually(lambda: server.events("reload_failed"))
+    assert (await as_(server, None, "GET", "/v1/commands")).status == 401  # nobody is let in for that
+    assert await listed(server, "acme-key") == ["aws", "crm", "ledgeracme", "smtp"]
+
+
+async def _refused(server: Server, key: str) -> bool:
+    return (await as_(server, key, "GET", "/v1/commands")).status == 401
+
+
+async def test_a_folder_of_clients_asks_for_a_key_also_where_there_is_no_single_one(site: Site) -> None:
+    site.configure("aws: {run: [./echo.sh], commands: {Go: {}}}")
+    async with served(site, ready=False) as server:
+        assert (await as_(server, None, "GET", "/v1/commands")).status == 401
+        assert not server.events("no_api_key")
+        assert await listed(server, "ops-key") == []
+
+
+async def test_a_key_is_changed_without_an_outage(server: Server, site: Site) -> None:
+    """Callers with the old and the new key call all the time while the file changes three times."""
+    failed: list[int] = []
+    done = asyncio.Event()
+    new = asyncio.Event()
+    old_gone = asyncio.Event()
+
+    async def calls() -> None:
+        while not done.is_set():
+            key = "gamma-new" if new.is_set() else "gamma-old"
+            answer = await do(server, key, "smtp/Go")
+            if answer.status != 200:
+                failed.append(answer.status)
+
+    client(site, "gamma", "keys: [KEY(gamma-old)]\n")
+    await eventually(lambda: _has(server, "gamma-old", ["aws", "smtp", "text"]))
+    callers = [asyncio.create_task(calls()) for _ in range(4)]
+    client(site, "gamma", "keys: [KEY(gamma-old), KEY(gamma-new)]\n")
+    await eventually(lambda: _has(server, "gamma-new", ["aws", "smtp", "text"]))
+    new.set()
+    await do(server, "gamma-new", "smtp/Go")
+    done_with_old = [await do(server, "gamma-new", "smtp/Go") for _ in range(8)]
+    assert {one.status for one in done_with_old} == {200}
+    client(site, "gamma", "keys: [KEY(gamma-new)]\n")
+    await eventually(lambda: _refused(server, "gamma-old"))
+    old_gone.set()
+    done.set()
+    await asyncio.gather(*callers)
+    assert not failed
+
+
+async def test_what_a_client_does_not_change_is_shared_with_its_processes(site: Site) -> None:
+    site.python(
+        "count.py",
+        "import sys, json\nn = 0\nfor line in sys.stdin:\n n += 1\n print(json.dumps({'n': n}), file=open(3, 'w', closefd=False), flush=True)\n",
+    )
+    site.configure(
+        "count: {run: [./count.py], mode: persistent, concurrency: 1, commands: {Go: {}}}", gateway="api_key: single"
+    )
+    client(site, "acme", "keys: [KEY(acme-key)]\nconnectors: {count: }\nallow: []\n")
+    client(site, "beta", "keys: [KEY(beta-key)]\nconnectors: {count: {config: {mine: 1}}}\n")
+    client(site, "ops", "keys: []\n")
+    async with served(site, ready=False) as server:
+        assert [(await do(server, key, "count/Go")).body for key in ("single", "acme-key", "single")] == [
+            {"n": 1}, {"n": 2}, {"n": 3},
+        ]  # fmt: skip
+        assert (await do(server, "beta-key", "count/Go")).body == {"n": 1}
+
+
+async def test_the_path_names_a_client_where_no_key_does(server: Server) -> None:
+    assert (await as_(server, "acme-key", "GET", "/clients/acme/v1/commands")).status == 200
+    assert (await as_(server, "acme-key", "GET", "/clients/beta/v1/commands")).status == 401
+    assert (await as_(server, "acme-key", "GET", "/clients/nobody/v1/commands")).status == 401
+    seen = (await as_(server, "single", "GET", "/clients/beta/v1/commands")).json
+    assert {one["id"].partition("/")[0] for one in seen} == {"aws", "ledgerbeta", "payroll", "smtp"}
+    assert (await as_(server, "single", "POST", "/clients/beta/v1/do/payroll/Go", json={})).status == 200
+
+
+def test_the_command_line_shows_one_client_s_world(site: Site) -> None:
+    assert "crm/Go" in cli(site, "list", "--client", "acme").stdout
+    assert "crm/Go" not in cli(site, "list", "--client", "beta").stdout
+    called = cli(site, "call", "--client", "beta", "aws/Go", "a=1", "-q")
+    assert json.loads(called.stdout)["command_response"]["body"]["config"] == {"who": "beta"}
+    assert cli(site, "call", "--client", "beta", "crm/Go").returncode == 1
+    unknown = cli(site, "list", "--client", "nobody")
+    assert unknown.returncode == 2
+    assert "there is no client 'nobody' (there are: acme, beta, default, ops)" in unknown.stderr
+    checked = cli(site, "check", "--client", "acme").stdout
+    assert "crm@acme" in checked
+    assert "payroll" not in checked
+    assert "keeps the contract" in cli(site, "test", "--client", "acme", "crm", "--command", "Go").stdout
+
+
+def test_a_new_key_is_printed_once_with_what_to_add(site: Site) -> None:
+    made = cli(site, "keys", "new", "gamma", "--role", "viewer", "--until", "2999-01-01")
+    key = made.stdout.strip()
+    assert key.startswith("gamma_")
+    entry = re.search(r"- (\{.*\})", made.stderr)
+    assert entry is not None
+    assert sha256(key) in entry[1]
+    client(site, "gamma", f"keys: [{entry[1]}]\n")
+    assert "(viewer)" in cli(site, "check", "--client", "gamma").stdout
+    assert cli(site, "keys", "new", "../gamma").returncode == 2
+    assert cli(site, "keys", "new", "gamma", "--until", "soon").returncode == 2
+
+
+async def test_outcomes_go_where_their_client_says(site: Site) -> None:
+    """Acme's callbacks have acme's credentials, beta's may not go there, and the common ones are nobody else's."""
+    async with caller() as backend:
+        site.configure(
+            "fax: {run: [./echo.sh], commands: {Go: {async: true, additional_parameters: true}}}",
+            gateway="api_key: single\ncallbacks: {allow: [127.0.0.1], headers: {X-Pass: common}, first_delay: 50ms}",
+        )
+        client(site, "acme", "keys: [KEY(acme-key)]\ncallbacks: {allow: [127.0.0.1], headers: {X-Pass: acmes}}\n")
+        client(site, "beta", "keys: [KEY(beta-key)]\ncallbacks: {allow: [elsewhere.example]}\n")
+        client(site, "gamma", "keys: [KEY(gamma-key)]\ncallbacks: {allow: [127.0.0.1]}\n")
+        client(site, "ops", "keys: []\n")
+        params = {"spiff__callback_url": backend.url}
+        async with served(site) as server:
+            for key in ("single", "acme-key", "gamma-key"):
+                assert (await do(server, key, "fax/Go", params)).status == 202
+                await eventually(
+                    lambda key=key: len(backend.seen) == ["single", "acme-key", "gamma-key"].index(key) + 1
+                )
+            assert [headers.get("X-Pass") for headers, _ in backend.seen] == ["common", "acmes", None]
+            refused = await do(server, "beta-key", "fax/Go", params)
+            assert refused.status == 400
+            assert "is not in callbacks.allow" in refused.message
+            client(site, "acme", "keys: [KEY(acme-key)]\ncallbacks: {allow: [127.0.0.1], headers: {X-Pass: new}}\n")
+            await eventually(lambda: len(server.events("registry_loaded")) > 0)
+            await as_(server, "single", "POST", "/v1/reload")
+            assert (await do(server, "acme-key", "fax/Go", params)).status == 202
+            await eventually(lambda: len(backend.seen) == 4)
+            assert backend.seen[-1][0]["X-Pass"] == "new"
