@@ -172,7 +172,7 @@ class Gateway:
         """Return (connector, in flight, queued) of every connector."""
         for name in self.registry.snapshot.statuses:
             lane = self.places.lane(name)
-            yield name, lane.running, len(lane.waiting)
+            yield name, lane.running, lane.queued
 
     def background_runs(self) -> int:
         """Return how many runs go on after their answers."""

@@ -15,6 +15,7 @@ from gateway.calls.circuit import Circuit, CircuitState
 from gateway.calls.outcome import LARGE, meaning, problem_of
 from gateway.calls.reply import Reply
 from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
+from gateway.identity import DEFAULT
 from gateway.observe.events import (
     BackgroundFinished,
     BackgroundStarted,
@@ -179,11 +180,11 @@ class Invoker:
             timeout = min(call.timeout, timeout)
         deadline = run.begun + timeout
         places = self._admission.places
-        lane = places.lane(connector.name)
+        lane, client = places.lane(connector.name), call.caller.client or DEFAULT
         decided = False
         try:
-            if not places.take(lane, connector.limits.concurrency):
-                await places.wait(lane, connector.limits, deadline - clock())
+            if not places.take(lane, connector.limits.concurrency, client):
+                await places.wait(lane, connector.limits, deadline - clock(), client)
             taken = clock()
             try:
                 if circuit.state is CircuitState.OPEN:
@@ -204,7 +205,7 @@ class Invoker:
                 circuit.failed(told)
                 raise ConnectorStartFailed(f"{run.title} could not be started: {told}") from problem
             finally:
-                places.give(lane, clock() - taken)
+                places.give(lane, clock() - taken, client)
             decided = _judge(circuit, completed)
         finally:
             if not decided:

@@ -212,7 +212,7 @@ class Handlers:
             "sandbox": self._gateway.given(name),
             "commands": [],
             "in_flight": lane.running if client is None else lane.running_of(client),
-            "queued": len(lane.waiting) if client is None else lane.waiting_of(client),
+            "queued": lane.queued if client is None else lane.waiting_of(client),
             "cache": self._cache(name, connector),
             "notices": [*self._gateway.notices(name), *notices],
             "last_outcomes": self._recent.of(name, client),

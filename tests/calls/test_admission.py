@@ -76,13 +76,13 @@ async def test_a_drain_that_takes_too_long_refuses_those_who_wait(admission: Adm
 
     async with slot(places, "fax", ONE, patience=60):
         call = asyncio.create_task(queued())
-        await eventually(lambda: len(lane.waiting) == 1)
+        await eventually(lambda: lane.queued == 1)
         admission.drain(0)
         await admission.drained(Duration(0))
         with pytest.raises(GatewayDraining):
             await call
         assert events[-1] == DrainFinished(stopped=1)
-    assert (len(lane.waiting), places.running) == (0, 0)
+    assert (lane.queued, places.running) == (0, 0)
 
 
 async def test_a_process_that_starts_while_all_is_being_stopped_is_stopped_too(admission: Admission) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from gateway.identity import DEFAULT
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -13,11 +15,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def slot(places: Places, name: str, limits: Limits, *, patience: float) -> AsyncIterator[None]:
+async def slot(
+    places: Places, name: str, limits: Limits, *, patience: float, client: str = DEFAULT
+) -> AsyncIterator[None]:
     lane = places.lane(name)
-    if not places.take(lane, limits.concurrency):
-        await places.wait(lane, limits, patience)
+    if not places.take(lane, limits.concurrency, client):
+        await places.wait(lane, limits, patience, client)
     try:
         yield
     finally:
-        places.give(lane, 0.01)
+        places.give(lane, 0.01, client)

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 from gateway.errors import ConnectorBusy, GatewayDraining
+from gateway.identity import DEFAULT
 from gateway.processes.places import Lane, Places
 from gateway.settings import Limits
 from tests.processes.slots import slot
@@ -257,9 +258,9 @@ ONE = Limits(concurrency=1, queue=5)
 
 async def waiting_for(places: Places, name: str, limits: Limits = ONE, patience: float = 60) -> asyncio.Task[Held]:
     """Start to wait for a slot, and return when the wait has begun."""
-    queued = len(places.lane(name).waiting)
+    queued = places.lane(name).queued
     task = asyncio.create_task(Held(places, name, limits, patience).take())
-    await eventually(lambda: len(places.lane(name).waiting) == queued + 1)
+    await eventually(lambda: places.lane(name).queued == queued + 1)
     return task
 
 
@@ -273,7 +274,7 @@ async def test_a_waiter_cancelled_in_the_turn_it_is_granted_passes_the_slot_on(p
     with pytest.raises(asyncio.CancelledError):
         await unlucky
     (await next_one).give_back()
-    assert (places.lane("fax").running, len(places.lane("fax").waiting), places.running) == (0, 0, 0)
+    assert (places.lane("fax").running, places.lane("fax").queued, places.running) == (0, 0, 0)
 
 
 async def test_a_waiter_cancelled_before_it_is_granted_is_passed_over(places: Places) -> None:
@@ -285,7 +286,7 @@ async def test_a_waiter_cancelled_before_it_is_granted_is_passed_over(places: Pl
     (await next_one).give_back()
     with pytest.raises(asyncio.CancelledError):
         await unlucky
-    assert (places.lane("fax").running, len(places.lane("fax").waiting), places.running) == (0, 0, 0)
+    assert (places.lane("fax").running, places.lane("fax").queued, places.running) == (0, 0, 0)
 
 
 async def test_a_waiter_granted_in_the_turn_its_patience_ends_keeps_the_slot(places: Places) -> None:
@@ -297,7 +298,7 @@ async def test_a_waiter_granted_in_the_turn_its_patience_ends_keeps_the_slot(pla
     while loop.time() < over:  # both are due when the loop turns again, the grant first
         pass
     (await lucky).give_back()
-    assert (places.lane("fax").running, len(places.lane("fax").waiting), places.running) == (0, 0, 0)
+    assert (places.lane("fax").running, places.lane("fax").queued, places.running) == (0, 0, 0)
 
 
 async def test_a_cap_that_frees_serves_the_next_connector_when_the_first_waiter_is_cancelled() -> None:
@@ -366,18 +367,18 @@ async def test_slots_survive_any_mix_of_cancellations_time_outs_and_errors() -> 
     assert {type(end) for end in ends} == {type(None), ValueError, ConnectorBusy, asyncio.CancelledError}
     assert places.running == 0
     for name in alive:
-        assert (places.lane(name).running, len(places.lane(name).waiting)) == (0, 0)
+        assert (places.lane(name).running, places.lane(name).queued) == (0, 0)
 
 
 async def test_the_hint_when_to_come_back_stays_between_a_second_and_a_minute() -> None:
     lane = Lane("a")
     lane.typical = 0.001
-    assert lane.retry_after() == 1
+    assert lane.retry_after(DEFAULT) == 1
     lane.typical = 600
-    assert lane.retry_after() == 60
+    assert lane.retry_after(DEFAULT) == 60
     lane.typical = 4
     lane.concurrency = 2
-    assert lane.retry_after() == 2
+    assert lane.retry_after(DEFAULT) == 2
 
 
 async def test_who_has_been_served_is_not_refused_afterwards(places: Places) -> None:
@@ -385,7 +386,7 @@ async def test_who_has_been_served_is_not_refused_afterwards(places: Places) -> 
     served = await waiting_for(places, "fax")
     left = await waiting_for(places, "fax")
     lane = places.lane("fax")
-    lane.waiting[0].set_result(None)  # granted by hand, and still in the queue
+    lane.waiting[DEFAULT][0].set_result(None)  # granted by hand, and still in the queue
     places.refuse(GatewayDraining)
     with pytest.raises(GatewayDraining):
         await left
