@@ -75,6 +75,12 @@ class ConnectorBusy(GatewayError):
     code = "connector_busy"
 
 
+class RateLimited(GatewayError):
+    """The client sends calls faster than it may, or has as many at work as it may."""
+
+    code = "rate_limited"
+
+
 class GatewayDraining(GatewayError):
     """The gateway is shutting down."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway import leftovers
 from gateway.calls.admission import Admission
 from gateway.calls.invoke import Invoker
+from gateway.calls.quotas import Quotas
 from gateway.calls.suggestions import Suggestions
 from gateway.cells import machine
 from gateway.cells.cells import Cells
@@ -57,6 +58,7 @@ class Gateway:
         self.run_folder = settings.state_dir / "run" / uuid.uuid4().hex[:12]
         self.cells = Cells(self.run_folder, cgroup=settings.cgroup)
         self.places = Places(settings.max_processes)
+        self.quotas = Quotas()
         self.admission = Admission(self.places, bus)
         self.pools = Pools(self.cells, bus, self.places)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")

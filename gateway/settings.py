@@ -6,6 +6,7 @@ decoded one by one by the registry, so that a bad one takes nobody with it.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from gateway.observe.telling import secrets_in
 from gateway.sandbox import STANDARD, Level
 from gateway.service import Service
 from gateway.typeahead import Typeahead
-from gateway.units import Duration, Size
+from gateway.units import Duration, Rate, Size
 from gateway.yaml_document import Keys, YamlNode, load
 
 if TYPE_CHECKING:
@@ -161,6 +162,29 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes in a run's private folder, and of the largest file."""
     user: User | None = None
     """Whom it runs as, where the gateway is root. None: the gateway, or with strict a user of its own."""
+
+
+class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `limits:` of a client. None: as much as there is."""
+
+    concurrency: Positive | None = None
+    """Its calls at once, those that wait included, and the runs of its jobs."""
+    rate: Rate | None = None
+    """Its calls a second, in the long run."""
+    burst: Positive | None = None
+    """Its calls at once after a rest. Absent: what comes in a second."""
+    max_request: Size | None = None
+    """Bytes of a request's body; never more than the gateway's own."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        if self.burst is not None and self.rate is None:
+            raise ValueError("burst says how much of a rate may come at once: say rate, too")
+
+    @property
+    def most_at_once(self) -> int:
+        """The burst that counts."""
+        return self.burst or max(1, math.ceil(self.rate or 0))
 
 
 class ParameterEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

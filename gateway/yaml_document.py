@@ -16,7 +16,7 @@ from gateway.files import read_file, unusable
 from gateway.observe.redact import Redactor
 from gateway.observe.telling import secrets_in, tells
 from gateway.sandbox import Level
-from gateway.units import Duration, Size
+from gateway.units import Duration, Rate, Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,6 +364,7 @@ def _hook(kind: type, value: object) -> object:
     parsers: dict[type, Callable[[object], object]] = {
         Duration: Duration.parse,
         Size: Size.parse,
+        Rate: Rate.parse,
         Level: Level.parse,
     }
     parse = parsers.get(kind)

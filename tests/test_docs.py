@@ -27,6 +27,7 @@ from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
 from gateway.settings import (
     AuthEntry,
+    ClientLimits,
     CommandEntry,
     ConnectorEntry,
     GatewaySection,
@@ -192,6 +193,7 @@ STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("typeahead:", TypeaheadEntry),
     ("auths:", AuthEntry),
     ("parameters:", ParameterEntry),
+    ("Limits of a client", ClientLimits),
     *[(f"runtime: {name}", runtime.options) for name, runtime in RUNTIMES.items()],
 ]
 

@@ -14,11 +14,12 @@ from yarl import URL
 
 from gateway.calls.call import EMPTY, Call
 from gateway.connectors.parameters import CONTEXT
-from gateway.errors import InvalidRequest, RequestTimeout
+from gateway.errors import InvalidRequest, RequestTimeout, RequestTooLarge
 from gateway.http.budget import FREE, PROGRESS, Body
 from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import TOLD
+from gateway.identity import DEFAULT
 from gateway.jobs.contract import Accepted
 from gateway.protocol.document import MEMBERS, Object, TooMuch, not_json, read_object
 from gateway.protocol.request import LARGE, Caller
@@ -43,9 +44,11 @@ class CallHandlers:
 
     def __init__(self, gateway: Gateway, budget: Budget) -> None:
         self._budget = budget
+        self._largest = gateway.settings.max_request
         self._patience = gateway.settings.read_timeout
         self._invoker = gateway.invoker
         self._submitter = gateway.submitter
+        self._quotas = gateway.quotas
         self._sending = gateway.admission.sending
 
     def routes(self) -> list[Route]:
@@ -54,15 +57,21 @@ class CallHandlers:
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
+        client = request.get("client") or DEFAULT
+        limits = self._quotas.limits_of(client)
+        most = self._largest
+        if limits is not None and limits.max_request is not None:
+            most = min(most, limits.max_request)
+        since = self._quotas.enter(client, limits)
         content = request.content
         share: Body | None = None
         try:
             try:
-                if content.is_eof() and content.total_bytes <= FREE:
+                if content.is_eof() and content.total_bytes <= min(FREE, most):
                     body: bytes | bytearray = content.read_nowait()
                 else:
                     share = Body(self._budget)
-                    body = await self._body(request, share)
+                    body = await self._body(request, share, most)
             except (web.RequestPayloadError, HttpProcessingError) as problem:
                 raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
             call, respond_async = _call(request, body, is_utf8=share is not None)
@@ -74,23 +83,25 @@ class CallHandlers:
             else:
                 answer = await self._submitter.submit(call, respond_async=respond_async)
         finally:
+            self._quotas.leave(client, since)
             if share is not None:
                 share.end()
         return of_job(answer) if isinstance(answer, Accepted) else self._answered(answer, request)
 
-    async def _body(self, request: web.Request, share: Body) -> bytearray:
+    async def _body(self, request: web.Request, share: Body, most: int) -> bytearray:
         """Read the body. aiohttp's own way copies it once more, which holds everybody up when it is large.
 
         Raises:
-            HTTPRequestEntityTooLarge: it is larger than a body may be, or is said to be.
+            RequestTooLarge: it is larger than `most` bytes, or is said to be.
             InvalidRequest: it is not UTF-8.
             GatewayBusy: there is no room for it.
             RequestTimeout: it goes without progress for too long.
         """
-        most = request.client_max_size
+        whose = "gateway.max_request" if most == self._largest else "this client's limits.max_request"
+        too_large = f"the body is larger than {Size(most)} ({whose})"
         said = request.content_length or 0
         if said > most:
-            raise web.HTTPRequestEntityTooLarge(most, said)
+            raise RequestTooLarge(too_large)
         share.expect(said)
         if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.total_bytes:
             await _continue(request)
@@ -102,7 +113,7 @@ class CallHandlers:
                     body += chunk
                     utf8.decode(chunk)  # it is looked at as it comes: of all of it at once, that takes its time
                     if len(body) > most:
-                        raise web.HTTPRequestEntityTooLarge(most, len(body))
+                        raise RequestTooLarge(too_large)
                     share.grow(len(body))
                     if len(body) >= mark:
                         mark = len(body) + PROGRESS

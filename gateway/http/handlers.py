@@ -73,7 +73,7 @@ class Handlers:
                 Route("GET", "/openapi.json", self.openapi, Access.KEY),
                 Route("POST", "/v1/reload", self.reload, Access.OPERATOR),
                 *self._auths.routes(),
-                *TypeaheadHandlers(self._gateway.suggestions).routes(),
+                *TypeaheadHandlers(self._gateway.suggestions, self._gateway.quotas).routes(),
                 *self._jobs.routes(),
                 *CallHandlers(self._gateway, self._connections.budget).routes(),
             ]

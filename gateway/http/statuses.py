@@ -13,6 +13,7 @@ STATUSES: dict[type[errors.GatewayError], int] = {
     errors.RequestTimeout: 408,
     errors.RequestTooLarge: 413,
     errors.ConnectorBusy: 429,
+    errors.RateLimited: 429,
     errors.GatewayBusy: 503,
     errors.GatewayDraining: 503,
     errors.ConnectorUnavailable: 503,

@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from gateway.errors import InvalidRequest
+from gateway.http.keys import client_of
 from gateway.http.responses import raw_json
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import RAISED, UNSUGGESTED
+from gateway.identity import DEFAULT
 from gateway.protocol.request import Caller
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from gateway.calls.quotas import Quotas
     from gateway.calls.suggestions import Suggestions
 
 LIMIT = 10  # suggestions, unless the caller says how many
@@ -23,8 +26,9 @@ MOST = 1000
 class TypeaheadHandlers:
     """The route below /v1/typeahead."""
 
-    def __init__(self, suggestions: Suggestions) -> None:
+    def __init__(self, suggestions: Suggestions, quotas: Quotas) -> None:
         self._suggestions = suggestions
+        self._quotas = quotas
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -33,8 +37,13 @@ class TypeaheadHandlers:
     async def suggest(self, request: web.Request) -> web.Response:
         """Answer a JSON list."""
         prefix, limit = _asked(request.raw_path.partition("?")[2])
-        caller = Caller(request_id=request["request_id"], client=request["client"])
-        suggested = await self._suggestions.ask(request.match_info["category"], prefix, limit, caller)
+        caller = Caller(request_id=request["request_id"], client=client_of(request))
+        client = client_of(request) or DEFAULT
+        since = self._quotas.enter(client, self._quotas.limits_of(client))
+        try:
+            suggested = await self._suggestions.ask(request.match_info["category"], prefix, limit, caller)
+        finally:
+            self._quotas.leave(client, since)
         if suggested.error is None:
             return raw_json(suggested.body)
         return raw_json(suggested.body, RAISED if suggested.error.raised else UNSUGGESTED)

@@ -40,9 +40,17 @@ class Lane:
         """Those of each client that has any, whose turn it is next first."""
         self.typical = SOONEST
 
+    def running_of(self, client: str) -> int:
+        """Return how many runs a client has."""
+        return self.runs.get(client, 0)
+
+    def waiting_of(self, client: str) -> int:
+        """Return how many of a client's calls wait."""
+        return len(self.waiting.get(client, ()))
+
     def of(self, client: str) -> int:
         """Return how many runs a client has or waits for."""
-        return self.runs.get(client, 0) + len(self.waiting.get(client, ()))
+        return self.running_of(client) + self.waiting_of(client)
 
     def shared(self, client: str) -> bool:
         """Tell whether there is another client."""
@@ -51,7 +59,7 @@ class Lane:
     def retry_after(self, client: str) -> int:
         """Return when a place should be free for a client, in seconds: the clients take turns."""
         clients = len(self.runs.keys() | self.waiting.keys() | {client})
-        expected = self.typical * (len(self.waiting.get(client, ())) + 1) * clients / self.concurrency
+        expected = self.typical * (self.waiting_of(client) + 1) * clients / self.concurrency
         return math.ceil(min(LATEST, max(SOONEST, expected)))
 
 

@@ -1,0 +1,132 @@
+"""How many calls a client sends a second, and how many it has at work at once; which it may is in its limits."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.errors import RateLimited
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.settings import ClientLimits
+    from gateway.units import Rate
+
+WEIGHT = 0.2  # of the latest call in the moving average
+SOONEST, LATEST = 1.0, 60.0  # seconds after which a client that is at its concurrency may come again
+LOOK = 2  # other clients that are looked at for each that is new
+
+
+class _Use(msgspec.Struct):
+    """What a client uses. Moments are the clock's."""
+
+    running: int = 0
+    """Its calls, from their request to their answer, and the runs of its jobs."""
+    typical: float = SOONEST
+    """A moving average of seconds a call."""
+    tokens: float = math.inf
+    """Of its bucket: each call takes one. There were so many `at` a moment, and all of them will be there at `full`."""
+    at: float = 0.0
+    full: float = 0.0
+
+
+class Quotas:
+    """All clients. Nothing is kept of one that has nothing at work and a full bucket."""
+
+    def __init__(
+        self,
+        limits_of: Callable[[str], ClientLimits | None] = lambda _client: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`limits_of` returns a client's present limits; None: it has none."""
+        self.limits_of = limits_of
+        self.on_room: Callable[[str], None] = lambda _client: None
+        """Called with a client that was refused a run, when it may have one again."""
+        self._clock = clock
+        self._uses: dict[str, _Use] = {}
+        self._refused: set[str] = set()
+
+    def enter(self, client: str, limits: ClientLimits | None) -> float:
+        """Count a call that has come; return when that was, for `leave`.
+
+        Raises:
+            RateLimited: it is one too many.
+        """
+        now = self._clock()
+        use = self._use(client, now)
+        if limits is not None:
+            if limits.concurrency is not None and use.running >= limits.concurrency:
+                _refuse_more(use, limits.concurrency)
+            if limits.rate is not None:
+                _spend(use, limits.rate, limits.most_at_once, now)
+        use.running += 1
+        return now
+
+    def leave(self, client: str, since: float) -> None:
+        """Count a call that is over, and began then."""
+        use, now = self._uses[client], self._clock()
+        use.typical += WEIGHT * (now - since - use.typical)
+        self._less(client, use, now)
+
+    def take(self, client: str) -> bool:
+        """Count the run of a job, unless it has to wait: jobs leave one of a client's concurrency to its calls."""
+        limits = self.limits_of(client)
+        most = limits.concurrency if limits is not None else None
+        use = self._use(client, self._clock())
+        if most is not None and use.running >= max(1, most - 1):
+            self._refused.add(client)
+            return False
+        use.running += 1
+        return True
+
+    def add(self, client: str) -> None:
+        """Count a run that goes on after its call was answered, whatever the limits say."""
+        self._use(client, self._clock()).running += 1
+
+    def give(self, client: str) -> None:
+        """Count a run of a job that is over."""
+        self._less(client, self._uses[client], self._clock())
+
+    # --- private
+
+    def _use(self, client: str, now: float) -> _Use:
+        use = self._uses.get(client)
+        if use is None:
+            self._forget(now)
+            use = self._uses[client] = _Use()
+        return use
+
+    def _less(self, client: str, use: _Use, now: float) -> None:
+        use.running -= 1
+        if not use.running and use.full <= now:
+            del self._uses[client]
+        if client in self._refused:
+            self._refused.discard(client)
+            self.on_room(client)
+
+    def _forget(self, now: float) -> None:
+        """Look at those that were not looked at for longest, and forget who has nothing at work and a full bucket."""
+        for client in list(itertools.islice(self._uses, LOOK)):
+            use = self._uses.pop(client)
+            if use.running or use.full > now:
+                self._uses[client] = use
+
+
+def _refuse_more(use: _Use, most: int) -> None:
+    after = min(LATEST, max(SOONEST, use.typical / most))
+    raise RateLimited(f"{most} calls of this client are at work (its limits.concurrency)", retry_after=after)
+
+
+def _spend(use: _Use, rate: Rate, burst: int, now: float) -> None:
+    """Take a token out of a bucket that gets `rate` a second and holds `burst`."""
+    use.tokens = min(burst, use.tokens + (now - use.at) * rate)
+    use.at = now
+    if use.tokens < 1:
+        raise RateLimited(f"this client sends more than {rate} (its limits.rate)", retry_after=(1 - use.tokens) / rate)
+    use.tokens -= 1
+    use.full = now + (burst - use.tokens) / rate
