@@ -58,16 +58,16 @@ class Gateway:
         self.run_folder = settings.state_dir / "run" / uuid.uuid4().hex[:12]
         self.cells = Cells(self.run_folder, cgroup=settings.cgroup)
         self.places = Places(settings.max_processes)
-        self.quotas = Quotas()
         self.admission = Admission(self.places, bus)
         self.pools = Pools(self.cells, bus, self.places)
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
         read = functools.partial(read_callbacks, settings=settings)
         self.registry = Registry(settings, self.describer, bus, machine.look, read)
+        self.quotas = Quotas(self.registry.limits_of)
         self._jobs, callbacks = read_sections(settings)
         self.callbacks = Directory(callbacks, lambda: self.registry.clients)
         self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.callbacks.rewritten)
-        self.background = Background(self.invoker)
+        self.background = Background(self.invoker, self.quotas)
         self.submitter = Submitter(self.registry, self.invoker, self.background, self.callbacks)
         self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
         self._lock = -1
@@ -166,6 +166,7 @@ class Gateway:
             jobs=self._jobs,
             callbacks=self.callbacks.section,
             limit=self.submitter.concurrency,
+            quotas=self.quotas,
             publish=self.bus.publish,
         )
         self.submitter.keep_jobs(jobs, status_of)

@@ -58,7 +58,7 @@ class Quotas:
             RateLimited: it is one too many.
         """
         now = self._clock()
-        use = self._use(client, now)
+        use = self._uses.get(client) or self._new(client, now)
         if limits is not None:
             if limits.concurrency is not None and use.running >= limits.concurrency:
                 _refuse_more(use, limits.concurrency)
@@ -77,7 +77,7 @@ class Quotas:
         """Count the run of a job, unless it has to wait: jobs leave one of a client's concurrency to its calls."""
         limits = self.limits_of(client)
         most = limits.concurrency if limits is not None else None
-        use = self._use(client, self._clock())
+        use = self._uses.get(client) or self._new(client, self._clock())
         if most is not None and use.running >= max(1, most - 1):
             self._refused.add(client)
             return False
@@ -86,20 +86,14 @@ class Quotas:
 
     def add(self, client: str) -> None:
         """Count a run that goes on after its call was answered, whatever the limits say."""
-        self._use(client, self._clock()).running += 1
+        use = self._uses.get(client) or self._new(client, self._clock())
+        use.running += 1
 
     def give(self, client: str) -> None:
         """Count a run of a job that is over."""
         self._less(client, self._uses[client], self._clock())
 
     # --- private
-
-    def _use(self, client: str, now: float) -> _Use:
-        use = self._uses.get(client)
-        if use is None:
-            self._forget(now)
-            use = self._uses[client] = _Use()
-        return use
 
     def _less(self, client: str, use: _Use, now: float) -> None:
         use.running -= 1
@@ -109,12 +103,14 @@ class Quotas:
             self._refused.discard(client)
             self.on_room(client)
 
-    def _forget(self, now: float) -> None:
-        """Look at those that were not looked at for longest, and forget who has nothing at work and a full bucket."""
-        for client in list(itertools.islice(self._uses, LOOK)):
-            use = self._uses.pop(client)
+    def _new(self, client: str, now: float) -> _Use:
+        """Begin to count. Of those that were not looked at for longest, who rests with a full bucket is forgotten."""
+        for other in list(itertools.islice(self._uses, LOOK)):
+            use = self._uses.pop(other)
             if use.running or use.full > now:
-                self._uses[client] = use
+                self._uses[other] = use
+        use = self._uses[client] = _Use()
+        return use
 
 
 def _refuse_more(use: _Use, most: int) -> None:

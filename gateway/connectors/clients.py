@@ -17,8 +17,7 @@ import msgspec
 from gateway.errors import ConfigError
 from gateway.files import unusable
 from gateway.identity import DEFAULT, Role
-from gateway.settings import NAME, Positive
-from gateway.units import Size
+from gateway.settings import NAME, ClientLimits
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
@@ -65,15 +64,6 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     role: Role = Role.CALLER
     until: str | None = None
     """The last day (UTC), or the moment, on which it counts."""
-
-
-class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a client may take of the gateway. None: as much as there is."""
-
-    max_request: Size | None = None
-    """Bytes of a request's body; never more than the gateway's own."""
-    concurrency: Positive | None = None
-    """Calls at once, those that wait included."""
 
 
 class ClientSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.connectors.clients import Client, ClientFile, ReadCallbacks
     from gateway.connectors.definition import Command
     from gateway.connectors.describe import Describer
-    from gateway.settings import Settings
+    from gateway.settings import ClientLimits, Settings
 
 POLL = 0.5  # seconds between two looks at the files; a change counts when it is still there at the next look
 FIRST_RETRY = 5.0  # seconds until a quarantined connector is tried again; doubles
@@ -113,6 +113,11 @@ class Registry:
     def world(self, client: str | None) -> Snapshot:
         """Return what a client sees; None is the client of whoever needs no key."""
         return self._worlds.of(client)
+
+    def limits_of(self, client: str) -> ClientLimits | None:
+        """Return what a client may take of the gateway; None: as much as there is."""
+        known = self.clients.get(client) if self.clients is not None else None
+        return known.limits if known is not None else None
 
     async def open(self, *, watch: bool = True) -> None:
         """Load everything, begin to ask what has to be asked, and start watching.

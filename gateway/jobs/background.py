@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.calls.extension import Acknowledgement, Extension
+from gateway.identity import DEFAULT
 from gateway.jobs.contract import JobState, JobStatus
 from gateway.jobs.futures import looked_at
 
 if TYPE_CHECKING:
     from gateway.calls.call import Call
     from gateway.calls.invoke import Invoker
+    from gateway.calls.quotas import Quotas
     from gateway.calls.reply import Reply
     from gateway.connectors.definition import Command, Connector
     from gateway.jobs.contract import Query
@@ -30,8 +32,9 @@ PREFIX = "run-"  # of their ids
 class Background:
     """Those of this process."""
 
-    def __init__(self, invoker: Invoker) -> None:
+    def __init__(self, invoker: Invoker, quotas: Quotas) -> None:
         self._invoker = invoker
+        self._quotas = quotas
         self._runs: dict[str, tuple[JobStatus, asyncio.Future[Reply]]] = {}
 
     async def run(self, call: Call, found: tuple[Connector, Command]) -> Reply:
@@ -52,8 +55,11 @@ class Background:
             raise
         if running.done():
             return running.result()
+        client = call.caller.client or DEFAULT
         self._runs[name] = _status(name, call, found[0].name), running
+        self._quotas.add(client)
         running.add_done_callback(lambda _: self._runs.pop(name))
+        running.add_done_callback(lambda _: self._quotas.give(client))
         running.add_done_callback(looked_at)
         return acknowledgement.reply.result()
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING
 
+from gateway.calls.quotas import Quotas
 from gateway.errors import GatewayDraining
 from gateway.jobs.contract import (
     EVERY,
@@ -52,15 +53,16 @@ class DurableJobs:
         callbacks: Callable[[str | None], CallbacksSection],
         limit: Callable[[str], int],
         publish: Callable[[Event], None],
+        quotas: Quotas | None = None,
         patience: float = PATIENCE,
         **engine: Any,
     ) -> None:
-        """`callbacks` tells what holds for a client, `limit` how many runs of a connector this gateway may have."""
+        """`callbacks` and `quotas` tell what holds for a client, `limit` how many runs of a connector there may be."""
         self._file = None if jobs.database is not None else state_dir / "jobs" / "jobs.sqlite"
         self._publish = publish
         self._options: dict[str, Any] = {
             "run": run, "folder": state_dir / "jobs", "jobs": jobs, "callbacks": callbacks, "limit": limit,
-            "publish": publish, "patience": patience, **engine,
+            "quotas": quotas or Quotas(), "publish": publish, "patience": patience, **engine,
         }  # fmt: skip
         self._engine: Engine | None = None
         self._waking: asyncio.Task[Engine] | None = None

@@ -40,12 +40,12 @@ from gateway.jobs.store import Store
 from gateway.jobs.trouble import Trouble
 from gateway.jobs.work import Work
 from gateway.observe.events import JobAccepted
-from gateway.units import Size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from gateway.calls.quotas import Quotas
     from gateway.jobs.database import Database
     from gateway.jobs.records import Row
     from gateway.jobs.settings import CallbacksSection, JobsSection
@@ -66,6 +66,7 @@ class Engine:
         jobs: JobsSection,
         callbacks: Callable[[str | None], CallbacksSection],
         limit: Callable[[str], int],
+        quotas: Quotas,
         publish: Callable[[Event], None],
         patience: float,
         pace: Pace = PACE,
@@ -89,7 +90,7 @@ class Engine:
             run=run, store=self.store, lease=self._lease, callbacks=self._callbacks, trouble=self._trouble,
             publish=publish,
         )  # fmt: skip
-        self.hands = Hands(work, limit=limit, longest=jobs.max_interruptions, lost=self._recovery.look_again)
+        self.hands = Hands(work, limit=limit, settings=jobs, quotas=quotas, lost=self._recovery.look_again)
         self._recovery.hands = self.hands
 
     async def open(self) -> None:
@@ -207,11 +208,12 @@ class Engine:
         return len(self.hands) + self._recovery.left
 
     async def _add(self, job: Job, running: asyncio.Future[Outcome] | None) -> Accepted:
-        if self._open >= self._settings.backlog or self.hands.size > self._settings.backlog_size:
+        try:
+            self.hands.backlog.check(job, self._recovery.left)
+        except ConnectorBusy:
             joined = await self._join(job) if job.context.task_id is not None else None
             if joined is None:
-                size = Size(self.hands.size)
-                raise ConnectorBusy(f"{self._open} jobs of {size} are open (jobs.backlog)", retry_after=30)
+                raise
             return joined
         job = msgspec.structs.replace(job, id=uuid.uuid4().hex)
         held = Held(job, JobState.WAITING if running is None else JobState.RUNNING, running)

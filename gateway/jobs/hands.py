@@ -7,33 +7,40 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from gateway.errors import ConnectorBusy, ConnectorUnavailable
+from gateway.jobs.backlog import Backlog, client_of
 from gateway.jobs.contract import JobState, Lost, Outcome
 from gateway.jobs.futures import Tasks
 from gateway.jobs.held import Held
 from gateway.jobs.queue import Queue
-from gateway.jobs.records import size_of
 from gateway.jobs.work import interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from gateway.calls.quotas import Quotas
     from gateway.jobs.records import Row
+    from gateway.jobs.settings import JobsSection
     from gateway.jobs.work import Work
 
 
 class Hands:
-    """All of them, by their names. Each accept asks how many they are and how large: nothing is summed up for it."""
+    """All of them, by their names."""
 
-    def __init__(self, work: Work, *, limit: Callable[[str], int], longest: int, lost: Callable[[str], object]) -> None:
-        """After `longest` interruptions a job is not run again.
-
-        `lost` is called with the id of a job that turned out not to be ours any more.
-        """
-        self.size = 0
-        """Bytes of their parameters."""
-        self.queue: Queue[Held] = Queue(limit, lambda held: self._do(held, self._turn(held)))
+    def __init__(
+        self,
+        work: Work,
+        *,
+        limit: Callable[[str], int],
+        settings: JobsSection,
+        quotas: Quotas,
+        lost: Callable[[str], object],
+    ) -> None:
+        """`lost` is called with the id of a job that turned out not to be ours any more."""
+        self.backlog = Backlog(settings)
+        self.queue: Queue[Held] = Queue(limit, lambda held: self._do(held, self._turn(held)), quotas)
+        self._quotas = quotas
         self._work = work
-        self._longest = longest
+        self._longest = settings.max_interruptions
         self._lost = lost
         self._held: dict[str, Held] = {}
         self._tasks = Tasks()
@@ -59,13 +66,13 @@ class Hands:
     def take(self, held: Held) -> None:
         """Take a job that is being accepted."""
         self._held[held.job.id] = held
-        self.size += size_of(held.job)
+        self.backlog.add(held.job)
 
     def let_go(self, held: Held) -> None:
         """Forget a job."""
         if self._held.get(held.job.id) is held:
             del self._held[held.job.id]
-            self.size -= size_of(held.job)
+            self.backlog.remove(held.job)
 
     def withdrawn(self, held: Held, reason: str) -> None:
         """Forget a job that is not to be done."""
@@ -78,7 +85,7 @@ class Hands:
         if held.adopted is not None:
             self._do(held, self._adopt(held))
         else:
-            self.queue.put(held.job.connector, held.job.priority, held)
+            self.queue.put(held.job.connector, client_of(held.job), held.job.priority, held)
 
     def go_on(self, row: Row) -> None:
         """Take a job up where its row says that it is."""
@@ -133,11 +140,16 @@ class Hands:
                 return False
             await self._work.settle(held, outcome)
         finally:
-            self.queue.leave(held.job.connector)
+            self.queue.leave(held.job.connector, client_of(held.job))
         return await self._deliver(held)
 
     async def _adopt(self, held: Held) -> bool:
-        came_to = await self._work.once(held)
+        client = client_of(held.job)
+        self._quotas.add(client)
+        try:
+            came_to = await self._work.once(held)
+        finally:
+            self._quotas.give(client)
         if isinstance(came_to, Outcome):
             return await self._deliver(held, came_to)
         if isinstance(came_to, ConnectorBusy | ConnectorUnavailable):
