@@ -67,5 +67,5 @@ class Recent:
                 wall=run.wall,
                 request_id=run.request_id,
             )
-            for at, run in sorted(found, key=operator.itemgetter(0), reverse=True)[:KEPT]
+            for at, run in reversed(sorted(found, key=operator.itemgetter(0))[-KEPT:])
         ]

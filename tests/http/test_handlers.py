@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from gateway.cli.main import main
 from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.handlers import Handlers
-from gateway.http.routes import Access
+from gateway.http.routes import CLIENTS, Access, is_of_clients
 from gateway.observe.events import Bus
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
@@ -614,9 +614,16 @@ def table(tmp_path: Path) -> tuple[Any, Any]:
 async def test_every_route_of_the_application_has_an_access_rule(table: tuple[Any, Any]) -> None:
     routes, router = table
     ruled = {(route.method, route.path) for route in routes if isinstance(route.access, Access)}
+    of_clients = {(route.method, CLIENTS + route.path) for route in routes if is_of_clients(route)}
     served_routes = {(route.method, route.resource.canonical) for route in router.routes()}
     assert len(ruled) == len(routes)
-    assert served_routes == ruled
+    assert served_routes == ruled | of_clients
+    assert {path for _, path in ruled} - {path.removeprefix(CLIENTS) for _, path in of_clients} == {
+        "/",
+        "/liveness",
+        "/v1/liveness",
+        "/v1/readiness",
+    }
 
 
 async def test_only_probes_and_browsers_need_no_key(stranger: Server, table: tuple[Any, Any]) -> None:
