@@ -14,7 +14,7 @@ from tests.jobs.support import caller
 from tests.support import Answer, Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from tests.jobs.support import Backend
@@ -437,3 +437,40 @@ async def test_outcomes_go_where_their_client_says(site: Site) -> None:
             assert (await do(server, "acme-key", "fax/Go", params)).status == 202
             await eventually(lambda: len(backend.seen) == 4)
             assert backend.seen[-1][0]["X-Pass"] == "new"
+
+
+FLOOD, CALM = 9_000, 1_000  # calls
+AT_ONCE = 48
+
+
+async def test_ten_thousand_calls_of_two_clients_with_a_flood_in_one(site: Site) -> None:
+    """Acme floods a connector that both use; beta has its turns, and each answer is the caller's own."""
+    site.configure(
+        "echo: {run: [cat], concurrency: 4, queue: 16, commands: {Go: {additional_parameters: true}}}",
+        gateway="api_key: single",
+    )
+    client(site, "acme", "keys: [KEY(acme-key)]\n")
+    client(site, "beta", "keys: [KEY(beta-key)]\n")
+    refused = {"acme": 0, "beta": 0}
+
+    async def calls(server: Server, name: str, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            answer = await do(server, f"{name}-key", "echo/Go", {"word": f"{name} {number}"})
+            if answer.status == 429:
+                refused[name] += 1
+                assert answer.code == "connector_busy"
+                assert ("beta" if name == "acme" else "acme") not in answer.raw.decode()
+                continue
+            assert answer.status == 200, answer.raw
+            assert (answer.body["params"]["word"], answer.body["context"]["client"]) == (f"{name} {number}", name)
+
+    async with served(site, ready=False) as server:
+        flood, calm = iter(range(FLOOD)), iter(range(CALM))
+        await asyncio.gather(
+            *(calls(server, "acme", flood) for _ in range(AT_ONCE)), *(calls(server, "beta", calm) for _ in range(2))
+        )
+        told = (await as_(server, "acme-key", "GET", "/v1/status")).json["connectors"]["echo"]
+        assert (told["in_flight"], told["queued"]) == (0, 0)
+        assert "beta" not in (await as_(server, "acme-key", "GET", "/metrics")).raw.decode()
+    assert refused["acme"] > 0  # it was a flood
+    assert refused["beta"] == 0
