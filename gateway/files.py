@@ -84,6 +84,15 @@ def walk(folder: Name, is_left_out: Callable[[str], bool]) -> Iterator[str]:
                 yield entry.path
 
 
+def identity(name: Name) -> tuple[object, ...]:
+    """Return what tells one state of a file from another; it follows links."""
+    try:
+        facts = os.stat(name)
+    except OSError:
+        return (os.fspath(name), None)
+    return (os.fspath(name), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
+
+
 def check_file(name: Name) -> None:
     """Look what a name stands for, without opening it.
 

@@ -129,7 +129,9 @@ class Gateway:
         """Return what an operator should know of a connector, beyond its processes."""
         found = self.registry.snapshot.statuses[name].connector
         jobs = of_connector(found, self.destinations(found)) if found is not None else []
-        return [*self.registry.snapshot.notices(name), *jobs]
+        used, stale = found.secrets if found is not None else (), self.settings.lookup.stale()
+        old = [f"secret {one} is what it was, since {stale[one]}" for one in used if one in stale]
+        return [*self.registry.snapshot.notices(name), *jobs, *old]
 
     def destinations(self, connector: Connector) -> Destinations:
         """Return where callbacks of a connector's jobs go, as far as it is one client's own."""

@@ -20,15 +20,19 @@ from gateway.errors import ConfigError
 from gateway.files import unusable
 from gateway.observe.telling import secrets_in
 from gateway.sandbox import STANDARD, Level
+from gateway.secrets import Secrets, SecretsSection
 from gateway.service import Service
 from gateway.typeahead import Typeahead
 from gateway.units import Duration, Rate, Size
-from gateway.yaml_document import Keys, YamlNode, load
+from gateway.yaml_document import SECRETS, YamlNode, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from gateway.secrets import Keys
+
 DEFAULT_FILE = "connectors.yaml"
+SECTIONS = ("gateway", SECRETS, "defaults", "connectors")
 JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
 LAST_UID = (1 << 32) - 2  # the one behind it means nobody at all
 NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
@@ -112,7 +116,7 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The `defaults:` section; each can be set per connector."""
+    """The limits of a connector."""
 
     timeout: Duration = Duration(40)
     """From the moment that a call is there in full to its end, the wait in the queue included."""
@@ -162,6 +166,17 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Bytes in a run's private folder, and of the largest file."""
     user: User | None = None
     """Whom it runs as, where the gateway is root. None: the gateway, or with strict a user of its own."""
+
+
+class DefaultsSection(Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `defaults:` section: limits, and what is no limit."""
+
+    env: dict[str, Any] = {}
+    """Variables of every connector; its own lie on top."""
+
+    def as_limits(self) -> Limits:
+        """Return the limits alone."""
+        return Limits(**{name: getattr(self, name) for name in Limits.__struct_fields__})
 
 
 class ClientLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -352,6 +367,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The PATH that connectors get."""
     secrets: tuple[str, ...]
     """What the section and the environment hold that nobody is to read in a log."""
+    lookup: Secrets
+    """Where the secrets are that files name."""
     service: Service
     """What whoever keeps this process running has told it."""
 
@@ -417,16 +434,20 @@ def find_file(given: Path | None) -> Path:
 
 
 def read_settings(
-    file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None
+    file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None, lenient: bool = False
 ) -> tuple[Settings, YamlNode]:
     """Read the file's `gateway:` section and the environment; return the settings and the whole document.
 
+    `lenient`: a setting whose secret is missing counts as not said.
+
     Raises:
-        ConfigError: a setting is unknown, empty or cannot be parsed; it is named.
+        ConfigError: a setting is unknown, empty or cannot be parsed, or names a secret that is missing; it is named.
     """
     environ = os.environ if environ is None else environ
     document = read_document(file)
-    gateway = section_of(document, "gateway")
+    lookup = Secrets(environ, file.parent)
+    lookup.use(read_secrets(document))
+    gateway, _ = section_of(document, "gateway").resolved(lookup, lenient=lenient)
     section = gateway.decode(GatewaySection)
     for name in ("connectors_dir", "clients_dir", "state_dir"):
         if getattr(section, name) == "":
@@ -474,7 +495,8 @@ def read_settings(
         cgroup=section.cgroup,
         sandbox_uids=_uids(section, document),
         path=environ.get("PATH") or os.defpath,
-        secrets=tuple(dict.fromkeys(_secrets(gateway.data, environ))),
+        secrets=tuple(dict.fromkeys((*gateway.secrets, *_secrets(gateway.data, environ)))),
+        lookup=lookup,
         service=Service.told(environ),
     )
     return settings, document
@@ -489,9 +511,37 @@ def read_document(file: Path) -> YamlNode:
     """
     document = load(file, entries="connectors")
     for key in document.data:
-        if key not in {"gateway", "defaults", "connectors"}:
-            raise document.error("unknown key (known: gateway, defaults, connectors)", (key,))
+        if key not in SECTIONS:
+            raise document.error(f"unknown key (known: {', '.join(SECTIONS)})", (key,))
     return document
+
+
+def read_secrets(document: YamlNode) -> SecretsSection:
+    """Read where secrets are.
+
+    Raises:
+        ConfigError: it cannot be used; file, line and key are named.
+    """
+    section = section_of(document, SECRETS).decode(SecretsSection)
+    folders = [section.dir] if isinstance(section.dir, str) else section.dir
+    base = os.path.realpath(document.marks[()].path.parent)
+    for folder in folders:
+        real = os.path.realpath(os.path.join(base, folder))
+        if base == real or base.startswith(f"{real.rstrip('/')}/"):
+            problem = f"{real} holds the folder of connectors.yaml, which connectors see: give secrets one of their own"
+            raise document.error(problem, (SECRETS, "dir"))
+    return section
+
+
+def read_defaults(document: YamlNode) -> tuple[Limits, YamlNode]:
+    """Read the limits of every connector, and its variables, as a document of their own.
+
+    Raises:
+        ConfigError: they cannot be used; file, line and key are named.
+    """
+    node = section_of(document, "defaults")
+    section = node.decode(DefaultsSection)
+    return section.as_limits(), node.child("env").alone() if section.env else YamlNode({})
 
 
 def section_of(document: YamlNode, name: str) -> YamlNode:

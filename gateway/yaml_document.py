@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -16,14 +16,14 @@ from gateway.files import read_file, unusable
 from gateway.observe.redact import Redactor
 from gateway.observe.telling import secrets_in, tells
 from gateway.sandbox import Level
+from gateway.secrets import Filler, Keys, NoSecret, Secrets, Use, literal, reference
 from gateway.units import Duration, Rate, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, MutableMapping
     from pathlib import Path
 
 T = TypeVar("T")
-Keys = tuple[str | int, ...]
 
 MOST = 8 << 20  # bytes of a file
 NESTED = 1000  # levels that are parsed at all, by code that recurses in C
@@ -31,6 +31,8 @@ VALUES = 500_000  # keys and values of a file, those that its aliases stand for 
 ENTRY = 50_000  # of them in one entry of a section
 DEEP = 100  # levels that whoever uses them goes down
 NEWLINE = b"\n"
+SECRETS = "secrets"
+"""The section that says where secrets are."""
 
 _Base: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CORE = "tag:yaml.org,2002:"
@@ -58,18 +60,25 @@ class YamlNode:
         self,
         data: Any,
         keys: Keys = (),
-        marks: dict[Keys, Mark] | None = None,
+        marks: MutableMapping[Keys, Mark] | None = None,
         faults: dict[Keys, ConfigError] | None = None,
+        secrets: tuple[str, ...] = (),
     ) -> None:
         """`marks` may come from several files: an overlay keeps the place of each key."""
         self.data = data
         self.keys = keys
-        self.marks = marks or {}
+        self.marks: MutableMapping[Keys, Mark] = marks or {}
+        self.secrets = secrets
+        """The values that stand in it in the place of references."""
         self._faults = faults or {}
 
     def child(self, key: str | int) -> YamlNode:
         """Return the part under one key."""
-        return YamlNode(self.data[key], (*self.keys, key), self.marks, self._faults)
+        return YamlNode(self.data[key], (*self.keys, key), self.marks, self._faults, self.secrets)
+
+    def holding(self, data: Any) -> YamlNode:
+        """Return this part with other data in it."""
+        return YamlNode(data, self.keys, self.marks, self._faults, self.secrets)
 
     def fault(self) -> ConfigError | None:
         """Return what is wrong with this part of the file, whatever it is meant for; its data is not all there then."""
@@ -85,13 +94,45 @@ class YamlNode:
         keys = (*self.keys, *below)
         return next((self.marks[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in self.marks), None)
 
+    def alone(self) -> YamlNode:
+        """Return this part as a whole document."""
+        above = len(self.keys)
+        return YamlNode(
+            self.data, (), {keys[above:]: mark for keys, mark in self.marks.items() if keys[:above] == self.keys}
+        )
+
     def moved(self, keys: Keys) -> YamlNode:
         """Return this whole document as the part of another one at `keys`."""
         return YamlNode(self.data, keys, {(*keys, *old): mark for old, mark in self.marks.items()})
 
     def overlaid(self, over: YamlNode) -> YamlNode:
         """Return this with another part of the same keys on top: mappings merge, null removes, the rest replaces."""
-        return YamlNode(_merged(self.data, over.data), self.keys, {**self.marks, **over.marks})
+        return YamlNode(_merged(self.data, over.data), self.keys, ChainMap(over.marks, self.marks))
+
+    def resolved(
+        self, secrets: Secrets, left: Callable[[Keys], bool] = lambda _: False, *, lenient: bool = False
+    ) -> tuple[YamlNode, tuple[Use, ...]]:
+        """Return this with secrets in the place of what refers to them, and what was used.
+
+        Args:
+            secrets: where they are looked up.
+            left: tells by its keys (from here on) what stays as it is written.
+            lenient: leave out what needs a secret that is missing.
+
+        Raises:
+            ConfigError: one is missing; it and its place are named.
+        """
+
+        def failed(keys: Keys, problem: NoSecret) -> None:
+            if not lenient:
+                mark = self.mark(keys)
+                raise _key_error(mark, (*self.keys, *keys), str(problem)) if mark else ConfigError(str(problem))
+
+        filler = Filler(secrets, failed)
+        data = filler.whole(self.data, left)
+        uses = tuple(use._replace(keys=(*self.keys, *use.keys)) for use in filler.uses)
+        values = tuple(dict.fromkeys((*self.secrets, *filler.values)))
+        return YamlNode(data, self.keys, self.marks, self._faults, values), uses
 
     def items(self) -> list[tuple[str, YamlNode]]:
         """Return the parts of a mapping.
@@ -108,9 +149,18 @@ class YamlNode:
         mark = self.mark(below)
         where = f"{mark.path}:{mark.line}: " if mark else ""
         dotted = ".".join(str(key) for key in (*self.keys, *below))
-        is_secret = any(isinstance(key, str) and tells(key) for key in self.keys)
-        problem = Redactor(secrets_in(self.data, secret=is_secret))(problem)
+        problem = Redactor((*self.secrets, *self._telling()))(problem)
         return ConfigError(f"{where}{dotted}: {problem}" if dotted else f"{where}{problem}")
+
+    def _telling(self) -> Iterator[str]:
+        """Yield what is secret by the names of keys. The section `secrets` only says where some are."""
+        data = literal(self.data)
+        if self.keys[:1] == (SECRETS,):
+            return
+        if not self.keys and isinstance(data, dict):
+            data = {key: value for key, value in data.items() if key != SECRETS}
+        is_secret = any(isinstance(key, str) and tells(key) for key in self.keys)
+        yield from secrets_in(data, secret=is_secret)
 
     def decode(self, kind: type[T], beside: type | None = None) -> T:
         """Turn the data into a type. `beside` has the keys that were taken out before: one of them may be meant.
@@ -354,7 +404,7 @@ def _key_error(mark: Mark, keys: Keys, problem: str) -> ConfigError:
 
 
 def _merged(under: Any, over: Any) -> Any:
-    if not isinstance(under, dict) or not isinstance(over, dict):
+    if not isinstance(under, dict) or not isinstance(over, dict) or {reference(under), reference(over)} != {None}:
         return over
     merged = {**under, **{key: _merged(under.get(key), value) for key, value in over.items()}}
     return {key: value for key, value in merged.items() if value is not None or key not in over}

@@ -25,13 +25,14 @@ from gateway.observe.events import Bus, Event
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
+from gateway.secrets import SecretsSection
 from gateway.settings import (
     AuthEntry,
     ClientLimits,
     CommandEntry,
     ConnectorEntry,
+    DefaultsSection,
     GatewaySection,
-    Limits,
     OAuthSection,
     OverrideEntry,
     ParameterEntry,
@@ -186,7 +187,8 @@ def test_every_event_says_its_name_itself() -> None:
 STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("gateway:", GatewaySection),
     ("oauth:", OAuthSection),
-    ("defaults:", Limits),
+    ("secrets:", SecretsSection),
+    ("defaults:", DefaultsSection),
     ("connectors:", ConnectorEntry),
     ("commands:", CommandEntry),
     ("overrides:", OverrideEntry),
@@ -204,7 +206,7 @@ def test_the_keys_of_a_section_are_exactly_those_in_the_code(heading: str, kind:
     assert sorted(first_column(section("configuration.md", heading))) == sorted(keys)
 
 
-@pytest.mark.parametrize(("heading", "kind"), [STRUCTS[0], STRUCTS[2]], ids=["gateway:", "defaults:"])
+@pytest.mark.parametrize(("heading", "kind"), [STRUCTS[0], STRUCTS[3]], ids=["gateway:", "defaults:"])
 def test_the_defaults_are_those_in_the_code(heading: str, kind: type[msgspec.Struct]) -> None:
     written = {row[0].strip("`"): row[1].strip("`") for row in rows(section("configuration.md", heading))}
     by_level = {"network", "user"}

@@ -155,7 +155,8 @@ def test_the_section_must_be_a_mapping(site: Site) -> None:
 def test_an_unknown_section_is_refused_by_its_name(site: Site) -> None:
     site.file.write_text("gateway: {}\nconectors: {}\n")
     with pytest.raises(
-        ConfigError, match=r"connectors\.yaml:2: conectors: unknown key \(known: gateway, defaults, connectors\)"
+        ConfigError,
+        match=r"connectors\.yaml:2: conectors: unknown key \(known: gateway, secrets, defaults, connectors\)",
     ):
         read_settings(site.file, environ={})
 

@@ -7,7 +7,7 @@ from collections import UserDict
 
 import click
 
-VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "serve", "test")
+VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "secrets", "serve", "test")
 
 
 class _Verbs(UserDict[str, click.Command]):

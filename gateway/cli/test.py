@@ -99,7 +99,7 @@ def _seen(sources: Sources, client: str | None) -> dict[str, Entry]:
     known = clients[client or DEFAULT].client
     if known.problem is not None:
         fail(known.problem)
-    common = {name: entry for name, entry in entries.items() if not owner_of(name) and known.allows(name)}
+    common = {name: entry for name, entry in entries.items() if not owner_of(name) and known.shares(name)}
     return common | {called(name): entry for name, entry in entries.items() if owner_of(name) == known.name}
 
 

@@ -93,7 +93,7 @@ def _declared(name: str, node: YamlNode) -> Auth:
     if not name or "/" in name:
         raise node.error("an authentication's name has no /")
     if node.data is None:
-        node = type(node)({}, node.keys, node.marks)
+        node = node.holding({})
     entry = node.decode(AuthEntry)
     return Auth(
         name=name,

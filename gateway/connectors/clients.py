@@ -21,11 +21,12 @@ from gateway.settings import NAME, ClientLimits
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     ReadCallbacks = Callable[[YamlNode], Any]
     from pathlib import Path
 
+    from gateway.secrets import Secrets
     from gateway.settings import Settings
 
 OWNER = "@"
@@ -33,7 +34,7 @@ OWNER = "@"
 SUFFIXES = (".yaml", ".yml")
 SHOWN = 8  # digits of a key's digest that its id is made of
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
-_SECTIONS = ("connectors", "callbacks")
+_SECTIONS = ("connectors", "env", "callbacks")
 """Sections that are not decoded with the rest."""
 
 
@@ -58,7 +59,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sha256: str | None = None
     """The SHA-256 of it, in hexadecimal digits."""
     key: str | None = None
-    """The key itself, which only a secret should say."""
+    """The key itself: a secret's, or for a trial."""
     id: str | None = None
     """What the log calls it. Absent: the first digits of its SHA-256."""
     role: Role = Role.CALLER
@@ -69,7 +70,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ClientSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A client's file, without its connectors and callbacks."""
 
-    keys: list[KeyEntry | str] = []
+    keys: list[Any] = []
     allow: list[str] | None = None
     """Patterns of names; absent: the whole common registry."""
     limits: ClientLimits = ClientLimits()
@@ -102,8 +103,10 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """Connectors that its file changes, adds or switches off: of these names the common ones are not its own."""
     named: frozenset[str] = frozenset()
     """Common connectors that its file names without a change: it may use them, whatever `allow` says."""
+    alone: bool = False
+    """It has variables of its own: none of its connectors is a common one."""
     nobodys: tuple[str, ...] = ()
-    """What is said of its keys that other clients have, too: they are nobody's."""
+    """What is said of its keys that count for nobody: other clients have them, too, or a secret is missing."""
     unmatched: tuple[str, ...] = ()
     """Patterns of `allow` that no common connector fits."""
     problem: str | None = None
@@ -117,10 +120,12 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
             *(f"allow: no common connector is called {pattern}" for pattern in self.unmatched),
         ]
 
-    def allows(self, name: str) -> bool:
-        """Tell whether a common connector is there for it."""
-        if name in self.overlays:
-            return False
+    def shares(self, name: str) -> bool:
+        """Tell whether a common connector is there for it as it is."""
+        return not self.alone and name not in self.overlays and self.may_use(name)
+
+    def may_use(self, name: str) -> bool:
+        """Tell whether it may use a common connector, changed or not."""
         if name in self.named or self.allow is None:
             return True
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.allow)
@@ -131,6 +136,8 @@ class ClientFile(msgspec.Struct, frozen=True, kw_only=True):
 
     client: Client
     connectors: tuple[tuple[str, YamlNode], ...] = ()
+    env: YamlNode = YamlNode({})
+    """Variables of all its connectors; those of an entry lie on top."""
 
 
 def read_clients(settings: Settings, read_callbacks: ReadCallbacks) -> tuple[ClientFile, ...] | None:
@@ -147,7 +154,7 @@ def read_clients(settings: Settings, read_callbacks: ReadCallbacks) -> tuple[Cli
         return None
     found: dict[str, ClientFile] = {}
     for path in files:
-        one = _read(path, read_callbacks)
+        one = _read(path, settings.lookup, read_callbacks)
         if path.stem in found:
             twice = f"{path}: there is a file {path.stem}{SUFFIXES[0]}, too: remove one of them"
             one = _refused(path.stem, twice)
@@ -175,17 +182,21 @@ def client_files(folder: Path) -> list[Path] | None:
     return [path for path in listing if path.suffix in SUFFIXES and not path.name.startswith(".")]
 
 
-def _read(path: Path, read_callbacks: ReadCallbacks) -> ClientFile:
+def _read(path: Path, lookup: Secrets, read_callbacks: ReadCallbacks) -> ClientFile:
     name = path.stem
     if not NAME.fullmatch(name):
         return _refused(name, f"{path}: a client's name is made of letters, digits, _ - and .")
     try:
         document = load(path, entries="connectors")
         overlays = document.child("connectors").items() if document.data.get("connectors") else []
-        client = _understood(name, document, overlays, read_callbacks)
+        client = _understood(name, document, overlays, lookup, read_callbacks)
     except ConfigError as problem:
         return _refused(name, str(problem))
-    return ClientFile(client=client, connectors=tuple((one, node) for one, node in overlays if _changes(node)))
+    return ClientFile(
+        client=client,
+        connectors=tuple((one, node) for one, node in overlays if _changes(node)),
+        env=document.child("env").alone() if client.alone else YamlNode({}),
+    )
 
 
 def _refused(name: str, problem: str) -> ClientFile:
@@ -193,17 +204,28 @@ def _refused(name: str, problem: str) -> ClientFile:
 
 
 def _understood(
-    name: str, document: YamlNode, overlays: list[tuple[str, YamlNode]], read_callbacks: ReadCallbacks
+    name: str,
+    document: YamlNode,
+    overlays: list[tuple[str, YamlNode]],
+    lookup: Secrets,
+    read_callbacks: ReadCallbacks,
 ) -> Client:
+    keys, missing = _keys(document, lookup)
+    document, _ = document.resolved(lookup, lambda keys: keys[:1] in {("keys",), ("connectors",), ("env",)})
     own = {key: value for key, value in document.data.items() if key not in _SECTIONS}
-    section = YamlNode(own, document.keys, document.marks).decode(ClientSection)
+    section = document.holding(own).decode(ClientSection)
+    env = document.data.get("env")
+    if env is not None and not isinstance(env, dict):
+        raise document.error("expected a mapping with variables", ("env",))
     for pattern in section.allow or ():
         if not pattern:
             raise document.error("is empty: write the name of a connector, or a pattern such as text*", ("allow",))
     changed = frozenset(one for one, node in overlays if _changes(node))
     return Client(
         name=name,
-        keys=tuple(_keys(document, section)),
+        keys=keys,
+        nobodys=missing,
+        alone=bool(env),
         allow=tuple(section.allow) if section.allow is not None else None,
         limits=section.limits,
         callbacks=read_callbacks(document.child("callbacks")) if document.data.get("callbacks") is not None else None,
@@ -216,22 +238,40 @@ def _changes(node: YamlNode) -> bool:
     return bool(node.data) or node.fault() is not None
 
 
-def _keys(document: YamlNode, section: ClientSection) -> Iterator[Key]:
-    for number, one in enumerate(section.keys):
-        where = ("keys", number)
-        entry = KeyEntry(key=one) if isinstance(one, str) else one
-        if (entry.sha256 is None) == (entry.key is None):
-            raise document.error("a key has either sha256 or a secret: `gateway keys new` makes one", where)
-        if entry.key is not None and not entry.key.strip():
-            raise document.error("is empty", where)
-        if entry.sha256 is not None and not _DIGEST.fullmatch(entry.sha256):
-            raise document.error("is no SHA-256: 64 hexadecimal digits, of the key alone", (*where, "sha256"))
-        digest = digest_of(entry.key) if entry.key is not None else bytes.fromhex(str(entry.sha256))
+def _keys(document: YamlNode, lookup: Secrets) -> tuple[tuple[Key, ...], tuple[str, ...]]:
+    """Return the keys, and what is said of those whose secret is missing: the others count without them."""
+    found, missing = [], []
+    listed = document.data.get("keys") or []
+    if not isinstance(listed, list):
+        raise document.error("expected a list of keys", ("keys",))
+    for number, said in enumerate(listed):
+        node = document.child("keys").child(number)
+        if isinstance(said, dict) and len(said) > 1 and isinstance(said.get("secret"), str):  # with its role, say
+            rest = {key: value for key, value in said.items() if key != "secret"}
+            node = node.holding({"key": {"secret": said["secret"]}, **rest})
         try:
-            until = _end(entry.until)
-        except ValueError as problem:
-            raise document.error(f"is no date such as 2027-03-01: {problem}", (*where, "until")) from problem
-        yield Key(digest=digest, id=entry.id or digest.hex()[:SHOWN], role=entry.role, until=until)
+            node, _ = node.resolved(lookup)
+        except ConfigError as problem:
+            missing.append(str(problem))
+            continue
+        found.append(_key(node))
+    return tuple(found), tuple(missing)
+
+
+def _key(node: YamlNode) -> Key:
+    entry = KeyEntry(key=node.data) if isinstance(node.data, str) else node.decode(KeyEntry)
+    if (entry.sha256 is None) == (entry.key is None):
+        raise node.error("a key has either sha256 or a secret: `gateway keys new` makes one")
+    if entry.key is not None and not entry.key.strip():
+        raise node.error("is empty")
+    if entry.sha256 is not None and not _DIGEST.fullmatch(entry.sha256):
+        raise node.error("is no SHA-256: 64 hexadecimal digits, of the key alone", ("sha256",))
+    digest = digest_of(entry.key) if entry.key is not None else bytes.fromhex(str(entry.sha256))
+    try:
+        until = _end(entry.until)
+    except ValueError as problem:
+        raise node.error(f"is no date such as 2027-03-01: {problem}", ("until",)) from problem
+    return Key(digest=digest, id=entry.id or digest.hex()[:SHOWN], role=entry.role, until=until)
 
 
 def digest_of(key: str) -> bytes:
@@ -265,7 +305,7 @@ def settled(
         found[name] = one
         if last is not None:
             kept = msgspec.structs.replace(last.client, problem=problem)
-            found[name] = ClientFile(client=kept, connectors=last.connectors)
+            found[name] = ClientFile(client=kept, connectors=last.connectors, env=last.env)
     found.setdefault(DEFAULT, ClientFile(client=Client(name=DEFAULT)))
     owners: dict[bytes, set[str]] = {}
     for name, one in found.items():
@@ -285,5 +325,5 @@ def _apart(one: ClientFile, owners: Mapping[bytes, set[str]], common: list[str])
         if key not in own
     )
     return msgspec.structs.replace(
-        one, client=msgspec.structs.replace(client, keys=own, nobodys=nobodys, unmatched=unmatched)
+        one, client=msgspec.structs.replace(client, keys=own, nobodys=(*client.nobodys, *nobodys), unmatched=unmatched)
     )

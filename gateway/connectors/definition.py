@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,27 +15,40 @@ from gateway.connectors.caches import Cache, cache_of
 from gateway.connectors.clients import called
 from gateway.connectors.confinement import CONTAINER, Case, confine
 from gateway.connectors.parameters import NotAName, Signature
-from gateway.connectors.sources import Entry, identity
 from gateway.errors import ConfigError, Quarantine
-from gateway.files import unusable
-from gateway.observe.redact import Redactor
+from gateway.files import identity, unusable
+from gateway.observe.redact import SHORTEST, Redactor
 from gateway.observe.telling import secrets_in
 from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
+from gateway.secrets import literal, named, variables
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gateway.protocol.description import DescribedCommand, Description
+    from gateway.connectors.sources import Entry
+    from gateway.protocol.description import DescribedCommand, DescribedParameter, Description
+    from gateway.sandbox import Sandbox
+    from gateway.secrets import Keys, Secrets, Use
     from gateway.yaml_document import YamlNode
+
+Described = TypeVar("Described", "DescribedCommand", "DescribedParameter")
 
 BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Patch", "Post", "Put")}
 """What Spiff Arena's backend runs itself. Whatever else begins with http/ it asks the gateway for."""
 TOLD = 30  # names of packages
 _DESCRIBING = frozenset(("commands", "overrides", "description"))
+"""What stands there is told to callers, and has no secrets."""
+_BUILT_OF = frozenset(
+    key.encode_name
+    for name, runtime in RUNTIMES.items()
+    if name not in {"exec", "container"}
+    for key in msgspec.structs.fields(runtime.options)
+)
+"""What is built of these keys is written down, so that no secret may stand there. `${NAME}` is the build's own."""
 LOCALE = {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
 
 
@@ -72,7 +85,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     redact: Redactor
     identity: str
     files: tuple[tuple[object, ...], ...]
-    """The state of every file that this definition rests on (see `gateway.connectors.sources.identity`)."""
+    """The state of every file that this definition rests on (see `gateway.files.identity`)."""
     commands: dict[str, Command] | None
     """None: it has not been described yet."""
     auths: dict[str, Auth] = {}
@@ -86,6 +99,10 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     """Those of them that do not come of its description."""
     cluster_concurrency: int | None = None
     cache: Cache | None = None
+    secrets: tuple[str, ...] = ()
+    """The names of the secrets that it uses."""
+    remembered_by: str = ""
+    """What takes the place of `identity` where it is written down: no secret's value is in it."""
 
     @property
     def called(self) -> str:
@@ -104,7 +121,7 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         if any("ModuleNotFoundError" in problem for problem in problems):
             problems += (self._installed(),)
         commands: dict[str, Command] = {}
-        for one in description.commands:
+        for one in map(self._without_secrets, description.commands) if self.secrets else description.commands:
             try:
                 commands[one.name] = self._overridden(one)
             except NotAName as problem:
@@ -134,6 +151,11 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         found = installed.names(venv) if (venv / "pyvenv.cfg").exists() else []
         more = f" and {len(found) - TOLD} more" if len(found) > TOLD else ""
         return f"its packages are {', '.join(found[:TOLD])}{more}" if found else "it has no packages but Python's own"
+
+    def _without_secrets(self, told: DescribedCommand) -> DescribedCommand:
+        """Return a command that tells callers no secret in what it says for people."""
+        parameters = [_described_without(one, self.redact) for one in told.parameters]
+        return _described_without(msgspec.structs.replace(told, parameters=parameters), self.redact)
 
     def _overridden(self, told: DescribedCommand) -> Command:
         return _command_told(told, self.limits, self.overrides.get(told.name, OverrideEntry()), self.validate)
@@ -172,12 +194,53 @@ class Recognised(NamedTuple):
             raise Quarantine(str(problem)) from problem
 
 
+def with_secrets(entry: Entry, settings: Settings, *, lenient: bool = False) -> tuple[Entry, tuple[Use, ...]]:
+    """Return an entry with secrets in the place of what refers to them, and what it used; one that is off needs none.
+
+    `lenient`: what needs a secret that is missing is left out.
+
+    Raises:
+        Quarantine: a secret is missing, or named where none may stand; file, line and key are named.
+    """
+    data = entry.node.data
+    if entry.problem is not None or not isinstance(data, dict) or data.get("enabled") is False:
+        return entry, ()
+    for key in _BUILT_OF & data.keys():
+        if named(data[key]):
+            problem = "what is built of this is written down, so no secret may stand here: env and config can have some"
+            raise Quarantine(str(entry.node.error(problem, (key,))))
+    try:
+        node, uses = entry.node.resolved(settings.lookup, _is_left, lenient=lenient)
+    except ConfigError as problem:
+        raise Quarantine(str(problem)) from problem
+    return msgspec.structs.replace(entry, node=node), uses
+
+
+def _is_left(keys: Keys) -> bool:
+    """Tell whether what stands at these keys of an entry stays as it is written."""
+    return keys[:1] != () and (
+        keys[0] in _DESCRIBING or keys[0] in _BUILT_OF or (keys[0] == "auths" and keys[2:3] == ("parameters",))
+    )
+
+
+def secrets_named(entry: Entry) -> set[str]:
+    """Return the names of all secrets that an entry, which need not be understood, refers to."""
+    data = entry.node.data
+    if not isinstance(data, dict) or data.get("enabled") is False:
+        return set()
+    return named({key: value for key, value in data.items() if not _is_left((key,))})
+
+
 def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised | None:
-    """Decode one entry's keys; None when it is switched off.
+    """Decode one entry's keys, without secrets that are missing; None when it is switched off.
 
     Raises:
         Quarantine: a key is wrong; file, line and key are named.
     """
+    return _recognised(with_secrets(entry, settings, lenient=True)[0], defaults, settings)
+
+
+def _recognised(entry: Entry, defaults: Limits, settings: Settings) -> Recognised | None:
     if entry.problem is not None:
         raise Quarantine(entry.problem)
     try:
@@ -209,7 +272,26 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     Raises:
         Quarantine: it cannot be served; the message says why, with file, line and key where there are some.
     """
-    recognised = recognise(entry, defaults, settings)
+    bare = entry.node.data
+    entry, uses = with_secrets(entry, settings)
+    redact = redactor(entry.node, settings)
+    try:
+        found = _defined(entry, defaults, settings)
+    except Exception as problem:  # a value may be part of whatever is said
+        raise Quarantine(redact(why(problem))) from problem
+    if found is None:
+        return None
+    found = msgspec.structs.replace(found, notices=(*found.notices, *_unfilled(bare, settings.lookup)))
+    return _using(found, entry, uses, bare, settings.lookup) if uses else found
+
+
+def why(problem: Exception) -> str:
+    """Return what is said of a connector that cannot be served for this reason."""
+    return str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
+
+
+def _defined(entry: Entry, defaults: Limits, settings: Settings) -> Connector | None:
+    recognised = _recognised(entry, defaults, settings)
     if recognised is None:
         return None
     common, limits = recognised.common, recognised.limits
@@ -238,8 +320,7 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
     files = tuple(identity(file) for file in dict.fromkeys((*line.files, *entry.files)))
     made_of = tuple(identity(file) for file in line.made_of)
     config = msgspec.json.encode(common.config)
-    kept = msgspec.structs.replace(sandbox, guard=(), covered=())
-    key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, kept)
+    key = _identity(line.argv, sorted(env.items()), config, files, entry.node.data, _kept(sandbox))
     redact = redactor(entry.node, settings).plus((*auths.secrets(signed), *secrets_in(own)))
     # Of a connector that describes itself: it may tell what is missing.
     notices = () if commands is None else auths.notices(signed)
@@ -293,6 +374,42 @@ def define(entry: Entry, defaults: Limits, settings: Settings) -> Connector | No
         defined=told,
         cluster_concurrency=common.cluster_concurrency,
         cache=cache,
+        remembered_by=key,
+    )
+
+
+def _using(found: Connector, entry: Entry, uses: tuple[Use, ...], bare: object, lookup: Secrets) -> Connector:
+    """Return a connector with what is to be known of the secrets that it uses; `bare` is its entry without them."""
+    facts = (found.launch.argv, sorted(found.launch.env.items()), found.files, repr(_kept(found.launch.sandbox)))
+    states = [lookup.told_by(use.name) for use in uses if not use.is_variable]
+    short = dict.fromkeys(use.name for use in uses if use.is_short)
+    return msgspec.structs.replace(
+        found,
+        secrets=tuple(sorted({use.name for use in uses})),
+        remembered_by=_identity(_without(facts, entry.node.secrets), bare, states),
+        notices=(
+            *found.notices,
+            *(f"secret {name} has less than {SHORTEST} bytes: too short to be kept out of messages" for name in short),
+        ),
+    )
+
+
+def _without(value: Any, secrets: Iterable[str]) -> Any:
+    """Return a value that has no secrets in its texts."""
+    if isinstance(value, tuple | list):
+        return [_without(one, secrets) for one in value]
+    for secret in sorted(secrets, key=len, reverse=True) if isinstance(value, str) else ():
+        value = value.replace(secret, "?")
+    return value
+
+
+def _unfilled(data: object, lookup: Secrets) -> tuple[str, ...]:
+    """Say which texts look as if they meant a variable that they do not get."""
+    parts = {key: data[key] for key in ("env", "config") if key in data} if isinstance(data, dict) else {}
+    return tuple(
+        f"{'.'.join(map(str, keys))}: ${{{name}}} stays as it is written, since secrets.env does not name it"
+        for name, keys in variables(parts)
+        if not lookup.allows(name)
     )
 
 
@@ -306,7 +423,7 @@ def redactor(node: YamlNode, settings: Settings) -> Redactor:
         data = {key: value for key, value in data.items() if key not in _DESCRIBING}
         if isinstance(data.get("auths"), dict):
             data["auths"] = [_without_parameters(auth) for auth in data["auths"].values()]
-    return Redactor((*settings.secrets, *secrets_in(data)))
+    return Redactor((*settings.secrets, *node.secrets, *secrets_in(literal(data))))
 
 
 def _without_parameters(auth: object) -> object:
@@ -331,8 +448,7 @@ def _split(node: YamlNode) -> tuple[ConnectorEntry, YamlNode]:
         known = known - _keys(runtime.options)
     common = {key: value for key, value in node.data.items() if key in known}
     own = {key: value for key, value in node.data.items() if key not in known}
-    entry = type(node)(common, node.keys, node.marks).decode(ConnectorEntry)
-    return entry, type(node)(own, node.keys, node.marks)
+    return node.holding(common).decode(ConnectorEntry), node.holding(own)
 
 
 @functools.cache
@@ -376,7 +492,7 @@ def _commands(node: YamlNode, limits: Limits) -> dict[str, Command]:
     for name, below in node.items():
         if not name or "/" in name:
             raise below.error("a command's name has no /")
-        known = below if below.data is not None else type(below)({}, below.keys, below.marks)
+        known = below if below.data is not None else below.holding({})
         entry = known.decode(CommandEntry)
         signature = signatures.declared(known, additional=entry.additional_parameters)
         commands[name] = Command(
@@ -431,6 +547,15 @@ def _command_told(
         module=told.module,
         typeahead=typeaheads.told(where, override.typeahead or told.typeahead, signature),
     )
+
+
+def _kept(sandbox: Sandbox) -> Sandbox:
+    """Return what of a sandbox is its connector's own."""
+    return msgspec.structs.replace(sandbox, guard=(), covered=())
+
+
+def _described_without(one: Described, redact: Redactor) -> Described:
+    return msgspec.structs.replace(one, description=redact(one.description)) if one.description else one
 
 
 def _identity(*facts: object) -> str:

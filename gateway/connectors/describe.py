@@ -155,7 +155,10 @@ class Describer:
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._file(connector)
         draft = file.with_suffix(f".{os.getpid()}.tmp")
-        secret = any(auth.client_secret for auth in description.auths)
+        told = msgspec.json.encode(description)
+        secret = any(auth.client_secret for auth in description.auths) or (
+            bool(connector.secrets) and connector.redact.masked(told) is not told
+        )
         cached = _Cached(identity=_told_by(connector), description=None if secret else description, peak_rss=peak_rss)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
         with open(os.open(draft, flags, 0o600), "wb") as stream:
@@ -165,7 +168,7 @@ class Describer:
 
 def _told_by(connector: Connector) -> str:
     """Return what an answer depends on: the executable, and the hosts that we put before it."""
-    return f"{connector.identity}-{FORM}-{_hosts()}"
+    return f"{connector.remembered_by}-{FORM}-{_hosts()}"
 
 
 @functools.cache

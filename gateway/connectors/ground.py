@@ -90,7 +90,7 @@ def _hidden(settings: Settings) -> set[Path]:
     # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
     versioned = file.parent.name.startswith("..") and file.parent.parent == real(settings.file.parent)
     hidden = {file, settings.state_dir, *([file.parent.parent] if versioned else [])}
-    return hidden | _gathered(settings)
+    return hidden | _gathered(settings) | {real(folder) for folder in settings.lookup.folders if folder.exists()}
 
 
 def _gathered(settings: Settings) -> set[Path]:

@@ -15,11 +15,12 @@ from gateway.cells.machine import Machine
 from gateway.connectors.caches import Cache, Caches
 from gateway.connectors.clients import owner_of
 from gateway.connectors.confinement import own_user
-from gateway.connectors.definition import Connector, define, overlooked, redactor
+from gateway.connectors.definition import Connector, define, overlooked, redactor, secrets_named, why
 from gateway.connectors.exposure import exposed
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status, Worlds
-from gateway.connectors.sources import Entry, Sources, fingerprint, identity, read_sources
+from gateway.connectors.sources import Entry, Sources, fingerprint, read_sources
 from gateway.errors import ConfigError, GatewayDraining, Quarantine
+from gateway.files import identity
 from gateway.observe.events import (
     AllDescribed,
     Bus,
@@ -29,6 +30,7 @@ from gateway.observe.events import (
     Quarantined,
     RegistryLoaded,
     ReloadFailed,
+    SecretStale,
 )
 from gateway.sandbox import STRICT, Step, refused
 
@@ -92,6 +94,8 @@ class Registry:
         self._closed = False
         self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
         self._fingerprint: object = None
+        self._stale: set[str] = set()
+        """Secrets whose command fails by now."""
         self._watcher: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
@@ -144,6 +148,7 @@ class Registry:
         """Stop, and wait until nothing is asked any more."""
         self.stop()
         await asyncio.gather(*self._tasks(), return_exceptions=True)
+        await asyncio.to_thread(self._settings.lookup.close)
 
     def awaited(self) -> list[str]:
         """Return the connectors of the start that have neither said yet what they can do, nor been given up."""
@@ -245,11 +250,12 @@ class Registry:
     async def _load(self) -> None:
         async with self._reloading:
             begun = time.monotonic()
-            seen, sources = await asyncio.to_thread(self._read)
-            statuses = await asyncio.to_thread(self._understand, sources)
+            with self._settings.lookup.round():
+                seen, sources = await asyncio.to_thread(self._read)
+                statuses = await asyncio.to_thread(self._understand, sources)
             newest = [status.newest for status in statuses.values()]
             self._expose(await asyncio.to_thread(exposed, self._settings, sources, filter(None, newest)))
-            self._fingerprint = (seen, _facts(statuses))
+            self._fingerprint = (seen, _facts(statuses), self._settings.lookup.known())
             self.problem = None
             self.passed_over = sources.passed_over
             self._swap(sources, statuses, time.monotonic() - begun)
@@ -274,12 +280,14 @@ class Registry:
 
     def _look(self) -> object:
         facts = _facts(self.snapshot.statuses)
-        return fingerprint(self._settings), tuple(identity(str(file[0])) for file in facts)
+        secrets = self._settings.lookup.now()
+        return fingerprint(self._settings), tuple(identity(str(file[0])) for file in facts), secrets
 
     def _understand(self, sources: Sources) -> dict[str, Status]:
         if self._look_at_machine is not None and (self._missed or self.machine.problem is not None):
             self.machine = self._look_at_machine()  # somebody may have switched on what was missing
             self._missed = False
+        self._settings.lookup.begin({name for entry in sources.entries for name in secrets_named(entry)})
         statuses = {}
         users: dict[int, str] = {}
         for entry in sources.entries:
@@ -289,7 +297,7 @@ class Registry:
                     self._check_sandbox(connector)
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
-                reason = redactor(entry.node, self._settings)(_why(problem))
+                reason = redactor(entry.node, self._settings)(why(problem))
                 statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=reason)
                 continue
             if connector is not None:
@@ -428,7 +436,7 @@ class Registry:
             status = Status(
                 name=connector.name,
                 state=ConnectorState.QUARANTINED,
-                reason=connector.redact(_why(problem)),
+                reason=connector.redact(why(problem)),
                 connector=connector,
             )
         before = self.snapshot.statuses
@@ -464,9 +472,16 @@ class Registry:
                     await self.reload()
                     seen = self._fingerprint
                 last = seen
+                self._tell_stale()
                 await self._retry()
             except Exception as problem:  # noqa: BLE001 - whatever it is, a gateway that stops watching is worse
                 self._bus.publish(ReloadFailed(reason=f"{type(problem).__name__}: {problem}"))
+
+    def _tell_stale(self) -> None:
+        stale = self._settings.lookup.stale()
+        for name in stale.keys() - self._stale:
+            self._bus.publish(SecretStale(secret=name, reason=stale[name]))
+        self._stale = set(stale)
 
     async def _retry(self) -> None:
         now = time.monotonic()
@@ -487,10 +502,6 @@ class Registry:
 def _undescribed(status: Status | None) -> Connector | None:
     """Return a connector that is being asked for the first time what it can do."""
     return status.connector if status is not None and status.state is ConnectorState.DESCRIBING else None
-
-
-def _why(problem: Exception) -> str:
-    return str(problem) if isinstance(problem, Quarantine) else f"{type(problem).__name__}: {problem}"
 
 
 def _overlooked(status: Status | None) -> dict[str, str]:

@@ -157,7 +157,7 @@ class Worlds:
         for owner in ("", client.name):
             for status in self._owned.get(owner, ()):
                 name = called(status.name)
-                if owner or client.allows(name):
+                if owner or client.shares(name):
                     yield name, status
 
     @functools.cached_property

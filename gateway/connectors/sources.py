@@ -16,10 +16,19 @@ from gateway.cells.program import cache
 from gateway.connectors.clients import ClientFile, client_files, read_clients, registered, settled
 from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
-from gateway.files import check_file, open_file, unusable, walk
+from gateway.files import check_file, identity, open_file, unusable, walk
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT, FAILED, LOCK
-from gateway.settings import NAME, GatewaySection, Limits, Settings, read_document, section_of
+from gateway.settings import (
+    NAME,
+    GatewaySection,
+    Limits,
+    Settings,
+    read_defaults,
+    read_document,
+    read_secrets,
+    section_of,
+)
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
@@ -90,7 +99,8 @@ def read_sources(
             case.
     """
     document = read_document(settings.file)
-    defaults = section_of(document, "defaults").decode(Limits)
+    settings.lookup.use(read_secrets(document))
+    defaults, env = read_defaults(document)
     listed = dict(section_of(document, "connectors").items())
     shared: dict[Path, str] = {}
     listing = _folder_entries(settings)
@@ -98,29 +108,21 @@ def read_sources(
     entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
     for name, node in listed.items():
         entries[name] = _overlaid(name, node, entries.get(name), settings.file.parent)
+    served = [name for name in entries if settings.enable == "all" or name in listed]
     found_clients = read_clients(settings, read_callbacks)
     if found_clients is None and clients is not None:
         raise ConfigError(f"{settings.clients_dir}: the folder is gone")
     files = settled(found_clients, clients or {}, entries) if found_clients is not None else None
-    own = {
-        registered(name, client): msgspec.structs.replace(
-            _overlaid(name, node, entries.get(name), settings.clients_dir or settings.file.parent),
-            name=registered(name, client),
-        )
-        for client, one in (files or {}).items()
-        for name, node in one.connectors
-    }
+    own = [entry for one in (files or {}).values() for entry in _own(one, entries, served, settings)]
     ground = ground_of(settings.file.parent, settings)
     named = [(node, settings.file.parent) for node in listed.values()]
-    named += [(entry.node, entry.folder) for entry in own.values()]
+    named += [(entry.node, entry.folder) for entry in own]
     code = [*OURS, *(file for node, folder in named for file in _code(node, folder))]
     others = {str(unit): inode(unit) for file in code for place in located(file) for unit in units(place, ground)}
     chosen = [
-        msgspec.structs.replace(entry, others=others)
-        for name, entry in entries.items()
-        if settings.enable == "all" or name in listed
+        msgspec.structs.replace(entry, node=_with_env(entry.node, env), others=others)
+        for entry in (*(entries[name] for name in served), *own)
     ]
-    chosen += [msgspec.structs.replace(entry, others=others) for entry in own.values()]
     return Sources(
         entries=tuple(sorted(chosen, key=lambda entry: entry.name)),
         defaults=defaults,
@@ -131,6 +133,17 @@ def read_sources(
             *(f"{one}: there is no such folder" for one in _missing(settings, listing, found_clients)),
         ),
     )
+
+
+def _own(file: ClientFile, common: Mapping[str, Entry], served: Iterable[str], settings: Settings) -> Iterator[Entry]:
+    """Yield a client's own connectors, under the names that they are registered by."""
+    client, overlays = file.client, dict(file.connectors)
+    folder = settings.clients_dir or settings.file.parent
+    names = dict.fromkeys((*overlays, *(name for name in served if client.alone and client.may_use(name))))
+    for name in names:
+        under = common.get(name)
+        entry = _overlaid(name, overlays[name], under, folder) if name in overlays or under is None else under
+        yield msgspec.structs.replace(entry, name=registered(name, client.name), node=_with_env(entry.node, file.env))
 
 
 def _missing(settings: Settings, drop_ins: object, clients: object) -> Iterator[Path]:
@@ -187,15 +200,6 @@ def _builds(folder: Path) -> Iterator[str]:
             yield f"{name}/{LOCK}"
 
 
-def identity(file: Path | str) -> tuple[object, ...]:
-    """Return what tells one state of a file from another; it follows links."""
-    try:
-        facts = os.stat(file)
-    except OSError:
-        return (str(file), None)
-    return (str(file), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_mode)
-
-
 def _overlaid(name: str, node: YamlNode, under: Entry | None, folder: Path) -> Entry:
     """Return an entry of a file in that folder, on top of what there is under the same name."""
     if not NAME.fullmatch(name):
@@ -209,12 +213,19 @@ def _overlaid(name: str, node: YamlNode, under: Entry | None, folder: Path) -> E
         if node.data is not None:
             problem = node.error("expected a mapping with the connector's keys")
             return Entry(name=name, node=node, folder=folder, problem=str(problem))
-        node = YamlNode({}, node.keys, node.marks)
+        node = node.holding({})
     if under is None:
         return Entry(name=name, node=node, folder=folder)
     if off:
         return Entry(name=name, node=node, folder=under.folder)
     return msgspec.structs.replace(under, node=under.node.overlaid(node))
+
+
+def _with_env(node: YamlNode, env: YamlNode) -> YamlNode:
+    """Return an entry's keys with variables below its own; `null` takes one away."""
+    if not env.data or not isinstance(node.data, dict):
+        return node
+    return YamlNode({"env": env.data}, node.keys, env.moved((*node.keys, "env")).marks).overlaid(node)
 
 
 def _drop_ins(listing: Iterable[Path], shared: dict[Path, str]) -> Iterator[Entry]:

@@ -231,6 +231,16 @@ class ReloadFailed(Event, frozen=True, kw_only=True):
     reason: str
 
 
+class SecretStale(Event, frozen=True, kw_only=True):
+    """A command does not answer any more; what it answered last is used on."""
+
+    name = "secret_stale"
+    level = "warning"
+
+    secret: str
+    reason: str
+
+
 class DrainStarted(Event, frozen=True, kw_only=True):
     """No new work is taken; `in_flight` runs have `grace` seconds."""
 
