@@ -612,6 +612,8 @@ def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:
 def _secrets(section: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
     """Yield what is secret of the section `gateway`, all headers of callbacks, and of what overrides it."""
     yield from secrets_in(section)
+    jobs = section.get("jobs")
+    yield from secrets_in(jobs.get("encrypt") if isinstance(jobs, dict) else None, secret=True)
     yield from secrets_in({name: value for name, value in environ.items() if name.startswith("CONNECTOR_PROXY_")})
     callbacks = section.get("callbacks")
     todo = [callbacks, *(hosts.values() if isinstance(hosts := (callbacks or {}).get("hosts"), dict) else ())]

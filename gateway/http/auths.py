@@ -18,9 +18,10 @@ from gateway.http.routes import CLIENTS, Access, Route
 from gateway.oauth import cookies
 from gateway.oauth.answers import TokenRefused
 from gateway.oauth.flow import LIFE, SignIn, authorize_url, fetch_token, is_code
-from gateway.oauth.seal import Broken, Seal
+from gateway.oauth.seal import Seal
 from gateway.observe.events import SignInEnded
 from gateway.protocol.json_text import in_ascii
+from gateway.sealing import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

@@ -249,6 +249,7 @@ class Lost(Exception):
 INTERRUPTED = "job_interrupted"
 CANCELLED = "job_cancelled"
 FAILED = "job_failed"
+SEALED = "job_sealed"
 
 
 def told(code: str, message: str, status: int, **run: Any) -> Outcome:

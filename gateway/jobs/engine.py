@@ -36,6 +36,7 @@ from gateway.jobs.hands import Hands
 from gateway.jobs.held import Held
 from gateway.jobs.recovery import Recovery
 from gateway.jobs.retention import sweep_for_ever, watch_for_ever
+from gateway.jobs.sealed import NO_KEY, Sealing
 from gateway.jobs.store import Store
 from gateway.jobs.trouble import Trouble
 from gateway.jobs.work import Work
@@ -78,7 +79,7 @@ class Engine:
         self._tasks = Tasks()
         self._databases = _databases(jobs.database, folder)
         self.node = f"gateway-{uuid.uuid4().hex[:12]}"  # never used again: a statement under it is fenced
-        self.store = Store(self._databases[0], self.node, patience)
+        self.store = Store(self._databases[0], self.node, patience, Sealing(jobs.keys))
         self._recovery = Recovery(self.store, publish)
         self._lease: Lease | None = None
         if jobs.database is not None:
@@ -182,6 +183,8 @@ class Engine:
             if run or not self.hands.hurry(name):
                 raise JobConflict(f"job {name} is {row.state}")
             return name
+        if set(row.unreadable) & ({"params", "task_data"} if run else {"outcome"}):
+            raise JobConflict(f"job {name} cannot be done again: {NO_KEY}")
         job = row.read_job()
         if run:
             return (await self.accept(job)).id

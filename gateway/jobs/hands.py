@@ -12,6 +12,7 @@ from gateway.jobs.contract import JobState, Lost, Outcome
 from gateway.jobs.futures import Tasks
 from gateway.jobs.held import Held
 from gateway.jobs.queue import Queue
+from gateway.jobs.sealed import unopened
 from gateway.jobs.work import interruption
 
 if TYPE_CHECKING:
@@ -93,8 +94,13 @@ class Hands:
         self.take(held)
         if held.cancelled:
             self._do(held, self._end(held, None))
+        elif "outcome" in held.unreadable:
+            self._do(held, self._bury(held))
         elif held.outcome is not None:
             self._do(held, self._deliver(held))
+        elif held.unreadable:
+            self._work.unreadable(held)
+            self._do(held, self._deliver(held, unopened()))
         elif (outcome := interruption(held, self._longest)) is not None:
             self._do(held, self._deliver(held, outcome))
         else:
@@ -161,6 +167,11 @@ class Hands:
         if outcome is not None:
             await self._work.settle(held, outcome)
         await self._work.deliver(held)
+        return True
+
+    async def _bury(self, held: Held) -> bool:
+        self._work.unreadable(held)
+        await self._work.bury(held)
         return True
 
     async def _end(self, held: Held, doing: asyncio.Task[bool] | None) -> bool:

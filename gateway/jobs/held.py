@@ -33,6 +33,8 @@ class Held:
         self._due = 0.0
         self.begins = False
         """It has its slot, and it is being recorded that it begins: nobody but its run ends it now."""
+        self.unreadable: tuple[str, ...] = ()
+        """What of its row no key opens."""
         self.wake = asyncio.Event()
         """Ends a pause."""
         self.task: asyncio.Task[Any] | None = None
@@ -42,7 +44,7 @@ class Held:
     def of(cls, row: Row) -> Held:
         """Return one where its row says that it is."""
         held = cls(row.read_job(), JobState(row.state))
-        held.interrupted, held.epoch = row.interrupted, row.epoch
+        held.interrupted, held.epoch, held.unreadable = row.interrupted, row.epoch, row.unreadable
         held.outcome, held.attempts = row.read_outcome(), [*row.read_attempts()]
         if held.attempts:
             held._due = held._since + _left(held.attempts[-1], time.time())

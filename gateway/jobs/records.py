@@ -32,6 +32,8 @@ class Row(NamedTuple):
     params: str = "{}"
     task_data: str = "{}"
     epoch: int = 0
+    unreadable: tuple[str, ...] = ()
+    """The columns that no key opens; no column itself."""
 
     def read_job(self) -> Job:
         """Return the job, as it was accepted."""

@@ -100,6 +100,8 @@ class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     database: str | None = None
     """A `postgresql://` URL that several gateways share. Absent: a file in `state_dir`."""
+    encrypt: str | list[str] | None = None
+    """Keys, texts of any length, that seal what is stored of jobs: the first one does, the others still open."""
     backlog: Positive = 10_000
     """Open jobs of this gateway, above which new ones are answered with 429."""
     backlog_size: Size = Size(256 << 20)
@@ -117,6 +119,13 @@ class JobsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError("database is no postgresql:// URL")
         if self.database is not None and not _has_port(self.database):
             raise ValueError("database has a port that is none: in a password, write # as %23, and so on")
+        if self.encrypt is not None and (not self.keys or not all(key.strip() for key in self.keys)):
+            raise ValueError("encrypt is empty: name a key, or leave it out")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of `encrypt`."""
+        return (self.encrypt,) if isinstance(self.encrypt, str) else tuple(self.encrypt or ())
 
 
 def _has_port(url: str) -> bool:

@@ -25,8 +25,9 @@ from gateway.jobs.contract import (
     Verdict,
     told,
 )
+from gateway.jobs.sealed import NO_KEY
 from gateway.jobs.targets import Refused, host_of, read_url
-from gateway.observe.events import CallbackTried, JobFault, JobFinished, JobRan
+from gateway.observe.events import CallbackTried, JobFault, JobFinished, JobRan, JobUnreadable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -113,6 +114,17 @@ class Work:
             held.state = state
             if not held.open:
                 self.finished(held, reason)
+
+    async def bury(self, held: Held) -> None:
+        """End a job whose outcome no key opens as a dead letter; what is stored stays, for whoever has the key."""
+        await self._surely(lambda: self._store.tried(held.job.id, held.attempts, JobState.DEAD, NO_KEY))
+        held.state = JobState.DEAD
+        self.finished(held, NO_KEY)
+
+    def unreadable(self, held: Held) -> None:
+        """Tell that a job cannot be read in full."""
+        job = held.job
+        self._publish(JobUnreadable(id=job.id, connector=job.connector, command=job.command, reason=NO_KEY))
 
     async def tell_cancelled(self, held: Held) -> None:
         """Tell the caller that a job was cancelled, unless there is nobody to tell, or an outcome was recorded."""

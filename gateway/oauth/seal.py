@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import os
 import secrets
 import zlib
 from typing import TYPE_CHECKING
 
 from gateway.files import read_text
+from gateway.sealing import Broken, Keyring
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography.fernet import Fernet
-
 FILE = "oauth.key"
 LARGEST = 1 << 16  # bytes that a seal opens to
-
-
-class Broken(Exception):
-    """Nobody who has the key made this."""
 
 
 class Seal:
@@ -32,7 +26,7 @@ class Seal:
         """Without a `key`, a file in `folder` holds one; who comes first makes it."""
         self._key = key
         self._folder = folder
-        self._made: Fernet | None = None
+        self._made: Keyring | None = None
 
     def close(self, plain: bytes) -> str:
         """Seal; the result is made of letters, digits, - and _.
@@ -40,7 +34,7 @@ class Seal:
         Raises:
             OSError: the file can neither be read nor made.
         """
-        return self._fernet.encrypt(zlib.compress(plain)).decode().rstrip("=")
+        return base64.urlsafe_b64encode(self._keyring.close(zlib.compress(plain))).decode().rstrip("=")
 
     def open(self, sealed: str) -> bytes:
         """Open what was sealed.
@@ -49,21 +43,18 @@ class Seal:
             Broken: it was not sealed with this key.
             OSError: the file can neither be read nor made.
         """
-        from cryptography.fernet import InvalidToken  # noqa: PLC0415 - who never signs in pays nothing
-
         padded = sealed + "=" * (-len(sealed) % 4)
         try:
-            return zlib.decompressobj().decompress(self._fernet.decrypt(padded.encode()), LARGEST)
-        except (InvalidToken, zlib.error, UnicodeEncodeError) as problem:
+            coded = base64.b64decode(padded, altchars=b"-_", validate=True)
+            return zlib.decompressobj().decompress(self._keyring.open(coded), LARGEST)
+        except (ValueError, zlib.error) as problem:
             raise Broken from problem
 
     @property
-    def _fernet(self) -> Fernet:
+    def _keyring(self) -> Keyring:
         if self._made is None:
-            from cryptography.fernet import Fernet  # noqa: PLC0415 - who never signs in pays nothing
-
             key = self._key if self._key is not None else _kept(self._folder / FILE)
-            self._made = Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
+            self._made = Keyring([key], "sign-ins")
         return self._made
 
 

@@ -320,6 +320,18 @@ class JobFinished(Event, frozen=True, kw_only=True):
         return "warning" if self.state == "dead" or (self.state == "delivered" and self.reason) else "info"
 
 
+class JobUnreadable(Event, frozen=True, kw_only=True):
+    """No key opens what is stored of a job: it ends."""
+
+    name = "job_unreadable"
+    level = "error"
+
+    id: str
+    connector: str
+    command: str
+    reason: str
+
+
 class JobFault(Event, frozen=True, kw_only=True):
     """A job could not be run for a fault of the gateway's own; whoever waits for it is not told the traceback."""
 

@@ -31,7 +31,8 @@ from gateway.connectors.sources import read_sources
 from gateway.errors import ConfigError, Quarantine
 from gateway.oauth import cookies, flow
 from gateway.oauth.flow import LIFE, SignIn
-from gateway.oauth.seal import FILE, Broken, Seal
+from gateway.oauth.seal import FILE, Seal
+from gateway.sealing import Broken
 from gateway.settings import read_settings
 from tests.installing import FIXTURES
 from tests.support import Server, Site, cli, eventually, served
