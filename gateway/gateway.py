@@ -63,7 +63,7 @@ class Gateway:
         self.describer = Describer(self.pools.spawn, settings.state_dir / "describe")
         read = functools.partial(read_callbacks, settings=settings)
         self.registry = Registry(settings, self.describer, bus, machine.look, read)
-        self.quotas = Quotas(self.registry.limits_of)
+        self.quotas = Quotas(self.registry.limits_of, bus.publish)
         self._jobs, callbacks = read_sections(settings)
         self.callbacks = Directory(callbacks, lambda: self.registry.clients)
         self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.callbacks.rewritten)

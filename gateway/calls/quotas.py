@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.errors import RateLimited
+from gateway.observe.events import CallsRefused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.observe.events import Event
     from gateway.settings import ClientLimits
     from gateway.units import Rate
 
 WEIGHT = 0.2  # of the latest call in the moving average
 SOONEST, LATEST = 1.0, 60.0  # seconds after which a client that is at its concurrency may come again
+TELL = 60.0  # seconds at least between two log lines about one client
 LOOK = 2  # other clients that are looked at for each that is new
 
 
@@ -30,9 +33,13 @@ class _Use(msgspec.Struct):
     typical: float = SOONEST
     """A moving average of seconds a call."""
     tokens: float = math.inf
-    """Of its bucket: each call takes one. There were so many `at` a moment, and all of them will be there at `full`."""
+    """Of its bucket: each call takes one. There were so many `at` a moment."""
     at: float = 0.0
-    full: float = 0.0
+    refused: int = 0
+    """Its calls that were refused since somebody was told."""
+    told: float = -math.inf
+    until: float = 0.0
+    """When its bucket is full and nobody has to remember that it was refused."""
 
 
 class Quotas:
@@ -41,12 +48,14 @@ class Quotas:
     def __init__(
         self,
         limits_of: Callable[[str], ClientLimits | None] = lambda _client: None,
+        publish: Callable[[Event], None] = lambda _event: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`limits_of` returns a client's present limits; None: it has none."""
         self.limits_of = limits_of
         self.on_room: Callable[[str], None] = lambda _client: None
         """Called with a client that was refused a run, when it may have one again."""
+        self._publish = publish
         self._clock = clock
         self._uses: dict[str, _Use] = {}
         self._refused: set[str] = set()
@@ -61,9 +70,11 @@ class Quotas:
         use = self._uses.get(client) or self._new(client, now)
         if limits is not None:
             if limits.concurrency is not None and use.running >= limits.concurrency:
-                _refuse_more(use, limits.concurrency)
-            if limits.rate is not None:
-                _spend(use, limits.rate, limits.most_at_once, now)
+                self._tell(client, use, "concurrency", now)
+                raise _too_many(use, limits.concurrency)
+            if limits.rate is not None and not _spend(use, limits.rate, limits.most_at_once, now):
+                self._tell(client, use, "rate", now)
+                raise _too_fast(use, limits.rate)
         use.running += 1
         return now
 
@@ -97,32 +108,46 @@ class Quotas:
 
     def _less(self, client: str, use: _Use, now: float) -> None:
         use.running -= 1
-        if not use.running and use.full <= now:
+        if not use.running and use.until <= now:
             del self._uses[client]
         if client in self._refused:
             self._refused.discard(client)
             self.on_room(client)
 
+    def _tell(self, client: str, use: _Use, limit: str, now: float) -> None:
+        """Tell that calls were refused: the first at once, and then how many, from time to time."""
+        use.refused += 1
+        if now < use.told + TELL:
+            return
+        self._publish(CallsRefused(client=client, limit=limit, refused=use.refused))
+        use.refused, use.told, use.until = 0, now, max(use.until, now + TELL)
+
     def _new(self, client: str, now: float) -> _Use:
         """Begin to count. Of those that were not looked at for longest, who rests with a full bucket is forgotten."""
         for other in list(itertools.islice(self._uses, LOOK)):
             use = self._uses.pop(other)
-            if use.running or use.full > now:
+            if use.running or use.until > now:
                 self._uses[other] = use
         use = self._uses[client] = _Use()
         return use
 
 
-def _refuse_more(use: _Use, most: int) -> None:
-    after = min(LATEST, max(SOONEST, use.typical / most))
-    raise RateLimited(f"{most} calls of this client are at work (its limits.concurrency)", retry_after=after)
-
-
-def _spend(use: _Use, rate: Rate, burst: int, now: float) -> None:
-    """Take a token out of a bucket that gets `rate` a second and holds `burst`."""
+def _spend(use: _Use, rate: Rate, burst: int, now: float) -> bool:
+    """Take a token out of a bucket that gets `rate` a second and holds `burst`, if there is one."""
     use.tokens = min(burst, use.tokens + (now - use.at) * rate)
     use.at = now
     if use.tokens < 1:
-        raise RateLimited(f"this client sends more than {rate} (its limits.rate)", retry_after=(1 - use.tokens) / rate)
+        return False
     use.tokens -= 1
-    use.full = now + (burst - use.tokens) / rate
+    use.until = max(use.until, now + (burst - use.tokens) / rate)
+    return True
+
+
+def _too_many(use: _Use, most: int) -> RateLimited:
+    after = min(LATEST, max(SOONEST, use.typical / most))
+    return RateLimited(f"{most} calls of this client are at work (its limits.concurrency)", retry_after=after)
+
+
+def _too_fast(use: _Use, rate: Rate) -> RateLimited:
+    after = (1 - use.tokens) / rate
+    return RateLimited(f"this client sends more than {rate} (its limits.rate)", retry_after=after)

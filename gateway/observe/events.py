@@ -141,6 +141,17 @@ class ConnectorWarning(Event, frozen=True, kw_only=True):
     message: str
 
 
+class CallsRefused(Event, frozen=True, kw_only=True):
+    """A client goes beyond its limits (`limit`: `rate` or `concurrency`); `refused` calls of it since the last line."""
+
+    name = "calls_refused"
+    level = "warning"
+
+    client: str
+    limit: str
+    refused: int
+
+
 class CircuitOpened(Event, frozen=True, kw_only=True):
     """A connector failed to start, or crashed, too often in a row; `cooldown` is in seconds."""
 

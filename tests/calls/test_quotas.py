@@ -17,7 +17,7 @@ from gateway.errors import ConfigError, RateLimited
 from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.connections import Runner
 from gateway.identity import DEFAULT
-from gateway.observe.events import Bus
+from gateway.observe.events import Bus, CallsRefused
 from gateway.settings import ClientLimits, read_settings
 from gateway.units import Rate, Size
 from gateway.yaml_document import load
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.gateway import Gateway
+    from gateway.observe.events import Event
     from tests.support import Site
 
 
@@ -41,7 +42,8 @@ class Bench:
     def __init__(self) -> None:
         self.now = 1000.0
         self.limits: dict[str, ClientLimits] = {}
-        self.quotas = Quotas(self.limits.get, lambda: self.now)
+        self.events: list[Event] = []
+        self.quotas = Quotas(self.limits.get, self.events.append, lambda: self.now)
         self.begun: list[tuple[str, float]] = []
 
     def enter(self, client: str = "a", times: int = 1) -> None:
@@ -161,6 +163,22 @@ def test_new_limits_hold_for_what_has_been_counted(bench: Bench) -> None:
     bench.now += 1000
     bench.limits["a"] = ClientLimits(rate=Rate(1), burst=3)
     assert bench.calls() == 3
+
+
+def test_what_is_refused_is_told_at_once_and_then_once_a_minute(bench: Bench) -> None:
+    bench.limits |= {"a": ClientLimits(rate=Rate(1)), "b": ClientLimits(concurrency=1)}
+    bench.enter()
+    for _ in range(5):
+        bench.refused()
+    assert bench.events == [CallsRefused(client="a", limit="rate", refused=1)]
+    bench.enter("b")
+    bench.refused("b")
+    assert bench.events[1:] == [CallsRefused(client="b", limit="concurrency", refused=1)]
+    bench.leave()
+    for _ in range(60):
+        bench.now += 1
+        bench.calls()
+    assert bench.events[2:] == [CallsRefused(client="a", limit="rate", refused=4 + 60)]
 
 
 # --- runs of jobs
