@@ -57,7 +57,7 @@ class CallHandlers:
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
-        client = request.get("client") or DEFAULT
+        client = request["client"] or DEFAULT
         limits = self._quotas.limits_of(client)
         most = self._largest
         if limits is not None and limits.max_request is not None:
