@@ -22,7 +22,7 @@ import structlog
 from gateway import signals
 from gateway.backoff import Backoff
 from gateway.cells import orphans
-from gateway.service import SIGN, sockets, watched
+from gateway.service import SIGN, listening, watched
 from gateway.settings import operators_environment
 
 if TYPE_CHECKING:
@@ -58,17 +58,22 @@ class Keeper:
         """Run until told to stop; return the exit status: 0, or the one of a gateway that did not end by itself.
 
         Raises:
-            OSError: the address cannot be listened at.
+            ConfigError: an address cannot be listened at.
         """
         loop = asyncio.get_running_loop()
         orphans.be_unreadable()
         for number in signals.TAKEN:
             loop.add_signal_handler(number, self._on_signal, number)
-        with signals.taken(), _listening(self._settings) as fds, _line() as (line, address):
+        where = self._settings
+        with (
+            signals.taken(),
+            listening(where.service, where.listen, where.socket_mode) as sockets,
+            _line() as (line, address),
+        ):
             loop.add_reader(line, self._on_line, line)
             looking = loop.create_task(self._look())
             try:
-                return await self._keep(fds, address)
+                return await self._keep([one.fileno() for one in sockets], address)
             finally:
                 looking.cancel()
                 loop.remove_reader(line)
@@ -188,13 +193,6 @@ def _is_from(pid: int, ancillary: list[tuple[int, int, bytes]]) -> bool:
     return any(
         kind == socket.SCM_CREDENTIALS and CREDENTIALS.unpack_from(data)[0] == pid for _, kind, data in ancillary
     )
-
-
-@contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[list[int]]:
-    """Listen for the length of the block; give the descriptors."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(one).fileno() for one in sockets(settings.service, settings.host, settings.port)]
 
 
 @contextlib.contextmanager

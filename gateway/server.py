@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from aiohttp import web
 
 from gateway import signals
+from gateway.http.acceptors import Acceptors
 from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.connections import LAST_WORDS, Runner, give_back_memory
 from gateway.jobs.notices import of_callbacks
-from gateway.service import BACKLOG, sockets
+from gateway.service import listening
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
     from gateway.gateway import Gateway
+    from gateway.http.connections import Connections
     from gateway.observe.events import Bus
     from gateway.settings import Settings
 
@@ -30,8 +36,7 @@ async def serve(settings: Settings, bus: Bus) -> None:
     """Run the server until it was told to stop and has drained.
 
     Raises:
-        ConfigError: the registry's files cannot be used.
-        OSError: the address cannot be listened on.
+        ConfigError: the registry's files or those of TLS cannot be used, or an address cannot be listened at.
     """
     app = build(settings, bus)
     connections = app[CONNECTIONS]
@@ -51,28 +56,58 @@ async def serve(settings: Settings, bus: Bus) -> None:
         gc.set_threshold(YOUNG)
         stop.up.set()
         try:
-            if not stop.drain.is_set():
-                await _listen(runner, app[GATEWAY])
+            if stop.drain.is_set():  # it came while the files were read
+                await _drain(app, runner, stop)
+                return
+            async with _listening(app, runner):
                 await stop.drain.wait()
-            await _drain(app, runner, stop)
+                await _drain(app, runner, stop)
         finally:
             await runner.cleanup()
 
 
-async def _listen(runner: web.AppRunner, gateway: Gateway) -> None:
+@contextlib.asynccontextmanager
+async def _listening(app: web.Application, runner: web.AppRunner) -> AsyncIterator[None]:
+    """Take connections for the length of the block."""
+    gateway, connections = app[GATEWAY], app[CONNECTIONS]
+    settings, server = gateway.settings, runner.server
+    assert server is not None
+    with listening(settings.service, settings.listen, settings.socket_mode) as sockets:
+        connections.encryption.take(sockets)
+        places = [one.getsockname() for one in sockets]
+        watching = asyncio.create_task(
+            connections.encryption.watch(gateway.bus.publish), name="watcher of certificates"
+        )
+        acceptors = Acceptors(server, sockets, connections)
+        try:
+            await acceptors.open()
+            settings.service.tell("READY=1")
+            _tell_all(gateway, connections, places)
+            yield
+        finally:
+            acceptors.close()
+            watching.cancel()
+
+
+def _tell_all(gateway: Gateway, connections: Connections, places: list[Any]) -> None:
+    """Write into the log where and to whom the gateway listens."""
+    log = structlog.get_logger()
+    tls = connections.encryption.context is not None
+    for place in places:
+        if isinstance(place, tuple):
+            log.info("listening", host=place[0], port=place[1], tls=tls, path=None)
+        else:
+            log.info("listening", host=None, port=None, tls=False, path=os.fsdecode(place))
     settings = gateway.settings
-    for one in sockets(settings.service, settings.host, settings.port):
-        await web.SockSite(runner, one, backlog=BACKLOG).start()
-    settings.service.tell("READY=1")
-    for address in [one for one in runner.addresses if isinstance(one, tuple)]:
-        structlog.get_logger().info("listening", host=address[0], port=address[1])
     if settings.api_key is None and gateway.registry.clients is None:
         who = "whoever reaches it" if settings.open else "whoever is on this machine"
         hint = f"{who} can call everything; set CONNECTOR_PROXY_API_KEY to close the gateway"
-        structlog.get_logger().warning("no_api_key", hint=hint)
+        log.warning("no_api_key", hint=hint)
+    for hint in connections.encryption.bare():
+        log.warning("no_tls", hint=hint)
     notice = of_callbacks(gateway.callbacks.of(None))
     if notice is not None:
-        structlog.get_logger().info("callbacks", hint=notice)
+        log.info("callbacks", hint=notice)
 
 
 async def _drain(app: web.Application, runner: web.AppRunner, stop: _Signals) -> None:
@@ -120,4 +155,6 @@ class _Signals:
 
     async def _read_again(self) -> None:
         await self.up.wait()  # it may have been asked for while the first reading was under way
-        await self._app[GATEWAY].registry.reload(retry=True)
+        gateway = self._app[GATEWAY]
+        await self._app[CONNECTIONS].encryption.reload(gateway.bus.publish)
+        await gateway.registry.reload(retry=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -21,13 +22,13 @@ from gateway.files import unusable
 from gateway.observe.telling import secrets_in
 from gateway.sandbox import STANDARD, Level
 from gateway.secrets import Secrets, SecretsSection
-from gateway.service import Service
+from gateway.service import Address, Local, Service, Tcp
 from gateway.typeahead import Typeahead
 from gateway.units import Duration, Rate, Size
 from gateway.yaml_document import SECRETS, YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from gateway.secrets import Keys
 
@@ -54,11 +55,30 @@ class OAuthSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Origins that browsers may be sent back to with a token."""
 
 
+class TlsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `tls:` section."""
+
+    cert: Named
+    """The file of the certificate and of those that lead to its authority, in PEM."""
+    key: Named
+    """The file of its private key, without a passphrase."""
+    client_ca: Named | None = None
+    """The file of the authorities whose certificates callers may show."""
+    client_certificates: Literal["optional", "required"] = "optional"
+    """Whether whoever shows none can connect."""
+
+
 class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `gateway:` section of connectors.yaml."""
 
-    listen: str = "127.0.0.1:7004"
-    """Host and port; `:7004` is every address."""
+    listen: str | Annotated[list[str], msgspec.Meta(min_length=1)] = "127.0.0.1:7004"
+    """Host and port, `unix:` and a path, or a list of such; `:7004` is every address."""
+    socket_mode: Annotated[str, msgspec.Meta(pattern="^0?[0-7]{3}$")] = "0660"
+    """The permissions of Unix sockets, as chmod takes them."""
+    tls: dict[str, Any] | bool | None = None
+    """The certificate of ports; false: there is none on purpose."""
+    trusted_proxies: list[Named] = []
+    """Networks whose word on a caller's address is taken; `unix` is whoever comes by a Unix socket."""
     connectors_dir: str | None = "connectors.d"
     """The folder of drop-in connectors; null switches it off."""
     clients_dir: str | None = "clients.d"
@@ -324,12 +344,34 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return msgspec.structs.replace(defaults, **said)
 
 
+class Tls(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of TLS, paths absolute."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None
+    required: bool
+    """Who shows no certificate cannot connect."""
+
+
+class TrustedProxies(NamedTuple):
+    """Proxies that are believed."""
+
+    networks: tuple[IPv4Network | IPv6Network, ...] = ()
+    unix: bool = False
+    """Whoever comes by a Unix socket is one."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the running gateway was told, paths absolute. Handed on; never read again."""
 
     file: Path
-    host: str | None
-    port: int
+    listen: tuple[Address, ...]
+    socket_mode: int
+    tls: Tls | None
+    plain: bool
+    """Whether there is no TLS on purpose."""
+    trusted_proxies: TrustedProxies
     connectors_dir: Path | None
     clients_dir: Path | None
     state_dir: Path
@@ -434,7 +476,11 @@ def find_file(given: Path | None) -> Path:
 
 
 def read_settings(
-    file: Path, *, listen: str | None = None, environ: Mapping[str, str] | None = None, lenient: bool = False
+    file: Path,
+    *,
+    listen: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    lenient: bool = False,
 ) -> tuple[Settings, YamlNode]:
     """Read the file's `gateway:` section and the environment; return the settings and the whole document.
 
@@ -454,18 +500,17 @@ def read_settings(
             raise document.error("is empty: name a folder", ("gateway", name))
     oauth = _below(gateway, "oauth").decode(OAuthSection)
     _check_oauth(section, oauth, document)
-    given = listen is not None
-    host, port = _address(section.listen if listen is None else listen, "--listen" if given else "gateway.listen")
-    if not given and "CONNECTOR_PROXY_PORT" in environ:
-        port = _port(environ["CONNECTOR_PROXY_PORT"], "CONNECTOR_PROXY_PORT")
     origins = section.cors_origins
     if "CONNECTOR_PROXY_CORS_ORIGINS" in environ:
         origins = [origin.strip() for origin in environ["CONNECTOR_PROXY_CORS_ORIGINS"].split(",") if origin.strip()]
     base = file.parent
     settings = Settings(
         file=file,
-        host=host,
-        port=port,
+        listen=_addresses(section, listen, environ, base),
+        socket_mode=int(section.socket_mode, 8),
+        tls=_tls(gateway, base),
+        plain=section.tls is False,
+        trusted_proxies=_proxies(section, document),
         connectors_dir=base / section.connectors_dir if section.connectors_dir is not None else None,
         clients_dir=base / section.clients_dir if section.clients_dir is not None else None,
         # Without links: the kernel tells the real folder of a process that works there.
@@ -576,6 +621,33 @@ def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: YamlNod
         raise document.error("is empty: give it a value, or leave it out", ("gateway", "oauth", "key"))
 
 
+def _tls(gateway: YamlNode, base: Path) -> Tls | None:
+    if not gateway.data.get("tls"):
+        return None
+    node = gateway.child("tls")
+    if node.data is True:
+        raise node.error("name the files: {cert: tls.crt, key: tls.key}")
+    section = node.decode(TlsSection)
+    required = section.client_certificates == "required"
+    if required and section.client_ca is None:
+        raise node.error("needs client_ca, the authorities of these certificates", ("client_certificates",))
+    authorities = base / section.client_ca if section.client_ca is not None else None
+    return Tls(cert=base / section.cert, key=base / section.key, client_ca=authorities, required=required)
+
+
+def _proxies(section: GatewaySection, document: YamlNode) -> TrustedProxies:
+    networks = []
+    for number, one in enumerate(section.trusted_proxies):
+        if one == "unix":
+            continue
+        try:
+            networks.append(ip_network(one))
+        except ValueError as problem:
+            keys = "gateway", "trusted_proxies", number
+            raise document.error(f"is no network, such as 10.0.0.0/8, nor unix: {problem}", keys) from problem
+    return TrustedProxies(tuple(networks), "unix" in section.trusted_proxies)
+
+
 def _positive(section: GatewaySection, name: str, document: YamlNode) -> float:
     length = float(getattr(section, name))
     if length == 0:
@@ -611,7 +683,7 @@ def _api_key(section: GatewaySection, environ: Mapping[str, str]) -> str | None:
 
 def _secrets(section: dict[str, Any], environ: Mapping[str, str]) -> Iterator[str]:
     """Yield what is secret of the section `gateway`, all headers of callbacks, and of what overrides it."""
-    yield from secrets_in(section)
+    yield from secrets_in({name: value for name, value in section.items() if name != "tls"})  # paths are none
     jobs = section.get("jobs")
     yield from secrets_in(jobs.get("encrypt") if isinstance(jobs, dict) else None, secret=True)
     yield from secrets_in({name: value for name, value in environ.items() if name.startswith("CONNECTOR_PROXY_")})
@@ -622,11 +694,31 @@ def _secrets(section: dict[str, Any], environ: Mapping[str, str]) -> Iterator[st
             yield from secrets_in(one.get("headers"), secret=True)
 
 
-def _address(text: str, setting: str) -> tuple[str | None, int]:
+def _addresses(
+    section: GatewaySection, given: Sequence[str], environ: Mapping[str, str], base: Path
+) -> tuple[Address, ...]:
+    """Read where to listen: what was `given` on the command line, or else what the file and the environment say."""
+    if given:
+        return tuple(_address(one, "--listen", Path.cwd()) for one in given)
+    said = [section.listen] if isinstance(section.listen, str) else section.listen
+    found = [_address(one, "gateway.listen", base) for one in said]
+    if "CONNECTOR_PROXY_PORT" in environ:
+        port = _port(environ["CONNECTOR_PROXY_PORT"], "CONNECTOR_PROXY_PORT")
+        found = [one._replace(port=port) if isinstance(one, Tcp) else one for one in found]
+    return tuple(dict.fromkeys(found))
+
+
+def _address(text: str, setting: str, base: Path) -> Address:
+    """Read an address; the path of a Unix socket begins at a folder."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or "\0" in path:
+            raise ConfigError(f"{setting}: {text!r} is not a path: write unix:/run/gateway/gateway.sock")
+        return Local(str(base / path))
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ConfigError(f"{setting}: {text!r} is not an address: write host:port, for example 127.0.0.1:7004")
-    return host.strip("[]") or None, _port(port, setting)
+    return Tcp(host.strip("[]") or None, _port(port, setting))
 
 
 def _port(text: str, setting: str) -> int:

@@ -19,6 +19,7 @@ import aiohttp
 from tests import procfs
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from multidict import CIMultiDict
@@ -176,8 +177,12 @@ async def served(
     cwd: Path | None = None,
     pass_fds: tuple[int, ...] = (),
     ready: bool = True,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Server]:
-    """Run `gateway serve` on a free port until the block ends; with `ready`, once all of its connectors were asked."""
+    """Run `gateway serve` on a free port until the block ends; with `ready`, once all of its connectors were asked.
+
+    With `tls` it is called by that.
+    """
     log = site.folder / f"serve-{time.monotonic_ns()}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -187,13 +192,13 @@ async def served(
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), **(env or {})},
         )  # fmt: skip
     try:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls or True)) as session:
             server = Server(process, site, log, 0, session)
             await eventually(lambda: process.poll() is not None or server.events("listening"))
             if process.poll() is not None:
                 raise AssertionError(f"the gateway did not start:\n{log.read_text()}")
             server.port = server.events("listening")[0]["port"]
-            server.url = f"http://127.0.0.1:{server.port}"
+            server.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
             if ready:
                 await eventually(server.ready)
             yield server

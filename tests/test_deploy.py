@@ -197,10 +197,12 @@ def test_backend_and_gateway_know_each_others_place_and_key(
     key = "${CONNECTOR_PROXY_API_KEY:?}"
     assert gateway["environment"]["CONNECTOR_PROXY_API_KEY"] == key
     assert backend["SPIFFWORKFLOW_BACKEND_CONNECTOR_PROXY_API_KEY"] == key
-    here = f"http://gateway:{settings.port}"
+    here = f"http://gateway:{settings.listen[0].port}"
     assert here in backend["SPIFFWORKFLOW_BACKEND_CONNECTOR_PROXY_URL"]
     assert backend["SPIFFWORKFLOW_BACKEND_CONNECTOR_PROXY_TYPEAHEAD_URL"] == here
-    assert gateway["ports"] == [f"{settings.port}:{settings.port}"]  # a browser that signs in comes by the same URL
+    assert gateway["ports"] == [
+        f"{settings.listen[0].port}:{settings.listen[0].port}"
+    ]  # a browser that signs in comes by the same URL
     port = backend["SPIFFWORKFLOW_BACKEND_PORT"]
     assert rewrite == {backend["SPIFFWORKFLOW_BACKEND_URL"]: f"http://spiffworkflow-backend:{port}"}
     assert not callbacks.headers  # they would go to whatever host a caller names
@@ -235,7 +237,7 @@ def test_the_gateway_beside_spiff_arena_writes_where_it_may(
     assert Path(gateway["command"][gateway["command"].index("--config") + 1]).parent == Path("/srv/gateway")
     assert "./gateway:/srv/gateway:ro" in gateway["volumes"]
     assert Duration.parse(gateway["stop_grace_period"]) > DRAIN + 10
-    assert gateway["healthcheck"]["test"][-1].endswith(f":{beside[0].port}{PROBES['liveness']}")
+    assert gateway["healthcheck"]["test"][-1].endswith(f":{beside[0].listen[0].port}{PROBES['liveness']}")
 
 
 # --- Kubernetes
@@ -303,7 +305,7 @@ def test_the_configuration_of_the_manifests_is_one(manifests: dict[str, Any], tm
     settings, _ = read_settings(file, environ=manifests["Secret"]["stringData"])
     jobs, _ = read_sections(settings)
     assert jobs.database == manifests["Secret"]["stringData"][JOBS_DATABASE]
-    assert settings.port == gateway["ports"][0]["containerPort"]
+    assert settings.listen[0].port == gateway["ports"][0]["containerPort"]
     assert mounts[str(settings.state_dir)] == "state"
     assert settings.metrics_open
 

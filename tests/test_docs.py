@@ -36,6 +36,7 @@ from gateway.settings import (
     OAuthSection,
     OverrideEntry,
     ParameterEntry,
+    TlsSection,
     TypeaheadEntry,
     read_settings,
 )
@@ -189,6 +190,7 @@ STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("oauth:", OAuthSection),
     ("secrets:", SecretsSection),
     ("defaults:", DefaultsSection),
+    ("tls:", TlsSection),
     ("connectors:", ConnectorEntry),
     ("commands:", CommandEntry),
     ("overrides:", OverrideEntry),
@@ -345,7 +347,7 @@ def test_the_codes_of_each_status_are_those_in_the_code() -> None:
 
 def test_the_headers_that_are_looked_at_are_those_in_the_code() -> None:
     constants = dict(re.findall(r'^(\w+) = "([\w-]+)"', HTTP, flags=re.MULTILINE))
-    read = {text or constants[name] for text, name in re.findall(r'headers\.get\((?:"([\w-]+)"|(\w+))', HTTP)}
+    read = {text or constants[name] for text, name in re.findall(r'headers\.get(?:all)?\((?:"([\w-]+)"|(\w+))', HTTP)}
     assert sorted(first_column(section("http.md", "Headers of a request"))) == sorted(read)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
+import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.service import Service, sockets
-from tests.support import Site, cli, eventually, served
+from gateway.service import Local, Service, Tcp, listening
+from tests.support import PATIENCE, Site, cli, eventually, served
+from tests.test_keeper import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,21 +82,22 @@ def test_a_manager_that_does_not_read_holds_nobody_up(manager: tuple[socket.sock
     ],
 )
 def test_every_address_of_a_host_is_listened_at(host: str | None, families: set[int]) -> None:
-    found = sockets(Service(), host, 0)
-    try:
+    with listening(Service(), [Tcp(host, 0)], 0o660) as found:
         assert {one.family for one in found} == families
-    finally:
-        for one in found:
-            one.close()
+
+
+def take(fd: int) -> None:
+    with listening(Service(fds=(fd,)), [Tcp(None, 0)], 0o660):
+        pass
 
 
 def test_what_is_handed_down_has_to_listen() -> None:
     silent = socket.socket().detach()
     with pytest.raises(ConfigError, match=f"descriptor {silent}, which was handed down, is a socket that does not lis"):
-        sockets(Service(fds=(silent,)), None, 0)
+        take(silent)
     read, write = os.pipe()
     with pytest.raises(ConfigError, match=f"descriptor {read}, which was handed down, is no socket"):
-        sockets(Service(fds=(read,)), None, 0)
+        take(read)
     for fd in (silent, read, write):
         os.close(fd)
 
@@ -133,3 +140,94 @@ def test_a_descriptor_that_is_none_is_named(site: Site) -> None:
     done = cli(site, "serve", "--fd", "99")
     assert done.returncode == 2
     assert "descriptor 99, which was handed down, is no socket: Bad file descriptor" in done.stderr
+
+
+# --- Unix sockets
+
+
+@pytest.fixture
+def path(short_site: Site) -> Iterator[Path]:
+    """Where a socket may be: a short name in a folder that is there."""
+    yield short_site.folder / "gw.sock"
+    (short_site.folder / "gw.sock").unlink(missing_ok=True)
+
+
+def curl(path: Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(["curl", "-s", "--unix-socket", str(path), *arguments], capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize("option", ["--restart", "--no-restart"])
+async def test_curl_calls_through_a_unix_socket_whose_file_goes_with_the_gateway(
+    short_site: Site, path: Path, option: str
+) -> None:
+    short_site.configure("echo: {run: [cat], commands: {Go: {additional_parameters: true}}}")
+    async with served(short_site, option, "--listen", f"unix:{path}") as server:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        call = "http://localhost/v1/do/echo/Go", "-d", '{"n": 1}'
+        status, answer = await asyncio.to_thread(curl, path, *call)
+        assert (status, json.loads(answer)["command_response"]["body"]["params"]) == (0, {"n": 1})
+        assert server.events("listening", path=str(path), host=None)
+        assert not server.events("no_tls")
+        server.signal(signal.SIGTERM)
+        assert await server.ended() == 0
+        assert not path.exists()
+
+
+async def test_a_unix_socket_alone_will_do_and_needs_no_key(short_site: Site, path: Path) -> None:
+    short_site.configure(gateway="listen: ['unix:gw.sock']\nsocket_mode: '0600'")
+    with (short_site.folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve"], cwd=short_site.folder, stdout=log, stderr=log,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    try:
+        await eventually(lambda: curl(path, "http://localhost/liveness")[0] == 0)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
+
+
+async def test_what_a_dead_gateway_has_left_is_replaced(short_site: Site, path: Path) -> None:
+    short_site.configure()
+    async with served(short_site, "--listen", f"unix:{path}") as server:
+        server.signal(signal.SIGKILL)
+        await server.ended()
+    assert path.is_socket()
+    async with served(short_site, "--listen", f"unix:{path}"):
+        assert (await asyncio.to_thread(curl, path, "http://localhost/liveness"))[0] == 0
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught, listening(Service(), [Local(str(path))], 0o660):
+        pass
+    return str(caught.value)
+
+
+def test_who_listens_already_is_left_alone(path: Path) -> None:
+    with listening(Service(), [Local(str(path))], 0o660) as [first]:
+        assert refusal(path) == f"cannot listen on unix:{path}: somebody listens there already"
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(path))
+            first.accept()[0].close()
+    assert not path.exists()
+
+
+def test_what_is_no_socket_is_left_alone(path: Path) -> None:
+    path.write_text("mine")
+    assert refusal(path) == f"cannot listen on unix:{path}: there is something that is no socket"
+    assert path.read_text() == "mine"
+
+
+def test_a_path_that_cannot_be_is_told(path: Path) -> None:
+    assert "No such file or directory" in refusal(path.parent / "none" / "gw.sock")
+    assert "the path is longer than 107 bytes" in refusal(path.parent / ("x" * 107))
+
+
+def test_a_socket_that_took_its_place_is_not_removed(path: Path) -> None:
+    with listening(Service(), [Local(str(path))], 0o660):
+        path.unlink()
+        with socket.socket(socket.AF_UNIX) as other:
+            other.bind(str(path))
+    assert path.is_socket()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from gateway.errors import ConfigError
 from gateway.jobs.settings import read_sections
+from gateway.service import Local, Tcp
 from gateway.settings import (
     ConnectorEntry,
     Limits,
     Settings,
+    Tls,
     building_environment,
     find_file,
     read_settings,
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 
 def settings(site: Site, gateway: str = "", *, listen: str | None = None, **environ: str) -> Settings:
     site.configure(gateway=gateway)
-    return read_settings(site.file, listen=listen, environ=environ)[0]
+    return read_settings(site.file, listen=() if listen is None else (listen,), environ=environ)[0]
 
 
 def refusal(site: Site, gateway: str, *, listen: str | None = None, **environ: str) -> str:
@@ -37,7 +41,7 @@ def refusal(site: Site, gateway: str, *, listen: str | None = None, **environ: s
 
 def test_an_empty_section_is_all_defaults(site: Site) -> None:
     found = settings(site)
-    assert (found.host, found.port) == ("127.0.0.1", 7004)
+    assert found.listen == (Tcp("127.0.0.1", 7004),)
     assert found.connectors_dir == site.folder / "connectors.d"
     assert found.state_dir == site.folder / ".gateway"
     assert (found.enable, found.max_processes, found.max_request, found.drain) == ("all", 64, 32 << 20, 30)
@@ -47,16 +51,15 @@ def test_an_empty_section_is_all_defaults(site: Site) -> None:
 
 def test_a_file_without_the_section_is_all_defaults(site: Site) -> None:
     site.file.write_text("connectors: {}\n")
-    assert read_settings(site.file, environ={})[0].port == 7004
+    assert read_settings(site.file, environ={})[0].listen == (Tcp("127.0.0.1", 7004),)
 
 
 @pytest.mark.parametrize(
     ("line", "setting", "value"),
     [
-        ("listen: 0.0.0.0:80", "port", 80),
-        ("listen: 0.0.0.0:80", "host", "0.0.0.0"),
-        ("listen: ':7005'", "host", None),
-        ("listen: '[::1]:7005'", "host", "::1"),
+        ("listen: 0.0.0.0:80", "listen", (Tcp("0.0.0.0", 80),)),
+        ("listen: ':7005'", "listen", (Tcp(None, 7005),)),
+        ("listen: '[::1]:7005'", "listen", (Tcp("::1", 7005),)),
         ("connectors_dir: null", "connectors_dir", None),
         ("connectors_dir: /etc/connectors", "connectors_dir", "/etc/connectors"),
         ("enable: listed", "enable", "listed"),
@@ -76,6 +79,12 @@ def test_a_file_without_the_section_is_all_defaults(site: Site) -> None:
         ("hosts: [Gateway.local, 'other:80', '[0:0::1]']", "hosts", {"gateway.local", "other", "[::1]"}),
         ("metrics: open", "metrics_open", True),
         ("cgroup: false", "cgroup", False),
+        ("listen: [':1', '[::1]:2']", "listen", (Tcp(None, 1), Tcp("::1", 2))),
+        ("listen: 'unix:/run/gw.sock'", "listen", (Local("/run/gw.sock"),)),
+        ("socket_mode: '600'", "socket_mode", 0o600),
+        ("tls: null", "tls", None),
+        ("trusted_proxies: ['::1', unix]", "trusted_proxies", ((ip_network("::1"),), True)),
+        ("tls: false", "plain", True),
     ],
 )  # fmt: skip
 def test_each_setting_is_taken(site: Site, line: str, setting: str, value: Any) -> None:
@@ -99,14 +108,26 @@ def test_the_state_folder_is_known_by_its_real_name(site: Site) -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("listen: 7004", "gateway.listen: expected `str`, got `int`"),
+        ("listen: 7004", "gateway.listen: expected `str | array`, got `int`"),
         ("listen: ''", "gateway.listen: '' is not an address"),
         ("listen: localhost", "gateway.listen: 'localhost' is not an address: write host:port"),
         ("listen: 'localhost:'", "gateway.listen: '' is not a port"),
         ("listen: 'localhost:http'", "gateway.listen: 'http' is not a port"),
         ("listen: 'localhost:65536'", "gateway.listen: '65536' is not a port"),
         ("listen: 'localhost:-1'", "gateway.listen: '-1' is not a port"),
-        ("listen: null", "gateway.listen: expected `str`, got `null`"),
+        ("listen: null", "gateway.listen: expected `str | array`, got `null`"),
+        ("listen: []", "gateway.listen: expected `array` of length >= 1"),
+        ("listen: [':1', 'unix:']", "gateway.listen: 'unix:' is not a path: write unix:/run/gateway/gateway.sock"),
+        ("socket_mode: 660", 'gateway.socket_mode: expected `str`, got `int`: write "660" in quotes'),
+        ("socket_mode: '0999'", "gateway.socket_mode: expected `str` matching regex"),
+        ("trusted_proxies: 10.0.0.0/8", "gateway.trusted_proxies: expected `array`, got `str`"),
+        ("trusted_proxies: [10.0.0.1/8]", "gateway.trusted_proxies.0: is no network, such as 10.0.0.0/8, nor unix"),
+        ("trusted_proxies: [proxy.example]", "gateway.trusted_proxies.0: is no network"),
+        ("tls: true", "gateway.tls: name the files: {cert: tls.crt, key: tls.key}"),
+        ("tls: tls.crt", "gateway.tls: expected `bool | object | null`, got `str`"),
+        ("tls: {cert: tls.crt}", "gateway.tls: object missing required field `key`"),
+        ("tls: {cert: a, key: b, ca: c}", "gateway.tls.ca: unknown key"),
+        ("tls: {cert: a, key: b, client_certificates: required}", "gateway.tls.client_certificates: needs client_ca"),
         ("connectors_dir: ''", "gateway.connectors_dir: is empty: name a folder"),
         ("connectors_dir: [a]", "gateway.connectors_dir: expected `str | null`, got `array`"),
         ("enable: some", "gateway.enable: invalid enum value 'some'"),
@@ -161,15 +182,29 @@ def test_an_unknown_section_is_refused_by_its_name(site: Site) -> None:
         read_settings(site.file, environ={})
 
 
+def test_files_of_tls_and_unix_sockets_are_relative_to_the_file(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    found = settings(site, "listen: [':1', 'unix:gw.sock']\ntls: {cert: tls.crt, key: /etc/key, client_ca: ca/ca.crt}")
+    assert found.listen == (Tcp(None, 1), Local(str(site.folder / "gw.sock")))
+    assert found.tls == Tls(
+        cert=site.folder / "tls.crt", key=Path("/etc/key"), client_ca=site.folder / "ca/ca.crt", required=False
+    )
+    assert settings(site, listen="unix:tmp/gw.sock").listen == (Local("/tmp/gw.sock"),)
+
+
+def test_the_port_of_the_environment_is_that_of_each_port(site: Site) -> None:
+    found = settings(site, "listen: ['127.0.0.1:1', 'unix:/s', '[::1]:2', '127.0.0.1:3']", CONNECTOR_PROXY_PORT="9")
+    assert found.listen == (Tcp("127.0.0.1", 9), Local("/s"), Tcp("::1", 9))
+
+
 # --- the command line and the environment
 
 
 def test_the_command_line_goes_before_the_environment_and_both_before_the_file(site: Site) -> None:
     line = "listen: 10.0.0.1:1"
-    assert settings(site, line, CONNECTOR_PROXY_PORT="2").port == 2
-    assert settings(site, line, CONNECTOR_PROXY_PORT="2").host == "10.0.0.1"
+    assert settings(site, line, CONNECTOR_PROXY_PORT="2").listen == (Tcp("10.0.0.1", 2),)
     found = settings(site, line, listen="10.0.0.2:3", CONNECTOR_PROXY_PORT="2")
-    assert (found.host, found.port) == ("10.0.0.2", 3)
+    assert found.listen == (Tcp("10.0.0.2", 3),)
 
 
 def test_the_environment_overrides_key_and_origins(site: Site) -> None:

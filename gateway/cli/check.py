@@ -25,6 +25,7 @@ from gateway.cli.common import (
 from gateway.connectors.clients import has_clients
 from gateway.connectors.snapshot import ConnectorState, Status
 from gateway.errors import ConfigError
+from gateway.http.tls import Encryption
 from gateway.jobs.notices import of_callbacks, of_command
 from gateway.processes.pools import MODES
 from gateway.runtimes.base import start_problem
@@ -81,7 +82,7 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
         clients = [_of_client(one) for name, one in (gateway.registry.clients or {}).items() if client in {None, name}]
         faults = bool(bad or gateway.registry.exposed or any(one["problem"] for one in clients))
         memory = _sum([one["memory"] for one in findings if one["memory"]])
-        callers = _callers(gateway.settings)
+        callers, tls = _callers(gateway.settings), Encryption(gateway.settings)
         if as_json:
             notice = of_callbacks(gateway.callbacks.of(None))
             told = {
@@ -89,6 +90,7 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
                 "exposed": gateway.registry.exposed,
                 "passed_over": gateway.registry.passed_over,
                 "callers": callers,
+                "tls": tls.facts(),
                 "callbacks": notice,
                 "memory": memory,
                 "sandbox": names(gateway.registry.machine.steps),
@@ -99,6 +101,7 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
             return 1 if faults else 0
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
         out.print(f"callers       {escaped(callers)}")
+        out.print(f"tls           {escaped(tls.summary())}")
         out.print(f"sandbox       {escaped(levels.summary(gateway.registry.machine))}")
         out.print(f"callbacks     {escaped(of_callbacks(gateway.callbacks.of(None)) or 'have credentials')}\n")
         for told in clients:

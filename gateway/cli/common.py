@@ -115,21 +115,12 @@ def refuse_strangers(settings: Settings) -> None:
     """
     if settings.api_key is not None or settings.open or has_clients(settings):
         return
-    try:
-        found = strangers_reach(settings.service, settings.host, settings.port)
-    except (OSError, UnicodeError) as problem:
-        raise cannot_listen(settings, problem) from problem
+    found = strangers_reach(settings.service, settings.listen)
     if found:
         raise ConfigError(
             f"other machines reach {', '.join(found)}, and there is no key: set CONNECTOR_PROXY_API_KEY, or listen on"
             " 127.0.0.1, or say gateway.open: true if whoever reaches it may call everything"
         )
-
-
-def cannot_listen(settings: Settings, problem: OSError | UnicodeError) -> ConfigError:
-    """Return what is said about an address that cannot be listened on."""
-    why = getattr(problem, "strerror", None) or problem
-    return ConfigError(f"cannot listen on {settings.host or '*'}:{settings.port}: {why}")
 
 
 def escaped(text: str) -> str:

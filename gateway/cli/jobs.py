@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -15,18 +17,18 @@ from rich.table import Table
 
 from gateway.cli.common import config_option, err, escaped, fail, handled, out, run
 from gateway.errors import ConfigError
+from gateway.http.tls import fingerprint
 from gateway.jobs.contract import ENDS, JobState
+from gateway.service import Local, Tcp
 from gateway.settings import find_file, key_of_environment, read_settings
 from gateway.units import Duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
-
-P = ParamSpec("P")
 
 PATIENCE = 30.0  # seconds for an answer
 DIGITS = 15  # of a number
+HERE = "http://localhost"  # what a Unix socket is called
 _WIDE = 1000  # characters
 _EVERYWHERE = {None: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is listened on, seen from here
 _COLORS = {"delivered": "green", "kept": "green", "dead": "red", "cancelled": "yellow"}
@@ -60,16 +62,18 @@ def jobs() -> None:
     """
 
 
-def remote(function: Callable[P, None]) -> Callable[P, None]:
-    """Add the options that say which gateway is asked."""
+def remote(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say which gateway is asked; they come as one `_Where`."""
 
     @config_option
-    @click.option("--url", "-u", metavar="URL", help="The gateway [default: where gateway.listen is].")
+    @click.option("--url", "-u", metavar="URL", help="The gateway, or unix:PATH [default: where gateway.listen is].")
+    @click.option("--cacert", type=click.Path(path_type=Path), help="Believe the authorities in this PEM file alone.")
+    @click.option("--cert", type=click.Path(path_type=Path), help="Show the certificate in this PEM file with its key.")
     @click.option("--json", "as_json", is_flag=True, help="Print what the gateway answers.")
     @handled
     @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> None:
-        function(*args, **kwargs)
+    def wrapper(*args: Any, **options: Any) -> None:
+        function(_Where(*(options.pop(name) for name in _Where._fields)), *args, **options)
 
     return wrapper
 
@@ -83,7 +87,7 @@ def remote(function: Callable[P, None]) -> Callable[P, None]:
 @click.option("--limit", "-n", type=_Number(1, 500), default=50, show_default=True, help="How many.")
 @click.option("--offset", type=_Number(0), default=0, help="How many to leave out.")
 @remote
-def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) -> None:
+def list_(where: _Where, *, as_json: bool, **query: Any) -> None:
     """List jobs, the latest first."""
 
     def show(answer: Any) -> None:
@@ -96,40 +100,40 @@ def list_(config: Path | None, url: str | None, *, as_json: bool, **query: Any) 
             )  # fmt: skip
         _print(table)
 
-    run(_ask(_Where(config, url), "GET", "", query, None if as_json else show))
+    run(_ask(where, "GET", "", query, None if as_json else show))
 
 
 @jobs.command()
 @click.argument("job", type=_Text())
 @remote
-def show(config: Path | None, url: str | None, job: str, *, as_json: bool) -> None:
+def show(where: _Where, job: str, *, as_json: bool) -> None:
     """Show one job: where it is, each try to deliver it, and what it came to."""
-    run(_ask(_Where(config, url), "GET", f"/{quote(job, safe='')}", {}, None if as_json else _show))
+    run(_ask(where, "GET", f"/{quote(job, safe='')}", {}, None if as_json else _show))
 
 
 @jobs.command()
 @click.argument("job", type=_Text())
 @remote
-def cancel(config: Path | None, url: str | None, job: str, *, as_json: bool) -> None:
+def cancel(where: _Where, job: str, *, as_json: bool) -> None:
     """Cancel an open job: kill what it runs, or end its delivery. Its caller is told."""
-    run(_ask(_Where(config, url), "POST", f"/{quote(job, safe='')}/cancel", {}, None if as_json else _summarize))
+    run(_ask(where, "POST", f"/{quote(job, safe='')}/cancel", {}, None if as_json else _summarize))
 
 
 @jobs.command()
 @click.argument("job", type=_Text())
 @click.option("--run", "again", is_flag=True, help="Run the command again, as a new job.")
 @remote
-def retry(config: Path | None, url: str | None, job: str, *, again: bool, as_json: bool) -> None:
+def retry(where: _Where, job: str, *, again: bool, as_json: bool) -> None:
     """Deliver again, now, what a job came to."""
     query = {"run": "true"} if again else {}
-    run(_ask(_Where(config, url), "POST", f"/{quote(job, safe='')}/retry", query, None if as_json else _summarize))
+    run(_ask(where, "POST", f"/{quote(job, safe='')}/retry", query, None if as_json else _summarize))
 
 
 @jobs.command()
 @click.option("--older-than", required=True, metavar="TIME", help="Those that ended longer ago, for example 7d.")
 @click.option("--state", "-s", type=click.Choice([one.value for one in ENDS]), help="Those that ended so alone.")
 @remote
-def purge(config: Path | None, url: str | None, *, as_json: bool, **query: Any) -> None:
+def purge(where: _Where, *, as_json: bool, **query: Any) -> None:
     """Remove jobs that have ended."""
     try:
         Duration.parse(query["older_than"])
@@ -139,24 +143,47 @@ def purge(config: Path | None, url: str | None, *, as_json: bool, **query: Any) 
     def show(answer: Any) -> None:
         out.print(f"removed {answer['removed']} jobs")
 
-    run(_ask(_Where(config, url), "POST", "/purge", query, None if as_json else show))
+    run(_ask(where, "POST", "/purge", query, None if as_json else show))
 
 
 class _Where(NamedTuple):
-    """Which gateway."""
+    """Which gateway, and how it is believed."""
 
     config: Path | None
     url: str | None
+    cacert: Path | None
+    cert: Path | None
+
+
+class _Target(NamedTuple):
+    """Where a gateway is."""
+
+    url: str
+    key: str | None
+    socket: str | None = None
+    """The path of its Unix socket."""
+    tls: ssl.SSLContext | aiohttp.Fingerprint | bool = True
+
+    @property
+    def shown(self) -> str:
+        return f"unix:{self.socket}" if self.socket is not None else self.url
+
+    def connector(self) -> aiohttp.BaseConnector:
+        """Make what connects to it."""
+        return aiohttp.UnixConnector(self.socket) if self.socket is not None else aiohttp.TCPConnector(ssl=self.tls)
 
 
 async def _ask(where: _Where, method: str, path: str, query: dict[str, Any], show: Callable[[Any], None] | None) -> int:
-    url, key = _target(where)
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    target = _target(where)
+    url = target.shown
+    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
     query = {name: str(value) for name, value in query.items() if value is not None}
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session,
-            session.request(method, f"{url}/v1/jobs{path}", params=query, headers=headers) as response,
+            aiohttp.ClientSession(
+                connector=target.connector(), timeout=aiohttp.ClientTimeout(total=PATIENCE)
+            ) as session,
+            session.request(method, f"{target.url}/v1/jobs{path}", params=query, headers=headers) as response,
         ):
             body = await response.read()
     except (aiohttp.ClientError, OSError, ValueError) as problem:
@@ -180,20 +207,49 @@ async def _ask(where: _Where, method: str, path: str, query: dict[str, Any], sho
     return 0
 
 
-def _target(where: _Where) -> tuple[str, str | None]:
-    """Return the gateway's URL and its API key; with a URL there need be no configuration file here."""
+def _target(where: _Where) -> _Target:
+    """Find the gateway and its API key; with a URL there need be no configuration file here."""
     try:
         settings, _ = read_settings(find_file(where.config))
     except ConfigError:
         if where.config is not None or where.url is None:
             raise
-        return where.url.rstrip("/"), key_of_environment()
+        return _told(where.url, key_of_environment(), where)
     if where.url is not None:
-        return where.url.rstrip("/"), settings.api_key
-    if settings.port == 0:
+        return _told(where.url, settings.api_key, where)
+    address = next((one for one in settings.listen if isinstance(one, Local)), settings.listen[0])
+    if isinstance(address, Local):
+        return _Target(HERE, settings.api_key, address.path)
+    if address.port == 0:
         fail("gateway.listen leaves the port to the system: say with --url where the gateway is")
-    host = _EVERYWHERE.get(settings.host, settings.host)
-    return f"http://{f'[{host}]' if host and ':' in host else host}:{settings.port}", settings.api_key
+    here = Tcp(_EVERYWHERE.get(address.host, address.host), address.port)
+    if settings.tls is None:
+        return _Target(f"http://{here}", settings.api_key)
+    tls = _context(where)
+    if where.cacert is None and where.cert is None:  # whatever name it has, it is the one beside this
+        tls = aiohttp.Fingerprint(fingerprint(settings.tls))
+    return _Target(f"https://{here}", settings.api_key, tls=tls)
+
+
+def _told(url: str, key: str | None, where: _Where) -> _Target:
+    if url.startswith("unix:"):
+        return _Target(HERE, key, url.removeprefix("unix:"))
+    return _Target(url.rstrip("/"), key, tls=_context(where))
+
+
+def _context(where: _Where) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
+    """Make what --cacert and --cert ask for; without them, authorities are the machine's, or those of SSL_CERT_FILE."""
+    if where.cacert is None and where.cert is None:
+        return True
+    named = where.cacert
+    try:
+        context = ssl.create_default_context(cafile=where.cacert)
+        named = where.cert
+        if where.cert is not None:
+            context.load_cert_chain(where.cert)
+    except OSError as problem:
+        fail(f"{named}: {problem.strerror or problem}")
+    return context
 
 
 def _complain(url: str, status: int, answer: dict[str, Any]) -> None:

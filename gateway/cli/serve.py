@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from gateway.cells import orphans
-from gateway.cli.common import cannot_listen, config_option, handled, refuse_strangers
+from gateway.cli.common import config_option, handled, refuse_strangers
 from gateway.errors import ConfigError
 from gateway.observe import logs
 from gateway.observe.events import Bus
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @config_option
-@click.option("--listen", "-l", metavar="HOST:PORT", help="Where to listen; overrides gateway.listen.")
+@click.option(
+    "--listen",
+    "-l",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Where to listen, HOST:PORT or unix:PATH; overrides gateway.listen. Can be repeated.",
+)
 @click.option(
     "--log-format", type=click.Choice(["json", "human"]), default="human", show_default=True, help="Form of the log."
 )
@@ -42,7 +48,7 @@ if TYPE_CHECKING:
 def serve(
     *,
     config: Path | None,
-    listen: str | None,
+    listen: tuple[str, ...],
     log_format: Literal["json", "human"],
     fds: tuple[int, ...],
     workers: str | None,
@@ -70,12 +76,9 @@ def serve(
     if keeper is None and (settings.restart or several if restart is None else restart):
         from gateway.keeper import Keeper  # noqa: PLC0415 - the other verbs need none
 
-        arguments = ["--config", str(file), "--log-format", log_format, *(("--listen", listen) if listen else ())]
-        try:
-            status = asyncio.run(Keeper(settings, arguments).run())
-        except OSError as problem:
-            raise cannot_listen(settings, problem) from problem
-        raise SystemExit(status)
+        said = [word for one in listen for word in ("--listen", one)]
+        arguments = ["--config", str(file), "--log-format", log_format, *said]
+        raise SystemExit(asyncio.run(Keeper(settings, arguments).run()))
     _serve(settings, log_format)
 
 
@@ -89,8 +92,6 @@ def _serve(settings: Settings, log_format: logs.Format) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, bus))
-    except OSError as problem:
-        raise cannot_listen(settings, problem) from problem
     finally:
         logs.close()
 

@@ -27,7 +27,8 @@ NOBODY = 65534  # whom the kernel names for owners that a namespace does not kno
 def exposed(settings: Settings, sources: Sources, connectors: Iterable[Connector]) -> tuple[str, ...]:
     """Say of each file and folder who else can change it, and how to mend that.
 
-    Looked at are connectors.yaml, the drop-ins, `state_dir`, what connectors rest on, and the folders above them.
+    Looked at are connectors.yaml, the files of TLS, the drop-ins, `state_dir`, what connectors rest on, and the folders
+    above them.
     """
     look = _Look()
     folder = settings.connectors_dir
@@ -35,6 +36,10 @@ def exposed(settings: Settings, sources: Sources, connectors: Iterable[Connector
         if held is not None:
             look.at(held, held=True)
     look.at(settings.file)
+    tls = settings.tls
+    if tls is not None:
+        for one in (tls.cert, tls.key, *([tls.client_ca] if tls.client_ca is not None else [])):
+            look.at(one)
     for entry in sources.entries:
         if entry.folder.parent == folder:
             look.at(entry.folder, held=True)

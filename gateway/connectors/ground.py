@@ -86,11 +86,14 @@ def ground_of(folder: Path, settings: Settings, *, strict: bool = False) -> Grou
 
 
 def _hidden(settings: Settings) -> set[Path]:
-    file = real(settings.file)
-    # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
-    versioned = file.parent.name.startswith("..") and file.parent.parent == real(settings.file.parent)
-    hidden = {file, settings.state_dir, *([file.parent.parent] if versioned else [])}
-    return hidden | _gathered(settings) | {real(folder) for folder in settings.lookup.folders if folder.exists()}
+    hidden = {settings.state_dir, *(real(folder) for folder in settings.lookup.folders if folder.exists())}
+    hidden |= _gathered(settings)
+    for named in (settings.file, *([settings.tls.key] if settings.tls is not None else [])):
+        file = real(named)
+        # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
+        versioned = file.parent.name.startswith("..") and file.parent.parent == real(named.parent)
+        hidden |= {file, *([file.parent.parent] if versioned else [])}
+    return hidden
 
 
 def _gathered(settings: Settings) -> set[Path]:

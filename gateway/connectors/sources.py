@@ -171,8 +171,13 @@ def _code(node: YamlNode, folder: Path) -> Iterator[Path]:
 
 
 def fingerprint(settings: Settings) -> Fingerprint:
-    """Return what changes when connectors.yaml, a client, a build or the folder of drop-ins (not its contents) does."""
+    """Return what changes when connectors.yaml, a client, a build or the folder of drop-ins (not its contents) does.
+
+    So does the key of TLS, which is hidden from connectors.
+    """
     marks = [identity(settings.file), *(identity(build) for build in _builds(settings.state_dir / "runtimes"))]
+    if settings.tls is not None:
+        marks.append(identity(settings.tls.key))
     try:
         entries = _folder_entries(settings)
         clients = client_files(settings.clients_dir) if settings.clients_dir is not None else None

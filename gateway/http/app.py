@@ -16,6 +16,7 @@ from gateway.http import middleware
 from gateway.http.calls import wait_for_the_handler
 from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
+from gateway.http.proxies import PROXIES, Proxies
 from gateway.http.responses import status_of
 from gateway.http.routes import CLIENTS, is_of_clients
 from gateway.observe.metrics import Metrics
@@ -51,6 +52,7 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     )
     app[GATEWAY] = gateway
     app[CONNECTIONS] = connections
+    app[PROXIES] = Proxies(settings.trusted_proxies)
     for route in (*routes, *(route._replace(path=CLIENTS + route.path) for route in routes if is_of_clients(route))):
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
             app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)

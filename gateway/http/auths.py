@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway import origins
 from gateway.http.keys import CLIENT, client_of
 from gateway.http.pages import page
+from gateway.http.proxies import base_of
 from gateway.http.routes import CLIENTS, Access, Route
 from gateway.oauth import cookies
 from gateway.oauth.answers import TokenRefused
@@ -190,7 +191,7 @@ class AuthHandlers:
         """Return the address of this route as browsers and providers know it."""
         base = self._public_url
         if base is None:
-            base = f"{request.scheme}://{request.host}"
+            base = base_of(request)
             if not origins.is_plain(base):
                 raise _SignInTrouble(400, "Host is not valid", "The request names no host that can be used.")
         return f"{base}{asked.prefix}/v1/auth/{quote(asked.connector, safe='')}/{quote(asked.auth, safe='')}"

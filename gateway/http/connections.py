@@ -21,11 +21,12 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from gateway.errors import RequestTimeout
 from gateway.http.budget import PROGRESS, STILL, Budget
 from gateway.http.responses import of_error, of_status, unreadable
+from gateway.http.tls import Encryption
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from gateway.settings import Settings
 
@@ -60,14 +61,20 @@ def give_back_memory() -> None:
 
 
 class Connections:
-    """How many there are, and may be, and how long they may go without progress."""
+    """How many there are, and may be, how long they may go without progress, and how they are encrypted."""
 
     def __init__(self, settings: Settings) -> None:
+        """Take the settings.
+
+        Raises:
+            ConfigError: the files of TLS cannot be used.
+        """
         self.budget = Budget(settings.max_held)
         self.most = settings.max_connections
         self.open = 0
         self.read_timeout = settings.read_timeout
         self.write_timeout = settings.write_timeout
+        self.encryption = Encryption(settings)
         self._processes = settings.max_processes
 
     def allow_descriptors(self) -> None:
@@ -91,12 +98,14 @@ class Connections:
 class Connection(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_begun", "_bounds", "_head", "_mark", "_resumed", "_since", "surplus")
+    __slots__ = ("_begun", "_bounds", "_context", "_head", "_mark", "_resumed", "_since", "surplus")
 
     def __init__(self, manager: web.Server, bounds: Connections, **options: Any) -> None:
         super().__init__(manager, **options)
         self.surplus = False
         """It is one too many: only what needs no key is answered."""
+        self._context: object = None
+        """What it is encrypted with."""
         self._bounds = bounds
         self._head = 0
         """Bytes of a head that is not there in full."""
@@ -107,6 +116,11 @@ class Connection(RequestHandler):
         self._since = 0.0
         self._resumed = False
         """A part of an answer has been taken since."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._context = transport.get_extra_info("sslcontext")
+        super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Take what has come, and know when it is a head that is not there in full."""
@@ -125,6 +139,14 @@ class Connection(RequestHandler):
         """Note that a part of an answer was taken."""
         self._resumed = True
         super().resume_writing()
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Send an answer; the last one, where the connection began with a certificate of former times."""
+        if self._context is not None and self._context is not self._bounds.encryption.context:
+            resp.force_close()
+        return super().finish_response(request, resp, start_time)
 
     def is_idle(self) -> bool:
         """Tell whether it waits for a request, or for nothing but its end."""

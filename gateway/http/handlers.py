@@ -172,6 +172,8 @@ class Handlers:
             "state": gateway.admission.state.value,
             "registry_problem": gateway.registry.problem,
             "log_problem": logs.problem(),
+            "notices": self._connections.encryption.notices(),
+            "tls": self._connections.encryption.facts(),
             "describing": gateway.registry.awaited(),
             "processes": {
                 "in_flight": gateway.places.running,

@@ -17,6 +17,7 @@ from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
 from gateway.http.routes import CLIENTS, SIGN_IN, Access, Route
 from gateway.identity import Identity, Role
+from gateway.service import Tcp
 from gateway.units import Size
 
 if TYPE_CHECKING:
@@ -150,9 +151,9 @@ class _Strangers:
     def __init__(self, settings: Settings) -> None:
         self._origins = frozenset(settings.cors_origins)
         self._public = settings.public_url or ""
-        named = origins.host_of(settings.host or "")
+        named = {origins.host_of(one.host or "") for one in settings.listen if isinstance(one, Tcp)}
         public = {origins.read(self._public).host} if self._public else set()
-        self._hosts = settings.hosts | public | ({named} if named is not None else set())
+        self._hosts = settings.hosts | public | {one for one in named if one is not None}
         self._any_host = settings.open
 
     def refuse(self, request: web.Request) -> None:

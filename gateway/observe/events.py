@@ -95,6 +95,34 @@ class BackgroundFinished(Event, frozen=True, kw_only=True):
         return "info" if self.outcome == "ok" else "warning"
 
 
+class TlsLoaded(Event, frozen=True, kw_only=True):
+    """The files of TLS have changed, and new connections have what they hold now. `not_after` is when it ends."""
+
+    name = "tls_loaded"
+
+    cert: str
+    not_after: str
+
+
+class TlsFailed(Event, frozen=True, kw_only=True):
+    """The files of TLS have changed and cannot be used: what they were before serves on."""
+
+    name = "tls_failed"
+    level = "error"
+
+    reason: str
+
+
+class TlsExpiring(Event, frozen=True, kw_only=True):
+    """The certificate ends within two weeks, or has ended."""
+
+    name = "tls_expiring"
+    level = "warning"
+
+    not_after: str
+    message: str
+
+
 class SignInEnded(Event, frozen=True, kw_only=True):
     """A browser came back from an OAuth provider, or was not sent there. `reason` is for people; no token is in it."""
 

@@ -7,10 +7,13 @@ import json
 import os
 import re
 import socket
+import ssl
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
+from tests.http.test_tls import MUTUAL, install, trust, trusting
 from tests.jobs.support import Backend, caller
 from tests.support import Server, Site, cli, eventually, served
 
@@ -153,3 +156,50 @@ async def test_an_age_beyond_the_calendar_is_told_by_the_gateway(site: Site) -> 
         for age in ("37000d", "9" * 15 + "d"):
             done = await asyncio.to_thread(cli, site, "jobs", "purge", "--older-than", age, "--url", gateway.url)
             assert (done.returncode, done.stderr) == (1, "invalid_request: older_than is more than 100 years\n")
+
+
+async def test_a_unix_socket_is_asked_first(short_site: Site) -> None:
+    path = short_site.folder / "gw.sock"
+    short_site.configure(gateway="listen: ['127.0.0.1:1', 'unix:gw.sock']")
+    async with served(short_site, "--listen", f"unix:{path}", env=KEY):
+        for where in ((), ("--url", f"unix:{path}")):
+            done = await asyncio.to_thread(cli, short_site, "jobs", "list", "--json", *where, env=KEY)
+            assert (done.returncode, json.loads(done.stdout)["jobs"]) == (0, [])
+    done = cli(short_site, "jobs", "list", env=KEY)
+    assert (done.returncode, done.stderr) == (
+        1, f"error: no gateway answers at unix:{path}: No such file or directory\n",
+    )  # fmt: skip
+
+
+async def test_with_tls_the_gateway_beside_the_configuration_is_believed_by_its_certificate(site: Site) -> None:
+    authority, port = trustme.CA(), free_port()
+    install(site, authority.issue_cert("gateway.example"))
+    site.configure(gateway=f"listen: 127.0.0.1:{port}\ntls: {{cert: tls.crt, key: tls.key}}")
+    careless = ssl.create_default_context()
+    careless.check_hostname, careless.verify_mode = False, ssl.CERT_NONE
+    async with served(site, "--listen", f"127.0.0.1:{port}", env=KEY, tls=careless):
+        done = await asyncio.to_thread(cli, site, "jobs", "list", "--json", env=KEY)
+        assert (done.returncode, json.loads(done.stdout)["jobs"]) == (0, [])
+        refused = await asyncio.to_thread(cli, site, "jobs", "list", "--url", f"https://127.0.0.1:{port}", env=KEY)
+        assert refused.returncode == 1
+        assert "certificate" in refused.stderr
+
+
+@pytest.mark.parametrize("how", ["--cacert", "SSL_CERT_FILE"])
+async def test_with_a_url_authorities_are_named_and_a_certificate_is_shown(site: Site, how: str) -> None:
+    authority, clients = trustme.CA(), trustme.CA()
+    install(site, authority.issue_cert("127.0.0.1"))
+    trust(site, clients)
+    site.configure(gateway=MUTUAL % "required")
+    mine = clients.issue_cert(common_name="operator")
+    (site.folder / "me.pem").write_bytes(mine.private_key_and_cert_chain_pem.bytes())
+    (site.folder / "roots.pem").write_bytes(authority.cert_pem.bytes())
+    trusted: tuple[str, ...] = ("--cacert", "roots.pem") if how == "--cacert" else ()
+    env = KEY if trusted else {**KEY, how: str(site.folder / "roots.pem")}
+    async with served(site, env=KEY, tls=trusting(authority, mine)) as gateway:
+        where = "--url", gateway.url, *trusted
+        done = await asyncio.to_thread(cli, site, "jobs", "list", "--json", *where, "--cert", "me.pem", env=env)
+        assert (done.returncode, json.loads(done.stdout)["jobs"]) == (0, [])
+        assert (await asyncio.to_thread(cli, site, "jobs", "list", *where, env=env)).returncode == 1
+        bad = await asyncio.to_thread(cli, site, "jobs", "list", *where, "--cert", "none.pem", env=env)
+        assert (bad.returncode, bad.stderr) == (2, "error: none.pem: No such file or directory\n")

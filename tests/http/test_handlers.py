@@ -847,6 +847,6 @@ def test_a_port_that_is_none_is_refused_and_named(site: Site, port: str) -> None
 def test_an_address_of_the_command_line_wins_over_the_environment(site: Site) -> None:
     site.configure(gateway="listen: ':7100'")
     environ = {"CONNECTOR_PROXY_PORT": "7200"}
-    assert read_settings(site.file, environ={})[0].port == 7100
-    assert read_settings(site.file, environ=environ)[0].port == 7200
-    assert read_settings(site.file, listen="127.0.0.1:7300", environ=environ)[0].port == 7300
+    assert read_settings(site.file, environ={})[0].listen[0].port == 7100
+    assert read_settings(site.file, environ=environ)[0].listen[0].port == 7200
+    assert read_settings(site.file, listen=("127.0.0.1:7300",), environ=environ)[0].listen[0].port == 7300
