@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.connectors.clients import digest_of
 from gateway.http.routes import KEY_HEADER
+from gateway.http.tls import certified
 from gateway.identity import DEFAULT, Identity, Role
 
 if TYPE_CHECKING:
@@ -54,16 +55,17 @@ class Keyring:
         return self._single is not None or self._registry.clients is not None
 
     def identify(self, request: web.Request) -> Identity:
-        """Return who sends a request.
+        """Return who sends a request: whoever has its key, or the client that its certificate names.
 
         Raises:
-            Unauthorized: it has no key, or one that is nobody's, not any more, or another client's than its path says.
+            Unauthorized: it has neither, or one that is nobody's, or not any more; or the two, or its path, are
+                different clients'.
         """
         if self._clients is not self._registry.clients:
             self._fill()
-        given = digest_of(given_in(request))
-        digest, identity, until = self._known.get(self._mark(given), (b"", NOBODY, None))
-        if not hmac.compare_digest(given, digest) or (until is not None and time.time() >= until):
+        named, given = certified(request) if self._clients is not None else None, given_in(request)
+        identity = self._of_key(given) if given or named is None else self._of_certificate(named)
+        if named is not None and named != identity.client:
             raise Unauthorized
         client = request.match_info.get(CLIENT, identity.client)
         if client != identity.client:
@@ -71,6 +73,18 @@ class Keyring:
                 raise Unauthorized
             identity = Identity(client=client, key=identity.key, role=identity.role)
         return identity
+
+    def _of_key(self, key: str) -> Identity:
+        given = digest_of(key)
+        digest, identity, until = self._known.get(self._mark(given), (b"", NOBODY, None))
+        if not hmac.compare_digest(given, digest) or (until is not None and time.time() >= until):
+            raise Unauthorized
+        return identity
+
+    def _of_certificate(self, client: str) -> Identity:
+        if client == DEFAULT or client not in (self._clients or {}):
+            raise Unauthorized
+        return Identity(client=client, key="certificate", role=Role.CALLER)
 
     def _mark(self, digest: bytes) -> bytes:
         return hmac.digest(self._secret, digest, hashlib.sha256)
