@@ -17,10 +17,10 @@ from gateway.cells import machine
 from gateway.cells.cells import Cells
 from gateway.cells.program import NoCell
 from gateway.cells.removing import remove
-from gateway.connectors.clients import owner_of
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError
+from gateway.identity import owner_of
 from gateway.jobs.background import Background
 from gateway.jobs.destinations import Directory
 from gateway.jobs.durable import DurableJobs

@@ -1,4 +1,4 @@
-"""Who asks: a client, with one of its keys, in a role."""
+"""Who asks: a client, with one of its keys, in a role; and whose a connector is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ import msgspec
 
 DEFAULT = "default"
 """The client of the single key, and of whoever needs none."""
+
+OWNER = "@"
+"""Stands between a connector's name and whose it is: no name in a file has it."""
+
+
+def called(name: str) -> str:
+    """Return what callers call a connector that is registered under a name."""
+    return name.partition(OWNER)[0]
+
+
+def owner_of(name: str) -> str:
+    """Return whose a registered connector is; empty for a common one."""
+    return name.partition(OWNER)[2]
+
+
+def registered(name: str, client: str) -> str:
+    """Return the name under which a client's own connector is registered."""
+    return f"{name}{OWNER}{client}"
 
 
 class Role(enum.Enum):

@@ -25,7 +25,7 @@ TELL = 60.0  # seconds at least between two log lines about one client
 LOOK = 2  # other clients that are looked at for each that is new
 
 
-class _Use(msgspec.Struct):
+class _Usage(msgspec.Struct):
     """What a client uses. Moments are the clock's."""
 
     running: int = 0
@@ -57,7 +57,7 @@ class Quotas:
         """Called with a client that was refused a run, when it may have one again."""
         self._publish = publish
         self._clock = clock
-        self._uses: dict[str, _Use] = {}
+        self._uses: dict[str, _Usage] = {}
         self._refused: set[str] = set()
 
     def enter(self, client: str, limits: ClientLimits | None) -> float:
@@ -106,7 +106,7 @@ class Quotas:
 
     # --- private
 
-    def _less(self, client: str, use: _Use, now: float) -> None:
+    def _less(self, client: str, use: _Usage, now: float) -> None:
         use.running -= 1
         if not use.running and use.until <= now:
             del self._uses[client]
@@ -114,7 +114,7 @@ class Quotas:
             self._refused.discard(client)
             self.on_room(client)
 
-    def _tell(self, client: str, use: _Use, limit: str, now: float) -> None:
+    def _tell(self, client: str, use: _Usage, limit: str, now: float) -> None:
         """Tell that calls were refused: the first at once, and then how many, from time to time."""
         use.refused += 1
         if now < use.told + TELL:
@@ -122,17 +122,17 @@ class Quotas:
         self._publish(CallsRefused(client=client, limit=limit, refused=use.refused))
         use.refused, use.told, use.until = 0, now, max(use.until, now + TELL)
 
-    def _new(self, client: str, now: float) -> _Use:
+    def _new(self, client: str, now: float) -> _Usage:
         """Begin to count. Of those that were not looked at for longest, who rests with a full bucket is forgotten."""
         for other in list(itertools.islice(self._uses, LOOK)):
             use = self._uses.pop(other)
             if use.running or use.until > now:
                 self._uses[other] = use
-        use = self._uses[client] = _Use()
+        use = self._uses[client] = _Usage()
         return use
 
 
-def _spend(use: _Use, rate: Rate, burst: int, now: float) -> bool:
+def _spend(use: _Usage, rate: Rate, burst: int, now: float) -> bool:
     """Take a token out of a bucket that gets `rate` a second and holds `burst`, if there is one."""
     use.tokens = min(burst, use.tokens + (now - use.at) * rate)
     use.at = now
@@ -143,11 +143,11 @@ def _spend(use: _Use, rate: Rate, burst: int, now: float) -> bool:
     return True
 
 
-def _too_many(use: _Use, most: int) -> RateLimited:
+def _too_many(use: _Usage, most: int) -> RateLimited:
     after = min(LATEST, max(SOONEST, use.typical / most))
     return RateLimited(f"{most} calls of this client are at work (its limits.concurrency)", retry_after=after)
 
 
-def _too_fast(use: _Use, rate: Rate) -> RateLimited:
+def _too_fast(use: _Usage, rate: Rate) -> RateLimited:
     after = (1 - use.tokens) / rate
     return RateLimited(f"this client sends more than {rate} (its limits.rate)", retry_after=after)

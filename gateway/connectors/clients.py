@@ -29,28 +29,11 @@ if TYPE_CHECKING:
     from gateway.secrets import Secrets
     from gateway.settings import Settings
 
-OWNER = "@"
-"""Stands between a connector's name and whose it is: no name in a file has it."""
 SUFFIXES = (".yaml", ".yml")
 SHOWN = 8  # digits of a key's digest that its id is made of
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _SECTIONS = ("connectors", "env", "callbacks")
 """Sections that are not decoded with the rest."""
-
-
-def called(name: str) -> str:
-    """Return what callers call a connector that is registered under a name."""
-    return name.partition(OWNER)[0]
-
-
-def owner_of(name: str) -> str:
-    """Return whose a registered connector is; empty for a common one."""
-    return name.partition(OWNER)[2]
-
-
-def registered(name: str, client: str) -> str:
-    """Return the name under which a client's own connector is registered."""
-    return f"{name}{OWNER}{client}"
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

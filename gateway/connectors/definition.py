@@ -12,11 +12,11 @@ import msgspec
 from gateway.connectors import auths, signatures, typeaheads
 from gateway.connectors.auths import Auth
 from gateway.connectors.caches import Cache, cache_of
-from gateway.connectors.clients import called
 from gateway.connectors.confinement import CONTAINER, Case, confine
 from gateway.connectors.parameters import NotAName, Signature
 from gateway.errors import ConfigError, Quarantine
 from gateway.files import identity, unusable
+from gateway.identity import called
 from gateway.observe.redact import SHORTEST, Redactor
 from gateway.observe.telling import secrets_in
 from gateway.processes.launch import BOOT, Bounds, Keep, Launch

@@ -13,7 +13,6 @@ import msgspec
 from gateway.backoff import wait
 from gateway.cells.machine import Machine
 from gateway.connectors.caches import Cache, Caches
-from gateway.connectors.clients import owner_of
 from gateway.connectors.confinement import own_user
 from gateway.connectors.definition import Connector, define, overlooked, redactor, secrets_named, why
 from gateway.connectors.exposure import exposed
@@ -21,6 +20,7 @@ from gateway.connectors.snapshot import ConnectorState, Snapshot, Status, Worlds
 from gateway.connectors.sources import Entry, Sources, fingerprint, read_sources
 from gateway.errors import ConfigError, GatewayDraining, Quarantine
 from gateway.files import identity
+from gateway.identity import owner_of
 from gateway.observe.events import (
     AllDescribed,
     Bus,

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.connectors.clients import called, owner_of
 from gateway.connectors.definition import Connector
 from gateway.errors import CommandNotFound, ConnectorUnavailable
-from gateway.identity import DEFAULT
+from gateway.identity import DEFAULT, called, owner_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.program import cache
-from gateway.connectors.clients import ClientFile, client_files, read_clients, registered, settled
+from gateway.connectors.clients import ClientFile, client_files, read_clients, settled
 from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
 from gateway.files import check_file, identity, open_file, unusable, walk
+from gateway.identity import registered
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT, FAILED, LOCK
 from gateway.settings import (

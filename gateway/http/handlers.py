@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
-from gateway.connectors.clients import called, owner_of
 from gateway.connectors.snapshot import ConnectorState
 from gateway.errors import Forbidden
 from gateway.http import openapi
@@ -21,6 +20,7 @@ from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
+from gateway.identity import called, owner_of
 from gateway.observe import logs
 from gateway.sandbox import names
 

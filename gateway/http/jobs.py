@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.connectors.clients import called
 from gateway.errors import Forbidden, InvalidRequest
 from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
+from gateway.identity import called
 from gateway.jobs.background import is_run
 from gateway.jobs.contract import OPEN, JobConflict, JobNotFound, JobState, JobsUnavailable, Query
 from gateway.units import Duration

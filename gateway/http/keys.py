@@ -33,7 +33,7 @@ class Unauthorized(Exception):
     """The key is missing, or nobody's."""
 
 
-class Keyring:
+class Authenticator:
     """All keys of all clients.
 
     A key is found by the HMAC of its digest, with a secret of this process, so that how long it takes says nothing of

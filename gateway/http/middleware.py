@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from gateway import origins
 from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTooLarge
 from gateway.http.budget import RETRY
-from gateway.http.keys import ANYBODY, CLIENT, NOBODY, Keyring, Unauthorized
+from gateway.http.keys import ANYBODY, CLIENT, NOBODY, Authenticator, Unauthorized
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
 from gateway.http.routes import CLIENTS, SIGN_IN, Access, Route
@@ -91,7 +91,7 @@ class _Doors:
     def __init__(self, settings: Settings, registry: Registry, routes: list[Route]) -> None:
         self.known: dict[web.AbstractRoute, _Door] = {}
         self._registry = registry
-        self._keyring = Keyring(registry, settings.api_key)
+        self._authenticator = Authenticator(registry, settings.api_key)
         self._rules = {(route.method, route.path): route.access for route in routes}
         self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
         settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
@@ -135,10 +135,10 @@ class _Doors:
             raise GatewayBusy("there are too many connections (gateway.max_connections)", retry_after=RETRY)
         if _is_preflight(request):
             return NOBODY
-        if not self._keyring.needed:
+        if not self._authenticator.needed:
             self._strangers.refuse(request)
             return ANYBODY
-        return self._keyring.identify(request)
+        return self._authenticator.identify(request)
 
 
 class _Strangers:

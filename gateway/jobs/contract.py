@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.connectors.clients import called
 from gateway.errors import GatewayError
+from gateway.identity import called
 from gateway.protocol.envelope import error_envelope
 from gateway.protocol.request import Caller
 

@@ -10,8 +10,8 @@ import msgspec
 
 from gateway.calls.call import Call
 from gateway.calls.extension import Extension
-from gateway.connectors.clients import called
 from gateway.errors import GatewayError, InvalidRequest
+from gateway.identity import called
 from gateway.jobs.contract import Accepted, Begin, Job, JobsUnavailable, Outcome
 from gateway.jobs.futures import looked_at
 from gateway.protocol.document import read_object

@@ -16,6 +16,7 @@ import uv
 
 from gateway.errors import Quarantine
 from gateway.files import read_text
+from gateway.identity import called
 from gateway.runners import RUNNERS
 from gateway.runtimes import projects, requirements
 from gateway.runtimes.base import (
@@ -300,7 +301,7 @@ def _target(options: PythonOptions, place: Home) -> tuple[str, str]:
     """Return what the host is told of the connector's code."""
     if options.module is not None:
         return "--module", str(place.resolve(options.module, "module"))
-    return "--package", options.package or _package(place.name)
+    return "--package", options.package or _package(called(place.name))
 
 
 def _package(connector: str) -> str:
