@@ -136,7 +136,7 @@ class LogWriter(io.TextIOBase):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _main(self) -> None:
-        while batch := self._next():
+        while (batch := self._next()) or self._gap:
             self._write_out(batch)
             with self._turn:
                 self._writing = 0
@@ -145,7 +145,7 @@ class LogWriter(io.TextIOBase):
                     structlog.get_logger().warning("log_dropped", lines=lost)
 
     def _next(self) -> bytearray:
-        """Wait for lines; nothing when the end has come."""
+        """Wait for lines; nothing when the end has come, or lines are missing here."""
         while True:
             with self._turn:
                 while not self._waiting and not self._closing.is_set():
@@ -159,7 +159,7 @@ class LogWriter(io.TextIOBase):
                 batch = self._waiting[:BATCH]
                 del self._waiting[:BATCH]
                 self._writing = len(batch)
-            if batch or self._closing.is_set():
+            if batch or self._gap or self._closing.is_set():
                 return batch
 
     def _write_out(self, batch: bytearray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -129,6 +130,35 @@ def test_what_found_the_queue_full_is_told_where_it_is_missing(monkeypatch: pyte
     finally:
         logs.configure("json")
         os.close(descriptor)
+
+
+def test_a_file_that_was_full_takes_lines_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(writer, "QUEUE", 300)
+    write, full = os.write, True
+
+    def on_a_disk(descriptor: int, data: bytes) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", on_a_disk)
+    path = tmp_path / "log"
+    with path.open("ab") as file:
+        logs.configure("json", file.fileno())
+        lines = logs._lines
+        try:
+            for number in range(100):
+                lines.put(b'{"event": %5d, "x": "%50d"}\n' % (number, 0))
+                assert until(lambda: lines._writing, PATIENCE)  # the thread has the first of them
+            full = False
+            assert until(lambda: b"log_dropped" in path.read_bytes(), PATIENCE)
+            lines.put(b'{"event": 100}\n')
+            assert until(lambda: logs.problem() is None, PATIENCE)
+        finally:
+            logs.configure("json")
+    *kept, told, last = (json.loads(line) for line in path.read_bytes().splitlines())
+    assert [one["event"] for one in kept] == list(range(100 - told["lines"]))
+    assert (told["event"], last["event"]) == ("log_dropped", 100)
 
 
 def test_the_end_does_not_wait_for_what_cannot_be_written(lines: LogWriter) -> None:
