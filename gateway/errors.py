@@ -69,6 +69,12 @@ class GatewayBusy(GatewayError):
     code = "gateway_busy"
 
 
+class AuditUnavailable(GatewayError):
+    """The audit cannot be written, and has to be."""
+
+    code = "audit_unavailable"
+
+
 class ConnectorBusy(GatewayError):
     """All slots and queue places of the connector are taken, or the wait for one ran out."""
 

@@ -27,6 +27,7 @@ from gateway.jobs.durable import DurableJobs
 from gateway.jobs.notices import of_connector
 from gateway.jobs.settings import read_callbacks, read_sections
 from gateway.jobs.submit import Submitter
+from gateway.observe.audit import Audit
 from gateway.observe.events import ConnectorWarning, FolderLeft, RegistryLoaded, SandboxIncomplete
 from gateway.processes.places import Places
 from gateway.processes.pools import Pools
@@ -70,6 +71,9 @@ class Gateway:
         self.background = Background(self.invoker, self.quotas)
         self.submitter = Submitter(self.registry, self.invoker, self.background, self.callbacks)
         self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
+        audit = settings.audit
+        self.audit = Audit(audit.file, bus, required=audit.required) if audit is not None else None
+        """None: nobody wants one."""
         self._lock = -1
 
     async def open(self, *, registry: bool = True, watch: bool = True) -> None:
@@ -87,6 +91,8 @@ class Gateway:
                 self.cells.open()
             except NoCell as problem:
                 raise ConfigError(str(problem)) from problem
+            if watch and self.audit is not None:  # before what is hidden from connectors is looked for
+                self.audit.open(asyncio.get_running_loop())
             if registry:
                 await self.registry.open(watch=watch)
             if watch:
@@ -111,6 +117,8 @@ class Gateway:
         await self.cells.close()
         if not await asyncio.to_thread(remove, self.run_folder):
             self._on_left(self.run_folder)
+        if self.audit is not None:
+            await asyncio.to_thread(self.audit.close)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -186,6 +194,10 @@ class Gateway:
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
         return self.submitter.jobs.health().open if self.submitter.jobs is not None else 0
+
+    def audit_failed(self) -> int:
+        """Return how many lines of the audit could not be written when their time had come."""
+        return self.audit.failed if self.audit is not None else 0
 
     def listener_faults(self) -> Mapping[str, int]:
         """Return how often each listener that ever did has failed."""

@@ -16,6 +16,7 @@ from gateway.http.acceptors import Acceptors
 from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.connections import LAST_WORDS, Runner, give_back_memory
 from gateway.jobs.notices import of_callbacks
+from gateway.observe.audit import AuditLine, now
 from gateway.service import listening
 
 if TYPE_CHECKING:
@@ -156,5 +157,12 @@ class _Signals:
     async def _read_again(self) -> None:
         await self.up.wait()  # it may have been asked for while the first reading was under way
         gateway = self._app[GATEWAY]
+        if gateway.audit is not None:
+            gateway.audit.reopen()  # before: a new file is hidden from connectors from here on
         await self._app[CONNECTIONS].encryption.reload(gateway.bus.publish)
         await gateway.registry.reload(retry=True)
+        if gateway.audit is not None:
+            outcome = "ok" if gateway.registry.problem is None else "failed"
+            gateway.audit.put(
+                AuditLine(time=now(), event="reload", count=len(gateway.registry.snapshot.statuses), outcome=outcome)
+            )

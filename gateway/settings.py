@@ -68,6 +68,15 @@ class TlsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Whether whoever shows none can connect."""
 
 
+class AuditSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `audit:` section."""
+
+    file: Named = "audit.log"
+    """Where lines are appended; `stdout` is standard output."""
+    required: bool = False
+    """Refuse new work while the audit cannot be written."""
+
+
 class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The `gateway:` section of connectors.yaml."""
 
@@ -123,6 +132,8 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Durable jobs: see docs/jobs.md."""
     callbacks: dict[str, Any] = {}
     """Where and how outcomes of jobs are delivered: see docs/jobs.md."""
+    audit: dict[str, Any] | Literal["required"] | None = None
+    """One line for each call and each operator's act: see docs/audit.md. `required` alone is `{required: true}`."""
     restart: bool = False
     """Start the gateway again when it crashes or hangs; its listening sockets stay."""
     workers: Positive | Literal["auto"] = 1
@@ -362,6 +373,14 @@ class TrustedProxies(NamedTuple):
     """Whoever comes by a Unix socket is one."""
 
 
+class AuditSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the section `audit` comes to."""
+
+    file: Path | None
+    """None is standard output."""
+    required: bool
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the running gateway was told, paths absolute. Handed on; never read again."""
 
@@ -398,6 +417,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
     callbacks: YamlNode
+    audit: AuditSettings | None
     restart: bool
     """Whether a keeper starts the gateway again."""
     workers: bool
@@ -535,6 +555,7 @@ def read_settings(
         jobs=_below(gateway, "jobs"),
         jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),
+        audit=_audit(section, gateway, base),
         restart=section.restart,
         workers=section.workers != 1,
         cgroup=section.cgroup,
@@ -603,6 +624,13 @@ def _below(node: YamlNode, name: str) -> YamlNode:
 def key_of_environment() -> str | None:
     """Return the API key that the environment names, for whoever has no configuration file."""
     return os.environ.get("CONNECTOR_PROXY_API_KEY") or None
+
+
+def _audit(section: GatewaySection, gateway: YamlNode, base: Path) -> AuditSettings | None:
+    if section.audit is None:
+        return None
+    said = AuditSection(required=True) if section.audit == "required" else _below(gateway, "audit").decode(AuditSection)
+    return AuditSettings(file=None if said.file == "stdout" else base / said.file, required=said.required)
 
 
 def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: YamlNode) -> None:

@@ -157,7 +157,7 @@ def test_the_state_folder_is_known_by_its_real_name(site: Site) -> None:
         ("max_proceses: 8", "gateway.max_proceses: unknown key (did you mean max_processes?)"),
         (
             "completely: 8",
-            "gateway.completely: unknown key (known: api_key, callbacks, cgroup, clients_dir, connectors_dir",
+            "gateway.completely: unknown key (known: api_key, audit, callbacks, cgroup, clients_dir, connectors_dir",
         ),
     ],
 )
@@ -316,6 +316,38 @@ def test_the_database_of_jobs_can_come_from_the_environment(site: Site) -> None:
     assert (jobs.database, jobs.backlog) == (url, 7)
     with pytest.raises(ConfigError, match="CONNECTOR_PROXY_JOBS_DATABASE: database is no postgresql:// URL"):
         read_sections(settings(site, line, CONNECTOR_PROXY_JOBS_DATABASE=""))
+
+
+@pytest.mark.parametrize(
+    ("audit", "file", "required"),
+    [
+        ("{}", "audit.log", False),
+        ("required", "audit.log", True),
+        ("{required: true}", "audit.log", True),
+        ("{file: logs/a.log}", "logs/a.log", False),
+        ("{file: /var/log/a.log, required: true}", "/var/log/a.log", True),
+        ("{file: stdout}", None, False),
+    ],
+)
+def test_an_audit_is_a_file_or_standard_output(site: Site, audit: str, file: str | None, required: bool) -> None:
+    found = settings(site, f"audit: {audit}").audit
+    assert found is not None
+    assert found.file == (site.folder / file if file is not None else None)
+    assert found.required is required
+    assert settings(site, "audit: null").audit is None
+
+
+@pytest.mark.parametrize(
+    ("audit", "told"),
+    [
+        ("{fil: x}", "connectors.yaml:2: gateway.audit.fil: unknown key (did you mean file?)"),
+        ("{file: ''}", "gateway.audit.file"),
+        ("{required: maybe}", "gateway.audit.required"),
+        ("optional", "gateway.audit"),
+    ],
+)
+def test_what_is_wrong_with_an_audit_is_named(site: Site, audit: str, told: str) -> None:
+    assert told in refusal(site, f"audit: {audit}")
 
 
 @pytest.mark.parametrize(

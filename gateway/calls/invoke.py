@@ -413,6 +413,8 @@ class Invoker:
                 connector=run.registered or run.call.connector,
                 command=run.call.command,
                 request_id=run.call.caller.request_id,
+                task_id=run.call.caller.task_id,
+                client=run.call.caller.client,
                 outcome=outcome,
                 message=message,
                 wall=self._wall(run),

@@ -26,8 +26,10 @@ _Key = tuple[str, str, int, str, str, str]
 
 
 class Suggested(NamedTuple):
-    """A JSON list, or, where the connector told an error, the envelope with it."""
+    """A JSON list, or, where the connector told an error, the envelope with it; and whose it is."""
 
+    connector: str
+    command: str
     body: bytes
     error: ToldError | None = None
 
@@ -96,8 +98,13 @@ class Suggestions:
         call = Call(connector=connector.called, command=command.name, params=params, caller=caller)
         reply = await self._invoke(call)
         if reply.result.error is not None:
-            return Suggested(reply.result.content, reply.result.error)
-        suggested = Suggested(_listed(reply, f"{connector.called}/{command.name}", limit))
+            return Suggested(connector.name, command.name, reply.result.content, reply.result.error)
+        try:
+            listed = _listed(reply, f"{connector.called}/{command.name}", limit)
+        except ConnectorInvalidOutput as problem:
+            problem.run = reply.run
+            raise
+        suggested = Suggested(connector.name, command.name, listed)
         self._remember(key, suggested)
         return suggested
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import uuid
 from pathlib import Path
@@ -11,8 +12,22 @@ import click
 import msgspec
 
 from gateway.calls.call import Call
-from gateway.cli.common import client_option, config_option, err, escaped, fail, handled, opened, out, run, seen_by
+from gateway.cli.common import (
+    audited,
+    client_option,
+    config_option,
+    err,
+    escaped,
+    fail,
+    handled,
+    opened,
+    out,
+    run,
+    seen_by,
+)
 from gateway.errors import GatewayError
+from gateway.identity import DEFAULT
+from gateway.observe.audit import AuditLine, now, shown
 from gateway.observe.events import Bus, ConnectorLine, ConnectorWarning, Event, RunFinished
 from gateway.protocol.document import Object, read_object
 from gateway.protocol.envelope import JSON
@@ -21,6 +36,7 @@ from gateway.units import Size
 
 if TYPE_CHECKING:
     from gateway.calls.reply import Reply
+    from gateway.observe.audit import Audit
 
 
 @click.command()
@@ -61,11 +77,14 @@ def call(
         caller=Caller(request_id=uuid.uuid4().hex, client=client),
         timeout=timeout,
     )
-    run(_call(config, request, quiet=quiet))
-
-
-async def _call(config: Path | None, request: Call, *, quiet: bool) -> int:
     bus = Bus()
+    with audited(config) as audit:
+        if audit is not None:
+            bus.listen(functools.partial(_tell, audit), RunFinished)
+        run(_call(config, request, bus, quiet=quiet))
+
+
+async def _call(config: Path | None, request: Call, bus: Bus, *, quiet: bool) -> int:
     if not quiet:
         bus.listen(_show)
     async with opened(config, bus, described=False) as gateway:
@@ -92,6 +111,21 @@ def _print(reply: Reply) -> int:
         err.print(f"[bold red]the connector answered with status {result.status}[/]")
         return 1
     return 0
+
+
+def _tell(audit: Audit, event: Event) -> None:
+    assert isinstance(event, RunFinished)
+    audit.put(
+        AuditLine(
+            time=now(),
+            event="call",
+            client=event.client or DEFAULT,
+            request_id=event.request_id,
+            connector=shown(event.connector),
+            command=shown(event.command),
+            outcome=event.outcome,
+        )
+    )
 
 
 def _show(event: Event) -> None:

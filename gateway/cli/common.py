@@ -17,12 +17,13 @@ from rich.markup import escape
 from gateway.connectors.clients import has_clients
 from gateway.errors import ConfigError
 from gateway.gateway import Gateway
+from gateway.observe.audit import Audit
 from gateway.observe.events import Bus
 from gateway.service import strangers_reach
 from gateway.settings import find_file, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
     from gateway.connectors.snapshot import Snapshot
     from gateway.settings import Settings
@@ -105,6 +106,28 @@ def seen_by(gateway: Gateway, client: str | None) -> Snapshot:
     if client is not None and clients[client].problem is not None:
         fail(str(clients[client].problem))
     return gateway.registry.world(client)
+
+
+@contextlib.contextmanager
+def audited(config: Path | None) -> Iterator[Audit | None]:
+    """Have the audit, for what is done here without a server; None where there is none.
+
+    What cannot be told is not done where it has to be told; elsewhere there is a warning.
+    """
+    settings, _ = read_settings(find_file(config))
+    if settings.audit is None:
+        yield None
+        return
+    audit = Audit(settings.audit.file, Bus(), required=settings.audit.required)
+    audit.open()
+    try:
+        if audit.refuses:
+            fail(f"the audit cannot be written (gateway.audit): {audit.problem}")
+        yield audit
+        if audit.problem is not None:
+            err.print(f"[yellow]warning:[/] the audit cannot be written (gateway.audit): {escaped(audit.problem)}")
+    finally:
+        audit.close()
 
 
 def refuse_strangers(settings: Settings) -> None:

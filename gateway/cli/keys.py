@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.common import config_option, err, escaped, fail, handled
-from gateway.connectors.clients import SUFFIXES, digest_of
+from gateway.cli.common import audited, config_option, err, escaped, fail, handled
+from gateway.connectors.clients import SHOWN, SUFFIXES, digest_of
 from gateway.identity import DEFAULT, Role
+from gateway.observe.audit import AuditLine, now
 from gateway.settings import NAME, find_file, read_settings
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ def new(config: Path | None, client: str, role: str, until: str | None) -> None:
     if folder is None:
         fail("gateway.clients_dir is null: without a folder of clients there is one key alone, gateway.api_key")
     key = f"{client}_{secrets.token_urlsafe(BYTES)}"
-    entry = [f'sha256: "{digest_of(key).hex()}"']
+    digest = digest_of(key).hex()
+    with audited(config) as audit:
+        if audit is not None:
+            audit.put(AuditLine(time=now(), event="keys", client=client, key_id=digest[:SHOWN], outcome="ok"))
+    entry = [f'sha256: "{digest}"']
     entry += [f"role: {role}"] if role != Role.CALLER.value else []
     entry += [f"until: {until}"] if until is not None else []
     file = next((path for path in (folder / f"{client}{suffix}" for suffix in SUFFIXES) if path.exists()), None)

@@ -22,6 +22,7 @@ BIN = {"bin", "sbin", "scripts", "src"}
 """Folders that are a part of what lies above them."""
 _SYSTEM = tuple(map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc")))
 """What every level may read."""
+_LOGS = Path("/var/log")
 
 
 _LINKS = 40  # one after the other, as the kernel has it
@@ -93,7 +94,17 @@ def _hidden(settings: Settings) -> set[Path]:
         # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
         versioned = file.parent.name.startswith("..") and file.parent.parent == real(named.parent)
         hidden |= {file, *([file.parent.parent] if versioned else [])}
-    return hidden
+    return hidden | _audit(settings)
+
+
+def _audit(settings: Settings) -> set[Path]:
+    """Return where the audit lies: its file, or the folder with those that were rotated where that has nothing else."""
+    file = settings.audit.file if settings.audit is not None else None
+    if file is None or not file.is_file():
+        return set()
+    file = real(file)
+    others = file.parent == _LOGS or is_shared(file.parent) or above(file.parent, real(settings.file.parent))
+    return {file if others else file.parent}
 
 
 def _gathered(settings: Settings) -> set[Path]:

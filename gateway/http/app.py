@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from gateway import origins
 from gateway.gateway import Gateway
 from gateway.http import middleware
+from gateway.http.audited import Audited
 from gateway.http.calls import wait_for_the_handler
 from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
@@ -46,8 +47,13 @@ def build(settings: Settings, bus: Bus) -> web.Application:
         gateway, metrics, recent, version("gateway"), connections, redirects=functools.partial(_redirects, gateway)
     )
     routes = handlers.routes()
+    middlewares = [middleware.around(settings, gateway.registry, routes)]
+    if gateway.audit is not None:
+        audited = Audited(gateway.audit, routes)
+        bus.listen(audited, *Audited.kinds)
+        middlewares = [audited.tell, *middlewares, *([audited.admit] if gateway.audit.required else [])]
     app = web.Application(
-        middlewares=[middleware.around(settings, gateway.registry, routes)],
+        middlewares=middlewares,
         client_max_size=settings.max_request,
     )
     app[GATEWAY] = gateway

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from gateway import origins
+from gateway.http.audited import note
 from gateway.http.keys import CLIENT, client_of
 from gateway.http.pages import page
 from gateway.http.proxies import base_of
@@ -79,8 +80,8 @@ class AuthHandlers:
     def routes(self) -> list[Route]:
         """Return the table of routes."""
         return [
-            Route("GET", PATH, self._told(self.begin), Access.OPEN),
-            Route("GET", f"{PATH}/callback", self._told(self.callback), Access.OPEN),
+            Route("GET", PATH, self._told(self.begin), Access.OPEN, event="auth_started"),
+            Route("GET", f"{PATH}/callback", self._told(self.callback), Access.OPEN, event="auth_finished"),
             *(Route("HEAD", path, self._told(self.look), Access.OPEN) for path in (PATH, f"{PATH}/callback")),
         ]
 
@@ -156,6 +157,7 @@ class AuthHandlers:
 
     def _page(self, request: web.Request, trouble: _SignInTrouble) -> web.Response:
         self._ended(request, trouble.reason)
+        note(request, outcome="failed")
         return page(trouble.status, trouble.title, *trouble.paragraphs)
 
     def _ended(self, request: web.Request, reason: str | None = None) -> None:

@@ -15,6 +15,7 @@ from yarl import URL
 from gateway.calls.call import EMPTY, Call
 from gateway.connectors.parameters import CONTEXT
 from gateway.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from gateway.http.audited import note
 from gateway.http.budget import FREE, PROGRESS, Body
 from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
@@ -53,7 +54,10 @@ class CallHandlers:
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
-        return [Route("POST", PATH, self.do, Access.CALL), Route("GET", PATH, self.do, Access.CALL, head=False)]
+        return [
+            Route("POST", PATH, self.do, Access.CALL, event="call"),
+            Route("GET", PATH, self.do, Access.CALL, head=False, event="call"),
+        ]
 
     async def do(self, request: web.Request) -> web.Response:
         """Run a command."""
@@ -76,6 +80,8 @@ class CallHandlers:
                 raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
             call, respond_async = _call(request, body, is_utf8=share is not None)
             del body  # it may be large, and all of it is in the call
+            if call.caller.task_id is not None:
+                note(request, task_id=call.caller.task_id)
             if not call.small:
                 await asyncio.sleep(0)  # to read it and to check it are two turns of the loop
             if call.caller.callback_url is None and not respond_async:  # then nothing can become of it but its answer
@@ -86,7 +92,10 @@ class CallHandlers:
             self._quotas.leave(client, since)
             if share is not None:
                 share.end()
-        return of_job(answer) if isinstance(answer, Accepted) else self._answered(answer, request)
+        if isinstance(answer, Accepted):
+            note(request, job=answer.id, outcome="joined" if answer.joined else "accepted")
+            return of_job(answer)
+        return self._answered(answer, request)
 
     async def _body(self, request: web.Request, share: Body, most: int) -> bytearray:
         """Read the body. aiohttp's own way copies it once more, which holds everybody up when it is large.
@@ -131,6 +140,8 @@ class CallHandlers:
         result = reply.result
         headers = {"Content-Type": result.mimetype, DURATION: f"{reply.run.wall:.4f}"}
         plain = result.error is None and result.status is None and not reply.accepted
+        if not plain:
+            note(request, outcome="accepted" if reply.accepted else reply.run.outcome)
         status = TOLD if plain else status_of(reply)
         size = sum(map(len, result.pieces))
         if size <= FREE:

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
 from gateway.connectors.snapshot import ConnectorState
-from gateway.errors import Forbidden
+from gateway.errors import AuditUnavailable, Forbidden
 from gateway.http import openapi
+from gateway.http.audited import note
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
@@ -71,7 +72,7 @@ class Handlers:
                 Route("GET", "/v1/commands", self.commands, Access.KEY),
                 Route("GET", "/v1/auths", self.auths, Access.KEY),
                 Route("GET", "/openapi.json", self.openapi, Access.KEY),
-                Route("POST", "/v1/reload", self.reload, Access.OPERATOR),
+                Route("POST", "/v1/reload", self.reload, Access.OPERATOR, event="reload"),
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions, self._gateway.quotas).routes(),
                 *self._jobs.routes(),
@@ -90,13 +91,17 @@ class Handlers:
     async def readiness(self, _request: web.Request) -> web.Response:
         """The process takes new work, and every connector of the start has said what it can do, or been given up.
 
-        It takes it without a log, too, and says so.
+        It takes it without a log, too, and says so; and without an audit, unless that is required.
         """
         state, asked = self._gateway.admission.state, self._gateway.registry.awaited()
-        problem = logs.problem()
+        problem, audit = logs.problem(), self._gateway.audit
         told: dict[str, Any] = {"log_problem": problem} if problem else {}
+        if audit is not None and audit.problem:
+            told["audit_problem"] = audit.problem
         if state is not AdmissionState.SERVING:
             return json_response({"ok": False, "reason": state.value, **told}, 503)
+        if audit is not None and audit.refuses:
+            return json_response({"ok": False, "reason": AuditUnavailable.code, **told}, 503)
         if asked:
             # Whoever asks has shown no key: where there are clients, whose they are is nobody's business.
             which: dict[str, Any] = {"connectors": asked} if self._gateway.registry.clients is None else {}
@@ -121,11 +126,12 @@ class Handlers:
         keyed = self._gateway.settings.api_key is not None or registry.clients is not None
         return raw_json(openapi.document(registry.world(client_of(request)), self.routes(), self._version, keyed=keyed))
 
-    async def reload(self, _request: web.Request) -> web.Response:
+    async def reload(self, request: web.Request) -> web.Response:
         """Read the files again, now, and try what is quarantined."""
         registry = self._gateway.registry
         await registry.reload(retry=True)
         clients = registry.clients or {}
+        note(request, count=len(registry.snapshot.statuses), outcome="ok" if registry.problem is None else "failed")
         told = {
             "ok": registry.problem is None,
             "problem": registry.problem,
@@ -174,6 +180,7 @@ class Handlers:
             "log_problem": logs.problem(),
             "notices": self._connections.encryption.notices(),
             "tls": self._connections.encryption.facts(),
+            "audit_problem": gateway.audit.problem if gateway.audit is not None else None,
             "describing": gateway.registry.awaited(),
             "processes": {
                 "in_flight": gateway.places.running,

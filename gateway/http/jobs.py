@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.errors import Forbidden, InvalidRequest
+from gateway.http.audited import note
 from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
@@ -41,10 +42,10 @@ class JobHandlers:
         """Return the table of routes."""
         return [
             Route("GET", "/v1/jobs", self.list, Access.KEY),
-            Route("POST", "/v1/jobs/purge", self.purge, Access.OPERATOR),
+            Route("POST", "/v1/jobs/purge", self.purge, Access.OPERATOR, event="purge"),
             Route("GET", "/v1/jobs/{id}", self.show, Access.KEY),
-            Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.CALL),
-            Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.CALL),
+            Route("POST", "/v1/jobs/{id}/cancel", self.cancel, Access.CALL, event="cancel"),
+            Route("POST", "/v1/jobs/{id}/retry", self.retry, Access.CALL, event="retry"),
         ]
 
     def health(self) -> Any:
@@ -78,20 +79,29 @@ class JobHandlers:
         """Kill what it runs, or end its delivery; its caller is told, unless it calls back by itself."""
         name = (await self._status(request)).id
         if is_run(name):
-            return json_response(_told(_going_on(name, await self._background.cancel(name)), request))
-        await self._jobs().cancel(name)
-        return json_response(_told(await self._jobs().status(name), request))
+            status = _going_on(name, await self._background.cancel(name))
+        else:
+            await self._jobs().cancel(name)
+            status = await self._jobs().status(name)
+        _note(request, status)
+        return json_response(_told(status, request))
 
     async def retry(self, request: web.Request) -> web.Response:
         """Deliver again what it came to; with `?run=true` run it again, as a new job."""
         again = request.query.get("run", "false")
         if again not in {"true", "false"}:
             raise InvalidRequest("run is true or false")
+        if again == "true":
+            note(request, event="run_again")
         name = (await self._status(request)).id
         if is_run(name):
             raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
         name = await self._jobs().retry(name, run=again == "true")
-        return json_response(_told(await self._jobs().status(name), request), 202)
+        if again == "true":
+            note(request, new_job=name)
+        status = await self._jobs().status(name)
+        _note(request, status)
+        return json_response(_told(status, request), 202)
 
     async def purge(self, request: web.Request) -> web.Response:
         """Remove jobs that ended: `?older_than=7d&state=`."""
@@ -105,6 +115,7 @@ class JobHandlers:
         if older_than > OLDEST:
             raise InvalidRequest("older_than is more than 100 years")
         removed = await self._jobs().purge(older_than=float(older_than), state=state)
+        note(request, count=removed)
         return json_response({"removed": removed})
 
     async def _status(self, request: web.Request) -> JobStatus:
@@ -153,6 +164,10 @@ def _going_on(name: str, status: JobStatus | None) -> JobStatus:
     if status is None:
         raise JobNotFound(f"no call goes on under {name}: it has ended")
     return status
+
+
+def _note(request: web.Request, status: JobStatus) -> None:
+    note(request, connector=status.connector, command=status.command, task_id=status.task_id)
 
 
 def _told(status: JobStatus, request: web.Request) -> dict[str, Any]:

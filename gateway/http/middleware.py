@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 
 from gateway import origins
 from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTooLarge
+from gateway.http.audited import note_problem
 from gateway.http.budget import RETRY
 from gateway.http.keys import ANYBODY, CLIENT, NOBODY, Authenticator, Unauthorized
 from gateway.http.pages import PRIVATE
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-READERS = frozenset(Role)
+READERS = tuple(Role)
 ROLES = {
     Access.KEY: READERS,
     Access.METRICS: READERS,
@@ -122,13 +123,14 @@ class _Doors:
             raise web.HTTPNotFound
         if identity is None:
             identity = self._checked(request)
-            if identity.role not in ROLES[door.access] and request.method != hdrs.METH_OPTIONS:
-                needed = " or ".join(role.value for role in ROLES[door.access])
-                raise Forbidden(f"this needs a key with the role {needed}, and this one's is {identity.role.value}")
         elif CLIENT in request.match_info:
             identity = Identity(client=request.match_info[CLIENT], role=identity.role)
         request["identity"] = identity
         request["client"] = None if self._registry.clients is None else identity.client
+        allowed = ROLES.get(door.access, READERS)
+        if identity.role not in allowed and request.method != hdrs.METH_OPTIONS and door.access not in self._opened:
+            needed = " or ".join(role.value for role in allowed)
+            raise Forbidden(f"this needs a key with the role {needed}, and this one's is {identity.role.value}")
 
     def _checked(self, request: web.Request) -> Identity:
         if getattr(request.protocol, "surplus", False):
@@ -199,6 +201,7 @@ def _site(url: str) -> origins.Origin:
 def _of_problem(request: web.Request, problem: Exception, settings: Settings) -> web.Response:
     """Turn whatever was raised into the envelope."""
     if isinstance(problem, GatewayError):
+        note_problem(request, problem)
         answer = of_error(problem)
         if isinstance(problem, GatewayBusy):
             answer.force_close()

@@ -46,6 +46,8 @@ class Route(NamedTuple):
     access: Access
     head: bool = True
     """Whether GET only looks, so that HEAD can look too."""
+    event: str | None = None
+    """What a request is called in the audit; None: it is none of its business."""
 
 
 def is_of_clients(route: Route) -> bool:
@@ -57,7 +59,7 @@ def whole(routes: list[Route]) -> list[Route]:
     """Return them, and HEAD wherever GET looks, and for each path OPTIONS, which tells its methods."""
     own = {route.path for route in routes if route.method == hdrs.METH_HEAD}
     gets = [route for route in routes if route.method == hdrs.METH_GET and route.head and route.path not in own]
-    heads = [route._replace(method=hdrs.METH_HEAD) for route in gets]
+    heads = [route._replace(method=hdrs.METH_HEAD, event=None) for route in gets]
     routes = [*routes, *heads]
     return [*routes, *(_options(path, routes) for path in dict.fromkeys(route.path for route in routes))]
 

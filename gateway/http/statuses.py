@@ -16,6 +16,7 @@ STATUSES: dict[type[errors.GatewayError], int] = {
     errors.RateLimited: 429,
     errors.GatewayBusy: 503,
     errors.GatewayDraining: 503,
+    errors.AuditUnavailable: 503,
     errors.ConnectorUnavailable: 503,
     errors.ConnectorStartFailed: 502,
     errors.ConnectorTimeout: 504,

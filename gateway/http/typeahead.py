@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote_to_bytes
 
 from gateway.errors import InvalidRequest
+from gateway.http.audited import note
 from gateway.http.keys import client_of
 from gateway.http.responses import raw_json
 from gateway.http.routes import Access, Route
@@ -32,7 +33,7 @@ class TypeaheadHandlers:
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
-        return [Route("GET", "/v1/typeahead/{category}", self.suggest, Access.TYPEAHEAD)]
+        return [Route("GET", "/v1/typeahead/{category}", self.suggest, Access.TYPEAHEAD, event="call")]
 
     async def suggest(self, request: web.Request) -> web.Response:
         """Answer a JSON list."""
@@ -44,8 +45,10 @@ class TypeaheadHandlers:
             suggested = await self._suggestions.ask(request.match_info["category"], prefix, limit, caller)
         finally:
             self._quotas.leave(client, since)
+        note(request, connector=suggested.connector, command=suggested.command)
         if suggested.error is None:
             return raw_json(suggested.body)
+        note(request, outcome="raised" if suggested.error.raised else "error")
         return raw_json(suggested.body, RAISED if suggested.error.raised else UNSUGGESTED)
 
 

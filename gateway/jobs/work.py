@@ -141,8 +141,11 @@ class Work:
         """Tell that a job has ended."""
         job = held.job
         self._publish(
-            JobFinished(id=job.id, connector=job.connector, command=job.command, state=held.state.value, reason=reason)
-        )
+            JobFinished(
+                id=job.id, connector=job.connector, command=job.command, request_id=job.context.request_id,
+                task_id=job.context.task_id, client=job.context.client, state=held.state.value, reason=reason,
+            )
+        )  # fmt: skip
 
     # --- running
 

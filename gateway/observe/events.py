@@ -83,6 +83,8 @@ class BackgroundFinished(Event, frozen=True, kw_only=True):
     connector: str
     command: str
     request_id: str
+    task_id: str | None = None
+    client: str | None = None
     outcome: str
     message: str | None = None
     wall: float = 0.0
@@ -351,6 +353,9 @@ class JobFinished(Event, frozen=True, kw_only=True):
     id: str
     connector: str
     command: str
+    request_id: str
+    task_id: str | None = None
+    client: str | None = None
     state: str
     reason: str = ""
 
@@ -400,6 +405,29 @@ class StoreChanged(Event, frozen=True, kw_only=True):
 
     ok: bool
     reason: str = ""
+
+
+class AuditChanged(Event, frozen=True, kw_only=True):
+    """The audit cannot be written, or can be again; `failed` lines had to wait since the start, or were dropped."""
+
+    name = "audit_changed"
+
+    ok: bool
+    reason: str = ""
+    failed: int = 0
+
+    def severity(self) -> str:
+        """Somebody has to mend it."""
+        return "info" if self.ok else "warning"
+
+
+class AuditDropped(Event, frozen=True, kw_only=True):
+    """So many lines of the audit are missing where it says so: it could not be written until its queue was full."""
+
+    name = "audit_dropped"
+    level = "warning"
+
+    lines: int
 
 
 class ListenerFailed(Event, frozen=True, kw_only=True):

@@ -43,7 +43,7 @@ def configure(form: Format, descriptor: int = STDERR, redact: Redactor = NO_SECR
         last: list[Any] = [
             structlog.processors.format_exc_info,
             lambda _logger, _method, facts: _hidden(facts, redact),
-            structlog.processors.JSONRenderer(lambda value, **_: _encoded(value).decode()),
+            structlog.processors.JSONRenderer(lambda value, **_: encoded(value).decode()),
         ]
     else:
         last = [
@@ -158,7 +158,8 @@ class _RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timestamp: datetime.datetime
 
 
-def _encoded(facts: object) -> bytes:
+def encoded(facts: object) -> bytes:
+    """Write facts as JSON."""
     try:
         return _json.encode(facts)
     except UnicodeEncodeError:

@@ -56,6 +56,9 @@ class Load(Protocol):
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
 
+    def audit_failed(self) -> int:
+        """Return how many lines of the audit could not be written when their time had come."""
+
     def listener_faults(self) -> Mapping[str, int]:
         """Return how often each listener that ever did has failed."""
 
@@ -181,6 +184,12 @@ class Metrics:
             "gateway_log_dropped",
             "Lines of the log that were dropped, since it could not be written",
             value=logs.dropped(),
+            created=self._created,
+        )
+        yield CounterMetricFamily(
+            "gateway_audit_failed",
+            "Lines of the audit that could not be written before their calls were answered",
+            value=self._load.audit_failed(),
             created=self._created,
         )
         faults = CounterMetricFamily(

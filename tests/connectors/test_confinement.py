@@ -265,6 +265,22 @@ def test_settings_state_and_other_drop_ins_are_hidden(site: Site) -> None:
     assert set(found.hide) == {str(site.folder.parent / "state"), str(site.file)}
 
 
+def test_the_audit_is_hidden_with_its_folder_where_that_is_its_own(site: Site) -> None:
+    site.script("fax.sh", "")
+    (site.folder / "logs").mkdir()
+    for name in ("audit.log", "logs/audit.log"):
+        (site.folder / name).touch()
+    everywhere = [".gateway", "connectors.d", "connectors.yaml"]
+    for audit, hidden in {
+        "{}": ["audit.log"],
+        "{file: logs/audit.log}": ["logs"],
+        "{file: nothing/audit.log}": [],
+        "{file: stdout}": [],
+        "{file: /dev/full}": [],
+    }.items():
+        assert within(site, sandbox(site, gateway=f"audit: {audit}").hide) == sorted([*everywhere, *hidden])
+
+
 def test_links_are_followed(site: Site, tmp_path: Path) -> None:
     shutil.move(site.drop_ins, tmp_path / "real")
     site.drop_ins.symlink_to(tmp_path / "real")

@@ -271,6 +271,28 @@ async def test_no_token_code_or_secret_gets_into_the_log(gateway: Server, browse
         assert hidden not in log
 
 
+async def test_sign_ins_are_in_the_audit_without_what_they_are_about(
+    site: Site, browser: Browser, provider: Provider
+) -> None:
+    configure(site, auth(provider), f"{{oauth: {{redirects: [{BACKEND}]}}, audit: {{file: audit.log}}}}")
+    async with served(site) as gateway:
+        await sign_in(gateway, browser)
+        await browser.get(f"{gateway.url}/v1/auth/fax/OAuth/callback?code=code-x-secret&state=st4te-x")
+        await browser.get(start(gateway, f"http://evil.example/?token={TOKEN}"))
+        await gateway.request("HEAD", "/v1/auth/fax/OAuth")
+    text = (site.folder / "audit.log").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["event"], line["outcome"], line["status"]) for line in lines] == [
+        ("auth_started", "ok", 302),
+        ("auth_finished", "ok", 302),
+        ("auth_finished", "failed", 400),
+        ("auth_started", "failed", 400),
+    ]
+    assert {(line["connector"], line["command"], line["client"]) for line in lines} == {("fax", "OAuth", "default")}
+    hidden = (TOKEN, ACCESS, SECRET, "code-", "st4te", "localhost", "evil", provider.asked[0]["state"], "redirect")
+    assert not [one for one in hidden if one in text]
+
+
 async def test_a_scope_that_was_granted_counts(gateway: Server, browser: Browser, provider: Provider) -> None:
     provider.token = {"access_token": ACCESS, "scope": "fax.read  more", "expires_in": None, "odd": {"x": "&=#\u2603"}}
     token = (await sign_in(gateway, browser)).token

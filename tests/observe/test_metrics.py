@@ -28,6 +28,9 @@ class Idle:
     def open_jobs(self) -> int:
         return 0
 
+    def audit_failed(self) -> int:
+        return 0
+
     def listener_faults(self) -> dict[str, int]:
         return {}
 
