@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.connectors.clients import client_files
 from gateway.connectors.ground import ways
 from gateway.connectors.sources import DEFINITION
 from gateway.files import read_text
@@ -27,15 +28,17 @@ NOBODY = 65534  # whom the kernel names for owners that a namespace does not kno
 def exposed(settings: Settings, sources: Sources, connectors: Iterable[Connector]) -> tuple[str, ...]:
     """Say of each file and folder who else can change it, and how to mend that.
 
-    Looked at are connectors.yaml, the files of TLS, the drop-ins, `state_dir`, what connectors rest on, and the folders
-    above them.
+    Looked at are connectors.yaml, the clients, the files of TLS, the drop-ins, `state_dir`, what connectors rest on, and
+    the folders above them.
     """
     look = _Look()
     folder = settings.connectors_dir
-    for held in (folder, settings.state_dir):
+    clients = settings.clients_dir if sources.clients is not None else None
+    for held in (folder, clients, settings.state_dir):
         if held is not None:
             look.at(held, held=True)
-    look.at(settings.file)
+    for file in (settings.file, *((client_files(clients) or ()) if clients is not None else ())):
+        look.at(file)
     tls = settings.tls
     if tls is not None:
         for one in (tls.cert, tls.key, *([tls.client_ca] if tls.client_ca is not None else [])):

@@ -474,3 +474,74 @@ async def test_ten_thousand_calls_of_two_clients_with_a_flood_in_one(site: Site)
         assert "beta" not in (await as_(server, "acme-key", "GET", "/metrics")).raw.decode()
     assert refused["acme"] > 0  # it was a flood
     assert refused["beta"] == 0
+
+
+def test_what_others_could_change_of_clients_is_told(site: Site) -> None:
+    """A gateway that is root names a client's file that others can write: it says who may call."""
+    (site.folder / "clients.d/acme.yaml").chmod(0o666)
+    found = cli(site, "check")
+    assert found.returncode == 1
+    assert "clients.d/acme.yaml can be changed by everybody" in found.stdout.replace("\n", "")
+
+
+async def test_variables_of_a_client_are_those_of_all_its_connectors(site: Site) -> None:
+    """They lie below what an entry says, and above the defaults; then no connector is a common one."""
+    show = 'read x; printf \'{"tz": "%s", "proxy": "%s", "pid": "%s"}\' "$TZ" "$https_proxy" "$WHO"'
+    site.script("show.sh", show)
+    site.configure(
+        """
+        plain: {run: [./show.sh], commands: {Go: {}}}
+        own: {run: [./show.sh], env: {TZ: Europe/Oslo}, commands: {Go: {}}}
+        """,
+        gateway="api_key: single",
+        defaults="env: {TZ: UTC, WHO: defaults}",
+    )
+    client(
+        site,
+        "acme",
+        "keys: [KEY(acme-key)]\nallow: [plain, own]\nenv: {TZ: Asia/Tokyo, https_proxy: {secret: proxy}}\n"
+        "connectors: {own: {env: {WHO: entry}}}\n",
+    )
+    client(site, "beta", "keys: [KEY(beta-key)]\n")
+    client(site, "ops", "")
+    secrets = site.folder / "secrets"
+    secrets.mkdir()
+    (secrets / "proxy").write_text("http://proxy.acme.example\n")
+    site.file.write_text(site.file.read_text() + "secrets: {dir: secrets}\n")
+    async with served(site, ready=False) as server:
+        told = {
+            (key, name): (await do(server, key, f"{name}/Go")).body
+            for key in ("acme-key", "beta-key")
+            for name in ("plain", "own")
+        }
+    acme = "http://proxy.acme.example"
+    assert told == {
+        ("acme-key", "plain"): {"tz": "Asia/Tokyo", "proxy": acme, "pid": "defaults"},
+        ("acme-key", "own"): {"tz": "Europe/Oslo", "proxy": acme, "pid": "entry"},
+        ("beta-key", "plain"): {"tz": "UTC", "proxy": "", "pid": "defaults"},
+        ("beta-key", "own"): {"tz": "Europe/Oslo", "proxy": "", "pid": "defaults"},
+    }
+
+
+async def test_a_key_that_is_a_secret_counts_when_it_is_there(site: Site) -> None:
+    secrets = site.folder / "secrets"
+    secrets.mkdir()
+    site.file.write_text(site.file.read_text() + "secrets: {dir: secrets}\n")
+    client(
+        site,
+        "acme",
+        "keys: [KEY(acme-key), {secret: acme_key}, {secret: acme_view, role: viewer}]\nallow: [smtp]\n",
+    )
+    async with served(site, ready=False) as server:
+        assert await listed(server, "acme-key") == ["smtp"]
+        assert (await as_(server, "s3cret", "GET", "/v1/commands")).status == 401
+        notices = (await as_(server, "single", "GET", "/v1/status")).json["clients"]["acme"]["notices"]
+        assert any("acme_key" in one for one in notices)
+        (secrets / "acme_key").write_text("s3cret\n")
+        (secrets / "acme_view").write_text("vi3wer\n")
+        await eventually(lambda: _has(server, "s3cret", ["smtp"]))
+        assert (await do(server, "vi3wer", "smtp/Go")).code == "forbidden"
+        assert "s3cret" not in (await as_(server, "single", "GET", "/v1/status")).raw.decode()
+        (secrets / "acme_key").unlink()
+        await eventually(lambda: _refused(server, "s3cret"))
+        assert await listed(server, "acme-key") == ["smtp"]
