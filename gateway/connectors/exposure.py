@@ -28,8 +28,8 @@ NOBODY = 65534  # whom the kernel names for owners that a namespace does not kno
 def exposed(settings: Settings, sources: Sources, connectors: Iterable[Connector]) -> tuple[str, ...]:
     """Say of each file and folder who else can change it, and how to mend that.
 
-    Looked at are connectors.yaml, the clients, the files of TLS, the drop-ins, `state_dir`, what connectors rest on, and
-    the folders above them.
+    Looked at are connectors.yaml, the clients, the files of TLS, the drop-ins, `state_dir`, what connectors rest on,
+    and the folders above them.
     """
     look = _Look()
     folder = settings.connectors_dir

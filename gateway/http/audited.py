@@ -11,7 +11,7 @@ from gateway.errors import AuditUnavailable
 from gateway.http.proxies import address_of
 from gateway.http.routes import CLIENTS
 from gateway.http.statuses import HTTP_CODES
-from gateway.identity import DEFAULT, Identity
+from gateway.identity import DEFAULT
 from gateway.observe.audit import AuditLine, now, shown
 from gateway.observe.events import BackgroundFinished, JobFinished
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from gateway.errors import GatewayError
     from gateway.http.routes import Route
+    from gateway.identity import Identity
     from gateway.observe.audit import Audit
     from gateway.observe.events import Event
 
@@ -114,8 +115,6 @@ class Audited:
 def _line(request: web.Request, event: str, status: int) -> AuditLine:
     notes, names = request.get(_NOTES, _NONE), request.match_info
     who: Identity | None = request.get("identity")
-    if who is None and status not in {401, 403}:
-        who = Identity()
     return AuditLine(
         time=now(),
         event=notes.get("event", event),
