@@ -60,6 +60,11 @@ class Quotas:
         self._uses: dict[str, _Usage] = {}
         self._refused: set[str] = set()
 
+    def at_work(self, client: str) -> int:
+        """Return how many calls and runs of jobs of a client are at work."""
+        use = self._uses.get(client)
+        return use.running if use is not None else 0
+
     def enter(self, client: str, limits: ClientLimits | None) -> float:
         """Count a call that has come; return when that was, for `leave`.
 

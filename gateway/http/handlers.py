@@ -197,7 +197,11 @@ class Handlers:
             "sandbox": {"steps": names(gateway.registry.machine.steps), "problem": gateway.registry.machine.problem},
             "jobs": self._jobs.health(),
             "workers": [{"worker": 0, "pid": os.getpid()}],
-            "clients": {name: _of_client(one) for name, one in clients.items()} if clients is not None else None,
+            "clients": {
+                name: {**_of_client(one), "at_work": gateway.quotas.at_work(name)} for name, one in clients.items()
+            }
+            if clients is not None
+            else None,
             "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
         }
 

@@ -311,7 +311,7 @@ class Served:
             return answer.status, await answer.json(), answer.headers
 
     def at_work(self) -> int:
-        return sum(use.running for use in self.gateway.quotas._uses.values())
+        return self.gateway.quotas.at_work(DEFAULT)
 
 
 @pytest.fixture

@@ -149,6 +149,8 @@ async def test_a_client_has_the_limits_of_its_file_and_no_other_has(server: Serv
 
 async def test_what_is_at_work_counts_on_after_a_reload(server: Server, site: Site) -> None:
     first = await call(server, "flood", then=(1, 0))
+    clients = (await as_(server, "single", "GET", "/v1/status")).json["clients"]
+    assert [clients[name]["at_work"] for name in ("flood", "other")] == [1, 0]
     client(site, "flood", "keys: [KEY(flood)]\nlimits: {concurrency: 1}\n")
 
     async def refused() -> Answer | None:
