@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -101,7 +102,8 @@ async def test_a_run_that_goes_on_after_its_answer_counts_until_it_ends() -> Non
     quotas = Quotas({"a": ClientLimits(concurrency=1)}.get)
     background = Background(cast("Invoker", Invoked()), quotas)
     call = Call(connector="c", command="Go", params={}, caller=Caller(request_id="r", client="a"))
-    await background.run(call, cast("Found", None))
+    found = cast("Found", (SimpleNamespace(name="c"), None))
+    await background.run(call, found)
     assert not quotas.take("a")
     over.set()
     await eventually(lambda: quotas._uses == {})

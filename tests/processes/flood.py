@@ -9,7 +9,7 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.calls.call import Call
-from gateway.errors import ConnectorBusy
+from gateway.errors import ConnectorBusy, GatewayError
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
 from gateway.protocol.request import Caller
@@ -40,6 +40,8 @@ class Flood:
     def __init__(self, gateway: Gateway, client: str, connections: int) -> None:
         self.begun = 0
         """Runs that got a slot."""
+        self.over = False
+        """One of its calls failed."""
         self._gateway = gateway
         self._client = client
         self._connections = connections
@@ -52,7 +54,10 @@ class Flood:
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if not isinstance(end, asyncio.CancelledError):
+                raise end
 
     async def _calls(self) -> None:
         for number in itertools.count():
@@ -60,6 +65,9 @@ class Flood:
                 await self._gateway.invoker.invoke(_call(f"flood-{number}", self._client, self._begin))
             except ConnectorBusy:
                 await asyncio.sleep(AGAIN)
+            except GatewayError:
+                self.over = True
+                raise
 
     async def _begin(self) -> None:
         self.begun += 1
@@ -78,7 +86,7 @@ async def beside(gateway: Gateway, *, other: str, calls: int, flood: str, connec
         lane = gateway.places.lane(CONNECTOR)
         limits = next(iter(gateway.registry.snapshot.ready())).limits
         full = min(limits.queue, connections - limits.concurrency)
-        await eventually(lambda: connections == 0 or lane.queued >= full)
+        await eventually(lambda: lane.queued >= full or flooding.over)
         for number in range(calls):
             since, before = clock(), flooding.begun
             try:

@@ -19,6 +19,10 @@ CONNECTIONS = 64
 async def seen(site: Site, *, queue: int, other: str, calls: int) -> Seen:
     site.script("go.sh", "echo 1")
     limits = f"concurrency: {SLOTS}, queue: {queue}, queue_timeout: 60s, timeout: 90s"
+    clients = site.folder / "clients.d"
+    clients.mkdir()
+    for client in ("flood", "other"):
+        (clients / f"{client}.yaml").write_text("keys: []\n")
     site.configure(f"{CONNECTOR}: {{run: [./go.sh], sandbox: off, {limits}, commands: {{Go: {{}}}}}}")
     async with opened(site.file) as gateway:
         came = await beside(gateway, other=other, calls=calls, flood="flood", connections=CONNECTIONS)
