@@ -93,6 +93,7 @@ class Use(NamedTuple):
     keys: Keys
     is_variable: bool = False
     """It is `${NAME}` within a text: a variable of the environment, and nothing else."""
+    is_missing: bool = False
     is_short: bool = False
     """Its value is too short to be found in texts."""
 
@@ -365,29 +366,44 @@ class Secrets:
 class Filler:
     """Puts values in the place of references, and notes what was used."""
 
-    def __init__(self, secrets: Secrets, failed: Callable[[Keys, NoSecret], object]) -> None:
-        """`failed` raises for what is missing; where it returns, what would have held it is left out."""
+    def __init__(
+        self,
+        secrets: Secrets,
+        failed: Callable[[Keys, NoSecret], object],
+        left: Callable[[Keys], bool],
+        mapping: Callable[[Keys], bool],
+    ) -> None:
+        """Prepare.
+
+        Args:
+            secrets: where they are looked up.
+            failed: raises for what is missing; where it returns, what would have held it is left out.
+            left: tells by its keys what stays as it is written.
+            mapping: tells by its keys what can only be a mapping, and so is no reference; its values may be.
+        """
         self.uses: list[Use] = []
         self.values: list[str] = []
         self._secrets = secrets
         self._failed = failed
+        self._left = left
+        self._mapping = mapping
 
-    def whole(self, value: Any, left: Callable[[Keys], bool]) -> Any:
-        """Return a value with what it names; what is `left` by its keys stays as it is. None: nothing is left of it."""
-        found = self._filled(value, (), left)
+    def whole(self, value: Any) -> Any:
+        """Return a value with what it names, None where nothing is left of it."""
+        found = self._filled(value, ())
         return None if found is _GONE else found
 
-    def _filled(self, value: Any, keys: Keys, left: Callable[[Keys], bool]) -> Any:
-        if left(keys):
+    def _filled(self, value: Any, keys: Keys) -> Any:
+        if self._left(keys):
             return value
         name = reference(value)
-        if name is not None:
+        if name is not None and not self._mapping(keys):
             return self._looked_up(Use(name, keys), lambda: self._secrets.find(name).value)
         if isinstance(value, dict):
-            items = ((key, self._filled(one, (*keys, key), left)) for key, one in value.items())
+            items = ((key, self._filled(one, (*keys, key))) for key, one in value.items())
             return {key: one for key, one in items if one is not _GONE}
         if isinstance(value, list):
-            listed = (self._filled(one, (*keys, place), left) for place, one in enumerate(value))
+            listed = (self._filled(one, (*keys, number)) for number, one in enumerate(value))
             return [one for one in listed if one is not _GONE]
         return self._text(value, keys) if isinstance(value, str) and "${" in value else value
 
@@ -411,7 +427,7 @@ class Filler:
         try:
             value = look()
         except NoSecret as problem:
-            self.uses.append(use)
+            self.uses.append(use._replace(is_missing=True))
             self._failed(use.keys, problem)
             return _GONE
         self.uses.append(use._replace(is_short=len(value.strip().encode(errors="surrogatepass")) < SHORTEST))
@@ -428,13 +444,23 @@ def reference(value: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def named(value: object) -> set[str]:
-    """Return the names of all secrets that a value refers to, at any depth."""
+def nowhere(_keys: Keys) -> bool:
+    """Tell that nothing is at some keys."""
+    return False
+
+
+def named(
+    value: object, left: Callable[[Keys], bool] = nowhere, mapping: Callable[[Keys], bool] = nowhere, keys: Keys = ()
+) -> Iterator[str]:
+    """Yield the names of all secrets that a value refers to, at any depth; the rest as for `Filler`."""
     name = reference(value)
-    if name is not None:
-        return {name}
-    below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return {one for part in below for one in named(part)}
+    if left(keys):
+        return
+    if name is not None and not mapping(keys):
+        yield name
+    elif isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from named(one, left, mapping, (*keys, key))
 
 
 def literal(value: Any) -> Any:

@@ -30,7 +30,7 @@ from gateway.yaml_document import SECRETS, YamlNode, load
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from gateway.secrets import Keys
+    from gateway.secrets import Keys, Use
 
 DEFAULT_FILE = "connectors.yaml"
 SECTIONS = ("gateway", SECRETS, "defaults", "connectors")
@@ -513,7 +513,7 @@ def read_settings(
     document = read_document(file)
     lookup = Secrets(environ, file.parent)
     lookup.use(read_secrets(document))
-    gateway, _ = section_of(document, "gateway").resolved(lookup, lenient=lenient)
+    gateway, _ = of_gateway(document, lookup, lenient=lenient)
     section = gateway.decode(GatewaySection)
     for name in ("connectors_dir", "clients_dir", "state_dir"):
         if getattr(section, name) == "":
@@ -580,6 +580,25 @@ def read_document(file: Path) -> YamlNode:
         if key not in SECTIONS:
             raise document.error(f"unknown key (known: {', '.join(SECTIONS)})", (key,))
     return document
+
+
+def of_gateway(document: YamlNode, lookup: Secrets, *, lenient: bool = False) -> tuple[YamlNode, tuple[Use, ...]]:
+    """Return the section `gateway` with secrets in the place of what refers to them, and what it used.
+
+    `lenient`: what needs one that is missing is left out, whole settings at a time.
+
+    Raises:
+        ConfigError: one is missing; it and its place are named.
+    """
+    node, uses = section_of(document, "gateway").resolved(lookup, mapping=_is_mapping, lenient=lenient)
+    lost = {use.keys[1] for use in uses if use.is_missing}
+    return (node.holding({key: node.data[key] for key in node.data if key not in lost}) if lost else node), uses
+
+
+def _is_mapping(keys: Keys) -> bool:
+    """Tell whether what stands at these keys of the section `gateway` can only be a mapping."""
+    mappings = {"oauth", "jobs", "callbacks", "headers", "hosts", "oauth2", "rewrite"}
+    return not keys or keys[-1] in mappings or keys[-2:-1] == ("hosts",)
 
 
 def read_secrets(document: YamlNode) -> SecretsSection:

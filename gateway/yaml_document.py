@@ -16,7 +16,7 @@ from gateway.files import read_file, unusable
 from gateway.observe.redact import Redactor
 from gateway.observe.telling import secrets_in, tells
 from gateway.sandbox import Level
-from gateway.secrets import Filler, Keys, NoSecret, Secrets, Use, literal, reference
+from gateway.secrets import Filler, Keys, NoSecret, Secrets, Use, literal, nowhere, reference
 from gateway.units import Duration, Rate, Size
 
 if TYPE_CHECKING:
@@ -69,16 +69,23 @@ class YamlNode:
         self.keys = keys
         self.marks: MutableMapping[Keys, Mark] = marks or {}
         self.secrets = secrets
-        """The values that stand in it in the place of references."""
+        """The values that stand in it in the place of references, and what of them may be shown alone."""
+        self.is_resolved = False
+        """There are no references in it any more."""
         self._faults = faults or {}
 
     def child(self, key: str | int) -> YamlNode:
         """Return the part under one key."""
-        return YamlNode(self.data[key], (*self.keys, key), self.marks, self._faults, self.secrets)
+        return self._part(self.data[key], (*self.keys, key))
 
     def holding(self, data: Any) -> YamlNode:
         """Return this part with other data in it."""
-        return YamlNode(data, self.keys, self.marks, self._faults, self.secrets)
+        return self._part(data, self.keys)
+
+    def _part(self, data: Any, keys: Keys) -> YamlNode:
+        part = YamlNode(data, keys, self.marks, self._faults, self.secrets)
+        part.is_resolved = self.is_resolved
+        return part
 
     def fault(self) -> ConfigError | None:
         """Return what is wrong with this part of the file, whatever it is meant for; its data is not all there then."""
@@ -93,6 +100,11 @@ class YamlNode:
         """Return where a key stands, or the nearest one above it."""
         keys = (*self.keys, *below)
         return next((self.marks[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in self.marks), None)
+
+    @property
+    def literal(self) -> Any:
+        """Its data without what only names a secret."""
+        return self.data if self.is_resolved else literal(self.data)
 
     def alone(self) -> YamlNode:
         """Return this part as a whole document."""
@@ -110,13 +122,19 @@ class YamlNode:
         return YamlNode(_merged(self.data, over.data), self.keys, ChainMap(over.marks, self.marks))
 
     def resolved(
-        self, secrets: Secrets, left: Callable[[Keys], bool] = lambda _: False, *, lenient: bool = False
+        self,
+        secrets: Secrets,
+        left: Callable[[Keys], bool] = nowhere,
+        mapping: Callable[[Keys], bool] = nowhere,
+        *,
+        lenient: bool = False,
     ) -> tuple[YamlNode, tuple[Use, ...]]:
         """Return this with secrets in the place of what refers to them, and what was used.
 
         Args:
             secrets: where they are looked up.
-            left: tells by its keys (from here on) what stays as it is written.
+            left: tells by its keys, from here on, what stays as it is written.
+            mapping: tells so what can only be a mapping, and is no reference though `secret` is its only key.
             lenient: leave out what needs a secret that is missing.
 
         Raises:
@@ -128,11 +146,13 @@ class YamlNode:
                 mark = self.mark(keys)
                 raise _key_error(mark, (*self.keys, *keys), str(problem)) if mark else ConfigError(str(problem))
 
-        filler = Filler(secrets, failed)
-        data = filler.whole(self.data, left)
+        filler = Filler(secrets, failed, left, mapping)
+        data = filler.whole(self.data)
         uses = tuple(use._replace(keys=(*self.keys, *use.keys)) for use in filler.uses)
-        values = tuple(dict.fromkeys((*self.secrets, *filler.values)))
-        return YamlNode(data, self.keys, self.marks, self._faults, values), uses
+        values = (*self.secrets, *secrets_in(filler.values, secret=True))
+        found = YamlNode(data, self.keys, self.marks, self._faults, tuple(dict.fromkeys(values)))
+        found.is_resolved = True
+        return found, uses
 
     def items(self) -> list[tuple[str, YamlNode]]:
         """Return the parts of a mapping.
@@ -154,7 +174,7 @@ class YamlNode:
 
     def _telling(self) -> Iterator[str]:
         """Yield what is secret by the names of keys. The section `secrets` only says where some are."""
-        data = literal(self.data)
+        data = self.literal
         if self.keys[:1] == (SECRETS,):
             return
         if not self.keys and isinstance(data, dict):

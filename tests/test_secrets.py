@@ -438,6 +438,65 @@ def test_what_is_written_down_of_a_connector_does_not_depend_on_values(site: Sit
     assert defined(site, environ={"X": "x"}).remembered_by != found[0].remembered_by
 
 
+def test_where_only_a_mapping_can_be_there_is_no_reference(site: Site) -> None:
+    (site.folder / "vault").write_text("")
+    configure(
+        site,
+        "a: {run: [cat], commands: {}, env: {secret: e}, config: {secret: hunter2}, auths: {secret: {client_secret: c}}}",
+        gateway="callbacks: {allow: [h], headers: {secret: x}, hosts: {h: {headers: {secret: y}}}}",
+        more=f"  command: {{note: [sh, -c, 'echo $1 >>{site.folder}/asked', sh, '{{name}}']}}\n",
+    )
+    found = defined(site)
+    assert found.launch.env["secret"] == "e"
+    assert bytes(found.config) == b'{"secret":"hunter2"}'
+    assert found.redact("hunter2 is one by its key") == "[redacted] is one by its key"
+    assert not (site.folder / "asked").exists()
+    assert {"x", "y"} <= set(read_settings(site.file, environ={})[0].secrets)
+
+
+@pytest.mark.parametrize(
+    ("under", "over", "merged"),
+    [
+        ("{secret: x}", "{secret: y}", "y-value"),
+        ("{user: u}", "{secret: y}", "y-value"),
+        ("{secret: x}", "{user: u}", {"user": "u"}),
+        ("text", "{secret: y}", "y-value"),
+    ],
+)
+def test_a_reference_is_overlaid_as_a_whole(site: Site, folder: Path, under: str, over: str, merged: object) -> None:
+    (folder / "x").write_text("x-value")
+    (folder / "y").write_text("y-value")
+    drop_in = site.drop_ins / "a"
+    drop_in.mkdir()
+    (drop_in / "connector.yaml").write_text(f"{{run: [cat], commands: {{}}, config: {{login: {under}}}}}")
+    configure(site, f"a: {{config: {{login: {over}}}}}")
+    assert json.loads(bytes(defined(site).config)) == {"login": merged}
+
+
+def test_what_of_a_value_may_be_shown_alone_is_redacted_too(site: Site, folder: Path) -> None:
+    (folder / "header").write_text("Bearer abcdef-token")
+    (folder / "url").write_text("postgres://u:p%40ss-word@h/d")
+    configure(site, "a: {run: [cat], commands: {}, config: {x: {secret: header}, y: {secret: url}}}")
+    redact = defined(site).redact
+    assert redact("sent abcdef-token to p@ss-word") == "sent [redacted] to [redacted]"
+
+
+def test_an_image_is_built_without_secrets(site: Site) -> None:
+    configure(
+        site,
+        "a: {run: [cat], env: {V: {secret: x}}, config: {v: {secret: x}}}",
+        gateway="""
+        api_key: {secret: x}
+        public_url: {secret: x}
+        jobs: {database: {secret: x}, encrypt: [{secret: x}]}
+        callbacks: {allow: [h], oauth2: {token_url: "http://h", client_id: c, client_secret: {secret: x}}}
+        """,
+    )
+    answer = cli(site, "install", "a")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "nothing to build" in answer.stdout
+
+
 # --- settings
 
 

@@ -86,8 +86,11 @@ def run(main: Coroutine[Any, Any, int]) -> None:
 async def opened(
     config: Path | None, bus: Bus | None = None, *, registry: bool = True, described: bool = True
 ) -> AsyncIterator[Gateway]:
-    """Have a gateway that serves nothing, with or without its registry loaded and all of its connectors `described`."""
-    settings, _ = read_settings(find_file(config))
+    """Have a gateway that serves nothing, with or without its registry loaded and all of its connectors `described`.
+
+    Without its registry it needs none of its own secrets.
+    """
+    settings, _ = read_settings(find_file(config), lenient=not registry)
     gateway = Gateway(settings, bus or Bus())
     await gateway.open(registry=registry, watch=False)
     try:

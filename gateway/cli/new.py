@@ -49,7 +49,7 @@ def new(config: Path | None, name: str, runtime: str, folder: Path | None) -> No
 
 
 def _connectors_dir(config: Path | None) -> Path:
-    settings, _ = read_settings(find_file(config))
+    settings, _ = read_settings(find_file(config), lenient=True)
     if settings.connectors_dir is None:
         fail("gateway.connectors_dir is switched off: name a folder with --dir")
     return settings.connectors_dir

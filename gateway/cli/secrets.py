@@ -14,7 +14,7 @@ from gateway.connectors.definition import with_secrets
 from gateway.connectors.sources import read_sources
 from gateway.errors import Quarantine
 from gateway.secrets import NoSecret
-from gateway.settings import find_file, read_settings, section_of
+from gateway.settings import find_file, of_gateway, read_settings
 from gateway.units import Duration
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def secrets(config: Path | None, *, as_json: bool) -> None:
 
 def _uses(settings: Settings, document: YamlNode) -> Iterator[tuple[Use, str]]:
     """Yield each place that names a secret, with what it is called."""
-    _, of_gateway = section_of(document, "gateway").resolved(settings.lookup, lenient=True)
-    for use in of_gateway:
+    for use in of_gateway(document, settings.lookup, lenient=True)[1]:
         yield use, ".".join(map(str, use.keys))
     for entry in read_sources(settings).entries:
         try:

@@ -22,7 +22,7 @@ from gateway.observe.telling import secrets_in
 from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
-from gateway.secrets import literal, named, variables
+from gateway.secrets import named, variables
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
 
@@ -42,6 +42,7 @@ BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Pat
 TOLD = 30  # names of packages
 _DESCRIBING = frozenset(("commands", "overrides", "description"))
 """What stands there is told to callers, and has no secrets."""
+_MAPPINGS = frozenset((None, "env", "config", "auths", "engine_env"))
 _BUILT_OF = frozenset(
     key.encode_name
     for name, runtime in RUNTIMES.items()
@@ -206,11 +207,11 @@ def with_secrets(entry: Entry, settings: Settings, *, lenient: bool = False) -> 
     if entry.problem is not None or not isinstance(data, dict) or data.get("enabled") is False:
         return entry, ()
     for key in _BUILT_OF & data.keys():
-        if named(data[key]):
+        if any(named(data[key])):
             problem = "what is built of this is written down, so no secret may stand here: env and config can have some"
             raise Quarantine(str(entry.node.error(problem, (key,))))
     try:
-        node, uses = entry.node.resolved(settings.lookup, _is_left, lenient=lenient)
+        node, uses = entry.node.resolved(settings.lookup, _is_left, _is_mapping, lenient=lenient)
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     return msgspec.structs.replace(entry, node=node), uses
@@ -218,9 +219,14 @@ def with_secrets(entry: Entry, settings: Settings, *, lenient: bool = False) -> 
 
 def _is_left(keys: Keys) -> bool:
     """Tell whether what stands at these keys of an entry stays as it is written."""
-    return keys[:1] != () and (
-        keys[0] in _DESCRIBING or keys[0] in _BUILT_OF or (keys[0] == "auths" and keys[2:3] == ("parameters",))
-    )
+    first = keys[0] if keys else None
+    return first in _DESCRIBING or first in _BUILT_OF or (first == "auths" and keys[2:3] == ("parameters",))
+
+
+def _is_mapping(keys: Keys) -> bool:
+    """Tell whether what stands at these keys of an entry can only be a mapping."""
+    first = keys[0] if keys else None
+    return first in _MAPPINGS and len(keys) < (3 if first == "auths" else 2)
 
 
 def secrets_named(entry: Entry) -> set[str]:
@@ -228,7 +234,7 @@ def secrets_named(entry: Entry) -> set[str]:
     data = entry.node.data
     if not isinstance(data, dict) or data.get("enabled") is False:
         return set()
-    return named({key: value for key, value in data.items() if not _is_left((key,))})
+    return set(named(data, _is_left, _is_mapping))
 
 
 def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised | None:
@@ -418,12 +424,12 @@ def redactor(node: YamlNode, settings: Settings) -> Redactor:
 
     What stands in `commands` and `overrides` describes values, and has none.
     """
-    data = node.data
+    data = node.literal
     if isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in _DESCRIBING}
         if isinstance(data.get("auths"), dict):
             data["auths"] = [_without_parameters(auth) for auth in data["auths"].values()]
-    return Redactor((*settings.secrets, *node.secrets, *secrets_in(literal(data))))
+    return Redactor((*settings.secrets, *node.secrets, *secrets_in(data)))
 
 
 def _without_parameters(auth: object) -> object:
