@@ -105,7 +105,7 @@ class LegacyStore:
             for number, one in enumerate(old):
                 values = converted(one, steps[2 * number], steps[2 * number + 1])
                 broken += values is None
-                moves += [] if values is None else _moved(one, self._store.sealing.values(values))
+                moves += [] if values is None else _moved(one, await self._store.sealing.values(values))
             if moves:
                 await self._store.database.run(*moves, patience=PATIENCE)
 

@@ -5,21 +5,25 @@ Each is bound to its job and its column, so that none can be put in the place of
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode, b64encode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.jobs.contract import SEALED, told
 from gateway.jobs.records import text_of
 from gateway.sealing import Broken, Keyring
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from gateway.jobs.contract import Outcome
     from gateway.jobs.records import Row
 
+T = TypeVar("T")
+
 PREFIX = "sealed:"
 """How a text begins that is sealed; none of those that are kept begins so by itself, since they are JSON objects."""
+LONG = 1 << 17  # characters; to seal them takes some milliseconds
 COLUMNS = ("params", "task_data", "outcome")
 NO_KEY = "what is stored of it is sealed, and no key of gateway.jobs.encrypt opens it"
 
@@ -30,12 +34,23 @@ class Sealing:
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._keys = Keyring(keys, "jobs")
 
-    def values(self, values: dict[str, Any]) -> dict[str, Any]:
+    async def values(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the values of a job's columns as they are kept."""
+        if not self._keys:
+            return values
+        return await _where_it_fits(self._values, values, [values.get(name) for name in COLUMNS])
+
+    async def opened(self, row: Row) -> Row:
+        """Return a row as it was before it was sealed; what no key opens is left out, and is named in `unreadable`."""
+        texts = [getattr(row, name) for name in COLUMNS]
+        if not any(text is not None and text.startswith(PREFIX) for text in texts):
+            return row
+        return await _where_it_fits(self._opened, row, texts)
+
+    def _values(self, values: dict[str, Any]) -> dict[str, Any]:
         return {name: self._closed(values["id"], name, value) for name, value in values.items()}
 
-    def opened(self, row: Row) -> Row:
-        """Return a row as it was before it was sealed; what no key opens is left out, and is named in `unreadable`."""
+    def _opened(self, row: Row) -> Row:
         found: dict[str, Any] = {}
         unreadable = []
         for name in COLUMNS:
@@ -48,12 +63,19 @@ class Sealing:
             except (Broken, ValueError):
                 found[name] = text_of(unopened()) if name == "outcome" else "{}"
                 unreadable.append(name)
-        return row._replace(**found, unreadable=tuple(unreadable)) if found else row
+        return row._replace(**found, unreadable=tuple(unreadable))
 
     def _closed(self, job: str, name: str, value: Any) -> Any:
-        if not self._keys or name not in COLUMNS or value is None:
+        if name not in COLUMNS or value is None:
             return value
         return PREFIX + b64encode(self._keys.close(value.encode(), _about(job, name))).decode()
+
+
+async def _where_it_fits(work: Callable[[T], T], what: T, texts: Iterable[str | None]) -> T:
+    """Do something here, or in a thread where the texts are so long that everybody would wait."""
+    if sum(len(text) for text in texts if text is not None) > LONG:
+        return await asyncio.to_thread(work, what)
+    return work(what)
 
 
 def unopened() -> Outcome:

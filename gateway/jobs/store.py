@@ -257,7 +257,7 @@ class Store:
     async def add(self, job: Job, state: JobState, *, accepted: float) -> bool:
         """Add a job; False when its task has an open one."""
         slot = 1 if state is JobState.RUNNING else 0
-        values = {**self.sealing.values(values_of(job)), "state": state.value, "slot": slot, "accepted": accepted}
+        values = {**await self.sealing.values(values_of(job)), "state": state.value, "slot": slot, "accepted": accepted}
         return (await self._change(ADD, values)).changed == 1
 
     async def find_open(self, job: Job, patience: float) -> str | None:
@@ -272,7 +272,12 @@ class Store:
 
     async def withdraw(self, job: Job) -> bool:
         """Take back what nobody was told to be accepted, wherever it is on its way; False when somebody was."""
-        values = {**self.sealing.values(values_of(job)), "owner": self.owner, "reason": WITHDRAWN, **self._times()}
+        values = {
+            **await self.sealing.values(values_of(job)),
+            "owner": self.owner,
+            "reason": WITHDRAWN,
+            **self._times(),
+        }
         await self.database.run((TAKE_NAME, values), (WITHDRAW, values), patience=self.patience)
         return not await self.owns(job.id)
 
@@ -293,7 +298,7 @@ class Store:
 
     async def mine(self, job: str) -> Row | None:
         """Return the row of a job if it is in this gateway's hands."""
-        return self._first(await self._read(MINE, {"id": job}))
+        return await self._first(await self._read(MINE, {"id": job}))
 
     async def owns(self, job: str) -> bool:
         """Tell whether a job is in this gateway's hands."""
@@ -307,7 +312,7 @@ class Store:
         """Record what a job came to. False, here and below: it is not ours any more."""
         times = self._times(ends=state not in OPEN)
         values = {"id": job, "state": state.value, "outcome": text_of(outcome), **times}
-        return await self._done(RECORD, self.sealing.values(values))
+        return await self._done(RECORD, await self.sealing.values(values))
 
     async def tried(self, job: str, attempts: Collection[Attempt], state: JobState, reason: str) -> bool:
         """Record the tries to deliver it, and where that has led."""
@@ -328,13 +333,13 @@ class Store:
 
     async def deliver_again(self, job: Job) -> Row | None:
         """Open a job that has ended, with its outcome; None when there is nothing to deliver, or it is open."""
-        return self._first(await self._change(DELIVER_AGAIN, {"id": job.id, "task": task_of(job)}))
+        return await self._first(await self._change(DELIVER_AGAIN, {"id": job.id, "task": task_of(job)}))
 
     # --- looking, and removing
 
     async def read(self, job: str) -> Row | None:
         """Return a job's row."""
-        return self._first(await self._read(READ, {"id": job}))
+        return await self._first(await self._read(READ, {"id": job}))
 
     async def listed(self, query: Query, limit: int, offset: int) -> list[Row]:
         """Return summaries, the latest first."""
@@ -420,12 +425,12 @@ class Store:
         """Take jobs of dead gateways over; return those that nobody else has taken meanwhile."""
         steps = [(TAKE, {"id": job, "owner": self.owner}) for job in jobs]
         done = await self.database.run(*steps, patience=self.patience)
-        return [self.sealing.opened(Row(*row)) for one in done for row in one.rows]
+        return [await self.sealing.opened(Row(*row)) for one in done for row in one.rows]
 
     # --- private
 
-    def _first(self, effect: Effect) -> Row | None:
-        return self.sealing.opened(Row(*effect.rows[0])) if effect.rows else None
+    async def _first(self, effect: Effect) -> Row | None:
+        return await self.sealing.opened(Row(*effect.rows[0])) if effect.rows else None
 
     async def _purge(self, statement: str, values: dict[str, Any]) -> int:
         removed = 0

@@ -52,6 +52,17 @@ async def test_a_job_is_sealed_where_it_is_kept_and_goes_on_after_a_crash(tmp_pa
         assert not file.is_file() or HIDDEN.encode() not in file.read_bytes()
 
 
+async def test_long_values_are_sealed_beside_the_loop(tmp_path: Path, database: str | None) -> None:
+    params = json.dumps({"long": "x" * (1 << 20)})
+    async with bench(tmp_path, database, encrypt="first") as one:
+        one.runner.slot.clear()
+        name = await one.accept(job(params=params))
+        assert len((await stored(one, name)).params) > len(params)
+        await one.again()
+        await one.ended(name)
+        assert one.runner.started[0].params == params
+
+
 async def test_keys_are_changed_one_after_the_other(tmp_path: Path, database: str | None) -> None:
     async with bench(tmp_path, database) as one:
         one.runner.slot.clear()
@@ -131,11 +142,12 @@ async def test_a_job_whose_outcome_can_be_read_is_delivered_whatever_its_paramet
         assert (await one.ended(name)).state is JobState.DELIVERED
 
 
-def test_what_is_sealed_belongs_to_its_job_and_its_column() -> None:
+async def test_what_is_sealed_belongs_to_its_job_and_its_column() -> None:
     sealing = Sealing(["key"])
-    first, second = (
-        sealing.values({**values_of(job(params=PARAMS, task_data=PARAMS, id=name)), "outcome": None}) for name in "ab"
-    )
+    first, second = [
+        await sealing.values({**values_of(job(params=PARAMS, task_data=PARAMS, id=name)), "outcome": None})
+        for name in "ab"
+    ]
     assert first["params"] != second["params"]
     assert first["outcome"] is None
     assert first["connector"] == "fake"
@@ -143,8 +155,8 @@ def test_what_is_sealed_belongs_to_its_job_and_its_column() -> None:
     def row(**columns: str) -> Row:
         return Row("a", "waiting", "me", 0.0, None, 0, "", "{}", **columns)
 
-    assert sealing.opened(row(params=first["params"])).params == PARAMS
-    assert sealing.opened(row(params=first["params"])).unreadable == ()
+    assert (await sealing.opened(row(params=first["params"]))).params == PARAMS
+    assert (await sealing.opened(row(params=first["params"]))).unreadable == ()
     for wrong in (
         first["task_data"],
         second["params"],
@@ -153,8 +165,11 @@ def test_what_is_sealed_belongs_to_its_job_and_its_column() -> None:
         f"{PREFIX}?",
         first["params"] + "x",
     ):
-        assert sealing.opened(row(params=wrong)).unreadable == ("params",)
-    assert Sealing().opened(row(params=first["params"], outcome=first["params"])).unreadable == ("params", "outcome")
+        assert (await sealing.opened(row(params=wrong))).unreadable == ("params",)
+    assert (await Sealing().opened(row(params=first["params"], outcome=first["params"]))).unreadable == (
+        "params",
+        "outcome",
+    )
 
 
 @pytest.mark.parametrize("plain", [b"", b"x", b"\0" * 100_000])
