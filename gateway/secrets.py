@@ -274,7 +274,7 @@ class Secrets:
         """Return what a command says, or why it says nothing; who asks first waits for it."""
         asked = self._ask(command, name, 0.0)
         running = asked.running
-        if running is not None and asked.value is None:
+        if running is not None and asked.due == 0.0:  # it has never answered
             until = self._until or time.monotonic() + PATIENCE
             wait((running,), timeout=max(0.0, until - time.monotonic()))
         with self._lock:

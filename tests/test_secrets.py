@@ -252,6 +252,22 @@ def test_a_command_is_asked_again_in_the_background(tmp_path: Path) -> None:
     made.close()
 
 
+def test_a_command_that_failed_once_is_not_waited_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.2)
+    made = lookup(
+        tmp_path, command={"sh": ["sh", "-c", f"echo >>{tmp_path}/asked; sleep 60", "{name}"]}, ttl=Duration(0.01)
+    )
+    with made.round(), pytest.raises(NoSecret, match=r"no answer within 0\.2 s"):
+        made.find("x")
+    monkeypatch.setattr(module, "TIMEOUT", 60)
+    until(lambda: made.now() and len((tmp_path / "asked").read_text()) > 1, 10)
+    begun = time.monotonic()
+    with made.round(), pytest.raises(NoSecret, match=r"no answer within 0\.2 s"):
+        made.find("x")
+    assert time.monotonic() - begun < 9  # it hangs for a minute now
+    made.close()
+
+
 def test_a_round_waits_for_all_commands_no_longer_than_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.3)
     made = lookup(tmp_path, command={"hang": ["sleep", "60{name}"]})
