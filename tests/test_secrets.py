@@ -612,7 +612,9 @@ async def test_a_connector_has_its_own_secrets_and_nobody_shows_them(site: Site,
         """
         import json, sys
         request = json.load(sys.stdin)
-        print(json.dumps({"commands": [{"name": "Go", "description": "as " + request["config"]["v"]}]}))
+        v = request["config"]["v"]
+        parameters = [{"id": "p", "default": [v], "description": v}, {"id": "q", "default": "plain"}]
+        print(json.dumps({"commands": [{"name": "Go", "description": "as " + v, "parameters": parameters}]}))
         """,
     )
     configure(
@@ -638,12 +640,32 @@ async def test_a_connector_has_its_own_secrets_and_nobody_shows_them(site: Site,
         assert "A" not in second["env"]
         failed = await server.do("a/Go", {"fail": 1}, headers=headers)
         told = [failed.raw, server.log().encode(), *below(site.state)]
-        told += [(await server.get(path, headers=headers)).raw for path in ("/v1/status", "/metrics", "/openapi.json")]
+        told += [
+            (await server.get(path, headers=headers)).raw
+            for path in ("/v1/status", "/metrics", "/openapi.json", "/v1/commands")
+        ]
         told += [cli(site, *words, env=environment).stdout.encode() for words in (("check",), ("check", "--json"))]
         assert failed.code == "connector_failed"
         assert b"[redacted]" in failed.raw
         for text in told:
             assert not [value for value in values if value.encode() in text]
+
+
+async def test_what_a_connector_said_is_remembered_without_the_values_that_it_has(site: Site, folder: Path) -> None:
+    asked = site.folder / "asked"
+    describing = site.script(
+        "tells", f'cat >/dev/null; echo asked >>{asked}; echo \'{{"commands": [{{"name": "Go"}}]}}\''
+    )
+    (folder / "x").write_text("value")
+    configure(site, f"a: {{run: [{describing}], config: {{v: {{secret: x}}}}}}")
+    for _ in range(2):
+        async with served(site) as server:
+            assert await server.commands() == ["a/Go"]
+    assert asked.read_text().count("asked") == 1
+    async with served(site) as server:
+        (folder / "x").write_text("another")
+        await eventually(lambda: asked.read_text().count("asked") == 2)
+        await eventually(lambda: _ready(server, "a"))
 
 
 async def test_the_folder_is_out_of_sight(site: Site, folder: Path) -> None:

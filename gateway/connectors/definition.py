@@ -154,8 +154,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
         return f"its packages are {', '.join(found[:TOLD])}{more}" if found else "it has no packages but Python's own"
 
     def _without_secrets(self, told: DescribedCommand) -> DescribedCommand:
-        """Return a command that tells callers no secret in what it says for people."""
-        parameters = [_described_without(one, self.redact) for one in told.parameters]
+        """Return a command that tells callers no secret, neither in its texts nor as a default."""
+        parameters = [_described_without(_kept_secret(one, self.redact), self.redact) for one in told.parameters]
         return _described_without(msgspec.structs.replace(told, parameters=parameters), self.redact)
 
     def _overridden(self, told: DescribedCommand) -> Command:
@@ -558,6 +558,12 @@ def _command_told(
 def _kept(sandbox: Sandbox) -> Sandbox:
     """Return what of a sandbox is its connector's own."""
     return msgspec.structs.replace(sandbox, guard=(), covered=())
+
+
+def _kept_secret(one: DescribedParameter, redact: Redactor) -> DescribedParameter:
+    """Return a parameter as a secret one, which nobody lists the default of, where that has a secret in it."""
+    default = b"" if one.default is msgspec.UNSET else msgspec.json.encode(one.default)
+    return one if redact.masked(default) is default else msgspec.structs.replace(one, secret=True)
 
 
 def _described_without(one: Described, redact: Redactor) -> Described:
