@@ -82,7 +82,7 @@ class Authenticator:
         return identity
 
     def _of_certificate(self, client: str) -> Identity:
-        if client == DEFAULT or client not in (self._clients or {}):
+        if client not in (self._clients or {}):
             raise Unauthorized
         return Identity(client=client, key="certificate", role=Role.CALLER)
 

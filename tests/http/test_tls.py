@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import hashlib
 import os
 import signal
 import socket
@@ -483,6 +484,47 @@ async def test_the_subject_names_the_caller(site: Site, authority: trustme.CA, o
                 session.get(url) as answer,
             ):
                 assert await answer.json() == name
+
+
+async def test_a_certificate_is_its_clients_as_a_key_is(secure: Site, authority: trustme.CA, other: trustme.CA) -> None:
+    trust(secure, other)
+    secure.configure(ECHO, gateway=MUTUAL % "optional")
+    (secure.folder / "clients.d").mkdir()
+    for name in ("acme", "beta"):
+        digest = hashlib.sha256(f"key of {name}".encode()).hexdigest()
+        own = f"{name}s: {{run: [cat], commands: {{Go: {{}}}}}}"
+        (secure.folder / f"clients.d/{name}.yaml").write_text(
+            f"keys: [{{sha256: '{digest}', role: operator}}]\nconnectors: {{{own}}}\n"
+        )
+    async with served(secure, env={"CONNECTOR_PROXY_API_KEY": "single"}, tls=trusting(authority)) as server:
+
+        async def asked(name: str | None, key: str | None = None, path: str = "/v1/commands") -> Any:
+            leaf = other.issue_cert("some.host", common_name=name or None) if name is not None else None
+            headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+            connector = aiohttp.TCPConnector(ssl=trusting(authority, leaf))
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.get(server.url + path, headers=headers) as answer,
+            ):
+                body = await answer.json()
+                return (
+                    [one["id"] for one in body] if path.endswith("commands") and answer.status == 200 else answer.status
+                )
+
+        assert await asked("acme") == ["acmes/Go", "echo/Go"]
+        assert await asked("beta") == ["betas/Go", "echo/Go"]
+        assert await asked("default") == ["echo/Go"]
+        assert await asked("acme", "key of acme") == ["acmes/Go", "echo/Go"]
+        assert await asked(None, "key of acme") == ["acmes/Go", "echo/Go"]
+        refused = [
+            (None, None), ("gone", None), ("", None), ("ACME", None), ("acme", "key of beta"),
+            ("acme", "rubbish"), ("gone", "key of acme"), ("acme", "single"), ("gone", "single"),
+        ]  # fmt: skip
+        assert [await asked(*one) for one in refused] == [401] * len(refused)
+        assert await asked("acme", None, "/clients/acme/v1/commands") == ["acmes/Go", "echo/Go"]
+        assert await asked("acme", None, "/clients/beta/v1/commands") == 401
+        assert await asked("acme", None, "/v1/status?client=beta") == 403  # no operator
+        assert await asked("acme", "key of acme", "/v1/status?client=beta") == 200
 
 
 # --- Unix sockets beside it
