@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 import threading
 import time
 from pathlib import Path
@@ -849,3 +850,28 @@ def test_a_verb_says_which_secret_of_the_gateway_is_missing(site: Site) -> None:
     answer = cli(site, "check")
     assert answer.returncode == 2
     assert "gateway.api_key: there is no secret key" in answer.stderr
+
+
+def test_secrets_of_clients_are_listed_though_their_file_cannot_be_used(site: Site, folder: Path) -> None:
+    for name in ("one", "two", "three", "four"):
+        (folder / name).write_text(f"s3cret-{name}")
+    configure(site, "a: {run: [cat], commands: {}}")
+    (site.folder / "clients.d").mkdir()
+    file = site.folder / "clients.d" / "acme.yaml"
+    text = """
+        keys: [{secret: one}, {secret: two, role: viewer}]
+        connectors: {a: {env: {V: {secret: three}, secret: plain}, commands: {Go: {description: {secret: no}}}}}
+        callbacks: {allow: [h], headers: {X-A: {secret: four}, X-B: {secret: late}}}
+    """
+    file.write_text(textwrap.dedent(text))
+    listed = cli(site, "secrets", "--json")
+    rows = {one["name"]: (one["ok"], one["users"]) for one in json.loads(listed.stdout)}
+    assert rows.pop("late") == (False, ["client acme"])
+    assert rows == {name: (True, ["client acme"]) for name in ("one", "two", "three", "four")}
+    assert listed.returncode == 1
+    (folder / "late").write_text("s3cret-late")
+    listed = cli(site, "secrets", "--json")
+    rows = {one["name"]: (one["ok"], one["users"]) for one in json.loads(listed.stdout)}
+    assert rows["three"] == (True, ["a@acme", "client acme"])
+    assert listed.returncode == 0
+    assert "s3cret" not in listed.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ import msgspec
 from rich.table import Table
 
 from gateway.cli.common import config_option, escaped, handled, out
-from gateway.connectors.definition import with_secrets
+from gateway.connectors.clients import client_files
+from gateway.connectors.definition import uses_of_client, with_secrets
 from gateway.connectors.sources import read_sources
-from gateway.errors import Quarantine
+from gateway.errors import ConfigError, Quarantine
 from gateway.secrets import NoSecret
 from gateway.settings import find_file, of_gateway, read_settings
 from gateway.units import Duration
+from gateway.yaml_document import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +39,7 @@ class _Shown(msgspec.Struct, frozen=True, kw_only=True):
     age: float | None
     """Seconds since the file was changed, or the command asked."""
     users: tuple[str, ...]
-    """Keys of the gateway, and connectors."""
+    """Keys of the gateway, connectors, and clients."""
     problem: str | None = None
 
 
@@ -75,6 +78,10 @@ def _uses(settings: Settings, document: YamlNode) -> Iterator[tuple[Use, str]]:
             continue
         for use in uses:
             yield use, entry.name
+    for file in (client_files(settings.clients_dir) if settings.clients_dir is not None else None) or ():
+        with contextlib.suppress(ConfigError):  # likewise
+            for use in uses_of_client(load(file, entries="connectors"), settings.lookup):
+                yield use, f"client {file.stem}"
 
 
 def _row(name: str, lookup: Secrets, users: list[str], *, only: bool) -> _Shown:

@@ -22,7 +22,7 @@ from gateway.observe.telling import secrets_in
 from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
-from gateway.secrets import named, variables
+from gateway.secrets import Use, named, variables
 from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
 from gateway.typeahead import Typeahead
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from gateway.connectors.sources import Entry
     from gateway.protocol.description import DescribedCommand, DescribedParameter, Description
     from gateway.sandbox import Sandbox
-    from gateway.secrets import Keys, Secrets, Use
+    from gateway.secrets import Keys, Secrets
     from gateway.yaml_document import YamlNode
 
 Described = TypeVar("Described", "DescribedCommand", "DescribedParameter")
@@ -42,6 +42,8 @@ BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Pat
 TOLD = 30  # names of packages
 _DESCRIBING = frozenset(("commands", "overrides", "description"))
 """What stands there is told to callers, and has no secrets."""
+_OF_CLIENT = frozenset(((), ("env",), ("callbacks",), ("callbacks", "headers"), ("callbacks", "hosts")))
+"""What can only be a mapping of a client's file, but for its connectors."""
 _MAPPINGS = frozenset((None, "env", "config", "auths", "engine_env"))
 _BUILT_OF = frozenset(
     key.encode_name
@@ -211,22 +213,42 @@ def with_secrets(entry: Entry, settings: Settings, *, lenient: bool = False) -> 
             problem = "what is built of this is written down, so no secret may stand here: env and config can have some"
             raise Quarantine(str(entry.node.error(problem, (key,))))
     try:
-        node, uses = entry.node.resolved(settings.lookup, _is_left, _is_mapping, lenient=lenient)
+        node, uses = entry.node.resolved(settings.lookup, is_left, is_mapping, lenient=lenient)
     except ConfigError as problem:
         raise Quarantine(str(problem)) from problem
     return msgspec.structs.replace(entry, node=node), uses
 
 
-def _is_left(keys: Keys) -> bool:
+def is_left(keys: Keys) -> bool:
     """Tell whether what stands at these keys of an entry stays as it is written."""
     first = keys[0] if keys else None
     return first in _DESCRIBING or first in _BUILT_OF or (first == "auths" and keys[2:3] == ("parameters",))
 
 
-def _is_mapping(keys: Keys) -> bool:
+def is_mapping(keys: Keys) -> bool:
     """Tell whether what stands at these keys of an entry can only be a mapping."""
     first = keys[0] if keys else None
     return first in _MAPPINGS and len(keys) < (3 if first == "auths" else 2)
+
+
+def uses_of_client(document: YamlNode, lookup: Secrets) -> tuple[Use, ...]:
+    """Return what the file of a client, which need not be understood, uses: its keys, its callbacks, its connectors."""
+
+    def left(keys: Keys) -> bool:
+        return keys[:1] == ("connectors",) and is_left(keys[2:])
+
+    def mapping(keys: Keys) -> bool:
+        if keys[:1] == ("connectors",):
+            return is_mapping(keys[2:])
+        return keys in _OF_CLIENT
+
+    keys = document.data.get("keys")
+    more = [  # beside what else is said of a key
+        Use(said["secret"], ("keys", place))
+        for place, said in enumerate(keys if isinstance(keys, list) else ())
+        if isinstance(said, dict) and len(said) > 1 and isinstance(said.get("secret"), str)
+    ]
+    return (*more, *document.resolved(lookup, left, mapping, lenient=True)[1])
 
 
 def secrets_named(entry: Entry) -> set[str]:
@@ -234,7 +256,7 @@ def secrets_named(entry: Entry) -> set[str]:
     data = entry.node.data
     if not isinstance(data, dict) or data.get("enabled") is False:
         return set()
-    return set(named(data, _is_left, _is_mapping))
+    return set(named(data, is_left, is_mapping))
 
 
 def recognise(entry: Entry, defaults: Limits, settings: Settings) -> Recognised | None:
