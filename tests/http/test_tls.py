@@ -170,6 +170,28 @@ async def test_a_large_answer_reaches_a_slow_reader_although_the_gateway_ends(
         assert await server.ended() == 0
 
 
+async def test_an_answer_that_nobody_takes_ends_its_connection(site: Site, authority: trustme.CA) -> None:
+    install(site, authority.issue_cert(*HOSTS))
+    site.script("large.sh", f"printf '\"'; head -c {20 << 20} /dev/zero | tr '\\0' x; printf '\"'")
+    site.configure(
+        "large: {run: [./large.sh], max_output: 30MiB, commands: {Go: {}}}", gateway=f"{TLS}\nwrite_timeout: 500ms"
+    )
+    async with served(site, tls=trusting(authority)) as server:
+        with connected(server, trusting(authority)) as connection:
+            connection.sendall(b"GET /v1/do/large/Go HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await eventually(lambda: [one for one in server.events("connections_cut") if one["unread"] == 1])
+
+            def rest() -> int:
+                got = 0
+                with contextlib.suppress(ssl.SSLError, ConnectionError):
+                    while piece := len(connection.recv(1 << 16)):
+                        got += piece
+                return got
+
+            assert await asyncio.to_thread(rest) < 20 << 20
+        assert (await server.get("/liveness")).status == 200
+
+
 # --- files that cannot be used
 
 
