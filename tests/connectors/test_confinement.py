@@ -322,6 +322,20 @@ def test_the_volume_of_a_config_map_is_hidden_with_its_versions_to_come(site: Si
     assert within(site, found.show) == ["..2026", "..data", "one.sh"]
 
 
+def test_the_key_of_tls_is_hidden_and_so_are_the_versions_to_come_of_a_secret_s_volume(site: Site) -> None:
+    site.script("one.sh", "")
+    site.configure("one: {run: [./one.sh]}", gateway="tls: {cert: tls.crt, key: tls.key}")
+    (site.folder / "tls.key").touch()
+    assert str(site.folder / "tls.key") in defined(site, "one").launch.sandbox.hide
+    volume = site.folder / "tls"
+    (volume / "..2026").mkdir(parents=True)
+    shutil.move(site.folder / "tls.key", volume / "..2026")
+    (volume / "..data").symlink_to("..2026")
+    (volume / "tls.key").symlink_to("..data/tls.key")
+    site.configure("one: {run: [./one.sh]}", gateway="tls: {cert: tls.crt, key: tls/tls.key}")
+    assert str(volume) in defined(site, "one").launch.sandbox.hide
+
+
 def test_a_drop_in_has_its_own_folder_and_what_is_no_drop_in(site: Site) -> None:
     site.script("connectors.d/fax/bin/send", "")
     (site.drop_ins / "fax/connector.yaml").write_text("run: [./bin/send]\n")
