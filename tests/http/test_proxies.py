@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from http.cookies import SimpleCookie
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 from urllib.parse import parse_qs, urlsplit
 
+import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -145,3 +147,26 @@ async def test_a_sign_in_goes_by_the_url_of_a_trusted_proxy_and_of_no_other(site
         proxied = "https://gate.example/v1/auth/crm/OAuth/callback", True
         assert await begun(server) == direct
         assert await begun(server, **SAID) == (proxied if trusted else direct)
+
+
+@pytest.mark.parametrize("trusted", ["[]", "['127.0.0.1', '::1', unix]"])
+async def test_the_audit_has_the_address_of_whoever_has_called(short_site: Site, trusted: str) -> None:
+    site = short_site
+    path, audit = site.folder / "gw.sock", site.folder / "audit.log"
+    site.configure(
+        "echo: {run: [cat], commands: {Go: {}}}", gateway=f"audit: {{file: audit.log}}\ntrusted_proxies: {trusted}"
+    )
+    audit.unlink(missing_ok=True)
+    async with served(site, "--listen", "[::1]:0", "--listen", f"unix:{path}") as server:
+        [six] = server.events("listening", host="::1")
+        said = {FOR: "203.0.113.9, 198.51.100.7"}
+        seen = []
+        for url, socket in ((server.url, None), (f"http://[::1]:{six['port']}", None), ("http://localhost", str(path))):
+            connector = aiohttp.UnixConnector(socket) if socket is not None else aiohttp.TCPConnector()
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.post(f"{url}/v1/do/echo/Go", json={}, headers=said) as answer,
+            ):
+                assert answer.status == 200
+            seen.append(json.loads(audit.read_text().splitlines()[-1])["address"])
+        assert seen == (["127.0.0.1", "::1", "unix"] if trusted == "[]" else ["198.51.100.7"] * 3)
