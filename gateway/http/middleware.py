@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -96,7 +97,7 @@ class _Doors:
         self._rules = {(route.method, route.path): route.access for route in routes}
         self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
         settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
-        self._opened = {Access.OPEN: VISITOR, **{rule: VISITORS[rule] for rule, is_open in settable.items() if is_open}}
+        self._opened = {rule: VISITORS[rule] for rule, is_open in settable.items() if is_open}
         self._strangers = _Strangers(settings)
 
     def find(self, request: web.Request) -> _Door:
@@ -118,19 +119,30 @@ class _Doors:
             Forbidden: its key has not the role; or a page of another site has made a browser send it.
             GatewayBusy: its connection is one too many.
         """
-        identity = self._opened.get(door.access)
-        if self._registry.clients is None and CLIENT in request.match_info:
+        named = request.match_info.get(CLIENT)
+        if named is not None and self._registry.clients is None:
             raise web.HTTPNotFound
-        if identity is None:
-            identity = self._checked(request)
-        elif CLIENT in request.match_info:
-            identity = Identity(client=request.match_info[CLIENT], role=identity.role)
+        visitor = self._visitor(request, door.access, named)
+        identity = visitor or self._checked(request)
         request["identity"] = identity
         request["client"] = None if self._registry.clients is None else identity.client
         allowed = ROLES.get(door.access, READERS)
-        if identity.role not in allowed and request.method != hdrs.METH_OPTIONS and door.access not in self._opened:
+        if visitor is None and identity.role not in allowed and request.method != hdrs.METH_OPTIONS:
             needed = " or ".join(role.value for role in allowed)
             raise Forbidden(f"this needs a key with the role {needed}, and this one's is {identity.role.value}")
+
+    def _visitor(self, request: web.Request, access: Access, named: str | None) -> Identity | None:
+        """Return as whom a request is let in that needs no key; None where it needs one.
+
+        What is open is so for what is common: who brings a key is its client. Whose sign-in it is no key says.
+        """
+        if access is Access.OPEN:
+            return VISITOR if named is None else Identity(client=named, role=VISITOR.role)
+        visitor = self._opened.get(access) if named is None else None
+        if visitor is not None and self._registry.clients is not None:
+            with contextlib.suppress(Unauthorized):
+                return self._authenticator.identify(request)
+        return visitor
 
     def _checked(self, request: web.Request) -> Identity:
         if getattr(request.protocol, "surplus", False):

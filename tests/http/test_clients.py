@@ -545,3 +545,30 @@ async def test_a_key_that_is_a_secret_counts_when_it_is_there(site: Site) -> Non
         (secrets / "acme_key").unlink()
         await eventually(lambda: _refused(server, "s3cret"))
         assert await listed(server, "acme-key") == ["smtp"]
+
+
+async def test_what_is_open_is_so_for_what_is_common_alone(site: Site) -> None:
+    """Suggestions that need no key are the common ones: a client's own are for its key."""
+    site.script("people.sh", "echo '[\"'$1'\"]'")
+    source = "commands: {Find: {parameters: {text: {type: str}}, typeahead: {category: people, prefix: text}}}"
+    site.configure(
+        f"people: {{run: [./people.sh, common], {source}}}", gateway="{api_key: single, typeahead: open, metrics: open}"
+    )
+    client(site, "acme", "keys: [KEY(acme-key)]\nconnectors: {people: {run: [../people.sh, acme]}}\n")
+    client(site, "beta", "keys: [KEY(beta-key)]\nallow: []\n")
+    client(site, "ops", "")
+    path = "/v1/typeahead/people?prefix=a"
+    async with served(site, ready=False) as server:
+        assert (await as_(server, None, "GET", path)).json == ["common"]
+        assert (await as_(server, "nobodys", "GET", path)).json == ["common"]
+        assert (await as_(server, "acme-key", "GET", path)).json == ["acme"]
+        assert (await as_(server, "beta-key", "GET", path)).status == 404
+        assert (await as_(server, None, "GET", f"/clients/acme{path}")).status == 401
+        assert (await as_(server, "acme-key", "GET", f"/clients/acme{path}")).json == ["acme"]
+        assert (await as_(server, "beta-key", "GET", f"/clients/beta{path}")).status == 404
+        assert (await as_(server, None, "GET", "/metrics")).status == 200
+        assert (await as_(server, None, "GET", "/clients/acme/metrics")).status == 401
+        for where in ("/clients/acme/metrics", "/metrics"):
+            own = (await as_(server, "acme-key", "GET", where)).raw.decode()
+            assert 'client="acme"' in own
+            assert 'client="default"' not in own
