@@ -36,6 +36,7 @@ LARGEST = 1 << 16  # bytes of a value: of more, redaction would withhold every t
 TIMEOUT = 10.0  # seconds that a command may take
 PATIENCE = TIMEOUT + 1.0  # seconds that a round waits for commands; what comes later heals what lacks it
 AT_ONCE = 8  # commands
+REAPED = 1.0  # seconds in which a process that was killed is gone
 LAST_RETRY = 10.0  # seconds at most until a command that failed is asked again
 SAID = 300  # characters of what a command complains that are told
 SYSTEMD = "CREDENTIALS_DIRECTORY"
@@ -331,18 +332,17 @@ class Secrets:
         except (OSError, ValueError) as problem:
             reason = problem.strerror if isinstance(problem, OSError) else "there is a NUL in it"
             raise NoSecret(f"{words[0]} could not be started: {reason}") from problem
-        with process:
+        with self._lock:
+            self._processes.add(process)
+        try:
+            told, complained = _read(process, time.monotonic() + TIMEOUT)
+        except BaseException:
+            _kill(process)
+            raise
+        finally:
+            _leave(process)
             with self._lock:
-                self._processes.add(process)
-            try:
-                told, complained = _read(process, time.monotonic() + TIMEOUT)
-            except BaseException:
-                _kill(process)
-                raise
-            finally:
-                process.wait()
-                with self._lock:
-                    self._processes.discard(process)
+                self._processes.discard(process)
         if process.returncode != 0:
             ended = f"exit status {process.returncode}" if process.returncode > 0 else "killed by a signal"
             raise NoSecret(f"{ended}{self._complaint(complained, told)}")
@@ -545,9 +545,18 @@ def _read(process: subprocess.Popen[bytes], until: float) -> tuple[bytes, bytes]
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process that we have not reaped yet, with all of its group."""
-    with contextlib.suppress(ProcessLookupError):
+    """Kill a process that we have not reaped yet, with all of its group; `sudo`, say, is not ours to kill."""
+    with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _leave(process: subprocess.Popen[bytes]) -> None:
+    """Take no more from a process, and reap it if it ends."""
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(REAPED)
 
 
 def _too_large(what: str) -> str:

@@ -205,6 +205,23 @@ def test_a_command_that_fails_is_told_and_leaves_nothing(
     made.close()
 
 
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+def test_a_command_that_cannot_be_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_group: int, _signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(module.os, "killpg", refused)
+    monkeypatch.setattr(module, "TIMEOUT", 0.1)
+    monkeypatch.setattr(module, "REAPED", 0.1)
+    stop = tmp_path / "stop"
+    script = f"trap '' PIPE; until test -e {stop}; do sleep 0.02; done"
+    made = lookup(tmp_path, command={"sudo": ["sh", "-c", script, "{name}"]})
+    with pytest.raises(NoSecret, match=r"no answer within 0\.1 s"):
+        made.find("x")
+    made.close()
+    stop.touch()
+
+
 def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     made = lookup(tmp_path, command={"vault": ["no-such-program", "{name}"]})
     with pytest.raises(NoSecret, match="no-such-program could not be started: No such file or directory"):
