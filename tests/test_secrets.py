@@ -24,7 +24,7 @@ from tests.support import Site, cli, eventually, served
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 VALUES = {
     "plain": "correct-horse",
@@ -725,6 +725,36 @@ async def test_what_is_missing_quarantines_and_its_arrival_heals(site: Site, fol
         assert (await server.do("a/Go")).body["env"]["A"] == "it came"
         (folder / "late").unlink()
         await eventually(lambda: _quarantined(server, "a"))
+
+
+async def test_where_secrets_are_can_be_changed_while_a_gateway_runs(site: Site, folder: Path) -> None:
+    show(site)
+    (folder / "x").write_text("of-private")
+    (site.folder / "other").mkdir()
+    (site.folder / "other" / "x").write_text("of-other")
+    entry = f"a: {{{SHOW}, config: {{v: {{secret: x}}}}}}"
+    configure(site, entry)
+    async with served(site) as server:
+
+        async def value() -> str:
+            answer = await server.do("a/Go")
+            return str(answer.body["config"]["v"]) if answer.status == 200 else ""
+
+        assert await value() == "of-private"
+        configure(site, entry)
+        site.file.write_text(site.file.read_text().replace("dir: private", "dir: other"))
+        await eventually(lambda: _is(value, "of-other"))
+        site.file.write_text(site.file.read_text().replace("dir: other", "dir: other\n  command: {x: []}"))
+        await eventually(lambda: _told(server, "command: x is empty"))
+        assert await value() == "of-other"
+
+
+async def _is(value: Callable[[], Awaitable[str]], wanted: str) -> bool:
+    return await value() == wanted
+
+
+async def _told(server: Any, problem: str) -> bool:
+    return problem in ((await server.status())["registry_problem"] or "")
 
 
 async def _ready(server: Any, name: str) -> bool:
