@@ -824,7 +824,7 @@ async def test_after_sighup_the_files_are_not_read_all_the_time(site: Site, monk
     look, read = registry_module.fingerprint, registry_module.read_sources
     monkeypatch.setattr(registry_module, "POLL", 0.01)
     monkeypatch.setattr(registry_module, "fingerprint", lambda settings: looks.append(1) or look(settings))
-    monkeypatch.setattr(registry_module, "read_sources", lambda settings: reads.append(1) or read(settings))
+    monkeypatch.setattr(registry_module, "read_sources", lambda *given: reads.append(1) or read(*given))
     settings, _ = read_settings(site.file)
     cells = Cells(site.state)
     registry = Registry(settings, Describer(SpawnPool(cells), site.state), Bus())
