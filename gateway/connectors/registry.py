@@ -70,6 +70,8 @@ class Registry:
         self._missed = True
         """Nobody has looked at the machine yet, or some connector was refused for it."""
         self._worlds = Worlds(Snapshot({}), None)
+        self.clients: Mapping[str, Client] | None = None
+        """All clients by their names; None where there are none, and everybody is the same."""
         self.problem: str | None = None
         """Why the last reload failed, None when it did not."""
         self.exposed: tuple[str, ...] = ()
@@ -108,11 +110,6 @@ class Registry:
     @snapshot.setter
     def snapshot(self, snapshot: Snapshot) -> None:
         self._worlds = Worlds(snapshot, self.clients)
-
-    @property
-    def clients(self) -> Mapping[str, Client] | None:
-        """All clients by their names; None where there are none, and everybody is the same."""
-        return self._worlds.clients
 
     def world(self, client: str | None) -> Snapshot:
         """Return what a client sees; None is the client of whoever needs no key."""
@@ -361,6 +358,7 @@ class Registry:
                 if client.problem is not None and client.problem != told:
                     self._bus.publish(ClientRefused(client=client.name, reason=client.problem))
         self._client_files = sources.clients
+        self.clients = clients
         self._worlds = Worlds(Snapshot(statuses), clients)
         for name in [name for name in self._describing if self._superseded(name, before.get(name))]:
             self._describing.pop(name).cancel()

@@ -81,6 +81,8 @@ class _Door(NamedTuple):
     """What is known of a route."""
 
     access: Access
+    keyed: bool
+    """Nobody gets in without a key, where there are some."""
     private: bool
     """Browsers get it while they sign in: whatever it is, it stays out of caches, frames and Referer headers."""
     options: Handler | None
@@ -106,7 +108,8 @@ class _Doors:
         path = (route.resource.canonical if route.resource is not None else "").removeprefix(CLIENTS)
         access = self._rules.get((request.method, path), Access.KEY)
         options = self._options.get(path) if request.method == hdrs.METH_OPTIONS else None
-        door = _Door(access, path.startswith(SIGN_IN), options)
+        keyed = access is not Access.OPEN and access not in self._opened
+        door = _Door(access, keyed, path.startswith(SIGN_IN), options)
         if path:
             self.known[route] = door
         return door
@@ -122,7 +125,7 @@ class _Doors:
         named = request.match_info.get(CLIENT)
         if named is not None and self._registry.clients is None:
             raise web.HTTPNotFound
-        visitor = self._visitor(request, door.access, named)
+        visitor = None if door.keyed else self._visitor(request, door.access, named)
         identity = visitor or self._checked(request)
         request["identity"] = identity
         request["client"] = None if self._registry.clients is None else identity.client
