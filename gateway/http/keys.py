@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import time
@@ -87,7 +86,7 @@ class Authenticator:
         return Identity(client=client, key="certificate", role=Role.CALLER)
 
     def _mark(self, digest: bytes) -> bytes:
-        return hmac.digest(self._secret, digest, hashlib.sha256)
+        return hmac.digest(self._secret, digest, "sha256")
 
     def _fill(self) -> None:
         self._clients = self._registry.clients
