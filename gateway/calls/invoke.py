@@ -15,7 +15,7 @@ from gateway.calls.circuit import Circuit, CircuitState
 from gateway.calls.outcome import LARGE, meaning, problem_of
 from gateway.calls.reply import Reply
 from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
-from gateway.identity import DEFAULT
+from gateway.identity import DEFAULT, registered
 from gateway.observe.events import (
     BackgroundFinished,
     BackgroundStarted,
@@ -388,7 +388,7 @@ class Invoker:
                 "log_bytes": done.log_bytes,
             }
         event = RunFinished(
-            connector=run.registered or call.connector,
+            connector=run.registered or self._missed(call),
             command=call.command,
             request_id=caller.request_id,
             client=caller.client,
@@ -402,6 +402,14 @@ class Invoker:
         )
         self._bus.publish(event)
         return event
+
+    def _missed(self, call: Call) -> str:
+        """Return what a connector is told by that was not found: of what is not there for a client, its own name."""
+        client = call.caller.client
+        status = self._registry.world(client).statuses.get(call.connector)
+        if status is not None:
+            return status.name
+        return call.connector if client is None else registered(call.connector, client)
 
     def _went_on(self, run: _Run, outcome: str, message: str | None = None) -> None:
         """Publish the end of what went on after the answer."""

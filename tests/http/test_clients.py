@@ -572,3 +572,17 @@ async def test_what_is_open_is_so_for_what_is_common_alone(site: Site) -> None:
             own = (await as_(server, "acme-key", "GET", where)).raw.decode()
             assert 'client="acme"' in own
             assert 'client="default"' not in own
+
+
+async def test_what_is_not_there_for_a_client_is_not_counted_for_whose_it_is(server: Server) -> None:
+    for target in ("text/Go", "payroll/Go", "nowhere/Go"):
+        assert (await do(server, "acme-key", target)).status == 404
+    whole = (await as_(server, "single", "GET", "/v1/status")).json["connectors"]
+    assert whole["text"]["last_outcomes"] == whole["payroll@beta"]["last_outcomes"] == []
+    assert {line["connector"] for line in server.events("run", outcome="command_not_found")} == {
+        "text@acme",
+        "payroll@acme",
+        "nowhere@acme",
+    }
+    assert (await do(server, "acme-key", "aws/Nothing")).status == 404
+    assert (await as_(server, "single", "GET", "/v1/status")).json["connectors"]["aws@acme"]["last_outcomes"] != []
