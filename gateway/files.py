@@ -119,3 +119,8 @@ def _check(facts: os.stat_result, name: Name) -> None:
     kind = stat.S_IFMT(facts.st_mode)
     if kind != stat.S_IFREG:
         raise OSError(0, _KINDS.get(kind, "is no file"), os.fspath(name))
+
+
+def printable(text: str) -> str:
+    """Return what a file is called, or what is said of it, as text: a name need not be UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

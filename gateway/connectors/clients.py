@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.errors import ConfigError
-from gateway.files import unusable
+from gateway.files import printable, unusable
 from gateway.identity import DEFAULT, Role
 from gateway.settings import NAME, ClientLimits
 from gateway.yaml_document import YamlNode, load
@@ -138,10 +138,10 @@ def read_clients(settings: Settings, read_callbacks: ReadCallbacks) -> tuple[Cli
     found: dict[str, ClientFile] = {}
     for path in files:
         one = _read(path, settings.lookup, read_callbacks)
-        if path.stem in found:
-            twice = f"{path}: there is a file {path.stem}{SUFFIXES[0]}, too: remove one of them"
-            one = _refused(path.stem, twice)
-        found[path.stem] = one
+        name = one.client.name
+        if name in found:
+            one = _refused(name, f"{path}: there is a file {name}{SUFFIXES[0]}, too: remove one of them")
+        found[name] = one
     return tuple(found[name] for name in sorted(found))
 
 
@@ -166,7 +166,7 @@ def client_files(folder: Path) -> list[Path] | None:
 
 
 def _read(path: Path, lookup: Secrets, read_callbacks: ReadCallbacks) -> ClientFile:
-    name = path.stem
+    name = printable(path.stem)
     if not NAME.fullmatch(name):
         return _refused(name, f"{path}: a client's name is made of letters, digits, _ - and .")
     try:
@@ -175,6 +175,8 @@ def _read(path: Path, lookup: Secrets, read_callbacks: ReadCallbacks) -> ClientF
         client = _understood(name, document, overlays, lookup, read_callbacks)
     except ConfigError as problem:
         return _refused(name, str(problem))
+    except Exception as problem:  # noqa: BLE001 - whatever is wrong with one client's file, the others are served
+        return _refused(name, f"{path}: {type(problem).__name__}: {problem}")
     return ClientFile(
         client=client,
         connectors=tuple((one, node) for one, node in overlays if _changes(node)),
@@ -183,7 +185,7 @@ def _read(path: Path, lookup: Secrets, read_callbacks: ReadCallbacks) -> ClientF
 
 
 def _refused(name: str, problem: str) -> ClientFile:
-    return ClientFile(client=Client(name=name, allow=(), problem=problem))
+    return ClientFile(client=Client(name=name, allow=(), problem=printable(problem)))
 
 
 def _understood(
@@ -250,9 +252,11 @@ def _key(node: YamlNode) -> Key:
     if entry.sha256 is not None and not _DIGEST.fullmatch(entry.sha256):
         raise node.error("is no SHA-256: 64 hexadecimal digits, of the key alone", ("sha256",))
     digest = digest_of(entry.key) if entry.key is not None else bytes.fromhex(str(entry.sha256))
+    if digest == digest_of(""):
+        raise node.error("is the SHA-256 of nothing: `gateway keys new` makes a key", ("sha256",))
     try:
         until = _end(entry.until)
-    except ValueError as problem:
+    except (ValueError, OverflowError) as problem:
         raise node.error(f"is no date such as 2027-03-01: {problem}", ("until",)) from problem
     return Key(digest=digest, id=entry.id or digest.hex()[:SHOWN], role=entry.role, until=until)
 

@@ -19,7 +19,7 @@ from gateway.connectors.exposure import exposed
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status, Worlds
 from gateway.connectors.sources import Entry, Sources, fingerprint, read_sources
 from gateway.errors import ConfigError, GatewayDraining, Quarantine
-from gateway.files import identity
+from gateway.files import identity, printable
 from gateway.identity import owner_of
 from gateway.observe.events import (
     AllDescribed,
@@ -294,7 +294,7 @@ class Registry:
                     self._check_sandbox(connector)
                     self._claim_user(connector, users)
             except Exception as problem:  # noqa: BLE001 - whatever is wrong with one entry, the others are served
-                reason = redactor(entry.node, self._settings)(why(problem))
+                reason = printable(redactor(entry.node, self._settings)(why(problem)))
                 statuses[entry.name] = Status(name=entry.name, state=ConnectorState.QUARANTINED, reason=reason)
                 continue
             if connector is not None:

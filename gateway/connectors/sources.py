@@ -16,7 +16,7 @@ from gateway.cells.program import cache
 from gateway.connectors.clients import ClientFile, client_files, read_clients, settled
 from gateway.connectors.ground import Inode, ground_of, inode, located, units
 from gateway.errors import ConfigError
-from gateway.files import check_file, identity, open_file, unusable, walk
+from gateway.files import check_file, identity, open_file, printable, unusable, walk
 from gateway.identity import registered
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT, FAILED, LOCK
@@ -266,12 +266,13 @@ def _folder_entries(settings: Settings) -> list[Path] | None:
 
 def _from_folder(path: Path) -> Entry | str:
     """Return a folder's connector, or why it has none."""
-    keys = ("connectors", path.name)
-    bare = Entry(name=path.name, node=YamlNode({}, keys), folder=path)
+    name = printable(path.name)
+    keys = ("connectors", name)
+    bare = Entry(name=name, node=YamlNode({}, keys), folder=path)
     try:
         names = os.listdir(path)
         if DEFINITION not in names:
-            meant = next((name for name in sorted(names) if name.lower() in _MISNAMED), None)
+            meant = next((one for one in sorted(names) if one.lower() in _MISNAMED), None)
             if meant is None:
                 return f"a folder without {DEFINITION}"
             return msgspec.structs.replace(bare, problem=f"{path / meant}: rename it to {DEFINITION}")
@@ -289,7 +290,7 @@ def _from_folder(path: Path) -> Entry | str:
 
 def _from_file(path: Path) -> Entry | str:
     """Return a file's connector, or why it is none."""
-    name = path.stem
+    name = printable(path.stem)
     node = YamlNode({"runtime": "exec", "run": [str(path)]}, ("connectors", name))
     bare = Entry(name=name, node=node, folder=path.parent)
     try:

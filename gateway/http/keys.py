@@ -74,6 +74,8 @@ class Authenticator:
         return identity
 
     def _of_key(self, key: str) -> Identity:
+        if not key:
+            raise Unauthorized
         given = digest_of(key)
         digest, identity, until = self._known.get(self._mark(given), (b"", NOBODY, None))
         if not hmac.compare_digest(given, digest) or (until is not None and time.time() >= until):
