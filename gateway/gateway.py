@@ -20,7 +20,7 @@ from gateway.cells.removing import remove
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
 from gateway.errors import ConfigError
-from gateway.identity import owner_of
+from gateway.identity import called, owner_of
 from gateway.jobs.background import Background
 from gateway.jobs.destinations import Directory
 from gateway.jobs.durable import DurableJobs
@@ -133,13 +133,15 @@ class Gateway:
             self.submitter.jobs.wake()
         self._warn(event.changed)
 
-    def notices(self, name: str) -> list[str]:
-        """Return what an operator should know of a connector, beyond its processes."""
+    def notices(self, name: str, client: str | None = None) -> list[str]:
+        """Return what an operator should know of a registered connector, beyond its processes; or a client of one."""
         found = self.registry.snapshot.statuses[name].connector
-        jobs = of_connector(found, self.destinations(found)) if found is not None else []
+        seen, title = (self.registry.snapshot, name) if client is None else (self.registry.world(client), called(name))
+        there = self.destinations(found) if found is not None and client is None else self.callbacks.of(client)
+        jobs = of_connector(found, there) if found is not None else []
         used, stale = found.secrets if found is not None else (), self.settings.lookup.stale()
         old = [f"secret {one} is what it was, since {stale[one]}" for one in used if one in stale]
-        return [*self.registry.snapshot.notices(name), *jobs, *old]
+        return [*seen.notices(title), *jobs, *old]
 
     def destinations(self, connector: Connector) -> Destinations:
         """Return where callbacks of a connector's jobs go, as far as it is one client's own."""

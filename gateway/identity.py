@@ -49,5 +49,6 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sees_all(self) -> bool:
-        """Whether it sees what is other clients', too: operators do, and whoever only looks for the gateway's own."""
-        return self.role is Role.OPERATOR or (self.role is Role.VIEWER and self.client == DEFAULT)
+        """Whether it sees what is other clients', too: operators do, and whoever needs no key to look."""
+        visits = self.role is Role.VIEWER and self.client == DEFAULT and not self.key
+        return self.role is Role.OPERATOR or visits

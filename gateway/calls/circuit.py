@@ -35,10 +35,11 @@ MOVES = {
 
 
 class Circuit:
-    """The record of one definition of one connector."""
+    """The record of one definition of one connector, as it works for one client."""
 
-    def __init__(self, connector: str, bus: Bus, clock: Callable[[], float]) -> None:
+    def __init__(self, connector: str, bus: Bus, clock: Callable[[], float], client: str | None = None) -> None:
         self.connector = connector
+        self.client = client
         self.state = CircuitState.CLOSED
         self.reason = ""
         self.spotless = True
@@ -71,7 +72,7 @@ class Circuit:
         """The process ran and ended by itself, whatever it answered."""
         if self.state is not CircuitState.CLOSED:
             self._move(CircuitState.CLOSED)
-            self._bus.publish(CircuitClosed(connector=self.connector))
+            self._bus.publish(CircuitClosed(connector=self.connector, client=self.client))
         self.spotless = True
         self._failures = 0
         self._cooldowns.reset()
@@ -93,7 +94,9 @@ class Circuit:
         self._move(CircuitState.OPEN)
         cooldown = self._cooldowns.next()
         self._probe_at = self._clock() + cooldown
-        self._bus.publish(CircuitOpened(connector=self.connector, reason=self.reason, cooldown=cooldown))
+        self._bus.publish(
+            CircuitOpened(connector=self.connector, client=self.client, reason=self.reason, cooldown=cooldown)
+        )
 
     def _move(self, state: CircuitState) -> None:
         self.state = move(self.state, state, MOVES)

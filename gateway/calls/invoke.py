@@ -94,7 +94,8 @@ class Invoker:
         self._admission = admission
         self._pool = pool
         self._bus = bus
-        self._circuits: dict[str, tuple[str, Circuit]] = {}
+        self._circuits: dict[tuple[str, str | None], tuple[str, Circuit]] = {}
+        """By connector and client: what crashes with one client's parameters is called by the others on."""
 
     async def invoke(self, call: Call, found: Found | None = None) -> Reply:
         """Run one command in a process of its own; `found` is what the registry has said of it, if it was asked.
@@ -131,13 +132,22 @@ class Invoker:
         self._fail(_Run(call=call, begun=asyncio.get_running_loop().time()), problem)
         return problem
 
-    def circuit(self, connector: Connector) -> Circuit:
-        """Return the circuit of a connector's present definition; a new definition starts afresh."""
-        identity, circuit = self._circuits.get(connector.name, ("", None))
+    def circuit(self, connector: Connector, client: str | None) -> Circuit:
+        """Return a client's circuit of a connector's present definition; a new definition starts afresh."""
+        key = (connector.name, client)
+        identity, circuit = self._circuits.get(key, ("", None))
         if circuit is None or identity != connector.identity:
-            circuit = Circuit(connector.name, self._bus, asyncio.get_running_loop().time)
-            self._circuits[connector.name] = (connector.identity, circuit)
+            circuit = Circuit(connector.name, self._bus, asyncio.get_running_loop().time, client)
+            self._circuits[key] = (connector.identity, circuit)
         return circuit
+
+    def circuits(self, connector: Connector) -> list[Circuit]:
+        """Return the circuits of a connector's present definition, those of all clients that have called it."""
+        return [
+            circuit
+            for (name, _), (identity, circuit) in self._circuits.items()
+            if name == connector.name and identity == connector.identity
+        ]
 
     # --- private: the way of a call
 
@@ -164,9 +174,10 @@ class Invoker:
             redact = NOTHING_SHOWN
         elif values:
             redact = redact.plus(values)
-        identity, circuit = self._circuits.get(connector.name, ("", None))
+        client = call.caller.client
+        identity, circuit = self._circuits.get((connector.name, client), ("", None))
         if circuit is None or identity != connector.identity:
-            circuit = self.circuit(connector)
+            circuit = self.circuit(connector, client)
         if circuit.state is not CircuitState.CLOSED:
             circuit.admit()
         return _Admitted(connector, command, params, redact, circuit)

@@ -86,7 +86,7 @@ class Snapshot:
     def notices(self, connector: str) -> list[str]:
         """Return what an operator should know of a connector although it works."""
         found = self.statuses[connector].connector
-        return [*found.notices, *self._sources[1].get(connector, ())] if found is not None else []
+        return [*found.notices, *self._sources[1].get(found.name, ())] if found is not None else []
 
     @functools.cached_property
     def _sources(self) -> tuple[dict[tuple[str, str], tuple[str, str]], dict[str, list[str]]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
+from gateway.calls.circuit import CircuitState
 from gateway.connectors.snapshot import ConnectorState
 from gateway.errors import AuditUnavailable, Forbidden
 from gateway.http import openapi
@@ -21,13 +22,14 @@ from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
-from gateway.identity import called, owner_of
+from gateway.identity import DEFAULT, called, owner_of
 from gateway.observe import logs
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.calls.circuit import Circuit
     from gateway.connectors.clients import Client
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
@@ -211,6 +213,12 @@ class Handlers:
             return None
         return {"size": int(connector.cache.size), "held": self._gateway.registry.caches.held.get(name)}
 
+    def _circuit(self, connector: Connector, client: str | None) -> Circuit | None:
+        """Return a client's circuit, or, of all clients', the first, that is not closed; None: there is none."""
+        circuits = self._gateway.invoker.circuits(connector)
+        mine = (one for one in circuits if client is None or (one.client or DEFAULT) == client)
+        return next((one for one in mine if one.state is not CircuitState.CLOSED), None)
+
     def _connector(self, name: str, client: str | None = None) -> dict[str, Any]:
         """Tell a registered connector's state, of its runs those of one client."""
         status = self._gateway.registry.snapshot.statuses[name]
@@ -227,14 +235,14 @@ class Handlers:
             "in_flight": lane.running if client is None else lane.running_of(client),
             "queued": lane.queued if client is None else lane.waiting_of(client),
             "cache": self._cache(name, connector),
-            "notices": [*self._gateway.notices(name), *notices],
+            "notices": [*self._gateway.notices(name, client), *notices],
             "last_outcomes": self._recent.of(name, client),
         }
         if connector is not None and status.state is ConnectorState.READY:
-            circuit = self._gateway.invoker.circuit(connector)
+            circuit = self._circuit(connector, client)
             facts["commands"] = list(connector.commands or ())
-            facts["circuit"] = circuit.state.value
-            facts["reason"] = circuit.reason if circuit.state is not circuit.state.CLOSED else None
+            facts["circuit"] = circuit.state.value if circuit is not None else CircuitState.CLOSED.value
+            facts["reason"] = circuit.reason if circuit is not None else None
         return facts
 
 

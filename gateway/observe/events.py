@@ -183,22 +183,24 @@ class CallsRefused(Event, frozen=True, kw_only=True):
 
 
 class CircuitOpened(Event, frozen=True, kw_only=True):
-    """A connector failed to start, or crashed, too often in a row; `cooldown` is in seconds."""
+    """A connector failed to start, or crashed, too often in a row for a client; `cooldown` is in seconds."""
 
     name = "circuit_opened"
     level = "error"
 
     connector: str
+    client: str | None = None
     reason: str
     cooldown: float
 
 
 class CircuitClosed(Event, frozen=True, kw_only=True):
-    """A connector works again."""
+    """A connector works again for a client."""
 
     name = "circuit_closed"
 
     connector: str
+    client: str | None = None
 
 
 class Quarantined(Event, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -281,6 +282,8 @@ async def _has(server: Server, key: str, names: list[str]) -> bool:
         "keys: [KEY(k)]\ncallbacks: {allow: nowhere:at:all:x}",
         "keys: [KEY(k)]\ncallbacks: {headers: {A: b}}",
         "keys: [KEY(k)]\nlimits: {concurrency: 0}",
+        f"keys: [KEY(k), {{sha256: '{sha256('')}'}}]",
+        f"keys: [KEY(k), {{sha256: '{sha256('other')}', until: 9999-12-31}}]",
         "keys: [KEY(k)]\nconnectors: [aws]",
         "- a list",
         "",
@@ -291,8 +294,22 @@ async def test_a_client_whose_file_was_never_understood_has_nothing(site: Site, 
     async with served(site, ready=False) as server:
         assert (await as_(server, "k", "GET", "/v1/commands")).status == 401
         assert (await as_(server, "acme-key", "GET", "/v1/commands")).status == 401
+        assert (await as_(server, None, "GET", "/v1/commands")).status == 401
         assert await listed(server, "beta-key") == ["aws", "ledgerbeta", "payroll", "smtp"]
         assert (await as_(server, None, "GET", "/clients/acme/v1/auth/aws/x?redirect_url=http://a")).status == 404
+
+
+async def test_files_whose_names_are_no_utf_8_are_told_and_harm_nobody(site: Site) -> None:
+    for folder, name in (("clients.d", b"\xff.yaml"), ("connectors.d", b"\xff.sh")):
+        with open(os.fsencode(site.folder / folder) + b"/" + name, "wb") as file:
+            file.write(b"#!/bin/sh\n")
+    async with served(site, ready=False) as server:
+        for key in ("acme-key", "single"):
+            for path in ("/v1/status", "/metrics", "/v1/commands", "/openapi.json"):
+                assert (await as_(server, key, "GET", path)).status == 200
+            assert (await do(server, key, "smtp/Go")).status == 200
+        whole = (await as_(server, "single", "GET", "/v1/status")).json
+        assert "a client's name is made of" in whole["clients"]["\\udcff"]["problem"]
 
 
 async def test_clients_come_change_and_go_on_a_running_gateway(server: Server, site: Site) -> None:
@@ -474,6 +491,50 @@ async def test_ten_thousand_calls_of_two_clients_with_a_flood_in_one(site: Site)
         assert "beta" not in (await as_(server, "acme-key", "GET", "/metrics")).raw.decode()
     assert refused["acme"] > 0  # it was a flood
     assert refused["beta"] == 0
+
+
+async def test_what_crashes_for_one_client_is_called_by_the_others_on(site: Site) -> None:
+    site.script("crash.sh", 'read request; case $request in *CRASH*) kill -SEGV $$ ;; esac; printf "{}"')
+    site.configure(
+        "common: {run: [./crash.sh], commands: {Go: {additional_parameters: true}}}", gateway="api_key: single"
+    )
+    for name in ("acme", "beta"):
+        client(site, name, f"keys: [KEY({name}-key)]\n")
+    async with served(site) as server:
+        for _ in range(5):
+            assert (await do(server, "acme-key", "common/Go", {"word": "CRASH"})).code == "connector_crashed"
+        assert (await do(server, "acme-key", "common/Go")).code == "connector_unavailable"
+        assert (await do(server, "beta-key", "common/Go")).status == 200
+        [opened] = server.events("circuit_opened")
+        assert (opened["connector"], opened["client"]) == ("common", "acme")
+        told = {
+            key: (await as_(server, key, "GET", "/v1/status")).json["connectors"]["common"]
+            for key in ("acme-key", "beta-key", "single")
+        }
+        assert {key: one["circuit"] for key, one in told.items()} == {
+            "acme-key": "open", "beta-key": "closed", "single": "open",
+        }  # fmt: skip
+        assert told["beta-key"]["reason"] is None
+
+
+async def test_a_client_is_not_told_which_hidden_source_comes_before_one_of_its_own(site: Site) -> None:
+    source = "{run: [./echo.sh], commands: {Ask: {parameters: {prefix: {type: str}}, typeahead: {category: people, prefix: prefix}}}}"
+    site.configure(f"hidden: {source}\nshown: {source}", gateway="api_key: single")
+    client(site, "acme", "keys: [KEY(acme-key)]\nallow: [shown]\n")
+    client(site, "beta", "keys: []\n")
+    async with served(site, ready=False) as server:
+        assert (await as_(server, "acme-key", "GET", "/v1/status")).json["connectors"]["shown"]["notices"] == []
+        whole = (await as_(server, "single", "GET", "/v1/status")).json["connectors"]["shown"]["notices"]
+        assert whole == ["typeahead people: hidden/Ask has it already, so Ask is not asked"]
+
+
+async def test_a_viewer_of_the_default_client_sees_what_is_its_own(server: Server, site: Site) -> None:
+    client(site, "default", f"keys: [{{sha256: '{sha256('looks')}', role: viewer}}]\n")
+    await eventually(lambda: _has(server, "looks", ["aws", "smtp", "text"]))
+    assert sorted((await as_(server, "looks", "GET", "/v1/status")).json["connectors"]) == ["aws", "smtp", "text"]
+    assert (await as_(server, "looks", "GET", "/v1/jobs?client=acme")).code == "forbidden"
+    await do(server, "acme-key", "aws/Go")
+    assert "acme" not in (await as_(server, "looks", "GET", "/metrics")).raw.decode()
 
 
 def test_what_others_could_change_of_clients_is_told(site: Site) -> None:
