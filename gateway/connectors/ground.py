@@ -6,11 +6,14 @@ shown, and that in turn something that is hidden.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.connectors.clients import client_files
+from gateway.errors import ConfigError
 from gateway.sandbox import TEMPORARY
 
 if TYPE_CHECKING:
@@ -94,7 +97,14 @@ def _hidden(settings: Settings) -> set[Path]:
         # A volume of Kubernetes: ..data, which the file's name leads to, becomes another folder with each change.
         versioned = file.parent.name.startswith("..") and file.parent.parent == real(named.parent)
         hidden |= {file, *([file.parent.parent] if versioned else [])}
-    return hidden | _audit(settings)
+    return hidden | _audit(settings) | set(_linked(settings))
+
+
+def _linked(settings: Settings) -> Iterator[Path]:
+    """Yield where clients' files lie that are links out of their folder."""
+    with contextlib.suppress(ConfigError):  # whoever reads them tells it
+        files = client_files(settings.clients_dir) if settings.clients_dir is not None else None
+        yield from (real(file) for file in files or () if file.is_symlink())
 
 
 def _audit(settings: Settings) -> set[Path]:
