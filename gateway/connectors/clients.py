@@ -94,6 +94,8 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of `allow` that no common connector fits."""
     problem: str | None = None
     """Why its file cannot be used; what there was before counts then, if there was something."""
+    understood: bool = True
+    """False: its file cannot be used, and there was nothing before."""
 
     def notices(self, now: float) -> list[str]:
         """Return what an operator should know at that moment although it can be used."""
@@ -185,7 +187,7 @@ def _read(path: Path, lookup: Secrets, read_callbacks: ReadCallbacks) -> ClientF
 
 
 def _refused(name: str, problem: str) -> ClientFile:
-    return ClientFile(client=Client(name=name, allow=(), problem=printable(problem)))
+    return ClientFile(client=Client(name=name, allow=(), problem=printable(problem), understood=False))
 
 
 def _understood(

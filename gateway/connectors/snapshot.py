@@ -133,6 +133,19 @@ class Snapshot:
         return auth if auth is not None and auth.flaw is None else None
 
 
+class NotUnderstood(Snapshot):
+    """What there is for a client whose file cannot be used: nothing, until it is mended. Its jobs wait for that."""
+
+    def find(self, connector: str, command: str) -> tuple[Connector, Command]:
+        """Refuse a call, which may come again.
+
+        Raises:
+            ConnectorUnavailable: always.
+        """
+        reason = "the file of its client cannot be used: gateway check says why"
+        raise ConnectorUnavailable(f"{connector}/{command}: {reason}", retry_after=10)
+
+
 class Worlds:
     """The whole registry, and what each client sees of it, which is worked out when it asks."""
 
@@ -149,7 +162,8 @@ class Worlds:
             known = (self.clients or {}).get(client or DEFAULT)
             if known is None:
                 return NOTHING
-            world = self._made[client] = Snapshot(dict(sorted(self._seen_by(known))), one_client=True)
+            seen = Snapshot(dict(sorted(self._seen_by(known))), one_client=True)
+            world = self._made[client] = seen if known.understood else NotUnderstood({})
         return world
 
     def _seen_by(self, client: Client) -> Iterator[tuple[str, Status]]:

@@ -18,7 +18,7 @@ from gateway.jobs.content import content
 from gateway.jobs.contract import Attempt, Job, Outcome, Verdict
 from gateway.jobs.destinations import Destinations
 from gateway.jobs.resolver import GuardedConnector
-from gateway.jobs.settings import Credentials
+from gateway.jobs.settings import Credentials, Nowhere
 from gateway.jobs.targets import Refused
 from gateway.observe.redact import Redactor
 from gateway.observe.telling import secrets_in
@@ -179,6 +179,8 @@ class Callbacks:
         return self.policy.judge(answer, tried, begun, time.monotonic() - since)
 
     async def _send(self, job: Job, outcome: Outcome) -> CallerAnswer:
+        if isinstance(self.section, Nowhere):
+            return CallerAnswer(None, "its client is not there, or its file cannot be used")
         url = self.url(job)
         known = self.destinations.credentials(url) or Credentials()
         token = self._token(known.oauth2)

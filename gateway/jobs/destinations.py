@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.identity import DEFAULT
+from gateway.jobs.settings import Nowhere
 from gateway.jobs.targets import HostKey, Refused, Targets, host_key, host_of, read_url
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Directory:
     def __init__(self, common: CallbacksSection, clients: Callable[[], Mapping[str, Client] | None]) -> None:
         """`clients` returns those of this moment."""
         self._common = Destinations(common)
+        self._nowhere = Destinations(Nowhere(allow=[]))
         self._clients = clients
         self._made: dict[str, Destinations] = {}
 
@@ -73,9 +75,14 @@ class Directory:
         return self.of(client).section
 
     def of(self, client: str | None) -> Destinations:
-        """Return where a client's callbacks go."""
-        known = (self._clients() or {}).get(client or DEFAULT)
-        if known is None or known.callbacks is None:
+        """Return where a client's callbacks go; nowhere while nobody knows what it has said of them."""
+        clients = self._clients()
+        if clients is None:
+            return self._common
+        known = clients.get(client or DEFAULT)
+        if known is None or not known.understood:
+            return self._nowhere
+        if known.callbacks is None:
             return self._common
         made = self._made.get(known.name)
         if made is None or made.section != known.callbacks:

@@ -167,6 +167,10 @@ def read_sections(settings: Settings) -> tuple[JobsSection, CallbacksSection]:
     return jobs, _callbacks(settings.callbacks)
 
 
+class Nowhere(CallbacksSection, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That of a client that is not there, or whose file cannot be used: nothing is sent, and all is tried again."""
+
+
 def read_callbacks(node: YamlNode, settings: Settings) -> CallbacksSection:
     """Decode a client's section: where callbacks go and with which credentials is its own, the rest as the common one.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAMES = {"acme": ("acme", "crm", "ledgeracme"), "beta": ("beta", "payroll", "ledgerbeta")}
 """What each client has of its own, and words that stand in nobody else's answers."""
+FILES = ["clients.d/acme.yaml", "clients.d/beta/crm", "elsewhere/beta.yaml"]
 ECHO = """
 read request
 case $request in
@@ -297,6 +298,56 @@ async def test_a_client_whose_file_was_never_understood_has_nothing(site: Site, 
         assert (await as_(server, None, "GET", "/v1/commands")).status == 401
         assert await listed(server, "beta-key") == ["aws", "ledgerbeta", "payroll", "smtp"]
         assert (await as_(server, None, "GET", "/clients/acme/v1/auth/aws/x?redirect_url=http://a")).status == 404
+
+
+async def test_outcomes_of_a_client_whose_file_was_never_understood_wait_for_its_own_credentials(site: Site) -> None:
+    hosts = "hosts: {{127.0.0.1: {{headers: {{Authorization: {}}}}}}}"
+    entry = "aws: {run: [./echo.sh], commands: {Wait: {async: true, additional_parameters: true}}}"
+    site.configure(entry, gateway=f"api_key: single\ncallbacks: {{{hosts.format('commons')}}}")
+    mine = f"keys: [KEY(acme-key)]\ncallbacks: {{first_delay: 50ms, {hosts.format('acmes')}}}\n"
+    client(site, "acme", mine)
+    (site.folder / "gate").touch()
+    async with caller() as backend:
+        backend.answers = [503]
+        async with served(site, ready=False) as server:
+            params = {"spiff__callback_url": backend.url}
+            job = (await do(server, "acme-key", "aws/Wait", params)).body["job_id"]
+            await eventually(lambda: backend.seen)
+        client(site, "acme", "keys: [KEY(acme-key)")
+        async with served(site, ready=False) as server:
+            await eventually(lambda: server.events("callback_tried", id=job))
+            assert "its file cannot be used" in server.events("callback_tried", id=job)[0]["reason"]
+            asked = await as_(server, "single", "POST", "/clients/acme/v1/do/aws/Wait", json={})
+            assert (asked.code, asked.headers["Retry-After"]) == ("connector_unavailable", "10")
+            backend.answers = [200]
+            client(site, "acme", mine)
+            await eventually(lambda: _ended(server, job))
+        assert {headers["Authorization"] for headers, _ in backend.seen} == {"acmes"}
+
+
+async def _ended(server: Server, job: str) -> bool:
+    state: str = (await as_(server, "single", "GET", f"/v1/jobs/{job}")).json["state"]
+    return state == "delivered"
+
+
+async def test_no_connector_reads_files_of_clients(site: Site) -> None:
+    """Those of the folder, those that links lead to, and what lies beside them of another client."""
+    files = " ".join(str(site.folder / file) for file in FILES)
+    site.script("read.sh", f'read request; printf \'{{"told": "%s"}}\' "$(cat {files} 2>&1 | tr -d \'\\n"\')"')
+    site.configure("read: {run: [./read.sh], commands: {Go: {}}}", gateway="api_key: single")
+    (site.folder / "elsewhere").mkdir()
+    client(site, "acme", "keys: [KEY(acme-key)]\nconnectors: {read: {config: {who: acme}}}\n")
+    for file in FILES[1:]:
+        (site.folder / file).parent.mkdir(exist_ok=True)
+        (site.folder / file).write_text("env: {TZ: Utopia}\n")
+    (site.folder / "clients.d/beta.yaml").unlink()
+    (site.folder / "clients.d/beta.yaml").symlink_to("../elsewhere/beta.yaml")
+    async with served(site, ready=False) as server:
+        for key in ("acme-key", "single"):
+            told = (await do(server, key, "read/Go")).body["told"]
+            assert told.count("No such file") == len(FILES) - 1  # in the folder; one that is hidden alone is empty
+            assert "Utopia" not in told
+            assert "keys:" not in told
 
 
 async def test_files_whose_names_are_no_utf_8_are_told_and_harm_nobody(site: Site) -> None:
