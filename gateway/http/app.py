@@ -20,6 +20,7 @@ from gateway.http.handlers import Handlers
 from gateway.http.proxies import PROXIES, Proxies
 from gateway.http.responses import status_of
 from gateway.http.routes import CLIENTS, is_of_clients
+from gateway.identity import DEFAULT
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 
@@ -72,10 +73,14 @@ def build(settings: Settings, bus: Bus) -> web.Application:
 
 
 def _redirects(gateway: Gateway, client: str | None) -> tuple[Origin, ...]:
+    """Return where a client's browsers may be sent back to: to its own backend, if its file names one."""
     callbacks = gateway.callbacks.section(client)
-    return origins.rules(
-        gateway.settings.oauth.redirects, rewrite=callbacks.rewrite, hosts=callbacks.hosts, allow=callbacks.allow or ()
+    named = functools.partial(
+        origins.rules, rewrite=callbacks.rewrite, hosts=callbacks.hosts, allow=callbacks.allow or ()
     )
+    known = (gateway.registry.clients or {}).get(client or DEFAULT)
+    own = named(None) if known is not None and known.callbacks is not None else ()
+    return own or named(gateway.settings.oauth.redirects)
 
 
 async def _opened(app: web.Application) -> AsyncIterator[None]:

@@ -187,6 +187,8 @@ class AuthHandlers:
             how = (
                 f"For operators: if it is your backend, add it to connectors.yaml, gateway: oauth: redirects: [{shown}]"
             )
+            if asked.client is not None:
+                how += ", or, where the client's file names hosts under callbacks, its host to callbacks: allow there"
             raise _SignInTrouble(400, title, f"This gateway sends no token to {shown}.", how, detail=shown)
 
     def _url(self, request: web.Request, asked: _Asked) -> str:

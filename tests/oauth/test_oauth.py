@@ -1071,3 +1071,21 @@ async def test_the_address_says_whose_sign_in_it_is(site: Site, provider: Provid
         assert refused[0].text == refused[1].text
         assert (await sign_in(gateway, browser)).token["access_token"] == ACCESS
         assert provider.asked[-1]["scope"] == "fax.send offline"
+
+
+async def test_a_client_that_names_its_backend_has_tokens_sent_there_alone(
+    site: Site, provider: Provider, browser: Browser
+) -> None:
+    configure(site, auth(provider), f"{{api_key: k3y, oauth: {{redirects: [{BACKEND}]}}}}")
+    folder = site.folder / "clients.d"
+    folder.mkdir()
+    for name in ("acme", "beta"):
+        (folder / f"{name}.yaml").write_text(f"callbacks: {{allow: [{name}.example]}}")
+    (folder / "gamma.yaml").write_text("callbacks: {allow: ['*.example']}")  # which names no host
+    async with served(site) as gateway:
+        for client, sent in (("acme", "acme.example"), ("beta", "beta.example"), ("gamma", None), ("default", None)):
+            for backend in ("https://acme.example", "https://beta.example", BACKEND):
+                begin = start(gateway).replace(BACKEND, backend).replace("/v1/", f"/clients/{client}/v1/")
+                page = await browser.get(begin)
+                allowed = backend == f"https://{sent}" if sent is not None else backend == BACKEND
+                assert page.status == (302 if allowed else 400), (client, backend)
