@@ -590,13 +590,13 @@ def of_gateway(document: YamlNode, lookup: Secrets, *, lenient: bool = False) ->
     Raises:
         ConfigError: one is missing; it and its place are named.
     """
-    node, uses = section_of(document, "gateway").resolved(lookup, mapping=_is_mapping, lenient=lenient)
+    node, uses = section_of(document, "gateway").resolved(lookup, mapping=is_mapping, lenient=lenient)
     lost = {use.keys[1] for use in uses if use.is_missing}
     return (node.holding({key: node.data[key] for key in node.data if key not in lost}) if lost else node), uses
 
 
-def _is_mapping(keys: Keys) -> bool:
-    """Tell whether what stands at these keys of the section `gateway` can only be a mapping."""
+def is_mapping(keys: Keys) -> bool:
+    """Tell whether what stands at these keys of the section `gateway`, or of a client's file, can only be a mapping."""
     mappings = {"oauth", "jobs", "callbacks", "headers", "hosts", "oauth2", "rewrite"}
     return not keys or keys[-1] in mappings or keys[-2:-1] == ("hosts",)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
+import operator
 import re
 from collections import ChainMap, Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -198,16 +200,18 @@ class YamlNode:
                 text = "unknown key" + _suggest(unknown[1], kind, beside)
                 below = (*below, unknown[1])
             else:
-                text += self._instead(text, below)
+                text += self._instead(text, below) + _choices(text, kind, below)
             raise self.error(text[:1].lower() + text[1:], below) from None
 
     def _instead(self, problem: str, below: Keys) -> str:
-        """Say what to write, where YAML has taken for text what was meant otherwise, or the other way round."""
+        """Say what to write, where one kind of value was meant to be another."""
         text = self.written(*below)
         if text and problem.startswith("Expected `str"):
             return f': write "{text}" in quotes'
         if problem.startswith("Expected `bool") and problem.endswith("`str`"):
             return ": write true or false"
+        if problem.startswith("Expected `array") and problem.endswith("`str`"):
+            return f": write a list, [{functools.reduce(operator.getitem, below, self.data)}]"
         return ""
 
 
@@ -446,6 +450,30 @@ def _hook(kind: type, value: object) -> object:
 def _kind(value: object) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", type(None): "nothing", bool: "a boolean"}
     return names.get(type(value), f"a number ({value})")
+
+
+def _choices(problem: str, kind: type, below: Keys) -> str:
+    """Say which values there may be where one is none of them."""
+    if not problem.startswith("Invalid enum value"):
+        return ""
+    found = _kinds(msgspec.inspect.type_info(kind))
+    for step in below:
+        inner: list[msgspec.inspect.Type] = []
+        for one in found:
+            if isinstance(one, msgspec.inspect.StructType):
+                inner += (field.type for field in one.fields if field.encode_name == step)
+            elif isinstance(one, msgspec.inspect.ListType):
+                inner.append(one.item_type)
+            elif isinstance(one, msgspec.inspect.DictType):
+                inner.append(one.value_type)
+        found = [kind for one in inner for kind in _kinds(one)]
+    known = [member.value for one in found if isinstance(one, msgspec.inspect.EnumType) for member in one.cls]
+    known += [value for one in found if isinstance(one, msgspec.inspect.LiteralType) for value in one.values]
+    return f" (known: {', '.join(map(str, known))})" if known else ""
+
+
+def _kinds(one: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    return list(one.types) if isinstance(one, msgspec.inspect.UnionType) else [one]
 
 
 def _suggest(name: str, *kinds: type | None) -> str:

@@ -913,12 +913,16 @@ def test_secrets_of_clients_are_listed_though_their_file_cannot_be_used(site: Si
     file.write_text(textwrap.dedent(text))
     listed = cli(site, "secrets", "--json")
     rows = {one["name"]: (one["ok"], one["users"]) for one in json.loads(listed.stdout)}
-    assert rows.pop("late") == (False, ["client acme"])
-    assert rows == {name: (True, ["client acme"]) for name in ("one", "two", "three", "four")}
+    assert rows.pop("late") == (False, ["acme.yaml: callbacks.headers.X-B"])
+    assert rows == {
+        "one": (True, ["acme.yaml: keys.0"]),
+        "two": (True, ["acme.yaml: keys.1"]),
+        "four": (True, ["acme.yaml: callbacks.headers.X-A"]),
+    }
     assert listed.returncode == 1
     (folder / "late").write_text("s3cret-late")
     listed = cli(site, "secrets", "--json")
     rows = {one["name"]: (one["ok"], one["users"]) for one in json.loads(listed.stdout)}
-    assert rows["three"] == (True, ["a@acme", "client acme"])
+    assert rows["three"] == (True, ["a@acme"])
     assert listed.returncode == 0
     assert "s3cret" not in listed.stdout

@@ -25,8 +25,11 @@ from gateway.cli.common import (
 from gateway.connectors.clients import has_clients
 from gateway.connectors.snapshot import ConnectorState, Status
 from gateway.errors import ConfigError
+from gateway.http.keys import SINGLE
 from gateway.http.tls import Encryption
+from gateway.identity import DEFAULT, Role
 from gateway.jobs.notices import of_callbacks, of_command
+from gateway.observe.audit import obstacle
 from gateway.processes.pools import MODES
 from gateway.runtimes.base import start_problem
 from gateway.sandbox import STANDARD, STRICT, given, names
@@ -79,8 +82,11 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
         seen = gateway.registry.snapshot if client is None else seen_by(gateway, client)
         findings = [_finding(status, gateway) for status in seen.statuses.values()]
         bad = [one for one in findings if not one["ok"]]
-        clients = [_of_client(one) for name, one in (gateway.registry.clients or {}).items() if client in {None, name}]
-        faults = bool(bad or gateway.registry.exposed or any(one["problem"] for one in clients))
+        known = gateway.registry.clients or {}
+        clients = [_of_client(one, gateway) for name, one in known.items() if client in {None, name}]
+        audit = gateway.settings.audit
+        unaudited = obstacle(audit.file) if audit is not None and audit.file is not None else None
+        faults = bool(bad or gateway.registry.exposed or unaudited or any(one["problem"] for one in clients))
         memory = _sum([one["memory"] for one in findings if one["memory"]])
         callers, tls = _callers(gateway.settings), Encryption(gateway.settings)
         if as_json:
@@ -91,6 +97,7 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
                 "passed_over": gateway.registry.passed_over,
                 "callers": callers,
                 "tls": tls.facts(),
+                "audit": {"problem": unaudited} if audit is not None else None,
                 "callbacks": notice,
                 "memory": memory,
                 "sandbox": names(gateway.registry.machine.steps),
@@ -102,10 +109,18 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
         out.print(f"configuration [bold]{escaped(str(gateway.settings.file))}[/]")
         out.print(f"callers       {escaped(callers)}")
         out.print(f"tls           {escaped(tls.summary())}")
+        for notice in tls.notices():
+            out.print(f"              [yellow]{escaped(notice)}[/]")
+        if audit is not None:
+            out.print(f"audit         {escaped(str(audit.file or 'standard output'))}")
+        if unaudited is not None:
+            out.print(f"              [bold red]BAD[/] {escaped(unaudited)} (gateway.audit)")
         out.print(f"sandbox       {escaped(levels.summary(gateway.registry.machine))}")
         out.print(f"callbacks     {escaped(of_callbacks(gateway.callbacks.of(None)) or 'have credentials')}\n")
         for told in clients:
             _print_client(told)
+        if clients:
+            out.print()
         for one in findings:
             _print(one)
         for problem in gateway.registry.exposed:
@@ -118,23 +133,20 @@ async def _check(config: Path | None, client: str | None, *, as_json: bool) -> i
         return 1 if faults else 0
 
 
-def _of_client(client: Client) -> dict[str, Any]:
-    return {
-        "name": client.name,
-        "problem": client.problem,
-        "notices": client.notices(time.time()),
-        "keys": [f"{key.id} ({key.role.value})" for key in client.keys],
-        "allow": client.allow,
-        "own": sorted(client.overlays),
-    }
+def _of_client(client: Client, gateway: Gateway) -> dict[str, Any]:
+    facts = client.facts(time.time())
+    if client.name == DEFAULT and gateway.settings.api_key is not None:
+        facts["keys"].insert(0, {"id": SINGLE, "role": Role.OPERATOR.value, "until": None})
+    return {"name": client.name, **facts, "sees": list(gateway.registry.world(client.name).statuses)}
 
 
 def _print_client(one: dict[str, Any]) -> None:
     mark = "[bold red]BAD[/]" if one["problem"] else "[green]ok [/]"
-    allowed = "all that is common" if one["allow"] is None else ", ".join(one["allow"]) or "nothing that is common"
-    own = f"; its own: {', '.join(one['own'])}" if one["own"] else ""
-    out.print(f"{mark} client [bold]{escaped(one['name'])}[/]  [dim]{escaped(f'{allowed}{own}')}[/]")
-    out.print(f"    [dim]keys {escaped(', '.join(one['keys']) or 'none')}[/]")
+    seen = [f"{name} (its own)" if name in one["own"] else name for name in one["sees"]]
+    keys = [f"{key['id']} ({key['role']}{', until ' + key['until'] if key['until'] else ''})" for key in one["keys"]]
+    out.print(f"{mark} client [bold]{escaped(one['name'])}[/]")
+    out.print(f"    [dim]sees {escaped(', '.join(seen) or 'nothing')}[/]")
+    out.print(f"    [dim]keys {escaped(', '.join(keys) or 'none')}[/]")
     for text in (one["problem"], *one["notices"]):
         if text:
             out.print(f"    [yellow]{escaped(text)}[/]")

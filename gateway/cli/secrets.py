@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,13 @@ import msgspec
 from rich.table import Table
 
 from gateway.cli.common import config_option, escaped, handled, out
-from gateway.connectors.clients import client_files
-from gateway.connectors.definition import uses_of_client, with_secrets
+from gateway.connectors.clients import secrets_of_clients
+from gateway.connectors.definition import with_secrets
 from gateway.connectors.sources import read_sources
-from gateway.errors import ConfigError, Quarantine
+from gateway.errors import Quarantine
 from gateway.secrets import NoSecret
 from gateway.settings import find_file, of_gateway, read_settings
 from gateway.units import Duration
-from gateway.yaml_document import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +69,7 @@ def _uses(settings: Settings, document: YamlNode) -> Iterator[tuple[Use, str]]:
     """Yield each place that names a secret, with what it is called."""
     for use in of_gateway(document, settings.lookup, lenient=True)[1]:
         yield use, ".".join(map(str, use.keys))
+    yield from secrets_of_clients(settings)
     for entry in read_sources(settings).entries:
         try:
             _, uses = with_secrets(entry, settings, lenient=True)
@@ -78,10 +77,6 @@ def _uses(settings: Settings, document: YamlNode) -> Iterator[tuple[Use, str]]:
             continue
         for use in uses:
             yield use, entry.name
-    for file in (client_files(settings.clients_dir) if settings.clients_dir is not None else None) or ():
-        with contextlib.suppress(ConfigError):  # likewise
-            for use in uses_of_client(load(file, entries="connectors"), settings.lookup):
-                yield use, f"client {file.stem}"
 
 
 def _row(name: str, lookup: Secrets, users: list[str], *, only: bool) -> _Shown:

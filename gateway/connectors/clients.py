@@ -6,7 +6,9 @@ connector's own trouble.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import difflib
 import fnmatch
 import hashlib
 import re
@@ -17,16 +19,16 @@ import msgspec
 from gateway.errors import ConfigError
 from gateway.files import printable, unusable
 from gateway.identity import DEFAULT, Role
-from gateway.settings import NAME, ClientLimits
+from gateway.settings import NAME, ClientLimits, is_mapping
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     ReadCallbacks = Callable[[YamlNode], Any]
     from pathlib import Path
 
-    from gateway.secrets import Secrets
+    from gateway.secrets import Keys, Secrets, Use
     from gateway.settings import Settings
 
 SUFFIXES = (".yaml", ".yml")
@@ -34,6 +36,8 @@ SHOWN = 8  # digits of a key's digest that its id is made of
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _SECTIONS = ("connectors", "env", "callbacks")
 """Sections that are not decoded with the rest."""
+EARLY = datetime.timedelta(days=14).total_seconds()
+"""Before a key ends, when that is told."""
 
 
 class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,12 +55,15 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ClientSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A client's file, without its connectors and callbacks."""
+    """A client's file; its connectors, variables and callbacks are understood by others."""
 
     keys: list[Any] = []
     allow: list[str] | None = None
     """Patterns of names; absent: the whole common registry."""
     limits: ClientLimits = ClientLimits()
+    connectors: Any = None
+    env: Any = None
+    callbacks: Any = None
 
 
 class Key(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +78,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     def is_over(self, now: float) -> bool:
         """Tell whether it counted once, and does not any more."""
         return self.until is not None and now >= self.until
+
+    @property
+    def end(self) -> str | None:
+        """When it ends, for people and programs."""
+        return None if self.until is None else datetime.datetime.fromtimestamp(self.until, datetime.UTC).isoformat()
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,10 +100,11 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     """Common connectors that its file names without a change: it may use them, whatever `allow` says."""
     alone: bool = False
     """It has variables of its own: none of its connectors is a common one."""
-    nobodys: tuple[str, ...] = ()
-    """What is said of its keys that count for nobody: other clients have them, too, or a secret is missing."""
+    said_of_keys: tuple[str, ...] = ()
+    """What is said of its keys: that there are none, or count for nobody since other clients have them, too, or a
+    secret is missing; or that one stands in the file in plain."""
     unmatched: tuple[str, ...] = ()
-    """Patterns of `allow` that no common connector fits."""
+    """What is said of patterns of `allow` that no common connector fits."""
     problem: str | None = None
     """Why its file cannot be used; what there was before counts then, if there was something."""
     understood: bool = True
@@ -100,10 +113,21 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     def notices(self, now: float) -> list[str]:
         """Return what an operator should know at that moment although it can be used."""
         return [
-            *self.nobodys,
+            *self.said_of_keys,
             *(f"key {key.id} does not count any more: remove it" for key in self.keys if key.is_over(now)),
-            *(f"allow: no common connector is called {pattern}" for pattern in self.unmatched),
+            *(f"key {key.id} ends at {key.end}" for key in self.keys if key.is_over(now + EARLY) > key.is_over(now)),
+            *self.unmatched,
         ]
+
+    def facts(self, now: float) -> dict[str, Any]:
+        """Return what an operator is told of it at that moment."""
+        return {
+            "problem": self.problem,
+            "notices": self.notices(now),
+            "keys": [{"id": key.id, "role": key.role.value, "until": key.end} for key in self.keys],
+            "allow": self.allow,
+            "own": sorted(self.overlays),
+        }
 
     def shares(self, name: str) -> bool:
         """Tell whether a common connector is there for it as it is."""
@@ -139,7 +163,7 @@ def read_clients(settings: Settings, read_callbacks: ReadCallbacks) -> tuple[Cli
         return None
     found: dict[str, ClientFile] = {}
     for path in files:
-        one = _read(path, settings.lookup, read_callbacks)
+        one = _read(path, settings, read_callbacks)
         name = one.client.name
         if name in found:
             one = _refused(name, f"{path}: there is a file {name}{SUFFIXES[0]}, too: remove one of them")
@@ -167,18 +191,22 @@ def client_files(folder: Path) -> list[Path] | None:
     return [path for path in listing if path.suffix in SUFFIXES and not path.name.startswith(".")]
 
 
-def _read(path: Path, lookup: Secrets, read_callbacks: ReadCallbacks) -> ClientFile:
+def _read(path: Path, settings: Settings, read_callbacks: ReadCallbacks) -> ClientFile:
     name = printable(path.stem)
     if not NAME.fullmatch(name):
         return _refused(name, f"{path}: a client's name is made of letters, digits, _ - and .")
     try:
         document = load(path, entries="connectors")
         overlays = document.child("connectors").items() if document.data.get("connectors") else []
-        client = _understood(name, document, overlays, lookup, read_callbacks)
+        client = _understood(name, document, overlays, settings.lookup, read_callbacks)
     except ConfigError as problem:
         return _refused(name, str(problem))
     except Exception as problem:  # noqa: BLE001 - whatever is wrong with one client's file, the others are served
         return _refused(name, f"{path}: {type(problem).__name__}: {problem}")
+    certified = settings.tls is not None and settings.tls.client_ca is not None
+    if not document.data.get("keys") and name != DEFAULT and not certified:
+        nobody = f"{path}: keys: there are none, so nobody calls for it: `gateway keys new {name}` makes one"
+        client = msgspec.structs.replace(client, said_of_keys=(nobody,))
     return ClientFile(
         client=client,
         connectors=tuple((one, node) for one, node in overlays if _changes(node)),
@@ -197,8 +225,8 @@ def _understood(
     lookup: Secrets,
     read_callbacks: ReadCallbacks,
 ) -> Client:
-    keys, missing = _keys(document, lookup)
-    document, _ = document.resolved(lookup, lambda keys: keys[:1] in {("keys",), ("connectors",), ("env",)})
+    keys, said_of_keys = _keys(document, lookup)
+    document, _ = document.resolved(lookup, _left, is_mapping)
     own = {key: value for key, value in document.data.items() if key not in _SECTIONS}
     section = document.holding(own).decode(ClientSection)
     env = document.data.get("env")
@@ -211,7 +239,7 @@ def _understood(
     return Client(
         name=name,
         keys=keys,
-        nobodys=missing,
+        said_of_keys=said_of_keys,
         alone=bool(env),
         allow=tuple(section.allow) if section.allow is not None else None,
         limits=section.limits,
@@ -226,23 +254,52 @@ def _changes(node: YamlNode) -> bool:
 
 
 def _keys(document: YamlNode, lookup: Secrets) -> tuple[tuple[Key, ...], tuple[str, ...]]:
-    """Return the keys, and what is said of those whose secret is missing: the others count without them."""
-    found, missing = [], []
+    """Return the keys, and what is said of them. Without one whose secret is missing the others count."""
+    found, said_of_keys = [], []
+    for written in _written_keys(document):
+        try:
+            node, uses = written.resolved(lookup)
+        except ConfigError as problem:
+            said_of_keys.append(str(problem))
+            continue
+        key = _key(node)
+        if not uses and "sha256" not in (node.data if isinstance(node.data, dict) else ()):
+            plain = (
+                f'key {key.id} stands here in plain: make another one, and write {{sha256: "..."}}, or {{secret: NAME}}'
+            )
+            said_of_keys.append(str(node.error(plain)))
+        found.append(key)
+    return tuple(found), tuple(said_of_keys)
+
+
+def _written_keys(document: YamlNode) -> Iterator[YamlNode]:
+    """Yield the entries of the list of keys; a secret's with more to it has that as its key."""
     listed = document.data.get("keys") or []
     if not isinstance(listed, list):
-        raise document.error("expected a list of keys", ("keys",))
+        raise document.error('expected a list of keys: write [{sha256: "..."}]', ("keys",))
     for number, said in enumerate(listed):
         node = document.child("keys").child(number)
         if isinstance(said, dict) and len(said) > 1 and isinstance(said.get("secret"), str):  # with its role, say
             rest = {key: value for key, value in said.items() if key != "secret"}
             node = node.holding({"key": {"secret": said["secret"]}, **rest})
-        try:
-            node, _ = node.resolved(lookup)
-        except ConfigError as problem:
-            missing.append(str(problem))
-            continue
-        found.append(_key(node))
-    return tuple(found), tuple(missing)
+        yield node
+
+
+def _left(keys: Keys) -> bool:
+    """Tell whether what stands at some keys of a client's file is resolved elsewhere."""
+    return keys[:1] in {("keys",), ("connectors",), ("env",)}
+
+
+def secrets_of_clients(settings: Settings) -> Iterator[tuple[Use, str]]:
+    """Yield each place in the clients' files that names a secret, but for connectors, and what it is called."""
+    for path in client_files(settings.clients_dir) or () if settings.clients_dir is not None else ():
+        with contextlib.suppress(ConfigError):  # `gateway check` says what is wrong with it
+            document = load(path, entries="connectors")
+            for use in document.resolved(settings.lookup, _left, is_mapping, lenient=True)[1]:
+                yield use, f"{path.name}: {'.'.join(map(str, use.keys))}"
+            for node in _written_keys(document):
+                for use in node.resolved(settings.lookup, lenient=True)[1]:
+                    yield use, f"{path.name}: {'.'.join(map(str, node.keys))}"
 
 
 def _key(node: YamlNode) -> Key:
@@ -272,11 +329,18 @@ def _end(said: str | None) -> float | None:
     """Return the moment from which on a key does not count: the end of a day, or the one that is said."""
     if said is None:
         return None
-    day = len(said) == len("2027-03-01")
     moment = datetime.datetime.fromisoformat(said)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
-    return (moment + datetime.timedelta(days=1) if day else moment).timestamp()
+    return (moment + datetime.timedelta(days=1) if _is_day(said) else moment).timestamp()
+
+
+def _is_day(said: str) -> bool:
+    try:
+        datetime.date.fromisoformat(said)
+    except ValueError:
+        return False
+    return True
 
 
 def settled(
@@ -307,12 +371,25 @@ def settled(
 def _apart(one: ClientFile, owners: Mapping[bytes, set[str]], common: list[str]) -> ClientFile:
     client = one.client
     own = tuple(key for key in client.keys if len(owners[key.digest]) == 1)
-    unmatched = tuple(pattern for pattern in client.allow or () if not fnmatch.filter(common, pattern))
+    unmatched = tuple(
+        f"allow: no common connector is called {pattern}{meant(pattern, common)}"
+        for pattern in client.allow or ()
+        if not fnmatch.filter(common, pattern)
+    )
     nobodys = tuple(
-        f"key {key.id} is nobody's: {', '.join(sorted(owners[key.digest]))} have the same"
+        f"key {key.id} is nobody's: {', '.join(sorted(owners[key.digest]))} have the same, make another one for each"
         for key in client.keys
         if key not in own
     )
     return msgspec.structs.replace(
-        one, client=msgspec.structs.replace(client, keys=own, nobodys=(*client.nobodys, *nobodys), unmatched=unmatched)
+        one,
+        client=msgspec.structs.replace(
+            client, keys=own, said_of_keys=(*client.said_of_keys, *nobodys), unmatched=unmatched
+        ),
     )
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """Say which of the names that there are may be meant by one that is not."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -42,8 +42,6 @@ BACKENDS_OWN = {f"http/{verb}Request" for verb in ("Delete", "Get", "Head", "Pat
 TOLD = 30  # names of packages
 _DESCRIBING = frozenset(("commands", "overrides", "description"))
 """What stands there is told to callers, and has no secrets."""
-_OF_CLIENT = frozenset(((), ("env",), ("callbacks",), ("callbacks", "headers"), ("callbacks", "hosts")))
-"""What can only be a mapping of a client's file, but for its connectors."""
 _MAPPINGS = frozenset((None, "env", "config", "auths", "engine_env"))
 _BUILT_OF = frozenset(
     key.encode_name
@@ -229,26 +227,6 @@ def is_mapping(keys: Keys) -> bool:
     """Tell whether what stands at these keys of an entry can only be a mapping."""
     first = keys[0] if keys else None
     return first in _MAPPINGS and len(keys) < (3 if first == "auths" else 2)
-
-
-def uses_of_client(document: YamlNode, lookup: Secrets) -> tuple[Use, ...]:
-    """Return what the file of a client, which need not be understood, uses: its keys, its callbacks, its connectors."""
-
-    def left(keys: Keys) -> bool:
-        return keys[:1] == ("connectors",) and is_left(keys[2:])
-
-    def mapping(keys: Keys) -> bool:
-        if keys[:1] == ("connectors",):
-            return is_mapping(keys[2:])
-        return keys in _OF_CLIENT
-
-    keys = document.data.get("keys")
-    more = [  # beside what else is said of a key
-        Use(said["secret"], ("keys", place))
-        for place, said in enumerate(keys if isinstance(keys, list) else ())
-        if isinstance(said, dict) and len(said) > 1 and isinstance(said.get("secret"), str)
-    ]
-    return (*more, *document.resolved(lookup, left, mapping, lenient=True)[1])
 
 
 def secrets_named(entry: Entry) -> set[str]:

@@ -144,6 +144,12 @@ def _own(file: ClientFile, common: Mapping[str, Entry], served: Iterable[str], s
     for name in names:
         under = common.get(name)
         entry = _overlaid(name, overlays[name], under, folder) if name in overlays or under is None else under
+        data = entry.node.data
+        if under is None and entry.problem is None and not {"run", "runtime", "enabled"} & data.keys():
+            problem = entry.node.error(
+                "there is no common connector of this name to change; a new one needs run, or a runtime"
+            )
+            entry = msgspec.structs.replace(entry, problem=str(problem))
         yield msgspec.structs.replace(entry, name=registered(name, client.name), node=_with_env(entry.node, file.env))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.calls.circuit import Circuit
-    from gateway.connectors.clients import Client
     from gateway.connectors.definition import Connector
     from gateway.gateway import Gateway
     from gateway.http.connections import Connections
@@ -200,7 +198,8 @@ class Handlers:
             "jobs": self._jobs.health(),
             "workers": [{"worker": 0, "pid": os.getpid()}],
             "clients": {
-                name: {**_of_client(one), "at_work": gateway.quotas.at_work(name)} for name, one in clients.items()
+                name: {**one.facts(time.time()), "at_work": gateway.quotas.at_work(name)}
+                for name, one in clients.items()
             }
             if clients is not None
             else None,
@@ -244,18 +243,3 @@ class Handlers:
             facts["circuit"] = circuit.state.value if circuit is not None else CircuitState.CLOSED.value
             facts["reason"] = circuit.reason if circuit is not None else None
         return facts
-
-
-def _of_client(client: Client) -> dict[str, Any]:
-    """Tell what an operator should know of a client."""
-    return {
-        "problem": client.problem,
-        "notices": client.notices(time.time()),
-        "keys": [{"id": key.id, "role": key.role.value, "until": _at(key.until)} for key in client.keys],
-        "allow": client.allow,
-        "own": sorted(client.overlays),
-    }
-
-
-def _at(moment: float | None) -> str | None:
-    return None if moment is None else datetime.datetime.fromtimestamp(moment, datetime.UTC).isoformat()

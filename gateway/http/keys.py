@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NOBODY = Identity(client="", role=Role.CALLER)
 """Who has no key where one is needed: no client is called so."""
+SINGLE = "api_key"
+"""The id of the single key."""
 ANYBODY = Identity()
 """Who needs none."""
 CLIENT = "client"
@@ -100,7 +102,7 @@ class Authenticator:
             mark = self._mark(self._single)
             taken = known.pop(mark, None)
             if taken is None or taken[1].client == DEFAULT:  # what two have is nobody's
-                known[mark] = self._single, Identity(key="api_key"), None
+                known[mark] = self._single, Identity(key=SINGLE), None
         self._known = known
 
     @staticmethod

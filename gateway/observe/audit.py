@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
 
 SHOWN = 128  # characters of what a caller says: all of a line fits a page of a pipe, and is written in one piece
 PATIENCE = 6.0  # seconds that an answer waits for its line, where it has to: a little longer than a stall is none
+
+
+def obstacle(path: Path) -> str | None:
+    """Say why lines could not be appended to a file, as far as that is seen without making it."""
+    if path.is_dir():
+        return f"{path} is a folder"
+    place = path if path.exists() else path.parent
+    if not place.exists():
+        return f"there is no folder {place}"
+    return None if os.access(place, os.W_OK) else f"{place} cannot be written by the gateway's user, {os.geteuid()}"
 
 
 class AuditLine(msgspec.Struct, frozen=True, kw_only=True):

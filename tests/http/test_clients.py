@@ -472,7 +472,7 @@ def test_a_new_key_is_printed_once_with_what_to_add(site: Site) -> None:
     assert entry is not None
     assert sha256(key) in entry[1]
     client(site, "gamma", f"keys: [{entry[1]}]\n")
-    assert "(viewer)" in cli(site, "check", "--client", "gamma").stdout
+    assert "(viewer, until 2999-01-02T00:00:00+00:00)" in cli(site, "check", "--client", "gamma").stdout
     assert cli(site, "keys", "new", "../gamma").returncode == 2
     assert cli(site, "keys", "new", "gamma", "--until", "soon").returncode == 2
 
