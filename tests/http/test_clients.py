@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import re
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from tests.jobs.support import caller
 from tests.support import Answer, Server, Site, cli, eventually, served
@@ -698,3 +700,94 @@ async def test_what_is_not_there_for_a_client_is_not_counted_for_whose_it_is(ser
     }
     assert (await do(server, "acme-key", "aws/Nothing")).status == 404
     assert (await as_(server, "single", "GET", "/v1/status")).json["connectors"]["aws@acme"]["last_outcomes"] != []
+
+
+async def test_a_volume_of_kubernetes_with_clients_is_taken_over_when_it_is_swapped(site: Site) -> None:
+    folder = site.folder / "clients.d"
+    for file in folder.iterdir():
+        file.unlink()
+
+    def version(name: str, **files: str) -> None:
+        (folder / name).mkdir()
+        for client_name, text in files.items():
+            (folder / name / f"{client_name}.yaml").write_text(text)
+            if not (folder / f"{client_name}.yaml").is_symlink():
+                (folder / f"{client_name}.yaml").symlink_to(f"..data/{client_name}.yaml")
+        (folder / "..tmp").symlink_to(name)
+        (folder / "..tmp").rename(folder / "..data")
+
+    key = f"keys: [{{sha256: '{sha256('acme-key')}'}}]\n"
+    version("..2027_1", acme=f"{key}allow: [aws]\n")
+    async with served(site) as server:
+        assert await listed(server, "acme-key") == ["aws"]
+        version("..2027_2", acme=f"{key}allow: [smtp]\n", beta=f"keys: [{{sha256: '{sha256('beta-key')}'}}]\n")
+
+        async def swapped() -> bool:
+            return (await as_(server, "beta-key", "GET", "/v1/commands")).status == 200
+
+        await eventually(swapped)
+        assert await listed(server, "acme-key") == ["smtp"]
+
+
+async def test_the_example_is_accepted_as_it_stands(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    authority = trustme.CA()
+    leaf = authority.issue_cert("127.0.0.1")
+    leaf.private_key_pem.write_to_path(tmp_path / "tls.key")
+    for pem in leaf.cert_chain_pems:
+        pem.write_to_path(tmp_path / "tls.crt", append=True)
+    site.python("aws.py", "def Buckets() -> dict: return {}\n")
+    site.script(
+        "bin/vault",
+        """
+        [ "$1 $2 $3" = "kv get -field=value" ] || exit 2
+        case $4 in acme_key|acme_aws|acme_callback) echo "the-value-of-$4" ;; *) echo "no value at $4" >&2; exit 2 ;; esac
+        """,
+    )
+    site.file.write_text(
+        """
+gateway: {clients_dir: clients.d, tls: {cert: tls.crt, key: tls.key}, trusted_proxies: [10.0.0.0/8]}
+secrets: {dir: /run/secrets, env: [SMTP_PASSWORD, "CLIENT_*"], command: {vault: [vault, kv, get, -field=value, "{name}"]}}
+connectors:
+  aws: {runtime: python, module: ./aws.py, requirements: [boto3], commands: {Buckets: {}}}
+  smtp: {run: [cat], env: {P: {secret: SMTP_PASSWORD}}, commands: {Send: {additional_parameters: true}}}
+  text: {run: [cat], commands: {Find: {}}}
+  texts: {run: [cat], commands: {Find: {}}}
+  fax: {run: [cat], commands: {Send: {}}}
+"""
+    )
+    (tmp_path / "clients.d").mkdir()
+    (tmp_path / "clients.d" / "acme.yaml").write_text(
+        f"""
+keys: [{{sha256: "{sha256("acme-key")}", until: 2999-03-01}}, {{secret: acme_key}}]
+allow: [aws, smtp, "text*"]
+connectors:
+  aws: {{requirements: [boto3==1.26.*], config: {{region: eu-north-1, secret_access_key: {{secret: acme_aws}}}}}}
+  crm: {{runtime: java, maven: ["org.apache.commons:commons-lang3:3.4"], class: acme.Crm}}
+limits: {{concurrency: 16, rate: 50/s, burst: 100, max_request: 8MiB}}
+callbacks: {{allow: [workflow.acme.example], headers: {{Authorization: {{secret: acme_callback}}}}}}
+"""
+    )
+    env = {"SMTP_PASSWORD": "of-the-environment", "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    found = json.loads(cli(site, "check", "--client", "acme", "--json", env=env).stdout)
+    (acme,) = found["clients"]
+    problems = {one["name"]: one["problem"] for one in found["connectors"]}
+    assert (acme["problem"], acme["notices"], len(acme["keys"])) == (None, [], 2)
+    assert acme["sees"] == ["aws", "crm", "smtp", "text", "texts"]
+    assert {name for name, problem in problems.items() if problem is None} == {"smtp", "text", "texts"}
+    for name in ("aws", "crm"):
+        assert problems[f"{name}@acme"] == f"not installed: run gateway install {name}@acme"
+    secrets = cli(site, "secrets", "--json", env=env)
+    assert secrets.returncode == 0
+    assert {one["name"]: one["source"] for one in json.loads(secrets.stdout)} == {
+        "SMTP_PASSWORD": "variable SMTP_PASSWORD",
+        **dict.fromkeys(("acme_aws", "acme_callback", "acme_key"), "command vault"),
+    }
+    tls = ssl.create_default_context()
+    authority.configure_trust(tls)
+    async with served(site, env=env, tls=tls) as server:
+        for key in ("acme-key", "the-value-of-acme_key"):
+            assert await listed(server, key) == ["smtp", "text", "texts"]
+            assert (await do(server, key, "text/Find")).status == 200
+        assert (await do(server, "acme-key", "fax/Send")).status == 404
+        assert (await as_(server, "acme_key", "GET", "/v1/commands")).status == 401
