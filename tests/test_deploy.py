@@ -293,6 +293,11 @@ def test_what_the_pod_refers_to_exists(manifests: dict[str, Any]) -> None:
     volumes = {one["name"]: one for one in pod["volumes"]}
     assert {one["name"] for one in gateway["volumeMounts"]} == volumes.keys()
     assert volumes["config"]["configMap"]["name"] == manifests["ConfigMap"]["metadata"]["name"]
+    documented = {one["metadata"]["name"]: one["kind"] for one in documented_manifests("clients.md")}
+    clients, secrets = volumes["clients"]["configMap"], volumes["secrets"]["secret"]
+    assert documented == {clients["name"]: "ConfigMap", secrets["secretName"]: "Secret"}
+    assert clients["optional"] is secrets["optional"] is True
+    assert not any("subPath" in one for one in gateway["volumeMounts"])  # what is mounted so never changes
 
 
 def test_the_configuration_of_the_manifests_is_one(manifests: dict[str, Any], tmp_path: Path) -> None:
@@ -307,6 +312,8 @@ def test_the_configuration_of_the_manifests_is_one(manifests: dict[str, Any], tm
     assert jobs.database == manifests["Secret"]["stringData"][JOBS_DATABASE]
     assert settings.listen[0].port == gateway["ports"][0]["containerPort"]
     assert mounts[str(settings.state_dir)] == "state"
+    assert mounts[str(settings.clients_dir)] == "clients"
+    assert [mounts[str(folder)] for folder in settings.lookup.folders] == ["secrets"]
     assert settings.metrics_open
 
 
@@ -336,3 +343,61 @@ def test_the_pod_is_not_root_and_writes_only_where_it_may(manifests: dict[str, A
     assert gateway["securityContext"]["allowPrivilegeEscalation"] is False
     writable = {one["name"] for one in gateway["volumeMounts"] if not one.get("readOnly")}
     assert writable == {one["name"] for one in pod["volumes"] if "emptyDir" in one} == {"state", "tmp"}
+
+
+# --- what the documentation adds to it
+
+
+def documented(page: str) -> list[Any]:
+    """Return the YAML documents of a page."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (DEPLOY.parent / "docs" / page).read_text(), flags=re.DOTALL)
+    return [document for block in blocks for document in yaml.safe_load_all(block)]
+
+
+def documented_manifests(page: str) -> list[Any]:
+    return [one for one in documented(page) if "kind" in one]
+
+
+@pytest.mark.parametrize("page", ["clients.md", "secrets.md"])
+def test_documented_compose_files_lie_on_top_of_the_one_that_there_is(page: str, compose: Any) -> None:
+    (over,) = (one for one in documented(page) if "services" in one)
+    assert over["services"].keys() == {"one", "two"}
+    for service in over["services"].values():
+        assert set(service["secrets"]) == over["secrets"].keys()
+        assert all("file" in one for one in over["secrets"].values())  # others need a file system that can be written
+        assert set(service.get("volumes", [])) <= {"./clients.d:/etc/gateway/clients.d:ro"}
+    whole = {**compose, **over, "services": {**compose["services"]}}
+    for name, service in over["services"].items():
+        volumes = [*compose["services"][name]["volumes"], *service.get("volumes", [])]
+        whole["services"][name] = {**compose["services"][name], **service, "volumes": volumes}
+    assert set(PyCompose.from_yaml(yaml.safe_dump(whole)).service_names()) == set(compose["services"])
+
+
+@pytest.mark.parametrize("page", ["clients.md", "secrets.md"])
+def test_documented_manifests_are_valid_and_mounted(page: str, manifests: dict[str, Any]) -> None:
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    for manifest in documented_manifests(page):
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    (part,) = [one for one in documented("secrets.md") if "containers" in one]
+    assert part["volumes"][0] in pod["volumes"]
+    assert part["containers"][0]["volumeMounts"][0] in container(manifests)["volumeMounts"]
+
+
+def test_documented_clients_are_understood_with_the_secrets_beside_them(tmp_path: Path) -> None:
+    clients, secrets = documented_manifests("clients.md")
+    for folder, files in (("clients.d", clients["data"]), ("secrets", secrets["stringData"])):
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / name).write_text(text)
+    file = tmp_path / "connectors.yaml"
+    file.write_text("secrets: {dir: secrets}\nconnectors: {text: {run: [cat], commands: {Find: {}}}}\n")
+    settings, _ = read_settings(file, environ={"PATH": "/usr/bin:/bin"})
+    found = read_sources(settings)
+    assert {name: one.client.notices(0.0) for name, one in (found.clients or {}).items()} == {
+        "acme": [],
+        "beta": [],
+        "default": [],
+    }
+    for entry in found.entries:
+        assert define(entry, found.defaults, settings) is not None
+    assert [entry.name for entry in found.entries] == ["ledger@acme", "text"]

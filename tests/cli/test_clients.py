@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import Site, cli
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+ROOT = Path(__file__).parent.parent.parent
 DIGEST = hashlib.sha256(b"a key").hexdigest()
 KEY = f'keys: [{{sha256: "{DIGEST}"}}]\n'
 
@@ -135,4 +135,26 @@ def test_secrets_of_clients_files_are_listed(site: Site) -> None:
         "acme_key": (True, ["acme.yaml: keys.0"]),
         "next_key": (False, ["acme.yaml: keys.1"]),
         "acme_callback": (True, ["acme.yaml: callbacks.headers.Authorization"]),
+    }
+
+
+def test_the_page_begins_with_files_that_can_be_used(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+    (tmp_path / "clients.d").mkdir()
+    files = re.findall(r"```(?:yaml|python)\n(# (\S+?)(?::[^\n]*)?\n.*?)```", page, flags=re.DOTALL)
+    for text, name in files[:4]:
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        (tmp_path / name).write_text(re.sub(r'"\w+\.\.\."', f'"{digest}"', text))
+    answer = cli(Site(tmp_path), "check", "--json")
+    found = json.loads(answer.stdout)
+    assert {one["name"]: (one["problem"], one["notices"], one["sees"]) for one in found["clients"]} == {
+        "acme": (None, [], ["aws", "crm", "echo"]),
+        "beta": (None, [], ["echo"]),
+        "default": (None, [], ["aws", "echo"]),
+    }
+    assert {one["name"]: one["problem"] for one in found["connectors"]} == {
+        "aws": "not installed: run gateway install aws",
+        "aws@acme": "not installed: run gateway install aws@acme",
+        "crm@acme": None,
+        "echo": None,
     }
