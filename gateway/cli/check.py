@@ -159,7 +159,9 @@ def _callers(settings: Settings) -> str:
     except ConfigError as problem:
         return f"none, `gateway serve` would not start like this: {problem}"
     if has_clients(settings):
-        return "who has a key of a client"
+        certified = settings.tls is not None and settings.tls.client_ca is not None
+        single = ", or the single key" if settings.api_key is not None else ""
+        return f"who has a key of a client{', or a certificate that names one' if certified else ''}{single}"
     if settings.api_key is not None:
         return "who has the key"
     return "whoever reaches the address" if settings.open else "whoever is on this machine"
