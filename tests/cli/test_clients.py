@@ -17,6 +17,21 @@ ROOT = Path(__file__).parent.parent.parent
 DIGEST = hashlib.sha256(b"a key").hexdigest()
 KEY = f'keys: [{{sha256: "{DIGEST}"}}]\n'
 
+MISTAKES = [
+    (f'key: [{{sha256: "{DIGEST}"}}]', "1: key: unknown key (did you mean keys?)"),
+    (f'keys: [{{sha265: "{DIGEST}"}}]', "1: keys.0.sha265: unknown key (did you mean sha256?)"),
+    (f"keys: [{{sha256: {'1' * 64}}}]", f'write "{"1" * 64}" in quotes'),
+    ("keys: [{sha256: acme_vSv9p2mX}]", "1: keys.0.sha256: is no SHA-256: 64 hexadecimal digits, of the key alone"),
+    ("keys: acme_vSv9p2mX", '1: keys: expected a list of keys: write [{sha256: "..."}]'),
+    (f'keys: [{{sha256: "{DIGEST}", role: admin}}]', "invalid enum value 'admin' (known: caller, viewer, operator)"),
+    (f'keys: [{{sha256: "{DIGEST}", until: 01.03.2027}}]', "1: keys.0.until: is no date such as 2027-03-01"),
+    (f'keys:\n  - sha256: "{DIGEST}"\n   until: 2027-03-01', "3:4: not valid YAML"),
+    ("keys:\n\t- {}", "2:1: not valid YAML: found a tab where YAML takes spaces only"),
+    (f"{KEY}allow: smtp", "2: allow: expected `array | null`, got `str`: write a list, [smtp]"),
+    (f"{KEY}connectors:\ncrm: {{run: [cat]}}", "3: crm: unknown key (known: allow, callbacks, connectors, env, keys, limits)"),
+    (f"{KEY}limits: {{rate: 50}}", "2: limits.rate: 50 is not a rate: write 50/s, 3000/min or 100/h"),
+]  # fmt: skip
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
@@ -38,30 +53,14 @@ def checked(site: Site, **environment: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        (f'key: [{{sha256: "{DIGEST}"}}]', "1: key: unknown key (did you mean keys?)"),
-        (f'keys: [{{sha265: "{DIGEST}"}}]', "1: keys.0.sha265: unknown key (did you mean sha256?)"),
-        (f"keys: [{{sha256: {'1' * 64}}}]", f'write "{"1" * 64}" in quotes'),
-        ("keys: [{sha256: acme_vSv9p2mX}]", "1: keys.0.sha256: is no SHA-256: 64 hexadecimal digits, of the key alone"),
-        ("keys: acme_vSv9p2mX", '1: keys: expected a list of keys: write [{sha256: "..."}]'),
-        (f'keys: [{{sha256: "{DIGEST}", role: admin}}]', "invalid enum value 'admin' (known: caller, viewer, operator)"),
-        (f'keys: [{{sha256: "{DIGEST}", until: 01.03.2027}}]', "1: keys.0.until: is no date such as 2027-03-01"),
-        (f'keys:\n  - sha256: "{DIGEST}"\n   until: 2027-03-01', "3:4: not valid YAML"),
-        ("keys:\n\t- {}", "2:1: not valid YAML: found a tab where YAML takes spaces only"),
-        (f"{KEY}allow: smtp", "2: allow: expected `array | null`, got `str`: write a list, [smtp]"),
-        (f"{KEY}connectors:\ncrm: {{run: [cat]}}", "3: crm: unknown key (known: allow, callbacks, connectors, env, keys, limits)"),
-        (f"{KEY}limits: {{rate: 50}}", "2: limits.rate: 50 is not a rate: write 50/s, 3000/min or 100/h"),
-    ],
-)  # fmt: skip
-def test_a_mistake_is_told_with_file_line_key_and_what_to_write(site: Site, text: str, problem: str) -> None:
-    file = write(site, "acme", text)
-    (acme, _) = checked(site)["clients"]
-    assert acme["problem"].startswith(f"{file}:")
-    assert problem in acme["problem"]
-    assert "vSv9p2mX" not in acme["problem"]
-    assert acme["sees"] == []
+def test_a_mistake_is_told_with_file_line_key_and_what_to_write(site: Site) -> None:
+    files = {f"c{number:02}": write(site, f"c{number:02}", text) for number, (text, _) in enumerate(MISTAKES)}
+    found = {one["name"]: one for one in checked(site)["clients"]}
+    for (name, file), (_, problem) in zip(files.items(), MISTAKES, strict=True):
+        assert found[name]["problem"].startswith(f"{file}:")
+        assert problem in found[name]["problem"]
+        assert found[name]["sees"] == []
+    assert "vSv9p2mX" not in str(found)
 
 
 def test_what_can_be_used_and_is_hardly_meant_is_told(site: Site) -> None:
