@@ -106,24 +106,31 @@ def read_sources(
     shared: dict[Path, str] = {}
     listing = _folder_entries(settings)
     found = list(_drop_ins(listing or (), shared))
-    entries = {entry.name: msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found}
-    for name, node in listed.items():
-        entries[name] = _overlaid(name, node, entries.get(name), settings.file.parent)
+    drop_ins = [msgspec.structs.replace(entry, beside=tuple(shared)) for entry in found]
+
+    def common(env: YamlNode) -> dict[str, Entry]:
+        """Return the common entries by their names, above some variables."""
+        entries = {entry.name: msgspec.structs.replace(entry, node=_above(env, entry.node)) for entry in drop_ins}
+        for name, node in listed.items():
+            entries[name] = _overlaid(name, node, entries.get(name), settings.file.parent, env)
+        return entries
+
+    entries = common(env)
     served = [name for name in entries if settings.enable == "all" or name in listed]
     found_clients = read_clients(settings, read_callbacks)
     if found_clients is None and clients is not None:
         raise ConfigError(f"{settings.clients_dir}: the folder is gone")
     files = settled(found_clients, clients or {}, entries) if found_clients is not None else None
-    own = [entry for one in (files or {}).values() for entry in _own(one, entries, served, settings)]
+    own: list[Entry] = []
+    for one in (files or {}).values():
+        below = env.overlaid(one.env)
+        own += _own(one, common(below) if one.client.alone else entries, served, settings, below)
     ground = ground_of(settings.file.parent, settings)
     named = [(node, settings.file.parent) for node in listed.values()]
     named += [(entry.node, entry.folder) for entry in own]
     code = [*OURS, *(file for node, folder in named for file in _code(node, folder))]
     others = {str(unit): inode(unit) for file in code for place in located(file) for unit in units(place, ground)}
-    chosen = [
-        msgspec.structs.replace(entry, node=_with_env(entry.node, env), others=others)
-        for entry in (*(entries[name] for name in served), *own)
-    ]
+    chosen = [msgspec.structs.replace(entry, others=others) for entry in (*(entries[name] for name in served), *own)]
     return Sources(
         entries=tuple(sorted(chosen, key=lambda entry: entry.name)),
         defaults=defaults,
@@ -136,21 +143,23 @@ def read_sources(
     )
 
 
-def _own(file: ClientFile, common: Mapping[str, Entry], served: Iterable[str], settings: Settings) -> Iterator[Entry]:
-    """Yield a client's own connectors, under the names that they are registered by."""
+def _own(
+    file: ClientFile, common: Mapping[str, Entry], served: Iterable[str], settings: Settings, env: YamlNode
+) -> Iterator[Entry]:
+    """Yield a client's own connectors, under the names that they are registered by; `env` lies below them."""
     client, overlays = file.client, dict(file.connectors)
     folder = settings.clients_dir or settings.file.parent
     names = dict.fromkeys((*overlays, *(name for name in served if client.alone and client.may_use(name))))
     for name in names:
         under = common.get(name)
-        entry = _overlaid(name, overlays[name], under, folder) if name in overlays or under is None else under
+        entry = _overlaid(name, overlays[name], under, folder, env) if name in overlays or under is None else under
         data = entry.node.data
         if under is None and entry.problem is None and not {"run", "runtime", "enabled"} & data.keys():
             problem = entry.node.error(
                 "there is no common connector of this name to change; a new one needs run, or a runtime"
             )
             entry = msgspec.structs.replace(entry, problem=str(problem))
-        yield msgspec.structs.replace(entry, name=registered(name, client.name), node=_with_env(entry.node, file.env))
+        yield msgspec.structs.replace(entry, name=registered(name, client.name))
 
 
 def _missing(settings: Settings, drop_ins: object, clients: object) -> Iterator[Path]:
@@ -212,8 +221,8 @@ def _builds(folder: Path) -> Iterator[str]:
             yield f"{name}/{LOCK}"
 
 
-def _overlaid(name: str, node: YamlNode, under: Entry | None, folder: Path) -> Entry:
-    """Return an entry of a file in that folder, on top of what there is under the same name."""
+def _overlaid(name: str, node: YamlNode, under: Entry | None, folder: Path, env: YamlNode) -> Entry:
+    """Return an entry of a file in that folder, on top of what there is under the same name, or of variables alone."""
     if not NAME.fullmatch(name):
         problem = node.error("a connector's name is made of letters, digits, _ - and . and does not begin with a dot")
         return Entry(name=name, node=node, folder=folder, problem=str(problem))
@@ -227,14 +236,14 @@ def _overlaid(name: str, node: YamlNode, under: Entry | None, folder: Path) -> E
             return Entry(name=name, node=node, folder=folder, problem=str(problem))
         node = node.holding({})
     if under is None:
-        return Entry(name=name, node=node, folder=folder)
+        return Entry(name=name, node=_above(env, node), folder=folder)
     if off:
         return Entry(name=name, node=node, folder=under.folder)
     return msgspec.structs.replace(under, node=under.node.overlaid(node))
 
 
-def _with_env(node: YamlNode, env: YamlNode) -> YamlNode:
-    """Return an entry's keys with variables below its own; `null` takes one away."""
+def _above(env: YamlNode, node: YamlNode) -> YamlNode:
+    """Return an entry's keys with variables below its own; `null` takes one away, also from an overlay's."""
     if not env.data or not isinstance(node.data, dict):
         return node
     return YamlNode({"env": env.data}, node.keys, env.moved((*node.keys, "env")).marks).overlaid(node)

@@ -791,3 +791,25 @@ callbacks: {{allow: [workflow.acme.example], headers: {{Authorization: {{secret:
             assert (await do(server, key, "text/Find")).status == 200
         assert (await do(server, "acme-key", "fax/Send")).status == 404
         assert (await as_(server, "acme_key", "GET", "/v1/commands")).status == 401
+
+
+def test_null_takes_a_variable_away_from_wherever_it_comes(site: Site) -> None:
+    site.script("connectors.d/dropped/show", 'cat >/dev/null; echo "\\"$A,$B,$C\\""')
+    (site.drop_ins / "dropped" / "connector.yaml").write_text("run: [./show]\ncommands: {Go: {}}\nenv: {B: dropped}\n")
+    listed = "run: [./connectors.d/dropped/show], commands: {Go: {}}"
+    site.configure(
+        f"dropped: {{env: {{A: null}}}}\nlisted: {{{listed}, env: {{A: null}}}}\nplain: {{{listed}}}",
+        defaults="env: {A: a, B: b, C: c}",
+    )
+    client(site, "alone", "keys: [KEY(a)]\nenv: {B: null, C: client}\n")
+    client(
+        site, "changes", "keys: [KEY(b)]\nconnectors: {plain: {env: {C: null}}, dropped: {env: {B: null, A: again}}}\n"
+    )
+    for name, dropped, listed, plain in (
+        ("default", ",dropped,c", ",b,c", "a,b,c"),
+        ("alone", ",dropped,client", ",,client", "a,,client"),
+        ("changes", "again,,c", ",b,c", "a,b,"),
+    ):
+        for connector, told in (("dropped", dropped), ("listed", listed), ("plain", plain)):
+            answer = json.loads(cli(site, "call", "--quiet", "--client", name, f"{connector}/Go").stdout)
+            assert (name, connector, answer["command_response"]["body"]) == (name, connector, told)
