@@ -43,6 +43,9 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Whoever sends a request."""
 
     client: str = DEFAULT
+    """For whom it is sent."""
+    holder: str | None = None
+    """Whose key it has, where that is another client's: an operator's, who calls for one."""
     key: str = ""
     """The key's id, which is no secret; empty where none is needed."""
     role: Role = Role.OPERATOR

@@ -62,7 +62,7 @@ class Suggestions:
         Raises:
             GatewayError: there is no such category, the command could not be run, or it gave no list.
         """
-        await self._registry.listed()
+        await self._registry.listed(caller.client)
         connector, command = self._registry.world(caller.client).source(category)
         key = (category, prefix, limit, command.name, caller.client or "", connector.identity)
         until, kept = self._kept.get(key, (0.0, None))

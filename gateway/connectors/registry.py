@@ -156,12 +156,12 @@ class Registry:
         while self._first:
             await asyncio.wait([self._describing[name] for name in self._first])
 
-    async def listed(self) -> None:
-        """Wait for what will be in the catalogue soon after a start, so that nobody takes half of it for all.
+    async def listed(self, client: str | None) -> None:
+        """Wait for what will be in a client's catalogue soon after a start, so that nobody takes half of it for all.
 
         Connectors that work for their answer are waited for until `LATEST`, those that only hang until `SOON`.
         """
-        while self._first:
+        while self._first and any(one.name in self._first for one in self.world(client).statuses.values()):
             since = time.monotonic() - self._opened
             if since > (LATEST if self._describer.busy else SOON):
                 return

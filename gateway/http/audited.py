@@ -118,7 +118,7 @@ def _line(request: web.Request, event: str, status: int) -> AuditLine:
     return AuditLine(
         time=now(),
         event=notes.get("event", event),
-        client=who.client if who is not None else None,
+        client=shown(who.holder or who.client) if who is not None else None,
         key_id=(who.key or None) if who is not None else None,
         address=address_of(request) or None,
         request_id=request["request_id"],

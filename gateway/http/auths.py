@@ -87,7 +87,7 @@ class AuthHandlers:
 
     async def begin(self, request: web.Request) -> web.Response:
         """Send the browser to the provider."""
-        await self._gateway.registry.listed()
+        await self._gateway.registry.listed(client_of(request))
         asked = self._asked(request)
         redirect_url = _redirect_url(request.raw_path.partition("?")[2])
         if not redirect_url:
@@ -125,7 +125,7 @@ class AuthHandlers:
 
     async def callback(self, request: web.Request) -> web.Response:
         """Turn the provider's code into a token, and send the browser back with it."""
-        await self._gateway.registry.listed()
+        await self._gateway.registry.listed(client_of(request))
         asked = self._asked(request)
         sign_in = self._remembered(request, asked)
         try:

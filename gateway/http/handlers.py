@@ -111,17 +111,17 @@ class Handlers:
 
     async def commands(self, request: web.Request) -> web.Response:
         """The catalogue, from memory."""
-        await self._gateway.registry.listed()
+        await self._gateway.registry.listed(client_of(request))
         return raw_json(self._gateway.registry.world(client_of(request)).commands)
 
     async def auths(self, request: web.Request) -> web.Response:
         """The authentications, from memory."""
-        await self._gateway.registry.listed()
+        await self._gateway.registry.listed(client_of(request))
         return raw_json(self._gateway.registry.world(client_of(request)).auths)
 
     async def openapi(self, request: web.Request) -> web.Response:
         """The OpenAPI document: these routes, and an operation for each command."""
-        await self._gateway.registry.listed()
+        await self._gateway.registry.listed(client_of(request))
         registry = self._gateway.registry
         keyed = self._gateway.settings.api_key is not None or registry.clients is not None
         return raw_json(openapi.document(registry.world(client_of(request)), self.routes(), self._version, keyed=keyed))

@@ -72,7 +72,7 @@ class Authenticator:
         if client != identity.client:
             if identity.role is not Role.OPERATOR:
                 raise Unauthorized
-            identity = Identity(client=client, key=identity.key, role=identity.role)
+            identity = Identity(client=client, holder=identity.client, key=identity.key, role=identity.role)
         return identity
 
     def _of_key(self, key: str) -> Identity:

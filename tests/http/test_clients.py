@@ -352,6 +352,31 @@ async def test_no_connector_reads_files_of_clients(site: Site) -> None:
             assert "keys:" not in told
 
 
+async def test_the_audit_tells_whose_key_it_was_where_an_operator_calls_for_a_client(site: Site) -> None:
+    site.file.write_text(
+        site.file.read_text().replace("api_key: single", "api_key: single\n  audit: {file: audit.log}")
+    )
+    async with served(site, ready=False) as server:
+        assert (await as_(server, "ops-key", "POST", "/clients/beta/v1/do/payroll/Go", json={})).status == 200
+        assert (await as_(server, None, "GET", f"/clients/{'x' * 300}/v1/auth/a/b?redirect_url=http://a")).status == 404
+        audit = [json.loads(line) for line in (site.folder / "audit.log").read_text().splitlines()]
+    called, signed_in = audit
+    assert (called["client"], called["connector"], called["outcome"]) == ("ops", "payroll", "ok")
+    assert len(signed_in["client"]) == 128
+
+
+async def test_a_client_does_not_wait_for_what_another_s_connectors_can_do(site: Site) -> None:
+    """At a start the catalogue waits for connectors that are asked, a few seconds: for its own ones."""
+    site.script("slow.sh", f"while [ ! -e {site.folder}/gate ]; do sleep 0.02; done; exit 1")
+    client(site, "gamma", "keys: [KEY(gamma-key)]\nallow: []\nconnectors: {slow: {run: [../slow.sh]}}\n")
+    async with served(site, ready=False) as server:
+        calls = {key: asyncio.create_task(listed(server, key)) for key in ("gamma-key", "acme-key")}
+        done, _ = await asyncio.wait(calls.values(), return_when=asyncio.FIRST_COMPLETED)
+        assert calls["acme-key"] in done
+        (site.folder / "gate").touch()
+        assert await calls["gamma-key"] == []
+
+
 async def test_files_whose_names_are_no_utf_8_are_told_and_harm_nobody(site: Site) -> None:
     for folder, name in (("clients.d", b"\xff.yaml"), ("connectors.d", b"\xff.sh")):
         with open(os.fsencode(site.folder / folder) + b"/" + name, "wb") as file:
