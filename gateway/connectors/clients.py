@@ -147,6 +147,8 @@ class ClientFile(msgspec.Struct, frozen=True, kw_only=True):
     connectors: tuple[tuple[str, YamlNode], ...] = ()
     env: YamlNode = YamlNode({})
     """Variables of all its connectors; those of an entry lie on top."""
+    said: Client | None = None
+    """The client as its file says, where others were looked at since: with keys that they have, too."""
 
 
 def read_clients(settings: Settings, read_callbacks: ReadCallbacks) -> tuple[ClientFile, ...] | None:
@@ -357,8 +359,8 @@ def settled(
         last = before.get(name) if problem is not None else None
         found[name] = one
         if last is not None:
-            kept = msgspec.structs.replace(last.client, problem=problem)
-            found[name] = ClientFile(client=kept, connectors=last.connectors, env=last.env)
+            kept = msgspec.structs.replace(last.said or last.client, problem=problem)
+            found[name] = msgspec.structs.replace(last, client=kept, said=None)
     found.setdefault(DEFAULT, ClientFile(client=Client(name=DEFAULT)))
     owners: dict[bytes, set[str]] = {}
     for name, one in found.items():
@@ -381,12 +383,8 @@ def _apart(one: ClientFile, owners: Mapping[bytes, set[str]], common: list[str])
         for key in client.keys
         if key not in own
     )
-    return msgspec.structs.replace(
-        one,
-        client=msgspec.structs.replace(
-            client, keys=own, said_of_keys=(*client.said_of_keys, *nobodys), unmatched=unmatched
-        ),
-    )
+    told = msgspec.structs.replace(client, keys=own, said_of_keys=(*client.said_of_keys, *nobodys), unmatched=unmatched)
+    return msgspec.structs.replace(one, client=told, said=client)
 
 
 def meant(name: str, names: Iterable[str]) -> str:

@@ -149,6 +149,19 @@ async def test_a_key_that_two_clients_have_is_nobodys(site: Site) -> None:
     assert "is nobody's: acme, beta have the same" in cli(site, "check").stdout
 
 
+async def test_a_key_that_two_clients_have_stays_nobodys_while_a_file_of_them_is_bad(site: Site) -> None:
+    client(site, "acme", "keys: [KEY(acme-key), KEY(both)]\n")
+    client(site, "beta", "keys: [KEY(beta-key), KEY(both)]\n")
+    async with served(site, ready=False) as server:
+        client(site, "acme", "keys: [KEY(acme-key)")
+        for _ in range(2):
+            assert (await as_(server, "single", "POST", "/v1/reload")).json["clients"]["acme"] is not None
+            assert (await as_(server, "both", "GET", "/v1/commands")).status == 401
+            assert (await as_(server, "acme-key", "GET", "/v1/commands")).status == 200
+            acme = (await as_(server, "single", "GET", "/v1/status")).json["clients"]["acme"]
+            assert len(acme["notices"]) == 1
+
+
 async def test_roles(server: Server) -> None:
     for key, do_, purge, reload, status in (
         ("acme-key", 200, 403, 403, 200),
