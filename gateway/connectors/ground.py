@@ -101,10 +101,13 @@ def _hidden(settings: Settings) -> set[Path]:
 
 
 def _linked(settings: Settings) -> Iterator[Path]:
-    """Yield where clients' files lie that are links out of their folder."""
+    """Yield where clients' files and secrets lie that are links out of their folder."""
     with contextlib.suppress(ConfigError):  # whoever reads them tells it
         files = client_files(settings.clients_dir) if settings.clients_dir is not None else None
         yield from (real(file) for file in files or () if file.is_symlink())
+    for folder in settings.lookup.folders:
+        with contextlib.suppress(OSError):
+            yield from (real(file) for file in folder.iterdir() if file.is_symlink() and file.is_file())
 
 
 def _audit(settings: Settings) -> set[Path]:

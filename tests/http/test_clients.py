@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = {"acme": ("acme", "crm", "ledgeracme"), "beta": ("beta", "payroll", "ledgerbeta")}
 """What each client has of its own, and words that stand in nobody else's answers."""
-FILES = ["clients.d/acme.yaml", "clients.d/beta/crm", "elsewhere/beta.yaml"]
+FILES = ["clients.d/acme.yaml", "clients.d/beta/crm", "elsewhere/beta.yaml", "elsewhere/token"]
 ECHO = """
 read request
 case $request in
@@ -346,7 +346,7 @@ async def _ended(server: Server, job: str) -> bool:
 
 
 async def test_no_connector_reads_files_of_clients(site: Site) -> None:
-    """Those of the folder, those that links lead to, and what lies beside them of another client."""
+    """Those of the folder, those that links lead to, secrets too, and what lies beside them of another client."""
     files = " ".join(str(site.folder / file) for file in FILES)
     site.script("read.sh", f'read request; printf \'{{"told": "%s"}}\' "$(cat {files} 2>&1 | tr -d \'\\n"\')"')
     site.configure("read: {run: [./read.sh], commands: {Go: {}}}", gateway="api_key: single")
@@ -357,10 +357,13 @@ async def test_no_connector_reads_files_of_clients(site: Site) -> None:
         (site.folder / file).write_text("env: {TZ: Utopia}\n")
     (site.folder / "clients.d/beta.yaml").unlink()
     (site.folder / "clients.d/beta.yaml").symlink_to("../elsewhere/beta.yaml")
+    (site.folder / "secrets").mkdir()
+    (site.folder / "secrets/token").symlink_to("../elsewhere/token")
+    site.file.write_text(site.file.read_text() + "secrets: {dir: secrets}\n")
     async with served(site, ready=False) as server:
         for key in ("acme-key", "single"):
             told = (await do(server, key, "read/Go")).body["told"]
-            assert told.count("No such file") == len(FILES) - 1  # in the folder; one that is hidden alone is empty
+            assert told.count("No such file") == 2  # those in the folder; what is hidden alone is empty
             assert "Utopia" not in told
             assert "keys:" not in told
 
