@@ -11,6 +11,7 @@ import datetime
 import difflib
 import fnmatch
 import hashlib
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,7 @@ def client_files(folder: Path) -> list[Path] | None:
         ConfigError: it cannot be read.
     """
     try:
-        listing = sorted(folder.iterdir())
+        listing = sorted(folder / entry.name for entry in os.scandir(folder))
     except FileNotFoundError:
         return None
     except OSError as problem:

@@ -93,7 +93,9 @@ class JobHandlers:
             raise InvalidRequest("run is true or false")
         if again == "true":
             note(request, event="run_again")
-        name = (await self._status(request)).id
+        name = _name(request)
+        if not is_run(name) or not identity_of(request).sees_all:
+            await self._status(request)
         if is_run(name):
             raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
         name = await self._jobs().retry(name, run=again == "true")

@@ -9,11 +9,6 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509 import load_pem_x509_certificates
-
 from gateway.errors import ConfigError
 from gateway.files import identity, read_file, unusable
 from gateway.observe.events import TlsExpiring, TlsFailed, TlsLoaded
@@ -203,6 +198,8 @@ def fingerprint(files: Tls) -> bytes:
     Raises:
         ConfigError: the file cannot be read or used; it is named.
     """
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - who has no TLS pays nothing
+
     return _certificates("cert", files.cert, _read("cert", files.cert))[0].fingerprint(SHA256())
 
 
@@ -227,6 +224,8 @@ def _read(name: str, file: Path) -> bytes:
 
 
 def _certificates(name: str, file: Path, data: bytes) -> list[Certificate]:
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415
+
     try:
         return load_pem_x509_certificates(data)
     except ValueError as problem:
@@ -234,6 +233,9 @@ def _certificates(name: str, file: Path, data: bytes) -> list[Certificate]:
 
 
 def _check_key(file: Path, data: bytes, certificate: Certificate) -> None:
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
     where = f"gateway.tls.key: {file}"
     try:
         key = load_pem_private_key(data, password=None)
