@@ -68,7 +68,12 @@ RUN = {
     ("docs/migrating.md", "sh", "gateway serve"): "test_the_steps_of_a_migration_work",
     ("docs/migrating.md", "sh", "offered() {"): "test_what_two_gateways_offer_can_be_compared",
 }
-ELSEWHERE = {("README.md", "console"), ("docs/http.md", "console")}  # tests/test_curl.py
+ELSEWHERE = {
+    *(("README.md", "console"), ("docs/http.md", "console")),  # tests/test_curl.py
+    *(("docs/clients.md", language) for language in ("python", "console", "sh")),  # tests/cli/test_clients.py
+    ("docs/audit.md", "console"),  # tests/observe/test_audit.py: what a line holds
+    ("docs/security.md", "sh"),  # tests/http/test_tls.py
+}
 PICTURE = ""  # a block without a language
 # What lacks here what `gateway install` or the machine would bring is understood all the same.
 NOT_HERE = re.compile(
@@ -112,8 +117,14 @@ def is_of_the_backend(block: Block) -> bool:
     return block.language == "yaml" and block.text.startswith("users:\n")
 
 
+def is_of_a_client(block: Block) -> bool:
+    """Tell whether it is the file of a client, or a part of one."""
+    return block.language == "yaml" and not {"keys", "limits", "allow"}.isdisjoint(yaml.safe_load(block.text))
+
+
 def of(language: str) -> pytest.MarkDecorator:
-    chosen = [block for block in LOOSE if block.language == language and not is_of_the_backend(block)]
+    others = (is_of_the_backend, is_of_a_client)
+    chosen = [block for block in LOOSE if block.language == language and not any(one(block) for one in others)]
     return pytest.mark.parametrize("block", chosen, ids=[block.name for block in chosen])
 
 
@@ -174,6 +185,20 @@ def test_yaml_is_what_the_gateway_reads(block: Block, tmp_path: Path) -> None:
         assert reason is None or NOT_HERE.match(reason), f"{block.name}: {reason}"
 
 
+@pytest.mark.parametrize(
+    "block", [one for one in LOOSE if is_of_a_client(one)], ids=[one.name for one in LOOSE if is_of_a_client(one)]
+)
+def test_the_file_of_a_client_is_understood(block: Block, tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.file.write_text("connectors: {aws: {run: [cat]}, echo: {run: [cat]}}")
+    (tmp_path / "clients.d").mkdir()
+    whole = re.sub(r"\b[0-9a-f]{4}\.\.\.", lambda found: found[0][:4] * 16, block.text)
+    (tmp_path / "clients.d" / "acme.yaml").write_text(whole)
+    settings, _ = read_settings(site.file, environ={})
+    clients = read_sources(settings).clients or {}
+    assert clients["acme"].client.problem is None
+
+
 def lacks(entry: Entry, sources: Sources, settings: Settings) -> str | None:
     """Return why a connector cannot be served."""
     try:
@@ -210,7 +235,7 @@ def requirements() -> dict[tuple[str, str], str]:
     """Return the Python packages that examples name, each with the version of Python that they ask for."""
     found = {}
     for block in BLOCKS:
-        if block.language == "yaml":
+        if block.language == "yaml" and not block.exempt:
             entries = yaml.safe_load(block.text)
             for entry in [entries, *entries.get("connectors", {}).values()] if isinstance(entries, dict) else []:
                 listed = entry.get("requirements", []) if isinstance(entry, dict) else []
