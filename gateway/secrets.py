@@ -38,6 +38,7 @@ PATIENCE = TIMEOUT + 1.0  # seconds that a round waits for commands; what comes 
 AT_ONCE = 8  # commands
 REAPED = 1.0  # seconds in which a process that was killed is gone
 LAST_RETRY = 10.0  # seconds at most until a command that failed is asked again
+FILES = 1000  # of a folder that are looked at for what a command has complained of
 SAID = 300  # characters of what a command complains that are told
 SYSTEMD = "CREDENTIALS_DIRECTORY"
 """The variable in which systemd says where a service's credentials are."""
@@ -355,9 +356,19 @@ class Secrets:
         text, output = (one.decode(errors="replace") for one in (complained, told))
         with self._lock:
             values = [one.value for one in self._asked.values() if one.value is not None]
-        shown = Redactor((*values, output.strip(), *secrets_within(text), *secrets_in(dict(self._environ))))(text)
+        values += [*self._of_folders(), output.strip(), *secrets_within(text), *secrets_in(dict(self._environ))]
+        shown = Redactor(values)(text)
         words = " ".join(shown.split())
         return f": {words[-SAID:]}" if words else ""
+
+    def _of_folders(self) -> Iterator[str]:
+        """Yield the values of all files in the folders: a command may complain of any of them."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                for name in sorted(os.listdir(folder))[:FILES]:
+                    with contextlib.suppress(NoSecret):
+                        found = _of_file(folder / name)
+                        yield from [found.value] if found is not None else []
 
 
 # --- references

@@ -205,6 +205,16 @@ def test_a_command_that_fails_is_told_and_leaves_nothing(
     made.close()
 
 
+def test_a_command_that_complains_of_anothers_secret_tells_nobody(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "of_beta").write_text("s3cret-of-beta\n")
+    script = f"cat {tmp_path}/folder/of_beta >&2; exit 1"
+    made = lookup(tmp_path, dir="folder", command={"vault": ["sh", "-c", script, "{name}"]})
+    with pytest.raises(NoSecret, match=r"the command vault \(exit status 1: \[redacted\]\)"):
+        made.find("of_acme")
+    made.close()
+
+
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_a_command_that_cannot_be_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_group: int, _signal: int) -> None:
