@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 
+from gateway.gateway import Gateway
+from gateway.observe.events import Bus
+from gateway.settings import read_settings
 from tests import procfs
 
 if TYPE_CHECKING:
@@ -215,6 +218,18 @@ async def called_by(server: Server, **options: Any) -> AsyncIterator[Server]:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), **options) as session:
         server.session = session
         yield server
+
+
+@contextlib.asynccontextmanager
+async def opened(file: Path) -> AsyncIterator[Gateway]:
+    """Open a gateway without HTTP."""
+    settings, _ = read_settings(file)
+    made = Gateway(settings, Bus())
+    await made.open(watch=False)
+    try:
+        yield made
+    finally:
+        await made.close()
 
 
 async def eventually(condition: Callable[[], Any | Awaitable[Any]], patience: float = PATIENCE) -> Any:

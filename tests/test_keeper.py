@@ -40,12 +40,12 @@ async def freeze(pid: int) -> None:
     await eventually(lambda: "State:\tT" in Path(f"/proc/{pid}/status").read_text())
 
 
-def shrunk(site: Site, **limits: float) -> dict[str, str]:
-    """Return an environment in which a keeper has other limits."""
+def shrunk(site: Site, module: str = "gateway.keeper", **limits: float) -> dict[str, str]:
+    """Return an environment in which a module has other limits."""
     folder = site.folder / "shrunk"
     folder.mkdir(exist_ok=True)
-    lines = "".join(f"keeper.{name} = {value}\n" for name, value in limits.items())
-    (folder / "sitecustomize.py").write_text(f"from gateway import keeper\n{lines}")
+    lines = "".join(f"{module}.{name} = {value}\n" for name, value in limits.items())
+    (folder / "sitecustomize.py").write_text(f"import {module}\n{lines}")
     return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 

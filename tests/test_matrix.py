@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.server
 import shutil
-import threading
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import pytest_asyncio
 
 from tests import procfs
 from tests.installing import ROOT, installed
+from tests.libraries import listening
 from tests.one_gateway import nothing_is_left, nothing_is_left_of_the_file  # noqa: F401
 from tests.support import Server, Site, cmdline, eventually, served
 
@@ -250,14 +250,8 @@ class Hello(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
+    with listening(Hello) as address:
+        yield f"http://{address}/"
 
 
 def lay_out(folder: Path) -> str:

@@ -14,28 +14,16 @@ import pytest
 from gateway.calls.call import Call
 from gateway.connectors.snapshot import Snapshot
 from gateway.errors import CommandNotFound, ConnectorBusy, ConnectorTimeout, GatewayDraining, GatewayError
-from gateway.gateway import Gateway
-from gateway.observe.events import Bus, Event, RunFinished
+from gateway.observe.events import Event, RunFinished
 from gateway.processes.completed import Completed
 from gateway.protocol.request import Caller
-from gateway.settings import read_settings
-from tests.support import eventually
+from tests.support import eventually, opened
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from gateway.gateway import Gateway
     from tests.support import Site
-
-
-@contextlib.asynccontextmanager
-async def opened(site: Site) -> AsyncIterator[Gateway]:
-    settings, _ = read_settings(site.file)
-    made = Gateway(settings, Bus())
-    await made.open(watch=False)
-    try:
-        yield made
-    finally:
-        await made.close()
 
 
 @pytest.fixture
@@ -44,7 +32,7 @@ async def gateway(site: Site) -> AsyncIterator[Gateway]:
     site.script("hang.sh", "sleep 100")
     limits = "concurrency: 1, queue: 5, commands: {Go: {}}"
     site.configure(f"note: {{run: [./note.sh], {limits}}}\nhang: {{run: [./hang.sh], timeout: 300ms, {limits}}}")
-    async with opened(site) as made:
+    async with opened(site.file) as made:
         yield made
 
 
@@ -131,7 +119,7 @@ async def modes(site: Site) -> AsyncIterator[Gateway]:
     (site.folder / "act.py").write_text(ACT)
     entries = [f"{mode}: {{runtime: python, module: ./act.py, mode: {mode}}}" for mode in MODES]
     site.configure("\n".join([*entries, HANG]))
-    async with opened(site) as made:
+    async with opened(site.file) as made:
         yield made
 
 

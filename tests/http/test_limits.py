@@ -85,14 +85,15 @@ async def test_who_floods_a_connector_leaves_every_other_turn_to_another_client(
 
 async def test_calls_beside_another_clients_flood_are_all_answered(server: Server, site: Site) -> None:
     (site.folder / "gate").touch()
-    refused = 0
+    refused, answered = 0, asyncio.Condition()
 
     async def flood() -> None:
         nonlocal refused
         while True:
             if (await do(server, "flood", "quick/Go")).status == 429:
                 refused += 1
-                await asyncio.sleep(0.2)  # a fifth of what it is told
+                async with answered:  # who is sent away comes again beside each further call of the other
+                    await answered.wait()
 
     flooding = [asyncio.create_task(flood()) for _ in range(64)]
     try:
@@ -102,6 +103,8 @@ async def test_calls_beside_another_clients_flood_are_all_answered(server: Serve
             since = clock()
             assert (await do(server, "other", "quick/Go")).status == 200
             took.append(clock() - since)
+            async with answered:
+                answered.notify_all()
     finally:
         for task in flooding:
             task.cancel()

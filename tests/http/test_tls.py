@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key as
 from gateway.http.tls import certified, make
 from gateway.settings import Tls
 from tests.support import PATIENCE, Server, Site, cli, eventually, served
-from tests.test_keeper import ROOT, kept
+from tests.test_keeper import kept, shrunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -98,15 +98,6 @@ def serial(site: Site) -> int:
     from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415
 
     return load_pem_x509_certificates((site.folder / "tls.crt").read_bytes())[0].serial_number
-
-
-def shrunk(site: Site, **limits: float) -> dict[str, str]:
-    """Return an environment in which a gateway looks at certificates otherwise."""
-    folder = site.folder / "shrunk"
-    folder.mkdir(exist_ok=True)
-    lines = "".join(f"tls.{name} = {value}\n" for name, value in limits.items())
-    (folder / "sitecustomize.py").write_text(f"from gateway.http import tls\n{lines}")
-    return {"PYTHONPATH": f"{folder}:{ROOT}"}
 
 
 # --- calls
@@ -302,7 +293,7 @@ async def test_a_bad_one_changes_nothing_and_is_told_until_it_is_mended(
     secure: Site, authority: trustme.CA, how: str
 ) -> None:
     context = trusting(authority)
-    env = shrunk(secure, POLL=1000) if how == "sighup" else None
+    env = shrunk(secure, "gateway.http.tls", POLL=1000) if how == "sighup" else None
 
     def look(server: Server) -> None:
         if how == "sighup":

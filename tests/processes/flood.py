@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.calls.call import Call
 from gateway.errors import ConnectorBusy, GatewayError
-from gateway.gateway import Gateway
-from gateway.observe.events import Bus
 from gateway.protocol.request import Caller
-from gateway.settings import read_settings
 from tests.support import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from pathlib import Path
+
+    from gateway.gateway import Gateway
 
 CONNECTOR = "filter"
 AGAIN = 0.01  # seconds after which the flood asks again that was refused
@@ -96,18 +94,6 @@ async def beside(gateway: Gateway, *, other: str, calls: int, flood: str, connec
             else:
                 seen.seconds.append(clock() - since)
     return seen._replace(refused=refused)
-
-
-@contextlib.asynccontextmanager
-async def opened(file: Path) -> AsyncIterator[Gateway]:
-    """Open a gateway without HTTP."""
-    settings, _ = read_settings(file)
-    made = Gateway(settings, Bus())
-    await made.open(watch=False)
-    try:
-        yield made
-    finally:
-        await made.close()
 
 
 def _call(name: str, client: str, on_slot: Callable[[], Awaitable[None]]) -> Call:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.harness import percentile
-from tests.processes.flood import CONNECTOR, Seen, beside, opened
+from tests.processes.flood import CONNECTOR, Seen, beside
+from tests.support import opened
 
 if TYPE_CHECKING:
     from tests.support import Site
