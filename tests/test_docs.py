@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import click
 import msgspec
@@ -13,9 +13,11 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.connectors.definition import define
+from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
 from gateway.gateway import Gateway
+from gateway.http import openapi
 from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
 from gateway.http.routes import Access
@@ -43,6 +45,8 @@ from gateway.settings import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from gateway.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -329,9 +333,7 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     file = tmp_path / "connectors.yaml"
     file.write_text("connectors: {}")
     settings, _ = read_settings(file, environ={})
-    gateway = Gateway(settings, Bus())
-    recent = Recent(lambda: pytest.fail("nothing has been run"))
-    handlers = Handlers(gateway, Metrics(gateway), recent, "1", Connections(settings))
+    handlers = handlers_of(settings)
     routes = {(one.method, one.path): one.access for one in handlers.routes()}
     table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(section("http.md", "Routes"))}
     assert table == {
@@ -340,6 +342,93 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     paths = {method: {path for one, path in routes if one == method} for method in ("GET", "HEAD", "OPTIONS")}
     assert paths["HEAD"] == paths["GET"] - {"/v1/do/{connector}/{command}"}  # as the page says below the table
     assert paths["OPTIONS"] == {path for _, path in routes}
+
+
+TRANSPORT = {
+    "Expect", "Forwarded", "Host", "Origin", "Sec-Fetch-Site", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+}  # fmt: skip
+"""Headers that clients, browsers and proxies put there themselves."""
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> dict[str, Any]:
+    """Return the OpenAPI document of a gateway with one command."""
+    file = tmp_path / "connectors.yaml"
+    file.write_text("connectors: {fax: {run: [cat], commands: {Send: {}}}}")
+    settings, _ = read_settings(file, environ={})
+    sources = read_sources(settings)
+    connector = define(sources.entries[0], sources.defaults, settings)
+    world = Snapshot({"fax": Status(name="fax", state=ConnectorState.READY, connector=connector)})
+    handlers = handlers_of(settings)
+    written = openapi.document(world, handlers.routes(), "1", openapi.Admittance(keyed=True), server="/")
+    document: dict[str, Any] = msgspec.json.decode(written)
+    return document
+
+
+def handlers_of(settings: Settings) -> Handlers:
+    gateway = Gateway(settings, Bus())
+    recent = Recent(lambda: pytest.fail("nothing has been run"))
+    return Handlers(gateway, Metrics(gateway), recent, "1", Connections(settings))
+
+
+def test_the_openapi_document_has_the_routes_of_the_page_and_who_may_use_them(described: dict[str, Any]) -> None:
+    table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(section("http.md", "Routes"))}
+    calls = [one for one in table if one[1] == "/v1/do/{connector}/{command}"]
+    told = {
+        (method.upper(), path): "all" if operation.get("security") == [] else "key"
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert told.pop(("POST", "/v1/do/fax/Send")) == "key"
+    assert told == {one: "all" if who == "all" else "key" for one, who in table.items() if one not in calls}
+
+
+def test_the_openapi_document_has_the_headers_of_the_page(described: dict[str, Any]) -> None:
+    components = described["components"]
+    schemes = {one.get("name", "Authorization") for one in components["securitySchemes"].values()}
+    parameters = set(components["parameters"])
+    assert parameters | schemes | TRANSPORT == set(first_column(section("http.md", "Headers of a request")))
+    operation = described["paths"]["/v1/do/fax/Send"]["post"]
+    assert {one["$ref"].rpartition("/")[2] for one in operation["parameters"]} == parameters
+    assert components["parameters"]["Prefer"]["schema"]["enum"] == ["respond-async"]
+    assert "202" in operation["responses"]
+    answers = set(first_column(section("http.md", "Headers of an answer")))
+    assert set(components["headers"]) == answers - {"Allow"}  # of OPTIONS and 405, which are of no operation
+
+
+def test_the_openapi_document_has_the_members_of_the_page(described: dict[str, Any]) -> None:
+    operation = described["paths"]["/v1/do/fax/Send"]["post"]
+    members = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+    table = {row[0].strip("`"): row[1] for row in rows(section("http.md", "The body"))}
+    types = {"number": "integer", "text": "string", "object": "object"}
+    assert {name: set(one["type"]) - {"null"} for name, one in members.items()} == {
+        name: {types[word] for word in kind.split(", ")} for name, kind in table.items()
+    }
+    envelope = described["components"]["schemas"]["Envelope"]["properties"]
+    told = {*envelope, *(f"command_response.{name}" for name in envelope["command_response"]["properties"])}
+    assert set(first_column(section("http.md", "The answer"))) == told - {"command_response"}
+
+
+def test_the_openapi_document_has_the_queries_of_the_page(described: dict[str, Any]) -> None:
+    told: dict[str, set[str]] = {}
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            for one in operation["parameters"]:
+                if one.get("in") == "query" and path.startswith("/v1/jobs"):
+                    told.setdefault(one["name"], set()).add(path.rpartition("/")[2].replace("jobs", "list"))
+    table = {row[0].strip("`"): set(row[1].split(", ")) for row in rows(section("http.md", "Jobs"))}
+    assert told == table
+
+
+def test_the_openapi_document_has_the_codes_of_the_page(described: dict[str, Any]) -> None:
+    told = {
+        (int(status), code)
+        for status, one in described["components"]["responses"].items()
+        if status.isdigit()
+        for code in one["content"]["application/json"].get("examples", {})
+    }
+    table = re.findall(r"^\| (\d+) \| (.*?) \|", section("http.md", "Statuses"), flags=re.MULTILINE)
+    assert told == {(int(status), code) for status, codes in table for code in re.findall(r"`(\w+)`", codes)}
 
 
 def test_the_codes_of_each_status_are_those_in_the_code() -> None:

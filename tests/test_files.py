@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from gateway.cells.removing import remove
-from gateway.conformance.examples import read_examples
 from gateway.connectors import sources
+from gateway.connectors.examples import read_examples
 from gateway.connectors.sources import read_sources
 from gateway.errors import ConfigError
 from gateway.files import check_file, open_file, read_file, read_text, walk

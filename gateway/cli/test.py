@@ -8,9 +8,9 @@ import click
 import msgspec
 
 from gateway.cli.common import client_option, config_option, escaped, fail, handled, opened, out, run
-from gateway.conformance.examples import find_examples, read_examples
 from gateway.conformance.kit import Finding, Grade, Kit
 from gateway.connectors.definition import define
+from gateway.connectors.examples import find_examples, read_examples
 from gateway.connectors.sources import read_sources
 from gateway.errors import ConfigError, Quarantine
 from gateway.identity import DEFAULT, called, owner_of

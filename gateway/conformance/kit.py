@@ -17,9 +17,9 @@ from gateway.calls.call import Call
 from gateway.calls.invoke import Invoker
 from gateway.calls.outcome import LATE
 from gateway.cells.wire import Said
-from gateway.conformance.examples import Example, Expect, is_subset, made_up
 from gateway.connectors.definition import Command
 from gateway.connectors.describe import Describer
+from gateway.connectors.examples import Example, Expect, is_subset, made_up
 from gateway.connectors.parameters import Parameter, Signature
 from gateway.connectors.registry import Registry
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status

@@ -79,6 +79,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """The one that it is registered under."""
     description: str | None
+    folder: Path
+    """The folder of the file that defines it."""
     runtime: str
     launch: Launch
     config: msgspec.Raw
@@ -336,6 +338,7 @@ def _defined(entry: Entry, defaults: Limits, settings: Settings) -> Connector | 
     return Connector(
         name=entry.name,
         description=common.description,
+        folder=entry.folder,
         runtime=common.runtime,
         launch=Launch(
             argv=line.argv,

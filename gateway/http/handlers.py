@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -17,9 +20,10 @@ from gateway.http.audited import note
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.jobs import JobHandlers
-from gateway.http.keys import client_of, identity_of
+from gateway.http.keys import CLIENT, client_of, identity_of
+from gateway.http.openapi import Admittance
 from gateway.http.responses import json_response, raw_json
-from gateway.http.routes import Access, Route, whole
+from gateway.http.routes import CLIENTS, Access, Route, whole
 from gateway.http.typeahead import TypeaheadHandlers
 from gateway.identity import DEFAULT, called, owner_of
 from gateway.observe import logs
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
     from gateway.calls.circuit import Circuit
     from gateway.connectors.definition import Connector
+    from gateway.connectors.snapshot import Snapshot
     from gateway.gateway import Gateway
     from gateway.http.connections import Connections
     from gateway.observe.metrics import Metrics
@@ -56,6 +61,7 @@ class Handlers:
         self._recent = recent
         self._version = version
         self._connections = connections
+        self._documents: WeakKeyDictionary[Snapshot, dict[tuple[str, Admittance], bytes]] = WeakKeyDictionary()
         self._jobs = JobHandlers(gateway)
         self._auths = AuthHandlers(gateway, redirects)
 
@@ -121,10 +127,36 @@ class Handlers:
 
     async def openapi(self, request: web.Request) -> web.Response:
         """The OpenAPI document: these routes, and an operation for each command."""
-        await self._gateway.registry.listed(client_of(request))
         registry = self._gateway.registry
-        keyed = self._gateway.settings.api_key is not None or registry.clients is not None
-        return raw_json(openapi.document(registry.world(client_of(request)), self.routes(), self._version, keyed=keyed))
+        await registry.listed(client_of(request))
+        world = registry.world(client_of(request))
+        made = self._documents.setdefault(world, {})
+        server, admittance = self._server(request), self._admittance()
+        document = made.get((server, admittance))
+        if document is None:  # in a thread: the examples that lie beside connectors are read for it
+            routes = self.routes()
+            document = await asyncio.to_thread(
+                openapi.document, world, routes, self._version, admittance, server=server
+            )
+            made[server, admittance] = document
+        return raw_json(document)
+
+    def _server(self, request: web.Request) -> str:
+        """Return what stands before all paths, for whoever asks below /clients/NAME for that client."""
+        client = request.match_info.get(CLIENT)
+        below = CLIENTS.format(client=quote(client, safe="")) if client is not None else ""
+        return f"{self._gateway.settings.public_url or ''}{below}" or "/"
+
+    def _admittance(self) -> Admittance:
+        settings, clients = self._gateway.settings, self._gateway.registry.clients
+        opened = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
+        return Admittance(
+            keyed=settings.api_key is not None or clients is not None,
+            opened=frozenset({Access.OPEN, *(access for access, is_open in opened.items() if is_open)}),
+            certified=settings.tls is not None and settings.tls.client_ca is not None,
+            named=clients is not None,
+            required=settings.tls is not None and settings.tls.required,
+        )
 
     async def reload(self, request: web.Request) -> web.Response:
         """Read the files again, now, and try what is quarantined."""

@@ -2,167 +2,310 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
+from gateway.connectors.examples import as_sent, find_examples, is_accepted, made_up, read_examples
 from gateway.connectors.parameters import CONTEXT
+from gateway.errors import ConfigError
+from gateway.http import shapes
 from gateway.http.calls import PATH as CALLS
-from gateway.http.routes import KEY_HEADER
-from gateway.http.statuses import ACCEPTED, RAISED, STATUSES, TOLD
-from gateway.jobs.contract import JobState
+from gateway.http.references import AT, lifted
+from gateway.http.routes import KEY_HEADER, SIGN_IN, Access
+from gateway.http.shapes import COUNT, STATE, TEXT
+from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from gateway.connectors.definition import Command
-    from gateway.connectors.parameters import Parameter
+    from gateway.connectors.definition import Command, Connector
+    from gateway.connectors.examples import Example
+    from gateway.connectors.parameters import Parameter, Signature
     from gateway.connectors.snapshot import Snapshot
     from gateway.http.routes import Route
 
 VERSION = "3.1.1"
+EXAMPLES = 5
+"""Examples of one command that are shown."""
+LARGEST = 1 << 14
+"""Bytes of an example that is shown."""
 _IN_PATH = re.compile(r"{(\w+)}")
+_PLAIN = re.compile(r"(?!_)(?:(?!__)\w)+(?<!_)", re.ASCII)
 _TYPES = {"str": "string", "int": "integer", "bool": "boolean"}
-_TEXT: dict[str, Any] = {"type": "string"}
-_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
-_STATE: dict[str, Any] = {"enum": [state.value for state in JobState]}
-_FILTERS = dict.fromkeys(("connector", "process_instance", "task", "client"), _TEXT)
+_FILTERS = dict.fromkeys(("connector", "process_instance", "task", "client"), TEXT)
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
-    "/v1/jobs": {"state": _STATE, **_FILTERS, "limit": _COUNT, "offset": _COUNT},
-    "/v1/jobs/purge": {"state": _STATE, "older_than": {**_TEXT, "examples": ["7d"]}},
+    "/v1/status": {"client": TEXT},
+    "/v1/auth/{connector}/{auth}": {"redirect_url": {**TEXT, "format": "uri"}},
+    "/v1/auth/{connector}/{auth}/callback": dict.fromkeys(("code", "state", "error", "error_description"), TEXT),
+    "/v1/jobs": {"state": STATE, **_FILTERS, "limit": COUNT, "offset": COUNT},
+    "/v1/jobs/purge": {"state": STATE, "older_than": {**TEXT, "examples": ["7d"]}},
     "/v1/jobs/{id}/retry": {"run": {"type": "boolean"}},
-    "/v1/typeahead/{category}": {"prefix": _TEXT, "limit": {"type": "integer", "minimum": 1, "maximum": 1000}},
+    "/v1/typeahead/{category}": {"prefix": TEXT, "limit": {"type": "integer", "minimum": 1, "maximum": 1000}},
 }
-_CONTEXT = {
-    f"{CONTEXT}process_instance_id": {"type": ["integer", "string", "null"]},
-    f"{CONTEXT}process_model_identifier": {"type": ["string", "null"]},
-    f"{CONTEXT}task_id": {"type": ["string", "null"]},
-    f"{CONTEXT}callback_url": {"type": ["string", "null"], "format": "uri"},
-    f"{CONTEXT}task_data": {"type": ["object", "null"]},
-}
-_HEADERS = [
-    {"name": "X-Request-Id", "in": "header", "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,128}$"}},
-    {"name": "X-Timeout", "in": "header", "schema": {"type": "number", "exclusiveMinimum": 0}},
-    {"name": "Prefer", "in": "header", "schema": {"enum": ["respond-async"]}},
-]
-_ENVELOPE = {
+_NEEDED = {"redirect_url", "older_than"}
+"""Those of them that have to be there."""
+_OK: dict[str, Any] = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}}}
+_LIST = {"type": "array", "items": shapes.named("Listed")}
+_JOBS = {
     "type": "object",
-    "required": ["command_response", "command_response_version", "error", "spiff__logs"],
-    "properties": {
-        "command_response": {
-            "type": "object",
-            "required": ["body", "mimetype"],
-            "properties": {"body": {}, "mimetype": _TEXT, "http_status": {"type": "integer"}},
-        },
-        "command_response_version": {"const": 2},
-        "error": {
-            "type": ["object", "null"],
-            "required": ["error_code", "message"],
-            "properties": {"error_code": _TEXT, "message": _TEXT},
-        },
-        "spiff__logs": {"type": "array", "items": _TEXT},
-    },
+    "required": ["jobs", "limit", "offset"],
+    "properties": {"jobs": {"type": "array", "items": shapes.named("JobStatus")}, "limit": COUNT, "offset": COUNT},
 }
+_ANSWERS: dict[str, dict[str, Any]] = {
+    "/": {**_OK, "properties": {**_OK["properties"], "name": TEXT, "version": TEXT}},
+    "/liveness": _OK,
+    "/v1/liveness": _OK,
+    "/v1/readiness": shapes.named("Health"),
+    "/v1/status": {"type": "object"},
+    "/v1/commands": _LIST,
+    "/v1/auths": _LIST,
+    "/openapi.json": {"type": "object"},
+    "/v1/reload": {
+        "type": "object",
+        "properties": {
+            "ok": {"type": "boolean"},
+            "problem": {"type": ["string", "null"]},
+            "connectors": COUNT,
+            "clients": {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+        },
+    },
+    "/v1/typeahead/{category}": {"type": "array", "items": {}},
+    "/v1/jobs": _JOBS,
+    "/v1/jobs/{id}": shapes.named("JobStatus"),
+    "/v1/jobs/{id}/cancel": shapes.named("JobStatus"),
+    "/v1/jobs/{id}/retry": shapes.named("JobStatus"),
+    "/v1/jobs/purge": {"type": "object", "required": ["removed"], "properties": {"removed": COUNT}},
+}
+"""What routes answer; of those that are not here, texts."""
+_ONE_JOB = (400, 404, 409, 503)
+_PROBLEMS: dict[str, tuple[int, ...]] = {
+    "/v1/jobs": (400, 503),
+    "/v1/jobs/purge": (400, 503),
+    "/v1/jobs/{id}": (400, 404, 503),
+    "/v1/jobs/{id}/cancel": _ONE_JOB,
+    "/v1/jobs/{id}/retry": _ONE_JOB,
+    "/v1/typeahead/{category}": (400, 404, 429, 503, 504),
+}
+_ACCEPTS = {"/v1/jobs/{id}/retry"}
 
 
-def document(snapshot: Snapshot, routes: Iterable[Route], version: str, *, keyed: bool) -> bytes:
-    """Return it as JSON. `keyed`: callers need the API key."""
+class Admittance(NamedTuple):
+    """Who is let in."""
+
+    keyed: bool
+    """Callers need a key."""
+    opened: frozenset[Access] = frozenset({Access.OPEN})
+    """What is open to all."""
+    certified: bool = False
+    """There are authorities of callers' certificates."""
+    named: bool = False
+    """A certificate says which client shows it, and does for a key."""
+    required: bool = False
+    """Who shows none cannot connect."""
+
+    def schemes(self) -> dict[str, Any]:
+        """Return the ways to say who calls."""
+        certificate = {"certificate": {"type": "mutualTLS"}} if self.certified else {}
+        return {
+            "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+            "bearer": {"type": "http", "scheme": "bearer"},
+            **certificate,
+        }
+
+    def security(self, *, keyed: bool) -> list[dict[str, Any]]:
+        """Return which of them are needed, where a key is or is not."""
+        always: dict[str, Any] = {"certificate": []} if self.required else {}
+        ways = [{"key": [], **always}, {"bearer": [], **always}] if keyed else [always]
+        if keyed and self.certified and self.named:
+            ways.append({"certificate": []})
+        return [way for way in ways if way]
+
+
+def document(
+    snapshot: Snapshot, routes: Iterable[Route], version: str, admittance: Admittance, *, server: str
+) -> bytes:
+    """Return it as JSON. It reads the examples that lie beside connectors. `server` is the URL of all paths."""
     paths: dict[str, Any] = {}
     for route in routes:
         if route.method in {"GET", "POST"} and route.path != CALLS:
-            paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route)
+            paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, admittance)
+    schemas = shapes.schemas()
+    tags = [{"name": "Gateway", "description": "What the gateway says of itself."}]
     for connector in snapshot.ready():
+        examples = list(_examples(connector))
+        tags.append(
+            {"name": connector.called, **({"description": connector.description} if connector.description else {})}
+        )
         for command in (connector.commands or {}).values():
-            path = CALLS.format(connector=connector.called, command=command.name)
-            paths[path] = {"post": _of_command(connector.called, command)}
-    schemes = {
-        "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
-        "bearer": {"type": "http", "scheme": "bearer"},
-    }
+            path = CALLS.format(connector=quote(connector.called, safe=""), command=quote(command.name, safe=""))
+            paths[path] = {"post": _of_command(connector.called, command, examples, schemas)}
     return msgspec.json.encode(
         {
             "openapi": VERSION,
             "info": {"title": "Connector gateway", "version": version},
-            "security": [{name: []} for name in schemes] if keyed else [],
+            "servers": [{"url": server}],
+            "security": admittance.security(keyed=admittance.keyed),
+            "tags": tags,
             "paths": paths,
             "components": {
-                "schemas": {"Envelope": _ENVELOPE, "Context": {"type": "object", "properties": _CONTEXT}},
-                "responses": {str(status): _told(status) for status in _statuses()},
-                "securitySchemes": schemes,
+                "schemas": schemas,
+                "responses": shapes.responses(),
+                "headers": shapes.headers(),
+                "parameters": {
+                    name: {"name": name, "in": "header", **facts} for name, facts in shapes.REQUEST_HEADERS.items()
+                },
+                "securitySchemes": admittance.schemes(),
             },
         }
     )
 
 
+def operation_id(connector: str, command: str) -> str:
+    """Return the name of a command's operation: an identifier, another one for each command, whatever else there is.
+
+    It is `connector__command` where both are words. Otherwise what is no letter is replaced, and a digest tells apart
+    what looks the same then.
+    """
+    name = f"{connector}__{command}"
+    if _PLAIN.fullmatch(connector) and _PLAIN.fullmatch(command):
+        return _identifier(name)
+    digest = _digest(f"{connector}/{command}")
+    return _identifier(f"{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')}__{digest}")
+
+
 # --- private
 
 
-def _statuses() -> list[int]:
-    return sorted({HTTPStatus.UNAUTHORIZED.value, TOLD, ACCEPTED, RAISED, *STATUSES.values()})
+def _identifier(name: str) -> str:
+    return f"_{name}" if name[:1].isdigit() else name
 
 
-def _told(status: int) -> dict[str, Any]:
-    schema = {} if status == HTTPStatus.UNAUTHORIZED else {"$ref": "#/components/schemas/Envelope"}
-    told: dict[str, Any] = {
-        "description": HTTPStatus(status).phrase,
-        "content": {"application/json": {"schema": schema}},
-    }
-    return told
-
-
-def _referred(statuses: Iterable[int]) -> dict[str, Any]:
+def _responses(statuses: Iterable[int | str]) -> dict[str, Any]:
     return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
 
 
-def _of_route(route: Route) -> dict[str, Any]:
+def _of_route(route: Route, admittance: Admittance) -> dict[str, Any]:
     queries = _QUERIES.get(route.path, {})
-    in_path = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in _IN_PATH.findall(route.path)]
-    return {
+    is_open = route.access in admittance.opened
+    in_path = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in _IN_PATH.findall(route.path)]
+    in_query = [
+        {"name": name, "in": "query", "schema": one, **({"required": True} if name in _NEEDED else {})}
+        for name, one in queries.items()
+    ]
+    problems = {*_PROBLEMS.get(route.path, ()), *(() if is_open else (shapes.UNAUTHORIZED, 403))}
+    words = re.sub(r"\W+", "_", route.path).strip("_") or "root"
+    operation = {
         "summary": (inspect.getdoc(route.handler) or "").partition("\n")[0],
-        "operationId": f"{route.method.lower()} {route.path}",
-        "parameters": [*in_path, *({"name": name, "in": "query", "schema": one} for name, one in queries.items())],
-        "responses": {"200": {"description": "OK"}, "default": {"$ref": "#/components/responses/400"}},
+        "operationId": f"{route.method.lower()}_{words}",
+        "tags": ["Gateway"],
+        "parameters": [*in_path, *in_query],
+        "responses": {**_answered(route), **_responses([*sorted(problems), "default"])},
     }
+    return {**operation, "security": admittance.security(keyed=False)} if is_open else operation
 
 
-def _of_command(connector: str, command: Command) -> dict[str, Any]:
-    signature = command.signature
-    parameters = {one.id: _schema(f"{connector}/{command.name}/{one.id}", one) for one in signature.parameters}
-    body: dict[str, Any] = {"type": "object", "properties": {**parameters, **_CONTEXT}}
+def _answered(route: Route) -> dict[str, Any]:
+    if route.path.startswith(SIGN_IN):
+        return {
+            "302": {"description": "Where to go.", "headers": {"Location": {"$ref": "#/components/headers/Location"}}}
+        }
+    answer = _ANSWERS.get(route.path)
+    if answer is None:
+        return {"200": {"description": "OK", "content": {"text/plain": {"schema": TEXT}}}}
+    if route.path == "/v1/readiness":
+        return {"200": shapes.told(answer), "503": shapes.told(answer, "No new work is taken.")}
+    return {"202" if route.path in _ACCEPTS else "200": shapes.told(answer)}
+
+
+def _of_command(connector: str, command: Command, examples: list[Example], schemas: dict[str, Any]) -> dict[str, Any]:
+    """Return the operation of a command; what its parameters' schemas refer to is added to `schemas`."""
+    signature, name = command.signature, operation_id(connector, command.name)
+    parameters = {one.id: _schema(f"{name}__{one.id}", one, schemas) for one in signature.parameters}
+    body: dict[str, Any] = {"type": "object", "properties": {**parameters, **shapes.CALLER}}
     if required := [one.id for one in signature.parameters if one.required]:
         body["required"] = required
     if not signature.additional:
         body["additionalProperties"] = False
         body["patternProperties"] = {f"^{CONTEXT}": {}}
+    content: dict[str, Any] = {"schema": body}
+    if shown := list(_shown(signature, [one for one in examples if one.command == command.name])):
+        content["examples"] = {f"example{number}": {"value": one} for number, one in enumerate(shown, 1)}
     told: dict[str, Any] = {"description": command.description} if command.description else {}
     return {
         "summary": f"{connector}: {command.name}",
-        "operationId": f"{connector}/{command.name}",
+        "operationId": name,
         "tags": [connector],
         **told,
-        "parameters": _HEADERS,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": _referred(_statuses()),
+        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in shapes.REQUEST_HEADERS],
+        "requestBody": {"required": True, "content": {JSON: content}},
+        "responses": {
+            **_responses(sorted(set(shapes.OF_CALLS))),
+            "default": {"$ref": "#/components/responses/legacy"},
+        },
     }
 
 
-def _schema(name: str, one: Parameter) -> dict[str, Any]:
+def _examples(connector: Connector) -> Iterator[Example]:
+    """Yield the examples that the author wrote down; a file that is none is the business of `gateway test`."""
+    try:
+        file = find_examples(connector.called, connector.folder)
+        yield from read_examples(file) if file is not None else ()
+    except (ConfigError, OSError):
+        return
+
+
+def _shown(signature: Signature, examples: list[Example]) -> Iterator[dict[str, Any]]:
+    """Yield parameters that the command accepts and that hold no secret: an author's, or else what is made up."""
+    good = [one.params for one in examples if one.expect is None or one.expect.error_code is None]
+    found = 0
+    for params in good:
+        if found < EXAMPLES and _can_be_shown(signature, params):
+            found += 1
+            yield params
+    made = None if found else made_up(signature)
+    if made is not None and len(msgspec.json.encode(made)) <= LARGEST:
+        yield made
+
+
+def _can_be_shown(signature: Signature, params: dict[str, Any]) -> bool:
+    is_small = len(msgspec.json.encode(params)) <= LARGEST
+    return is_small and is_accepted(signature, params) and signature.secret_values(as_sent(params)) == []
+
+
+def _schema(name: str, one: Parameter, schemas: dict[str, Any]) -> dict[str, Any]:
     """Return what fits a parameter as JSON Schema."""
     told: dict[str, Any] = dict(one.schema) if isinstance(one.schema, dict) else {}
-    if "$ref" in str(told):  # a reference within it begins at its own root
+    if shared := lifted(_component(name), told):
+        schemas.update(shared)
+        told = {"$ref": f"{AT}{_component(name)}"}
+    elif "$ref" in str(told):  # a reference within it begins at its own root
         told.setdefault("$id", f"urn:connector-gateway:{name}")
     kind = _TYPES.get(one.type)
-    if kind is not None:
+    if kind is not None and not shared:
         told.setdefault("type", kind if one.required else [kind, "null"])
     if isinstance(one.enum, list):
         told["enum"] = one.enum if one.required else [*one.enum, None]
     if one.secret is True:
         told["writeOnly"] = True
+        if one.type in {"str", "any"}:
+            told.setdefault("format", "password")
     for key in ("description", "default"):
         value = getattr(one, key)
         if value is not msgspec.UNSET:
             told.setdefault(key, value)
     return told
+
+
+def _component(name: str) -> str:
+    """Return what a component can be called."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return name if plain == name else f"{plain}__{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:8]

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.cli.common import opened
 from gateway.cli.test import findings
-from gateway.conformance.examples import find_examples, is_subset, made_up, read_examples
+from gateway.connectors.examples import find_examples, is_subset, made_up, read_examples
 from gateway.connectors.parameters import Parameter, Signature
 from gateway.errors import ConfigError
 from tests.support import Site, cli

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jsonschema_rs
 import pytest
 import schemathesis
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from gateway.connectors.parameters import Parameter
+from gateway.errors import GatewayError
+from gateway.http.openapi import Admittance, _schema, operation_id
+from gateway.http.references import lifted
+from gateway.http.statuses import HTTP_CODES, STATUSES
+from tests.http.test_clients import client, sha256
 from tests.support import Server, Site, served
 
 if TYPE_CHECKING:
@@ -34,18 +42,38 @@ async def gateway(tmp_path: Path) -> AsyncIterator[Server]:
         yield running
 
 
-async def described(gateway: Server) -> dict[str, Any]:
-    document: dict[str, Any] = (await gateway.get("/openapi.json")).json
+async def described(gateway: Server, key: str | None = None, below: str = "") -> dict[str, Any]:
+    """Return the document, which others find valid."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    answer = await gateway.get(f"{below}/openapi.json", headers=headers)
+    document: dict[str, Any] = answer.json
+    assert answer.status == 200
+    assert [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+    schemathesis.openapi.from_dict(document).validate()
     return document
+
+
+def body_of(document: dict[str, Any], target: str) -> dict[str, Any]:
+    """Return the schema of what a command is sent; its references lead from the document on."""
+    pointer = f"#/paths/~1v1~1do~1{target.replace('/', '~1')}/post/requestBody/content/application~1json/schema"
+    return {**document, "$ref": pointer}
+
+
+def examples_of(document: dict[str, Any], target: str) -> list[Any]:
+    content = document["paths"][f"/v1/do/{target}"]["post"]["requestBody"]["content"]["application/json"]
+    return [one["value"] for one in content.get("examples", {}).values()]
 
 
 async def test_it_has_every_route_and_an_operation_for_each_command(gateway: Server) -> None:
     document = await described(gateway)
-    schemathesis.openapi.from_dict(document).validate()
     assert {"/v1/do/fax/Send", "/v1/do/fax/Any", "/liveness", "/v1/jobs/{id}/retry"} <= set(document["paths"])
     assert not [path for path in document["paths"] if "lost" in path]
     operation = document["paths"]["/v1/do/fax/Send"]["post"]
-    assert operation["operationId"] == "fax/Send"
+    assert operation["operationId"] == "fax__Send"
+    assert operation["tags"] == ["fax"]
+    assert {one["name"] for one in document["tags"]} == {"Gateway", "fax"}
+    assert document["servers"] == [{"url": "/"}]
+    assert document["security"] == []
     assert operation["description"] == "Sends it."
     body = operation["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["to"]
@@ -53,7 +81,7 @@ async def test_it_has_every_route_and_an_operation_for_each_command(gateway: Ser
     assert body["properties"]["to"] == {"type": "string", "description": "The number."}
     assert body["properties"]["pages"] == {"type": ["integer", "null"], "default": 1}
     assert body["properties"]["how"]["enum"] == ["fast", "slow", None]
-    assert body["properties"]["pin"] == {"writeOnly": True}
+    assert body["properties"]["pin"] == {"writeOnly": True, "format": "password"}
     assert "additionalProperties" not in document["paths"]["/v1/do/fax/Any"]["post"]["requestBody"]
 
 
@@ -72,11 +100,8 @@ async def test_it_has_every_route_and_an_operation_for_each_command(gateway: Ser
     ],
 )
 async def test_what_it_says_is_what_the_gateway_takes(gateway: Server, sent: dict[str, Any], fits: bool) -> None:
-    import jsonschema_rs  # noqa: PLC0415 - as schemathesis checks it
-
     document = await described(gateway)
-    body = document["paths"]["/v1/do/fax/Send"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert jsonschema_rs.Draft202012Validator(body).is_valid(sent) is fits
+    assert jsonschema_rs.Draft202012Validator(body_of(document, "fax/Send")).is_valid(sent) is fits
     assert (await gateway.do("fax/Send", sent)).status == (200 if fits else 400)
 
 
@@ -89,3 +114,194 @@ async def test_it_tells_of_the_key_and_needs_it(tmp_path: Path) -> None:
         assert document["security"] == [{"key": []}, {"bearer": []}]
         name = document["components"]["securitySchemes"]["key"]["name"]
         assert (await gateway.get("/openapi.json", headers={name: "hunter2"})).status == 200
+
+
+async def test_each_answer_to_a_call_is_told_with_its_codes(gateway: Server) -> None:
+    document = await described(gateway)
+    answers = document["paths"]["/v1/do/fax/Send"]["post"]["responses"]
+    statuses = (200, 202, 400, 401, 403, 404, 408, 413, 417, 429, 500, 502, 503, 504)
+    assert set(answers) == {*map(str, statuses), "default"}
+    codes: dict[int, set[str]] = {}
+    for status, code in [(status, kind.code) for kind, status in STATUSES.items()] + list(HTTP_CODES.items()):
+        codes.setdefault(status, set()).add(code)
+    for status, expected in codes.items():
+        told = document["components"]["responses"][str(status)]["content"]["application/json"]
+        assert set(told["examples"]) == expected
+        code = document["components"]["schemas"][f"Problem{status}"]["properties"]["error"]["properties"]["error_code"]
+        assert set(code["examples" if status == 500 else "enum"]) == expected
+        validator = jsonschema_rs.Draft202012Validator({**document, **told["schema"]})
+        assert all(validator.is_valid(one["value"]) for one in told["examples"].values())
+    assert all(kind.__doc__ for kind in GatewayError.__subclasses__())
+
+
+async def test_what_is_answered_is_what_it_says(gateway: Server) -> None:
+    document = await described(gateway)
+    for target, params, headers, status in (
+        ("fax/Send", {"to": "1"}, {}, 200),
+        ("fax/Send", {}, {}, 400),
+        ("fax/Send", {"to": "1"}, {"Prefer": "respond-async"}, 202),
+        ("fax/Send", {"to": "1"}, {"X-Timeout": "soon"}, 400),
+    ):
+        answer = await gateway.do(target, params, headers=headers)
+        assert answer.status == status
+        schema = document["components"]["responses"][str(status)]["content"]["application/json"]["schema"]
+        assert jsonschema_rs.Draft202012Validator({**document, **schema}).is_valid(answer.json), answer.raw
+    for path, operations in document["paths"].items():
+        answers = operations.get("get", {"responses": {}})["responses"]
+        if "{" in path or "application/json" not in answers.get("200", {}).get("content", {}):
+            continue
+        schema = answers["200"]["content"]["application/json"]["schema"]
+        answer = await gateway.get(path)
+        assert jsonschema_rs.Draft202012Validator({**document, **schema}).is_valid(answer.json), answer.raw
+    (job,) = (await gateway.get("/v1/jobs")).json["jobs"]
+    one = {**document, "$ref": "#/components/schemas/JobStatus"}
+    assert jsonschema_rs.Draft202012Validator(one).is_valid((await gateway.get(f"/v1/jobs/{job['id']}")).json)
+
+
+# --- examples
+
+EXAMPLES = """
+- {command: Send, params: {to: "+4755", pages: 2}, expect: {body: {}}}
+- {command: Send, params: {to: 1}}
+- {command: Send, params: {}, expect: {error_code: invalid_parameters}}
+- {command: Send, params: {to: "+4756", pin: "0815"}}
+- {command: Other, params: {}}
+"""
+
+
+async def test_the_examples_are_an_authors_that_fit_and_hold_no_secret(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure(f"fax:\n  run: [cat]\n  commands:\n{COMMANDS}\nbad: {{run: [cat], commands: {{Do: {{}}}}}}")
+    (tmp_path / "fax.tests.yaml").write_text(EXAMPLES)
+    (tmp_path / "bad.tests.yaml").write_text("- {")
+    async with served(site) as gateway:
+        document = await described(gateway)
+        assert examples_of(document, "fax/Send") == [{"to": "+4755", "pages": 2}]
+        assert examples_of(document, "fax/Any") == [{}]
+        assert examples_of(document, "bad/Do") == [{}]
+
+
+SCHEMAS = """
+    Do:
+      parameters:
+        mail: {type: str, schema: {format: email}}
+        when: {schema: {type: string, format: date-time}}
+        long: {type: str, schema: {minLength: 20, maxLength: 20}}
+        even: {type: int, schema: {exclusiveMinimum: 4, multipleOf: 3}}
+        less: {type: int, schema: {exclusiveMaximum: 0}}
+        either: {schema: {anyOf: [{type: object, required: [a], properties: {a: {type: integer}}}, {type: "null"}]}}
+        all: {schema: {allOf: [{type: object, required: [a]}, {required: [b], properties: {a: {}, b: {const: 2}}}]}}
+        tree: {schema: {type: object, required: [leaf], properties: {leaf: {$ref: "#/$defs/leaf"}}, $defs: {leaf: {type: array, minItems: 2, items: {type: boolean}}}}}
+        pin: {type: str, secret: true}
+"""
+
+
+async def test_an_example_is_made_up_where_there_is_none(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure(f"it:\n  run: [cat]\n  commands:\n{SCHEMAS}")
+    async with served(site) as gateway:
+        document = await described(gateway)
+        (made,) = examples_of(document, "it/Do")
+        assert jsonschema_rs.Draft202012Validator(body_of(document, "it/Do")).is_valid(made), made
+        assert (await gateway.do("it/Do", made)).code is None
+        assert made["either"] == {"a": 1}
+        assert made["tree"] == {"leaf": [True, True]}
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("connector", "command", "name"),
+    [("fax", "Send", "fax__Send"), ("a_b", "c", "a_b__c"), ("3d", "Draw", "_3d__Draw")],
+)
+def test_an_operation_is_called_by_its_words(connector: str, command: str, name: str) -> None:
+    assert operation_id(connector, command) == name
+
+
+def test_operations_have_names_of_their_own_that_are_identifiers() -> None:
+    words = ["a", "a_", "_a", "a__a", "a-a", "a_a", "a.a", "1", "é", "a a", "-", ""]
+    names = [operation_id(one, other) for one in words for other in words]
+    assert len(set(names)) == len(words) ** 2
+    assert all(name.isidentifier() and name.isascii() for name in names)
+
+
+def test_references_lead_from_the_document_on() -> None:
+    schema = {
+        "properties": {"$ref": {"$ref": "#/$defs/a"}, "b": {"$ref": "#"}, "c": {"$ref": "#/properties/b"}},
+        "default": {"$ref": "#"},
+        "$defs": {"a": {"items": [{"$ref": "#/$defs/a/x"}]}},
+    }
+    at = "#/components/schemas/n"
+    assert lifted("n", schema) == {
+        "n": {
+            "properties": {"$ref": {"$ref": f"{at}__a"}, "b": {"$ref": at}, "c": {"$ref": f"{at}/properties/b"}},
+            "default": {"$ref": "#"},
+        },
+        "n__a": {"items": [{"$ref": f"{at}__a/x"}]},
+    }
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "string"}, {"default": {"$ref": "#"}}, {"$ref": "#name"}, {"$ref": "https://example.com/"}],
+)
+def test_other_references_stay_where_they_are(schema: dict[str, Any]) -> None:
+    assert lifted("n", schema) == {}
+
+
+def test_one_that_cannot_be_lifted_is_a_schema_of_its_own() -> None:
+    one = Parameter(id="a", type="any", required=True, schema={"$anchor": "x", "items": {"$ref": "#x"}})
+    assert _schema("n/a", one, {})["$id"] == "urn:connector-gateway:n/a"
+    shared: dict[str, Any] = {}
+    strange = Parameter(id="a", type="any", required=True, schema={"items": {"$ref": "#"}})
+    assert _schema("n/ä", strange, shared) == {"$ref": f"#/components/schemas/{next(iter(shared))}"}
+
+
+# --- who may ask
+
+
+@pytest.mark.parametrize(
+    ("admittance", "keyed", "open_"),
+    [
+        (Admittance(keyed=False), [], []),
+        (Admittance(keyed=True), [{"key": []}, {"bearer": []}], []),
+        (Admittance(keyed=True, certified=True), [{"key": []}, {"bearer": []}], []),
+        (Admittance(keyed=True, certified=True, named=True), [{"key": []}, {"bearer": []}, {"certificate": []}], []),
+        (
+            Admittance(keyed=True, certified=True, named=True, required=True),
+            [{"key": [], "certificate": []}, {"bearer": [], "certificate": []}, {"certificate": []}],
+            [{"certificate": []}],
+        ),
+        (Admittance(keyed=False, certified=True, required=True), [{"certificate": []}], [{"certificate": []}]),
+    ],
+)
+def test_it_tells_what_is_needed_to_call(admittance: Admittance, keyed: list[Any], open_: list[Any]) -> None:
+    assert admittance.security(keyed=admittance.keyed) == keyed
+    assert admittance.security(keyed=False) == open_
+    assert ("certificate" in admittance.schemes()) is admittance.certified
+
+
+async def test_each_client_has_a_document_of_its_own(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure("fax: {run: [cat], commands: {Send: {}}}", gateway="public_url: https://gate.example/at")
+    client(site, "acme", "keys: [KEY(acme)]\nconnectors: {crm: {run: [cat], commands: {Go: {}}}}")
+    client(site, "beta", "keys: [KEY(beta)]\nallow: []")
+    client(site, "house", f"keys: [{{sha256: {sha256('house')}, role: operator}}]")
+    async with served(site) as gateway:
+        whole = await described(gateway, "acme")
+        assert calls_in(whole) == {"/v1/do/fax/Send", "/v1/do/crm/Go"}
+        assert whole["servers"] == [{"url": "https://gate.example/at"}]
+        assert calls_in(await described(gateway, "beta")) == set()
+        below = await described(gateway, "house", "/clients/acme")
+        assert calls_in(below) == {"/v1/do/fax/Send", "/v1/do/crm/Go"}
+        assert below["servers"] == [{"url": "https://gate.example/at/clients/acme"}]
+        assert "security" not in below["paths"]["/v1/commands"]["get"]
+        assert below["paths"]["/liveness"]["get"]["security"] == []
+        client(site, "beta", "keys: [KEY(beta)]\nallow: [fax]")
+        await gateway.request("POST", "/v1/reload", headers={"Authorization": "Bearer house"})
+        assert calls_in(await described(gateway, "beta")) == {"/v1/do/fax/Send"}
+
+
+def calls_in(document: dict[str, Any]) -> set[str]:
+    return {path for path in document["paths"] if path.startswith("/v1/do/")}
