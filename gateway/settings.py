@@ -120,6 +120,8 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Origins whose browsers may call; CONNECTOR_PROXY_CORS_ORIGINS overrides it."""
     metrics: Literal["key", "open"] = "key"
     """Whether /metrics needs the API key."""
+    docs: Literal["on", "off"] = "on"
+    """Whether /docs shows the OpenAPI document."""
     public_url: str | None = None
     """Where browsers find this gateway, when it is not what they send as Host."""
     oauth: dict[str, Any] = {}
@@ -408,6 +410,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """As `origins.host_of` has them."""
     cors_origins: tuple[str, ...]
     metrics_open: bool
+    docs: bool
     public_url: str | None
     """Without a slash at its end."""
     oauth: OAuthSection
@@ -548,6 +551,7 @@ def read_settings(
         hosts=_hosts(section, document),
         cors_origins=tuple(origins),
         metrics_open=section.metrics == "open",
+        docs=section.docs == "on",
         public_url=section.public_url.rstrip("/") if section.public_url is not None else None,
         oauth=oauth,
         typeahead_open=section.typeahead == "open",

@@ -78,6 +78,7 @@ def test_a_file_without_the_section_is_all_defaults(site: Site) -> None:
         ("open: true", "open", True),
         ("hosts: [Gateway.local, 'other:80', '[0:0::1]']", "hosts", {"gateway.local", "other", "[::1]"}),
         ("metrics: open", "metrics_open", True),
+        ("docs: off", "docs", False),
         ("cgroup: false", "cgroup", False),
         ("listen: [':1', '[::1]:2']", "listen", (Tcp(None, 1), Tcp("::1", 2))),
         ("listen: 'unix:/run/gw.sock'", "listen", (Local("/run/gw.sock"),)),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import flask_swagger_ui
 import pytest
 import uv
 
+from gateway.http.docs import SWAGGER_UI
 from tests.cells.programs import AARCH64, is_static, machine
 from tests.installing import ROOT, SECONDS
 
@@ -24,6 +28,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 
 CELL = "gateway/_runners/cell/"
+ASSETS = "gateway/http/assets/"
+DIST = Path(flask_swagger_ui.__file__).parent / "dist"
 
 
 def run(*argv: str | Path, cwd: Path, status: int = 0, env: dict[str, str] | None = None) -> str:
@@ -66,6 +72,30 @@ def test_the_wheel_carries_the_cell_for_its_platform_alone(wheel: Path, tmp_path
     assert is_static(program)
 
 
+def test_the_wheel_carries_the_page_that_shows_the_openapi_document(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix(ASSETS) for name in archive.namelist() if name.startswith(ASSETS)}
+        (needs,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        assert b"flask" not in archive.read(needs).lower(), "a gateway does not need what the build takes them from"
+        swagger = {f"swagger-ui/{name}{more}" for name in SWAGGER_UI for more in ("", ".gz")}
+        assert names == {"docs.css", "docs.html", "docs.js", "swagger-ui.NOTICE.txt", *swagger}
+        for name in SWAGGER_UI:
+            plain, compressed = (archive.read(f"{ASSETS}swagger-ui/{name}{more}") for more in ("", ".gz"))
+            assert gzip.decompress(compressed) == plain
+            assert plain == (DIST / name).read_bytes()
+
+
+def test_the_build_and_the_tests_have_one_swagger_ui() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pinned = [
+        [one for one in needs if one.startswith("flask-swagger-ui")]
+        for needs in (project["build-system"]["requires"], project["dependency-groups"]["dev"])
+    ]
+    assert pinned[0] == pinned[1]
+    assert (DIST / "VERSION").read_text().strip() == f"v{pinned[0][0].partition('==')[2]}"
+    assert f"swagger-ui-dist {pinned[0][0].partition('==')[2]}," in (ROOT / "hatch_build.py").read_text()
+
+
 def test_a_wheel_for_another_platform_is_made_by_a_compiler_for_it(tmp_path: Path) -> None:
     compiler = tmp_path / "aarch64-linux-gnu-gcc"
     header = "\\177ELF\\002\\001\\001" + "\\000" * 9 + f"\\002\\000\\{AARCH64:o}\\000"
@@ -90,6 +120,8 @@ def test_the_wheel_runs_connectors_outside_of_the_checkout(site: Site, wheel: Pa
     cell = run(folder / "venv/bin/python", "-m", "gateway.cells.program", cwd=folder).strip()
     assert cell.startswith(f"{folder}/venv/")
     assert run(cell, "--self-test", cwd=folder)
+    swagger = "from gateway.http.docs import _swagger_ui; print(_swagger_ui())"
+    assert run(folder / "venv/bin/python", "-c", swagger, cwd=folder).startswith(f"{folder}/venv/")
     assert "2 of 2 connectors can be served" in run(gateway, "check", cwd=folder)
     for target, body in (("py/Tell", {"told": "☃"}), ("sh/Say", {"output": "☃"})):
         answer = json.loads(run(gateway, "call", "--quiet", target, "text=☃", cwd=folder))

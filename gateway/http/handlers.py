@@ -19,6 +19,7 @@ from gateway.http import openapi
 from gateway.http.audited import note
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
+from gateway.http.docs import DocsHandlers
 from gateway.http.jobs import JobHandlers
 from gateway.http.keys import CLIENT, client_of, identity_of
 from gateway.http.openapi import Admittance
@@ -79,6 +80,7 @@ class Handlers:
                 Route("GET", "/v1/auths", self.auths, Access.KEY),
                 Route("GET", "/openapi.json", self.openapi, Access.KEY),
                 Route("POST", "/v1/reload", self.reload, Access.OPERATOR, event="reload"),
+                *(DocsHandlers().routes() if self._gateway.settings.docs else ()),
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions, self._gateway.quotas).routes(),
                 *self._jobs.routes(),

@@ -131,11 +131,8 @@ def document(
 ) -> bytes:
     """Return it as JSON. It reads the examples that lie beside connectors. `server` is the URL of all paths."""
     paths: dict[str, Any] = {}
-    for route in routes:
-        if route.method in {"GET", "POST"} and route.path != CALLS:
-            paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, admittance)
     schemas = shapes.schemas()
-    tags = [{"name": "Gateway", "description": "What the gateway says of itself."}]
+    tags: list[dict[str, Any]] = []
     for connector in snapshot.ready():
         examples = list(_examples(connector))
         tags.append(
@@ -144,6 +141,10 @@ def document(
         for command in (connector.commands or {}).values():
             path = CALLS.format(connector=quote(connector.called, safe=""), command=quote(command.name, safe=""))
             paths[path] = {"post": _of_command(connector.called, command, examples, schemas)}
+    tags.append({"name": "Gateway", "description": "What the gateway says of itself, and what becomes of jobs."})
+    for route in routes:
+        if route.method in {"GET", "POST"} and route.path != CALLS:
+            paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, admittance)
     return msgspec.json.encode(
         {
             "openapi": VERSION,

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 SIGN_IN = "/v1/auth/"
 """How the paths of browsers begin that sign in."""
+DOCS = "/docs"
+"""The page that shows the OpenAPI document; below it are its files."""
 KEY_HEADER = "Spiff-Connector-Proxy-Api-Key"
 """The header of the API key; a bearer token does as well."""
 
@@ -52,7 +54,7 @@ class Route(NamedTuple):
 
 def is_of_clients(route: Route) -> bool:
     """Tell whether what a route answers depends on who asks."""
-    return route.access is not Access.OPEN or route.path.startswith(SIGN_IN)
+    return route.access is not Access.OPEN or route.path.startswith((SIGN_IN, DOCS))
 
 
 def whole(routes: list[Route]) -> list[Route]:

@@ -202,7 +202,7 @@ async def jobs_of_both(server: Server, backend: Backend) -> dict[str, str]:
 def requests_of(job: str) -> list[tuple[str, str]]:
     """Return every route, as methods and paths; a job's are those of one that may be another's."""
     paths = ["/", "/liveness", "/v1/liveness", "/v1/readiness", "/v1/status", "/metrics", "/v1/commands", "/v1/auths",
-             "/openapi.json", "/v1/jobs", f"/v1/jobs/{job}", "/v1/typeahead/people", "/v1/auth/crm/Sign", "/v1/auth/crm/Sign/callback",
+             "/openapi.json", "/docs", "/docs/docs.js", "/v1/jobs", f"/v1/jobs/{job}", "/v1/typeahead/people", "/v1/auth/crm/Sign", "/v1/auth/crm/Sign/callback",
              "/v1/jobs?limit=500", "/nowhere", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Fail"]  # fmt: skip
     acts = [f"/v1/jobs/{job}/cancel", f"/v1/jobs/{job}/retry", f"/v1/jobs/{job}/retry?run=true", "/v1/jobs/purge?older_than=0s",
             "/v1/reload", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Go"]  # fmt: skip

@@ -1,0 +1,177 @@
+"""The page that shows the OpenAPI document, in Debian's Chromium."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+
+from tests.http.test_clients import client
+from tests.support import Server, Site, eventually, served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+BROWSER = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="there is no Chromium: apt-get install chromium chromium-driver"
+)
+ECHO = "echo: {run: [cat], commands: {Request: {parameters: {text: {type: str, schema: {examples: [hello]}}}}}}"
+FILES = ("docs", "docs/docs.js", "docs/docs.css", "docs/swagger-ui.css", "docs/swagger-ui-bundle.js")
+
+
+async def test_the_page_is_open_and_holds_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure(ECHO)
+    async with served(site, env={"CONNECTOR_PROXY_API_KEY": "hunter2"}) as gateway:
+        for file in FILES:
+            answer = await gateway.get(f"/{file}")
+            assert answer.status == 200
+            policy = answer.headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["X-Frame-Options"] == "DENY"
+            assert b"Request" not in answer.raw or "swagger" in file
+            kept = {"If-None-Match": answer.headers["ETag"]}
+            assert (await gateway.get(f"/{file}", headers=kept)).status == 304
+        page = (await gateway.get("/docs")).raw
+        assert b"<script>" not in page.replace(b"<noscript>", b"")
+        assert b"<style" not in page
+        assert b"//" not in page, "nothing is fetched from elsewhere"
+        for other in ("../settings.py", "..%2fdocs.py", "docs.html", "swagger-ui", "swagger-ui-bundle.js.gz"):
+            assert (await gateway.get(f"/docs/{other}")).status in {401, 404}
+
+
+async def test_it_is_below_each_client_too_and_tells_none(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure(ECHO)
+    client(site, "acme", "keys: [KEY(acme)]")
+    async with served(site) as gateway:
+        pages = [await gateway.get(f"{below}/docs") for below in ("", "/clients/acme", "/clients/nobody")]
+        assert {(page.status, page.raw) for page in pages} == {(200, pages[0].raw)}
+
+
+async def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.configure(ECHO, gateway="docs: off")
+    async with served(site) as gateway:
+        assert [(await gateway.get(f"/{file}")).status for file in FILES] == [404] * len(FILES)
+        document = (await gateway.get("/openapi.json")).json
+        assert "/docs" not in document["paths"]
+
+
+# --- in a browser
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for option in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}/profile"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=webdriver.ChromeService(str(DRIVER)))
+    try:
+        yield started
+    finally:
+        started.quit()
+
+
+class Shown:
+    """The page in a browser; what it is asked happens in a thread."""
+
+    def __init__(self, browser: webdriver.Chrome) -> None:
+        self._browser = browser
+
+    async def open(self, url: str) -> None:
+        await asyncio.to_thread(self._browser.get, url)
+
+    async def told(self) -> str:
+        """Return what is said of the document, once it is not being loaded."""
+        await eventually(lambda: self._text("#told") not in {None, "Loading …"}, 60)
+        return self._text("#told") or ""
+
+    async def type(self, key: str) -> None:
+        field = self._browser.find_element(By.ID, "key")
+        field.clear()
+        field.send_keys(key)
+        field.submit()
+
+    async def click(self, selector: str) -> None:
+        def clicked() -> bool:
+            with contextlib.suppress(Exception):
+                self._browser.find_element(By.CSS_SELECTOR, selector).click()
+                return True
+            return False
+
+        await eventually(clicked, 60)
+
+    async def text(self, selector: str) -> str:
+        return str(await eventually(lambda: self._text(selector), 60))
+
+    def problems(self) -> list[Any]:
+        """Return what the browser has complained about, but for keys that are missing or wrong."""
+        log: list[dict[str, Any]] = self._browser.get_log("browser")  # type: ignore[no-untyped-call]
+        return [line for line in log if line["level"] == "SEVERE" and "401" not in line["message"]]
+
+    def _text(self, selector: str) -> str | None:
+        with contextlib.suppress(Exception):
+            return self._browser.find_element(By.CSS_SELECTOR, selector).text
+        return None
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[Server]:
+    site = Site(tmp_path)
+    site.configure(ECHO)
+    client(site, "acme", "keys: [KEY(acme)]\nconnectors: {crm: {run: [cat], commands: {Go: {}}}}")
+    async with served(site) as running:
+        yield running
+
+
+@BROWSER
+@pytest.mark.parametrize("below", ["", "/clients/acme"])
+async def test_a_key_shows_what_can_be_called_and_a_command_is_tried(
+    gateway: Server, browser: webdriver.Chrome, below: str
+) -> None:
+    page = Shown(browser)
+    await page.open(f"{gateway.url}{below}/docs")
+    assert await page.told() == "This gateway needs a key."
+    await page.type("wrong")
+    await eventually(lambda: page._text("#told") == "This key is not known here.", 60)
+    await page.type("acme")
+    operation = "#operations-echo-echo__Request"
+    assert "/v1/do/echo/Request" in await page.text(operation)
+    assert await page.told() == ""
+    assert await page.text("#operations-crm-crm__Go")
+    await page.click(f"{operation} .opblock-summary-control")
+    await page.click(f"{operation} .try-out__btn")
+    await page.click(f"{operation} .execute")
+    answer = await page.text(f"{operation} .live-responses-table tbody .response-col_description")
+    assert '"text": "hello"' in answer
+    assert (await page.text(f"{operation} .live-responses-table tbody .response-col_status")).startswith("200")
+    assert f"{gateway.url}{below}/v1/do/echo/Request" in await page.text(f"{operation} .request-url")
+    assert page.problems() == []
+    await page.open(f"{gateway.url}{below}/docs")
+    assert await page.told() == "This gateway needs a key.", "it is kept nowhere"
+
+
+@BROWSER
+async def test_without_keys_it_asks_for_none(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    site = Site(tmp_path / "site")
+    site.configure(ECHO)
+    async with served(site) as gateway:
+        page = Shown(browser)
+        await page.open(f"{gateway.url}/docs")
+        assert await page.told() == ""
+        assert await page.text("#operations-echo-echo__Request")
+        assert not browser.find_element(By.ID, "ask").is_displayed()
+        assert page.problems() == []
