@@ -15,9 +15,9 @@ from gateway.connectors.parameters import CONTEXT
 from gateway.errors import ConfigError
 from gateway.http import shapes
 from gateway.http.calls import PATH as CALLS
-from gateway.http.references import AT, lifted
 from gateway.http.routes import KEY_HEADER, SIGN_IN, Access
 from gateway.http.shapes import COUNT, STATE, TEXT
+from gateway.http.subschemas import AT, explicit, lifted
 from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def _can_be_shown(signature: Signature, params: dict[str, Any]) -> bool:
 
 def _schema(name: str, one: Parameter, schemas: dict[str, Any]) -> dict[str, Any]:
     """Return what fits a parameter as JSON Schema."""
-    told: dict[str, Any] = dict(one.schema) if isinstance(one.schema, dict) else {}
+    told: dict[str, Any] = explicit(one.schema) if isinstance(one.schema, dict) else {}
     if shared := lifted(_component(name), told):
         schemas.update(shared)
         told = {"$ref": f"{AT}{_component(name)}"}

@@ -12,8 +12,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from gateway.connectors.parameters import Parameter
 from gateway.errors import GatewayError
 from gateway.http.openapi import Admittance, _schema, operation_id
-from gateway.http.references import lifted
 from gateway.http.statuses import HTTP_CODES, STATUSES
+from gateway.http.subschemas import explicit, lifted
 from tests.http.test_clients import client, sha256
 from tests.support import Server, Site, served
 
@@ -239,6 +239,17 @@ def test_references_lead_from_the_document_on() -> None:
             "default": {"$ref": "#"},
         },
         "n__a": {"items": [{"$ref": f"{at}__a/x"}]},
+    }
+
+
+def test_lists_say_that_their_items_are_anything() -> None:
+    schema = {
+        "properties": {"type": {"type": ["array", "null"]}, "pair": {"type": "array", "prefixItems": [{}, {}]}},
+        "default": {"type": "array"},
+    }
+    assert explicit(schema) == {
+        "properties": {**schema["properties"], "type": {"type": ["array", "null"], "items": {}}},
+        "default": {"type": "array"},
     }
 
 

@@ -1,8 +1,12 @@
-"""References within a parameter's JSON Schema, which begin at its root: here they begin at the OpenAPI document's."""
+"""A parameter's JSON Schema as a part of the OpenAPI document, with all schemas within it."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
 """Members whose own members have names that say nothing."""
@@ -14,6 +18,8 @@ AT = "#/components/schemas/"
 
 def lifted(name: str, schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return a schema with references, and each that it shares, by names that begin with `name`, for the components.
+
+    References begin at its root; there, they begin at the document's.
 
     It is nothing where there are no references, or some that are no paths from its root: a schema of its own, then.
     """
@@ -29,7 +35,14 @@ def lifted(name: str, schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     parts = {made: schema[key][part] for path, made in shared.items() for _, key, part in (path.split("/"),)}
     own = {**schema, **{key: {} for key in _SHARED if key in schema}} if len(parts) == _count(schema) else schema
     own = {key: value for key, value in own.items() if key not in _SHARED or value}
-    return {made: _led(one, name, shared) for made, one in {name: own, **parts}.items()}
+    lead = functools.partial(_led, name=name, shared=shared)
+    return {made: _each(one, lead) for made, one in {name: own, **parts}.items()}
+
+
+def explicit(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that says of each list that its items can be anything, which generators want to hear."""
+    made: dict[str, Any] = _each(schema, _with_items)
+    return made
 
 
 # --- private
@@ -52,20 +65,28 @@ def _references(node: Any, *, named: bool = False) -> list[str]:
     return found
 
 
-def _led(node: Any, name: str, shared: dict[str, str], *, named: bool = False) -> Any:
+def _each(node: Any, change: Callable[[dict[str, Any]], dict[str, Any]], *, named: bool = False) -> Any:
+    """Return a copy in which each schema was changed; `named`: it is a mapping of schemas."""
     if isinstance(node, list):
-        return [_led(one, name, shared) for one in node]
+        return [_each(one, change) for one in node]
     if not isinstance(node, dict):
         return node
-    made = {}
-    for key, value in node.items():
-        if key == "$ref" and isinstance(value, str) and not named:
-            made[key] = AT + _target(value, name, shared)
-        elif key in _DATA and not named:
-            made[key] = value
-        else:
-            made[key] = _led(value, name, shared, named=not named and key in _NAMED)
-    return made
+    made = {
+        key: value if key in _DATA and not named else _each(value, change, named=not named and key in _NAMED)
+        for key, value in node.items()
+    }
+    return made if named else change(made)
+
+
+def _with_items(schema: dict[str, Any]) -> dict[str, Any]:
+    kind = schema.get("type")
+    is_list = kind == "array" or (isinstance(kind, list) and "array" in kind)
+    return {**schema, "items": {}} if is_list and not {"items", "prefixItems"} & schema.keys() else schema
+
+
+def _led(schema: dict[str, Any], name: str, shared: dict[str, str]) -> dict[str, Any]:
+    reference = schema.get("$ref")
+    return {**schema, "$ref": AT + _target(reference, name, shared)} if isinstance(reference, str) else schema
 
 
 def _target(reference: str, name: str, shared: dict[str, str]) -> str:
