@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import importlib.util
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from gateway.http import docs
 from tests.http.test_clients import client
 from tests.support import Server, Site, eventually, served
 
@@ -66,6 +70,27 @@ async def test_it_can_be_switched_off(tmp_path: Path) -> None:
         assert [(await gateway.get(f"/{file}")).status for file in FILES] == [404] * len(FILES)
         document = (await gateway.get("/openapi.json")).json
         assert "/docs" not in document["paths"]
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+async def test_what_the_wheel_has_is_sent_compressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aiohttp_client: Any, shipped: bool
+) -> None:
+    if shipped:
+        (tmp_path / "swagger-ui").mkdir()
+        (tmp_path / "swagger-ui/swagger-ui.css").write_bytes(b"plain")
+        (tmp_path / "swagger-ui/swagger-ui.css.gz").write_bytes(gzip.compress(b"compressed"))
+    monkeypatch.setattr(docs, "_ASSETS", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    app = web.Application()
+    app.add_routes([web.route(one.method, one.path, one.handler) for one in docs.DocsHandlers().routes()])
+    server = await aiohttp_client(app)
+    for accepted, content in (("gzip", b"compressed"), ("identity", b"plain")):
+        answer = await server.get("/docs/swagger-ui.css", headers={"Accept-Encoding": accepted})
+        assert answer.status == (200 if shipped else 404)
+        if shipped:
+            assert await answer.read() == content
+            assert answer.headers["Content-Type"] == "text/css; charset=utf-8"
 
 
 # --- in a browser
