@@ -82,7 +82,13 @@ def made_up(signature: Signature) -> dict[str, Any] | None:
     """Return parameters that a command accepts, the optional ones left out; None when none were found."""
     try:
         params = {one.id: _value(one) for one in signature.parameters if one.required}
-    except (ArithmeticError, AttributeError, LookupError, TypeError):  # a schema that says something unusual
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ):  # a schema that says something unusual
         return None
     return params if is_accepted(signature, params) else None
 

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.connectors.examples import as_sent, find_examples, is_accepted, made_up, read_examples
 from gateway.connectors.parameters import CONTEXT
+from gateway.connectors.schemas import Schema
 from gateway.errors import ConfigError
 from gateway.http import shapes
 from gateway.http.calls import PATH as CALLS
@@ -135,9 +136,8 @@ def document(
     tags: list[dict[str, Any]] = []
     for connector in snapshot.ready():
         examples = list(_examples(connector))
-        tags.append(
-            {"name": connector.called, **({"description": connector.description} if connector.description else {})}
-        )
+        about = {"description": connector.redact(connector.description)} if connector.description else {}
+        tags.append({"name": connector.called, **about})
         for command in (connector.commands or {}).values():
             path = CALLS.format(connector=quote(connector.called, safe=""), command=quote(command.name, safe=""))
             paths[path] = {"post": _of_command(connector.called, command, examples, schemas)}
@@ -226,7 +226,8 @@ def _answered(route: Route) -> dict[str, Any]:
 def _of_command(connector: str, command: Command, examples: list[Example], schemas: dict[str, Any]) -> dict[str, Any]:
     """Return the operation of a command; what its parameters' schemas refer to is added to `schemas`."""
     signature, name = command.signature, operation_id(connector, command.name)
-    parameters = {one.id: _schema(f"{name}__{one.id}", one, schemas) for one in signature.parameters}
+    usable = signature.parameters if signature.enforced else map(_without_a_bad_schema, signature.parameters)
+    parameters = {one.id: _schema(f"{name}__{one.id}", one, schemas) for one in usable}
     body: dict[str, Any] = {"type": "object", "properties": {**parameters, **shapes.CALLER}}
     if required := [one.id for one in signature.parameters if one.required]:
         body["required"] = required
@@ -252,12 +253,19 @@ def _of_command(connector: str, command: Command, examples: list[Example], schem
 
 
 def _examples(connector: Connector) -> Iterator[Example]:
-    """Yield the examples that the author wrote down; a file that is none is the business of `gateway test`."""
+    """Yield what the author wrote down, without the connector's secrets.
+
+    A file that holds no examples is the business of `gateway test`.
+    """
     try:
         file = find_examples(connector.called, connector.folder)
-        yield from read_examples(file) if file is not None else ()
+        examples = read_examples(file) if file is not None else ()
     except (ConfigError, OSError):
         return
+    for one in examples:
+        text = msgspec.json.encode(one.params).decode()
+        if connector.redact(text) == text:
+            yield one
 
 
 def _shown(signature: Signature, examples: list[Example]) -> Iterator[dict[str, Any]]:
@@ -276,6 +284,16 @@ def _shown(signature: Signature, examples: list[Example]) -> Iterator[dict[str, 
 def _can_be_shown(signature: Signature, params: dict[str, Any]) -> bool:
     is_small = len(msgspec.json.encode(params)) <= LARGEST
     return is_small and is_accepted(signature, params) and signature.secret_values(as_sent(params)) == []
+
+
+def _without_a_bad_schema(one: Parameter) -> Parameter:
+    """Return a parameter, without its schema where that is none: nobody has looked at it where it only describes."""
+    if isinstance(one.schema, dict):
+        try:
+            Schema(one.schema)
+        except ValueError:
+            return msgspec.structs.replace(one, schema=msgspec.UNSET)
+    return one
 
 
 def _schema(name: str, one: Parameter, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import jsonschema_rs
@@ -165,13 +166,17 @@ EXAMPLES = """
 - {command: Send, params: {to: 1}}
 - {command: Send, params: {}, expect: {error_code: invalid_parameters}}
 - {command: Send, params: {to: "+4756", pin: "0815"}}
+- {command: Send, params: {to: at the-password-of-config}}
 - {command: Other, params: {}}
 """
 
 
 async def test_the_examples_are_an_authors_that_fit_and_hold_no_secret(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.configure(f"fax:\n  run: [cat]\n  commands:\n{COMMANDS}\nbad: {{run: [cat], commands: {{Do: {{}}}}}}")
+    secret = "config: {password: the-password-of-config}\n  description: It is the-password-of-config."
+    site.configure(
+        f"fax:\n  run: [cat]\n  {secret}\n  commands:\n{COMMANDS}\nbad: {{run: [cat], commands: {{Do: {{}}}}}}"
+    )
     (tmp_path / "fax.tests.yaml").write_text(EXAMPLES)
     (tmp_path / "bad.tests.yaml").write_text("- {")
     async with served(site) as gateway:
@@ -179,6 +184,35 @@ async def test_the_examples_are_an_authors_that_fit_and_hold_no_secret(tmp_path:
         assert examples_of(document, "fax/Send") == [{"to": "+4755", "pages": 2}]
         assert examples_of(document, "fax/Any") == [{}]
         assert examples_of(document, "bad/Do") == [{}]
+        assert "the-password" not in str(document)
+
+
+DESCRIBED = {
+    "commands": [
+        {
+            "name": "Do",
+            "parameters": [
+                {"id": "a", "type": "any", "required": True, "schema": {"type": "array", "items": 5, "$defs": 5}},
+                {
+                    "id": "b",
+                    "type": "any",
+                    "required": True,
+                    "schema": {"anyOf": 1, "$defs": 5, "$ref": "#/$defs/none"},
+                },
+            ],
+        }
+    ],
+    "validate": "names",
+}
+
+
+async def test_what_only_describes_and_is_wrong_takes_nobody_with_it(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.python("it.py", f"print({json.dumps(json.dumps(DESCRIBED))})")
+    site.configure("fax: {run: [cat], commands: {Send: {}}}\nit: {run: [./it.py], validate: names}")
+    async with served(site) as gateway:
+        document = await described(gateway)
+        assert calls_in(document) == {"/v1/do/fax/Send", "/v1/do/it/Do"}
 
 
 SCHEMAS = """
