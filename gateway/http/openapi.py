@@ -239,7 +239,7 @@ def _of_command(connector: str, command: Command, examples: list[Example], schem
         content["examples"] = {f"example{number}": {"value": one} for number, one in enumerate(shown, 1)}
     told: dict[str, Any] = {"description": command.description} if command.description else {}
     return {
-        "summary": f"{connector}: {command.name}",
+        "summary": (command.description or f"{connector}: {command.name}").partition("\n")[0],
         "operationId": name,
         "tags": [connector],
         **told,

@@ -142,6 +142,9 @@ class Shown:
     async def text(self, selector: str) -> str:
         return str(await eventually(lambda: self._text(selector), 60))
 
+    def classes(self) -> str | None:
+        return self._browser.find_element(By.TAG_NAME, "html").get_attribute("class")
+
     def problems(self) -> list[Any]:
         """Return what the browser has complained about, but for keys that are missing or wrong."""
         log: list[dict[str, Any]] = self._browser.get_log("browser")  # type: ignore[no-untyped-call]
@@ -199,4 +202,8 @@ async def test_without_keys_it_asks_for_none(tmp_path: Path, browser: webdriver.
         assert await page.told() == ""
         assert await page.text("#operations-echo-echo__Request")
         assert not browser.find_element(By.ID, "ask").is_displayed()
+        for scheme in ("dark", "light"):
+            wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+            await eventually(lambda expected=scheme == "dark": (page.classes() == "dark-mode") is expected)
         assert page.problems() == []

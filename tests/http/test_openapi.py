@@ -75,7 +75,8 @@ async def test_it_has_every_route_and_an_operation_for_each_command(gateway: Ser
     assert {one["name"] for one in document["tags"]} == {"Gateway", "fax"}
     assert document["servers"] == [{"url": "/"}]
     assert document["security"] == []
-    assert operation["description"] == "Sends it."
+    assert operation["description"] == operation["summary"] == "Sends it."
+    assert document["paths"]["/v1/do/fax/Any"]["post"]["summary"] == "fax: Any"
     body = operation["requestBody"]["content"]["application/json"]["schema"]
     assert body["required"] == ["to"]
     assert body["additionalProperties"] is False

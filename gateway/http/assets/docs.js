@@ -6,6 +6,11 @@ const input = document.getElementById('key');
 const told = document.getElementById('told');
 const MANY = 30; // operations that are still shown unfolded
 
+const dark = matchMedia('(prefers-color-scheme: dark)');
+const paint = () => document.documentElement.classList.toggle('dark-mode', dark.matches);
+dark.addEventListener('change', paint);
+paint();
+
 async function fetched(key) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const answer = await fetch('openapi.json', { headers, cache: 'no-store' });
