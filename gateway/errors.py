@@ -75,6 +75,24 @@ class AuditUnavailable(GatewayError):
     code = "audit_unavailable"
 
 
+class JournalUnavailable(GatewayError):
+    """The journal of runs is off, or cannot be read."""
+
+    code = "journal_unavailable"
+
+
+class RunNotFound(GatewayError):
+    """There is no such run, or it is so old that it was removed."""
+
+    code = "run_not_found"
+
+
+class RunConflict(GatewayError):
+    """The run cannot be repeated: what it was called with was not kept, or not all of it."""
+
+    code = "run_conflict"
+
+
 class ConnectorBusy(GatewayError):
     """All slots and queue places of the connector are taken, or the wait for one ran out."""
 

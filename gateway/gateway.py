@@ -27,11 +27,13 @@ from gateway.jobs.durable import DurableJobs
 from gateway.jobs.notices import of_connector
 from gateway.jobs.settings import read_callbacks, read_sections
 from gateway.jobs.submit import Submitter
+from gateway.journal.journal import Journal
 from gateway.observe.audit import Audit
 from gateway.observe.events import ConnectorWarning, FolderLeft, RegistryLoaded, SandboxIncomplete
 from gateway.processes.places import Places
 from gateway.processes.pools import Pools
 from gateway.sandbox import Given, Step, given, missing
+from gateway.sealing import Keyring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -115,6 +117,8 @@ class Gateway:
         await self.registry.close()
         await self.pools.close()
         await self.cells.close()
+        if self.invoker.journal is not None:
+            await asyncio.to_thread(self.invoker.journal.close)
         if not await asyncio.to_thread(remove, self.run_folder):
             self._on_left(self.run_folder)
         if self.audit is not None:
@@ -183,6 +187,12 @@ class Gateway:
         )
         self.submitter.keep_jobs(jobs, status_of)
 
+    def keep_runs(self) -> None:
+        """Hand runs that are over to the journal, if there is to be one; to be said before `open`."""
+        section, folder = self.settings.journal, self.settings.state_dir / "journal"
+        if section is not None:
+            self.invoker.journal = Journal(section, folder, Keyring(self._jobs.keys, "journal"), self.bus.publish)
+
     def lanes(self) -> Iterable[tuple[str, int, int]]:
         """Return (connector, in flight, queued) of every connector."""
         for name in self.registry.snapshot.statuses:
@@ -200,6 +210,10 @@ class Gateway:
     def audit_failed(self) -> int:
         """Return how many lines of the audit could not be written when their time had come."""
         return self.audit.failed if self.audit is not None else 0
+
+    def journal_dropped(self) -> int:
+        """Return how many runs are missing in the journal."""
+        return self.invoker.journal.dropped if self.invoker.journal is not None else 0
 
     def listener_faults(self) -> Mapping[str, int]:
         """Return how often each listener that ever did has failed."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_FILE = "connectors.yaml"
 SECTIONS = ("gateway", SECRETS, "defaults", "connectors")
 JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
+SMALLEST_JOURNAL = 4 << 20  # bytes
 LAST_UID = (1 << 32) - 2  # the one behind it means nobody at all
 NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
@@ -75,6 +76,37 @@ class AuditSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Where lines are appended; `stdout` is standard output."""
     required: bool = False
     """Refuse new work while the audit cannot be written."""
+
+
+Payloads = Literal["none", "errors", "all"]
+"""Of which runs parameters and results are kept: of none, of those that came to an error, of all."""
+
+
+class JournalSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `journal:` section."""
+
+    keep: Duration = Duration(7 * 86400)
+    """How long runs are kept."""
+    size: Size = Size(256 << 20)
+    """Bytes of the file: the oldest runs go when it would be larger."""
+    payloads: Payloads = "none"
+    """Of which runs parameters and results are kept, where their connector does not say."""
+    payload_size: Size = Size(64 << 10)
+    """Bytes of a run's parameters, and of its result, that are kept; what is larger is not."""
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        if self.size < SMALLEST_JOURNAL:
+            raise ValueError(f"size is less than {Size(SMALLEST_JOURNAL)}")
+        if self.payload_size > self.size // 16:
+            raise ValueError("payload_size is more than a sixteenth of size: a few runs would be all")
+
+
+class JournalEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `journal:` of a connector."""
+
+    payloads: Payloads | None = None
+    """Of which of its runs parameters and results are kept. Absent: as the gateway's section says."""
 
 
 class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,6 +166,8 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Durable jobs: see docs/jobs.md."""
     callbacks: dict[str, Any] = {}
     """Where and how outcomes of jobs are delivered: see docs/jobs.md."""
+    journal: dict[str, Any] | Literal["off"] = {}
+    """The latest runs: see docs/runs.md."""
     audit: dict[str, Any] | Literal["required"] | None = None
     """One line for each call and each operator's act: see docs/audit.md. `required` alone is `{required: true}`."""
     restart: bool = False
@@ -321,6 +355,8 @@ class ConnectorEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """What is different about commands that it describes, by their names."""
     auths: dict[str, Any] = {}
     """What users sign in to, by name; on top of what the connector itself tells."""
+    journal: JournalEntry = JournalEntry()
+    """What the journal keeps of its runs."""
     timeout: Duration | None = None
     concurrency: Positive | None = None
     queue: NotNegative | None = None
@@ -420,6 +456,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jobs_database: str | None
     """What the environment has instead of `jobs.database`."""
     callbacks: YamlNode
+    journal: JournalSection | None
+    """None: no run is kept."""
     audit: AuditSettings | None
     restart: bool
     """Whether a keeper starts the gateway again."""
@@ -559,6 +597,7 @@ def read_settings(
         jobs=_below(gateway, "jobs"),
         jobs_database=environ.get(JOBS_DATABASE),
         callbacks=_below(gateway, "callbacks"),
+        journal=None if section.journal == "off" else _below(gateway, "journal").decode(JournalSection),
         audit=_audit(section, gateway, base),
         restart=section.restart,
         workers=section.workers != 1,

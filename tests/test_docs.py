@@ -35,6 +35,7 @@ from gateway.settings import (
     ConnectorEntry,
     DefaultsSection,
     GatewaySection,
+    JournalSection,
     OAuthSection,
     OverrideEntry,
     ParameterEntry,
@@ -123,6 +124,9 @@ class Idle:
     def audit_failed(self) -> int:
         return 0
 
+    def journal_dropped(self) -> int:
+        return 0
+
     def listener_faults(self) -> dict[str, int]:
         return {}
 
@@ -198,6 +202,7 @@ STRUCTS: list[tuple[str, type[msgspec.Struct]]] = [
     ("secrets:", SecretsSection),
     ("defaults:", DefaultsSection),
     ("tls:", TlsSection),
+    ("journal:", JournalSection),
     ("connectors:", ConnectorEntry),
     ("commands:", CommandEntry),
     ("overrides:", OverrideEntry),
@@ -455,8 +460,11 @@ def test_the_members_of_a_body_are_those_in_the_code() -> None:
 
 
 def test_the_parameters_of_queries_are_those_in_the_code() -> None:
-    jobs = (ROOT / "gateway/http/jobs.py").read_text()
-    assert sorted(first_column(section("http.md", "Jobs"))) == sorted(set(re.findall(r'query\.get\("(\w+)"', jobs)))
+    for heading, file in (("Jobs", "jobs.py"), ("Runs", "runs.py")):
+        code = (ROOT / "gateway/http" / file).read_text()
+        assert sorted(first_column(section("http.md", heading))) == sorted(
+            set(re.findall(r'query\.get\("(\w+)"', code))
+        )
 
 
 # --- architecture

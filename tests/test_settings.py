@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from gateway.jobs.settings import read_sections
 from gateway.service import Local, Tcp
 from gateway.settings import (
     ConnectorEntry,
+    JournalSection,
     Limits,
     Settings,
     Tls,
@@ -336,6 +338,29 @@ def test_an_audit_is_a_file_or_standard_output(site: Site, audit: str, file: str
     assert found.file == (site.folder / file if file is not None else None)
     assert found.required is required
     assert settings(site, "audit: null").audit is None
+
+
+@pytest.mark.parametrize(
+    ("journal", "told"),
+    [
+        ("{kep: 1d}", "connectors.yaml:2: gateway.journal.kep: unknown key (did you mean keep?)"),
+        ("{size: 1MiB}", "connectors.yaml:2: gateway.journal: size is less than 4MiB"),
+        ("{size: 4MiB, payload_size: 1MiB}", "payload_size is more than a sixteenth of size"),
+        ("{payloads: some}", "gateway.journal.payloads: invalid enum value 'some'"),
+        ("on", "gateway.journal"),
+    ],
+)
+def test_a_journal_that_cannot_be_used_is_named(site: Site, journal: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        settings(site, f"journal: {journal}")
+
+
+def test_a_journal_is_kept_unless_it_is_off(site: Site) -> None:
+    assert settings(site, "drain: 1s").journal == JournalSection()
+    kept = settings(site, "journal: {keep: 1h, payloads: errors}").journal
+    assert kept is not None
+    assert (kept.keep, kept.payloads) == (3600, "errors")
+    assert settings(site, "journal: off").journal is None
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """When it was there in full, in the loop's time, where that was not only now: its connector was waited for."""
     small: bool = False
     """None of its values is so large that its request has to be written in pieces."""
-    job: bool = False
-    """It is a job's run: the command's job_timeout holds."""
+    job: str | None = None
+    """The job whose run it is: the command's job_timeout holds."""
+    replay_of: str | None = None
+    """The run of the journal that it repeats."""
     extension: Extension | None = None
     """It may become a job while it runs, or go on after its acknowledgement."""
     acknowledgement: Acknowledgement | None = None

@@ -21,6 +21,8 @@ class Extension:
     def __init__(self) -> None:
         self.granted = False
         """The job's own timeout holds."""
+        self.job: str | None = None
+        """The job that was made of it."""
         self.spent = False
         """The first deadline has struck."""
         self._held = False

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from gateway.calls.admission import AdmissionState
-from gateway.calls.call import Call
+from gateway.calls.call import EMPTY, Call
 from gateway.calls.circuit import Circuit, CircuitState
 from gateway.calls.outcome import LARGE, meaning, problem_of
 from gateway.calls.reply import Reply
 from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
 from gateway.identity import DEFAULT, registered
+from gateway.journal.records import Payload as Kept
+from gateway.journal.records import Ran
 from gateway.observe.events import (
     BackgroundFinished,
     BackgroundStarted,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.calls.admission import Admission
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
+    from gateway.journal.journal import Journal
     from gateway.observe.redact import Redactor
     from gateway.processes.base import Pool
     from gateway.processes.launch import Launch, Payload
@@ -50,8 +55,10 @@ class _Run(msgspec.Struct, kw_only=True):
 
     call: Call
     begun: float
-    registered: str | None = None
-    """The name that its connector is registered under, once it is found."""
+    found: Found | None = None
+    """What it runs, once that is found."""
+    id: str = ""
+    """What the journal calls it, once it was handed over."""
     queue_wait: float = 0.0
     request_bytes: int = 0
     deadlines: tuple[float, float] = (0.0, 0.0)
@@ -61,6 +68,11 @@ class _Run(msgspec.Struct, kw_only=True):
     completed: Completed | None = None
     acknowledged: bool = False
     """It was answered, and goes on."""
+
+    @property
+    def registered(self) -> str:
+        """The name that its connector is registered under; what its caller has called it, where it was not found."""
+        return self.call.connector if self.found is None else self.found[0].name
 
     @property
     def title(self) -> str:
@@ -89,6 +101,8 @@ class Invoker:
         rewritten: Callable[[Caller], str | None] = lambda caller: caller.callback_url,
     ) -> None:
         """`rewritten` returns a caller's callback URL as connectors reach it."""
+        self.journal: Journal | None = None
+        """Is handed all runs that are over."""
         self._rewritten = rewritten
         self._registry = registry
         self._admission = admission
@@ -111,7 +125,7 @@ class Invoker:
                     found = self._registry.world(call.caller.client).found.get((call.connector, call.command))
                 if found is None:
                     found = await self._found(run)
-                run.registered = found[0].name
+                run.found = found
                 return await self._invoke(run, self._admitted(call, found))
             finally:
                 self._admission.leave()
@@ -160,7 +174,7 @@ class Invoker:
             client=call.caller.client,
             since=run.begun,
             within=call.timeout,
-            job=call.job,
+            job=call.job is not None,
         )
 
     def _admitted(self, call: Call, found: Found) -> _Admitted:
@@ -186,7 +200,7 @@ class Invoker:
         connector, command, _, redact, circuit = admitted
         call = run.call
         clock = asyncio.get_running_loop().time
-        timeout = command.job_timeout if call.job else command.timeout
+        timeout = command.timeout if call.job is None else command.job_timeout
         if call.timeout is not None:
             timeout = min(call.timeout, timeout)
         deadline = run.begun + timeout
@@ -269,7 +283,7 @@ class Invoker:
         call, command = run.call, admitted.command
         caller = call.caller
         # A job's outcome is called back by us; a command that could do it by itself has none to call.
-        url = None if call.job and command.execute_async else self._rewritten(caller)
+        url = None if call.job is not None and command.execute_async else self._rewritten(caller)
         left = run.deadlines[0] - asyncio.get_running_loop().time()
         request = Request(
             command=call.command,
@@ -336,12 +350,12 @@ class Invoker:
             return False  # nothing goes on, and the answer is no 202
         extension.granted = True
         extension.over()
-        event = self._answered(run, result, redact)
         run.acknowledged = True
+        event = self._answered(run, result, redact)
         self._bus.publish(
             BackgroundStarted(
                 id=acknowledgement.name,
-                connector=run.registered or run.call.connector,
+                connector=run.registered,
                 command=run.call.command,
                 request_id=run.call.caller.request_id,
             )
@@ -374,15 +388,29 @@ class Invoker:
             )
         error = result.error
         if error is None:
-            return self._finish(run, "ok")
-        return self._finish(
-            run, "raised" if error.raised else "error", error_code=error.error_code, message=error.message
-        )
+            return self._finish(run, "ok", result=result)
+        outcome = "raised" if error.raised else "error"
+        return self._finish(run, outcome, error_code=error.error_code, message=error.message, result=result)
 
     def _finish(
-        self, run: _Run, outcome: str, *, error_code: str | None = None, message: str | None = None
+        self,
+        run: _Run,
+        outcome: str,
+        *,
+        error_code: str | None = None,
+        message: str | None = None,
+        result: Result | None = None,
     ) -> RunFinished:
         """Publish the run's event and return it."""
+        event = self._event(run, outcome, error_code=error_code, message=message)
+        self._bus.publish(event)
+        if self.journal is not None:
+            self._hand_over(self.journal, run, event, result)
+        return event
+
+    def _event(
+        self, run: _Run, outcome: str, *, error_code: str | None = None, message: str | None = None
+    ) -> RunFinished:
         call, done, started = run.call, run.completed, run.started
         caller = call.caller
         wall = 0.0 if started is None else asyncio.get_running_loop().time() - started
@@ -398,8 +426,8 @@ class Invoker:
                 "result_bytes": len(done.result),
                 "log_bytes": done.log_bytes,
             }
-        event = RunFinished(
-            connector=run.registered or self._missed(call),
+        return RunFinished(
+            connector=self._missed(call) if run.found is None else run.found[0].name,
             command=call.command,
             request_id=caller.request_id,
             client=caller.client,
@@ -411,8 +439,31 @@ class Invoker:
             request_bytes=run.request_bytes,
             **took,
         )
-        self._bus.publish(event)
-        return event
+
+    def _hand_over(self, journal: Journal, run: _Run, event: RunFinished, result: Result | None) -> None:
+        """Give a run that is over to the journal, by reference: all work is the journal's."""
+        call, again = run.call, bool(run.id)
+        run.id = run.id or os.urandom(10).hex()
+        job = call.job
+        if call.acknowledgement is not None and run.acknowledged:
+            job = call.acknowledgement.name
+        elif call.extension is not None and call.extension.job is not None:
+            job = call.extension.job
+        journal.put(
+            Ran(
+                id=run.id,
+                event=event,
+                caller=call.caller,
+                finished=time.time(),
+                took=asyncio.get_running_loop().time() - run.begun,
+                started=None if run.started is None else run.started - run.begun,
+                job=job,
+                replay_of=call.replay_of,
+                log=run.completed.log_tail if run.completed is not None else "",
+                payload=_payload_of(journal, run, event, result),
+                again=again,
+            )
+        )
 
     def _missed(self, call: Call) -> str:
         """Return what a connector is told by that was not found: of what is not there for a client, its own name."""
@@ -426,10 +477,12 @@ class Invoker:
         """Publish the end of what went on after the answer."""
         done, acknowledgement = run.completed, run.call.acknowledgement
         assert acknowledgement is not None
+        if self.journal is not None:
+            self._hand_over(self.journal, run, self._event(run, outcome, message=message), None)
         self._bus.publish(
             BackgroundFinished(
                 id=acknowledgement.name,
-                connector=run.registered or run.call.connector,
+                connector=run.registered,
                 command=run.call.command,
                 request_id=run.call.caller.request_id,
                 task_id=run.call.caller.task_id,
@@ -442,6 +495,28 @@ class Invoker:
                 peak_rss=done.peak_rss if done else 0,
             )
         )
+
+
+def _payload_of(journal: Journal, run: _Run, event: RunFinished, result: Result | None) -> Kept | None:
+    """Return what may be kept of a call's parameters and result, where its operator wants that; what is small of it."""
+    if run.found is None:
+        return None
+    connector, command = run.found
+    wanted = connector.payloads or journal.section.payloads
+    if wanted == "none" or (wanted == "errors" and event.outcome == "ok"):
+        return None
+    call, most = run.call, journal.section.payload_size
+    sent = sum(len(memoryview(raw)) for raw in call.params.values()) + len(memoryview(call.task_data))
+    answered = 0 if result is None else sum(map(len, result.pieces))
+    return Kept(
+        params=call.params if sent <= most else {},
+        task_data=call.task_data if sent <= most else EMPTY,
+        result=result.pieces if result is not None and answered <= most else (),
+        redact=connector.redact,
+        secret_values=command.signature.secret_values,
+        hides=command.signature.hides,
+        too_large=sent > most,
+    )
 
 
 def _judge(circuit: Circuit, completed: Completed) -> bool:

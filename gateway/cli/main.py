@@ -7,7 +7,7 @@ from collections import UserDict
 
 import click
 
-VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "secrets", "serve", "test")
+VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "runs", "secrets", "serve", "test")
 
 
 class _Verbs(UserDict[str, click.Command]):
@@ -39,6 +39,7 @@ def main() -> None:
       gateway call hello/Greet name=Ada  run one command, without a server
       gateway serve                      serve them over HTTP
       gateway jobs list                  what the one that runs has been asked to do durably
+      gateway runs tail                  what it runs, as it ends
       gateway keys new acme              a key for a client
 
     \b

@@ -23,7 +23,7 @@ from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
 from gateway.secrets import Use, named, variables
-from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Settings
+from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Payloads, Settings
 from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Connector(msgspec.Struct, frozen=True, kw_only=True):
     launch: Launch
     config: msgspec.Raw
     limits: Limits
+    payloads: Payloads | None = None
+    """Of which of its runs the journal keeps parameters and results; None: as the gateway's section says."""
     redact: Redactor
     identity: str
     files: tuple[tuple[object, ...], ...]
@@ -372,6 +374,7 @@ def _defined(entry: Entry, defaults: Limits, settings: Settings) -> Connector | 
         ),
         config=msgspec.Raw(config),
         limits=limits,
+        payloads=common.journal.payloads,
         redact=redact,
         identity=key,
         files=tuple(dict.fromkeys((*files, *made_of))),

@@ -142,6 +142,10 @@ class Signature:
                 found += secrets_in(_decoded(raw), telling=telling)
         return found
 
+    def hides(self, name: str) -> bool:
+        """Tell whether what is called so, at any depth, must not be shown."""
+        return name in self._secret or tells_plainly(name) or any(name in names for names in self._hidden.values())
+
     def _first_bytes_of(self, one: Parameter) -> bytes:
         """Return the first bytes of values that need no closer look."""
         if isinstance(one.enum, list) or one.id in self._schemas:

@@ -39,6 +39,7 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     """Make the application; nothing is started before its start-up."""
     gateway = Gateway(settings, bus)
     gateway.keep_jobs(status_of)
+    gateway.keep_runs()
     metrics = Metrics(gateway)
     recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))
     bus.listen(metrics, *Metrics.kinds)

@@ -127,6 +127,7 @@ def _line(request: web.Request, event: str, status: int) -> AuditLine:
         command=shown(names.get("command") or names.get("auth") or notes.get("command")),
         job=shown(names.get("id") or notes.get("job")),
         new_job=notes.get("new_job"),
+        run=shown(names.get("run")),
         count=notes.get("count"),
         outcome=notes.get("outcome") or _outcome(status),
         status=status,

@@ -92,6 +92,19 @@ class CallHandlers:
             self._quotas.leave(client, since)
             if share is not None:
                 share.end()
+        return self._told(answer, request)
+
+    async def repeat(self, request: web.Request, call: Call) -> web.Response:
+        """Run what was kept of a call, for its client, as if that came again."""
+        client = call.caller.client or DEFAULT
+        since = self._quotas.enter(client, self._quotas.limits_of(client))
+        try:
+            answer = await self._submitter.submit(call, respond_async=_wants_job(request))
+        finally:
+            self._quotas.leave(client, since)
+        return self._told(answer, request)
+
+    def _told(self, answer: Reply | Accepted, request: web.Request) -> web.Response:
         if isinstance(answer, Accepted):
             note(request, job=answer.id, outcome="joined" if answer.joined else "accepted")
             return of_job(answer)
@@ -186,18 +199,23 @@ def _call(request: web.Request, body: bytes | bytearray, *, is_utf8: bool) -> tu
     if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
         traceparent = None
     name, client, timeout = request["request_id"], request["client"], headers.get("X-Timeout")
+    key_id = request["identity"].key or None
     call = Call(
         connector=match["connector"],
         command=match["command"],
         params=params,
-        caller=_caller(name, client, traceparent, context)
+        caller=_caller(name, client, traceparent, key_id, context)
         if context
-        else Caller(request_id=name, client=client, traceparent=traceparent),
+        else Caller(request_id=name, client=client, traceparent=traceparent, key_id=key_id),
         task_data=_task_data(context) if context else EMPTY,
         timeout=None if timeout is None else _timeout(timeout),
         small=len(body) <= LARGE,
     )
-    return call, "respond-async" in headers.get("Prefer", "")
+    return call, _wants_job(request)
+
+
+def _wants_job(request: web.Request) -> bool:
+    return "respond-async" in request.headers.get("Prefer", "")
 
 
 def _fields(body: bytes | bytearray, *, method: str, is_utf8: bool) -> Object:
@@ -211,7 +229,7 @@ def _fields(body: bytes | bytearray, *, method: str, is_utf8: bool) -> Object:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
 
 
-def _caller(request_id: str, client: str | None, traceparent: str | None, fields: Object) -> Caller:
+def _caller(request_id: str, client: str | None, traceparent: str | None, key_id: str | None, fields: Object) -> Caller:
     return Caller(
         request_id=request_id,
         client=client,
@@ -220,6 +238,7 @@ def _caller(request_id: str, client: str | None, traceparent: str | None, fields
         process_model_identifier=_context(fields, "process_model_identifier", str | None),
         task_id=_context(fields, "task_id", str | None),
         callback_url=_callback_url(fields),
+        key_id=key_id,
     )
 
 

@@ -25,6 +25,7 @@ from gateway.http.keys import CLIENT, client_of, identity_of
 from gateway.http.openapi import Admittance
 from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import CLIENTS, Access, Route, whole
+from gateway.http.runs import RunHandlers
 from gateway.http.typeahead import TypeaheadHandlers
 from gateway.identity import DEFAULT, called, owner_of
 from gateway.observe import logs
@@ -64,6 +65,8 @@ class Handlers:
         self._connections = connections
         self._documents: WeakKeyDictionary[Snapshot, dict[tuple[str, Admittance], bytes]] = WeakKeyDictionary()
         self._jobs = JobHandlers(gateway)
+        self._calls = CallHandlers(gateway, connections.budget)
+        self._runs = RunHandlers(gateway, self._calls)
         self._auths = AuthHandlers(gateway, redirects)
 
     def routes(self) -> list[Route]:
@@ -84,7 +87,8 @@ class Handlers:
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions, self._gateway.quotas).routes(),
                 *self._jobs.routes(),
-                *CallHandlers(self._gateway, self._connections.budget).routes(),
+                *self._runs.routes(),
+                *self._calls.routes(),
             ]
         )
 
@@ -215,6 +219,7 @@ class Handlers:
             "notices": self._connections.encryption.notices(),
             "tls": self._connections.encryption.facts(),
             "audit_problem": gateway.audit.problem if gateway.audit is not None else None,
+            "journal": self._runs.health(),
             "describing": gateway.registry.awaited(),
             "processes": {
                 "in_flight": gateway.places.running,

@@ -55,14 +55,14 @@ class JobHandlers:
     async def list(self, request: web.Request) -> web.Response:
         """List jobs, the latest first: `?state=&connector=&process_instance=&task=&client=&limit=&offset=`."""
         query = request.query
-        limit = min(_number(query.get("limit"), PAGE, "limit"), LONGEST_PAGE)
-        offset = _number(query.get("offset"), 0, "offset")
+        limit = min(read_number(query.get("limit"), PAGE, "limit"), LONGEST_PAGE)
+        offset = read_number(query.get("offset"), 0, "offset")
         wanted = Query(
             state=_state(query.get("state")),
-            connector=self._registered(request, _text(query.get("connector"), "connector")),
-            process_instance=_text(query.get("process_instance"), "process_instance"),
-            task=_text(query.get("task"), "task"),
-            client=self._wanted(request, _text(query.get("client"), "client")),
+            connector=self._registered(request, read_text(query.get("connector"), "connector")),
+            process_instance=read_text(query.get("process_instance"), "process_instance"),
+            task=read_text(query.get("task"), "task"),
+            client=self._wanted(request, read_text(query.get("client"), "client")),
         )
         going_on = self._background.list(wanted)
         shown = going_on[offset : offset + limit]
@@ -192,7 +192,8 @@ def _state(text: str | None) -> JobState | None:
         raise InvalidRequest(f"state is one of {known}") from None
 
 
-def _number(text: str | None, default: int, name: str) -> int:
+def read_number(text: str | None, default: int, name: str) -> int:
+    """Read a number of a query."""
     if text is None:
         return default
     if not (text.isascii() and text.isdigit()):
@@ -202,7 +203,8 @@ def _number(text: str | None, default: int, name: str) -> int:
     return int(text)
 
 
-def _text(text: str | None, name: str) -> str | None:
+def read_text(text: str | None, name: str) -> str | None:
+    """Read a text of a query, or of a path."""
     if text is not None and "\0" in text:
         raise InvalidRequest(f"{name} holds the character U+0000")
     return text

@@ -46,6 +46,14 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/jobs": {"state": STATE, **_FILTERS, "limit": COUNT, "offset": COUNT},
     "/v1/jobs/purge": {"state": STATE, "older_than": {**TEXT, "examples": ["7d"]}},
     "/v1/jobs/{id}/retry": {"run": {"type": "boolean"}},
+    "/v1/runs": {
+        **dict.fromkeys(
+            ("connector", "command", "outcome", "process_instance", "task", "client", "job", "since", "until", "after"),
+            TEXT,
+        ),
+        "limit": COUNT,
+        "offset": COUNT,
+    },
     "/v1/typeahead/{category}": {"prefix": TEXT, "limit": {"type": "integer", "minimum": 1, "maximum": 1000}},
 }
 _NEEDED = {"redirect_url", "older_than"}
@@ -81,6 +89,16 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "/v1/jobs/{id}/cancel": shapes.named("JobStatus"),
     "/v1/jobs/{id}/retry": shapes.named("JobStatus"),
     "/v1/jobs/purge": {"type": "object", "required": ["removed"], "properties": {"removed": COUNT}},
+    "/v1/runs": {
+        "type": "object",
+        "properties": {
+            "node": TEXT,
+            "runs": {"type": "array", "items": {"type": "object"}},
+            "limit": COUNT,
+            "offset": COUNT,
+        },
+    },
+    "/v1/runs/{run}": {"type": "object"},
 }
 """What routes answer; of those that are not here, texts."""
 _ONE_JOB = (400, 404, 409, 503)
@@ -90,6 +108,9 @@ _PROBLEMS: dict[str, tuple[int, ...]] = {
     "/v1/jobs/{id}": (400, 404, 503),
     "/v1/jobs/{id}/cancel": _ONE_JOB,
     "/v1/jobs/{id}/retry": _ONE_JOB,
+    "/v1/runs": (400, 503),
+    "/v1/runs/{run}": (400, 404, 503),
+    "/v1/runs/{run}/replay": (400, 404, 409, 429, 502, 503, 504),
     "/v1/typeahead/{category}": (400, 404, 429, 503, 504),
 }
 _ACCEPTS = {"/v1/jobs/{id}/retry"}

@@ -91,7 +91,7 @@ class Submitter:
             params=read_object(job.params.encode()),
             task_data=msgspec.Raw(job.task_data.encode()),
             caller=job.context,
-            job=True,
+            job=job.id,
             timeout=job.timeout,
             on_slot=begin,
         )
@@ -143,6 +143,7 @@ class Submitter:
                     with extension.held():
                         accepted = await self._promote(jobs, job, running)
                         extension.granted = accepted is not None
+                        extension.job = accepted.id if accepted is not None else None
                 if accepted is not None:
                     return accepted
             return await asyncio.shield(running)

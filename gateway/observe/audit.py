@@ -49,6 +49,8 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     job: str | None = None
     new_job: str | None = None
     """The one that was made of it."""
+    run: str | None = None
+    """The run of the journal that was repeated."""
     count: int | None = None
     """Of what an act was about: jobs that were removed, connectors that were read again."""
     outcome: str

@@ -432,6 +432,20 @@ class AuditDropped(Event, frozen=True, kw_only=True):
     lines: int
 
 
+class JournalChanged(Event, frozen=True, kw_only=True):
+    """The journal of runs cannot be written, or can be again; `dropped` runs are missing in it since the start."""
+
+    name = "journal_changed"
+
+    ok: bool
+    reason: str = ""
+    dropped: int = 0
+
+    def severity(self) -> str:
+        """Somebody has to mend it."""
+        return "info" if self.ok else "warning"
+
+
 class ListenerFailed(Event, frozen=True, kw_only=True):
     """Somebody who listens could not take an event; told once for each kind of failure, counted always.
 

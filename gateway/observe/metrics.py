@@ -59,6 +59,9 @@ class Load(Protocol):
     def audit_failed(self) -> int:
         """Return how many lines of the audit could not be written when their time had come."""
 
+    def journal_dropped(self) -> int:
+        """Return how many runs are missing in the journal."""
+
     def listener_faults(self) -> Mapping[str, int]:
         """Return how often each listener that ever did has failed."""
 
@@ -190,6 +193,12 @@ class Metrics:
             "gateway_audit_failed",
             "Lines of the audit that could not be written before their calls were answered",
             value=self._load.audit_failed(),
+            created=self._created,
+        )
+        yield CounterMetricFamily(
+            "gateway_journal_dropped",
+            "Runs that are missing in the journal, since it could not be written",
+            value=self._load.journal_dropped(),
             created=self._created,
         )
         faults = CounterMetricFamily(

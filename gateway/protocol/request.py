@@ -25,6 +25,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     process_model_identifier: str | None = None
     task_id: str | None = None
     callback_url: str | None = None
+    key_id: str | None = None
+    """Which of the client's keys it was, by its id. No connector learns it."""
 
 
 class Context(Caller, frozen=True, kw_only=True, omit_defaults=True):

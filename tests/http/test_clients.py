@@ -199,12 +199,19 @@ async def jobs_of_both(server: Server, backend: Backend) -> dict[str, str]:
     return found
 
 
-def requests_of(job: str) -> list[tuple[str, str]]:
-    """Return every route, as methods and paths; a job's are those of one that may be another's."""
+async def latest_run(server: Server, client: str) -> str:
+    """Return the id of the latest run of a client's."""
+    return str((await as_(server, "single", "GET", f"/v1/runs?client={client}")).json["runs"][0]["id"])
+
+
+def requests_of(job: str, run: str) -> list[tuple[str, str]]:
+    """Return every route, as methods and paths; a job's and a run's are those of one that may be another's."""
     paths = ["/", "/liveness", "/v1/liveness", "/v1/readiness", "/v1/status", "/metrics", "/v1/commands", "/v1/auths",
              "/openapi.json", "/docs", "/docs/docs.js", "/v1/jobs", f"/v1/jobs/{job}", "/v1/typeahead/people", "/v1/auth/crm/Sign", "/v1/auth/crm/Sign/callback",
-             "/v1/jobs?limit=500", "/nowhere", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Fail"]  # fmt: skip
-    acts = [f"/v1/jobs/{job}/cancel", f"/v1/jobs/{job}/retry", f"/v1/jobs/{job}/retry?run=true", "/v1/jobs/purge?older_than=0s",
+             "/v1/jobs?limit=500", "/nowhere", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Fail",
+             "/v1/runs", "/v1/runs?limit=500&outcome=failed", "/v1/runs?connector=smtp", f"/v1/runs/{run}", f"/v1/runs?after={run}"]  # fmt: skip
+    acts = [f"/v1/runs/{run}/replay",
+            f"/v1/jobs/{job}/cancel", f"/v1/jobs/{job}/retry", f"/v1/jobs/{job}/retry?run=true", "/v1/jobs/purge?older_than=0s",
             "/v1/reload", "/v1/do/aws/Go", "/v1/do/payroll/Go", "/v1/do/crm/Go", "/v1/do/smtp/Go"]  # fmt: skip
     return (
         [("GET", path) for path in paths]
@@ -216,24 +223,35 @@ def requests_of(job: str) -> list[tuple[str, str]]:
 async def test_no_byte_of_an_answer_names_what_is_anothers(server: Server, site: Site) -> None:
     async with caller() as backend:
         jobs = await jobs_of_both(server, backend)
+        runs = {name: await latest_run(server, name) for name in NAMES}
         words = {
-            name: [*NAMES[name], f"{name}-word", f"task-{name}", f"id-{name}", f"no-such-{name}-file", jobs[name]]
+            name: [
+                *NAMES[name],
+                f"{name}-word",
+                f"task-{name}",
+                f"id-{name}",
+                f"no-such-{name}-file",
+                jobs[name],
+                runs[name],
+            ]
             for name in NAMES
         }
         routes = (await as_(server, "single", "GET", "/openapi.json")).json["paths"]
-        walked = {path.partition("?")[0] for _, path in requests_of("job")}
+        walked = {path.partition("?")[0] for _, path in requests_of("job", "run")}
         for route in (path for path in routes if not path.startswith("/v1/do/")):
             assert any(re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), path) for path in walked), f"{route} is new"
         for me, other in (("acme", "beta"), ("beta", "acme")):
             for key in (f"{me}-key", f"{me}-view", "nobodys", None):
                 for prefix in ("", f"/clients/{me}", f"/clients/{other}"):
-                    for method, path in requests_of(jobs[other]):
+                    for method, path in requests_of(jobs[other], runs[other]):
                         if f"{prefix}{path}" == "/v1/readiness" or (key is None and prefix):
                             continue
                         answer = await as_(server, key, method, f"{prefix}{path}")
                         told = answer.raw.decode() + str(dict(answer.headers))
                         for asked in (prefix, path, *re.findall(r"[\w-]+", f"{prefix}{path}")):
                             told = told.replace(asked, "") if asked else told  # what it has said itself
+                        if path.startswith("/v1/runs"):  # where the calls stand, too, that it has tried
+                            told = told.replace("payroll", "").replace("crm", "")
                         leaked = [word for word in words[other] if word in told]
                         assert not leaked, (key, method, f"{prefix}{path}", leaked, told[:2000])
                         assert answer.status != 500, (method, path)
@@ -261,6 +279,38 @@ async def test_anothers_job_is_answered_as_one_that_never_was(server: Server, si
         assert (await as_(server, "single", "POST", f"/v1/jobs/{jobs['beta']}/cancel")).status == 200
         assert (await as_(server, "acme-key", "POST", f"/v1/jobs/{jobs['acme']}/cancel")).status == 200
         await eventually(lambda: len(backend.seen) == 2)  # both are told
+
+
+async def test_a_client_s_runs_are_its_own_and_anothers_is_answered_as_one_that_never_was(
+    server: Server, site: Site
+) -> None:
+    for name in NAMES:
+        assert (await do(server, f"{name}-key", "aws/Go", {"word": f"{name}-word"})).status == 200
+        assert (await do(server, f"{name}-key", "smtp/Fail", {"word": f"{name}-word"})).status == 502
+    runs = {name: await latest_run(server, name) for name in NAMES}
+    for name in NAMES:
+        for key in (f"{name}-key", f"{name}-view"):
+            mine = (await as_(server, key, "GET", "/v1/runs")).json
+            assert "node" not in mine
+            assert [(one["connector"], one["client"], one["key_id"]) for one in mine["runs"]] == [
+                ("smtp", name, mine["runs"][0]["key_id"]), ("aws", name, mine["runs"][0]["key_id"])
+            ]  # fmt: skip
+            assert (await as_(server, key, "GET", f"/v1/runs/{runs[name]}")).json["outcome"] == "connector_failed"
+            aws = (await as_(server, key, "GET", "/v1/runs?connector=aws")).json["runs"]
+            assert [one["connector"] for one in aws] == ["aws"]
+        assert (await as_(server, f"{name}-view", "POST", f"/v1/runs/{runs[name]}/replay")).code == "forbidden"
+        assert (await as_(server, f"{name}-key", "POST", f"/v1/runs/{runs[name]}/replay")).code == "run_conflict"
+    for method, path in (("GET", ""), ("POST", "/replay")):
+        theirs, none = [
+            await as_(server, "acme-key", method, f"/v1/runs/{run}{path}") for run in (runs["beta"], "0" * 20)
+        ]
+        assert theirs.status == none.status == 403
+        assert theirs.json == none.json
+    assert (await as_(server, "acme-key", "GET", "/v1/runs?client=beta")).code == "forbidden"
+    assert (await as_(server, "single", "GET", "/v1/runs/none")).code == "run_not_found"
+    everybodys = (await as_(server, "single", "GET", "/v1/runs")).json
+    assert everybodys["node"]
+    assert {one["connector"] for one in everybodys["runs"]} == {"aws@acme", "aws@beta", "smtp"}
 
 
 async def test_a_bad_file_takes_nobody_with_it_and_widens_nothing(server: Server, site: Site) -> None:

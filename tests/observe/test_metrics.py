@@ -31,6 +31,9 @@ class Idle:
     def audit_failed(self) -> int:
         return 0
 
+    def journal_dropped(self) -> int:
+        return 0
+
     def listener_faults(self) -> dict[str, int]:
         return {}
 

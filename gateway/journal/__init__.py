@@ -1,0 +1,1 @@
+"""The latest runs, in a file: what was run, for whom, and what came of it."""

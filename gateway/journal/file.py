@@ -1,0 +1,335 @@
+"""The file of the journal: one thread has it. A statement takes a whole batch, so that others have the interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from base64 import b64decode, b64encode
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from gateway.files import check_file
+from gateway.journal.payloads import NOTHING, masked
+from gateway.journal.records import FAILED, RunDetail, RunSummary
+from gateway.sealing import Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gateway.journal.payloads import Masked
+    from gateway.journal.records import Ran, Wanted
+    from gateway.sealing import Keyring
+    from gateway.settings import JournalSection
+
+VERSION = 1
+BUSY = 2.0  # seconds that another process may have the file locked
+LOOK = 60.0  # seconds between two looks for runs that are too old
+LEAST = 100  # runs that are removed at once
+ROOM = 0.05  # of the size: as much more is removed, so that not every batch has to
+LOOKED_AT = 300  # entries of an index by which it is judged what it is good for
+SMALL_CACHE = 4096  # KiB
+LOG_KEPT = 4 << 20  # bytes that SQLite's own log keeps between two uses
+
+_COLUMNS = RunSummary.__struct_fields__
+_TYPES = {"began": "REAL", "queue_wait": "REAL", "started": "REAL", "wall": "REAL", "finished": "REAL",
+          "cpu_user": "REAL", "cpu_system": "REAL", "peak_rss": "INTEGER", "request_bytes": "INTEGER",
+          "result_bytes": "INTEGER", "log_bytes": "INTEGER", "status": "INTEGER"}  # fmt: skip
+_INDEXED = {
+    "finished": "finished",
+    "connector": "connector, finished",
+    "outcome": "outcome, finished",
+    "failed": "(outcome <> 'ok'), finished",
+    "client": "client, finished",
+    "task": "task_id, finished",
+    "process_instance": "process_instance_id, finished",
+    "job": "job, finished",
+}
+"""What is asked for is found in its order: the latest first."""
+_SPARSE = {"client": "client", "task": "task_id", "process_instance": "process_instance_id", "job": "job"}
+"""What many runs have none of."""
+_SCHEMA = (
+    "CREATE TABLE runs (seq INTEGER PRIMARY KEY AUTOINCREMENT, "
+    + ", ".join(f"{name} {_TYPES.get(name, 'TEXT')}" for name in _COLUMNS)
+    + ", UNIQUE (id))",
+    "CREATE TABLE details (seq INTEGER PRIMARY KEY, log TEXT, sent TEXT, result TEXT)",
+    *(
+        f"CREATE INDEX runs_{name} ON runs ({columns})"
+        + (f" WHERE {_SPARSE[name]} IS NOT NULL" if name in _SPARSE else "")
+        for name, columns in _INDEXED.items()
+    ),
+    f"PRAGMA user_version = {VERSION}",
+)
+_ADD = (
+    f"INSERT INTO runs ({', '.join(_COLUMNS)}) SELECT "
+    + ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(_COLUMNS)))
+    + " FROM json_each(?)"
+)
+_ADD_DETAILS = (
+    "INSERT INTO details SELECT runs.seq, json_extract(value, '$[1]'), json_extract(value, '$[2]'), "
+    "json_extract(value, '$[3]') FROM json_each(?) CROSS JOIN runs ON runs.id = json_extract(value, '$[0]')"
+)
+_TOLD = ", ".join(f"'{one}', {f'json({one})' if one == 'process_instance_id' else one}" for one in _COLUMNS)
+_LIST = "SELECT json_group_array(json(told)) FROM (SELECT json_object({told}) AS told FROM runs{where} {order})"
+_ORDER = "ORDER BY finished DESC, seq DESC LIMIT :limit OFFSET :offset"
+_ONE = f"SELECT json_object({_TOLD}), log, sent, result FROM runs LEFT JOIN details USING (seq) WHERE id = ?"
+_FILTERS = {
+    "connector": "connector = :connector",
+    "command": "command = :command",
+    "outcome": "outcome = :outcome",
+    "task": "task_id = :task",
+    "process_instance": "process_instance_id IN (:process_instance, :number)",
+    "client": "client = :client",
+    "job": "job = :job",
+    "since": "finished >= :since",
+    "until": "finished < :until",
+    "after": "seq > COALESCE((SELECT seq FROM runs WHERE id = :after), 0)",
+}
+_PREFIX = "sealed:"
+"""How a text begins that is sealed; none begins so by itself, since they are JSON."""
+
+_summaries = msgspec.json.Decoder(list[RunSummary])
+_summary = msgspec.json.Decoder(RunSummary)
+
+
+class RunsFile:
+    """It, opened. Whatever goes wrong is a sqlite3.Error or an OSError."""
+
+    def __init__(self, path: Path, section: JournalSection, keys: Keyring) -> None:
+        """Open the file, or make one. What is damaged, or another version's, is put aside."""
+        self._path = path
+        self._section = section
+        self._keys = keys
+        self._looked = 0.0
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._connection = self._opened()
+        except sqlite3.DatabaseError as problem:
+            if not is_damage(problem):
+                raise
+            self._put_aside()
+            self._connection = self._opened()
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+    def add(self, runs: Sequence[Ran], now: float) -> None:
+        """Write runs, all or none of them, and remove what is too old, or too much."""
+        rows, details = [], []
+        latest = {one.id: one for one in runs}
+        for one in latest.values():
+            written = NOTHING if one.payload is None else masked(one.payload, self._section.payload_size)
+            rows.append(_row(one, written))
+            if one.log or written.sent or written.result:
+                sealed = (self._sealed(one.id, "sent", written.sent), self._sealed(one.id, "result", written.result))
+                details.append((one.id, _plain(one.log), *sealed))
+        added, detailed = _as_json(rows), _as_json(details)
+        with self._transaction():
+            for one in latest.values():
+                if one.again:
+                    self._remove("id = ?", one.id)
+            self._make_room(2 * len(added) + len(detailed))
+            self._execute(_ADD, added)
+            if details:
+                self._execute(_ADD_DETAILS, detailed)
+        self.look(now)
+
+    def look(self, now: float) -> None:
+        """Remove what is too old by now, once in a while."""
+        if abs(now - self._looked) < LOOK:
+            return
+        self._looked = now
+        with self._transaction():
+            self._remove("finished < ?", now - self._section.keep)
+            self._execute(f"PRAGMA analysis_limit = {LOOKED_AT}")
+            self._execute("ANALYZE")
+        pages, _, page = self._pages()
+        most = self._section.size // page
+        if pages > most:
+            # `execute` takes the first of its steps for all of it, and frees one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({pages - most})").close()
+
+    def select(self, wanted: Wanted, limit: int, offset: int) -> list[RunSummary]:
+        """Return runs, the latest first."""
+        values = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
+        parts = [_FILTERS[name] for name in values]
+        if wanted.outcome == FAILED:
+            parts[list(values).index("outcome")] = "(outcome <> 'ok') = 1"
+        instance = wanted.process_instance
+        if instance is not None:
+            values["process_instance"] = msgspec.json.encode(instance).decode()
+            values["number"] = instance
+        where = f" WHERE {' AND '.join(parts)}" if parts else ""
+        statement = _LIST.format(told=_TOLD, where=where, order=_ORDER)
+        [(text,)] = self._execute(statement, {**values, "limit": limit, "offset": offset})
+        return _summaries.decode(text)
+
+    def find(self, name: str) -> RunDetail | None:
+        """Return a run; None where there is none."""
+        found = self._execute(_ONE, name)
+        if not found:
+            return None
+        told, log, *texts = found[0]
+        summary = msgspec.structs.asdict(_summary.decode(told))
+        try:
+            sent, result = (self._opened_text(name, column, text) for column, text in zip(_SEALED, texts, strict=True))
+        except (Broken, ValueError):
+            return RunDetail(**summary, log=log or "", unreadable=True)
+        return RunDetail(
+            **summary,
+            log=log or "",
+            result=None if result is None else msgspec.Raw(result),
+            **_given(sent),
+        )
+
+    # --- private
+
+    def _opened(self) -> sqlite3.Connection:
+        """Make the file, readable for us alone."""
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600))
+        check_file(self._path)
+        connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+        try:
+            for pragma in (
+                "auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL",
+                f"journal_size_limit = {LOG_KEPT}", f"cache_size = -{SMALL_CACHE}",
+            ):  # fmt: skip
+                connection.execute(f"PRAGMA {pragma}").close()
+            connection.execute("BEGIN IMMEDIATE")
+            [(version,)] = connection.execute("PRAGMA user_version").fetchall()
+            if version == 0:
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+            _check(version)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _put_aside(self) -> None:
+        os.replace(self._path, self._path.with_suffix(".damaged"))
+        for ending in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._path}{ending}")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Any:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                if self._connection.in_transaction:
+                    self._execute("ROLLBACK")
+            raise
+
+    def _execute(self, statement: str, values: Any = ()) -> list[Any]:
+        """Do all of a statement; a value that is no mapping is its only one."""
+        if not isinstance(values, dict | tuple):
+            values = (values,)
+        with contextlib.closing(self._connection.execute(statement, values)) as cursor:
+            return cursor.fetchall()
+
+    def _remove(self, which: str, value: Any) -> None:
+        self._execute(f"DELETE FROM details WHERE seq IN (SELECT seq FROM runs WHERE {which})", value)
+        self._execute(f"DELETE FROM runs WHERE {which}", value)
+
+    def _make_room(self, more: int) -> None:
+        """Remove the oldest runs until so many bytes find room."""
+        size = self._section.size
+        pages, free, page = self._pages()
+        used = (pages - free) * page
+        if used + more <= size:
+            return
+        while used + more > size * (1 - ROOM):
+            [(first, last)] = self._execute("SELECT min(seq), max(seq) FROM runs")
+            if first is None:
+                return
+            share = (used + more - size * (1 - ROOM)) / used
+            self._remove("seq < ?", first + max(LEAST, int((last - first) * share)))
+            pages, free, page = self._pages()
+            used = (pages - free) * page
+
+    def _pages(self) -> tuple[int, int, int]:
+        """Return how many pages there are, how many are free, and the bytes of one."""
+        pages, free, page = (
+            self._execute(f"PRAGMA {one}")[0][0] for one in ("page_count", "freelist_count", "page_size")
+        )
+        return pages, free, page
+
+    def _sealed(self, name: str, column: str, text: bytes | None) -> str | None:
+        if text is None or not self._keys:
+            return None if text is None else text.decode()
+        return _PREFIX + b64encode(self._keys.close(text, _about(name, column))).decode()
+
+    def _opened_text(self, name: str, column: str, text: str | None) -> bytes | None:
+        if text is None or not text.startswith(_PREFIX):
+            return None if text is None else text.encode()
+        return self._keys.open(b64decode(text[len(_PREFIX) :], validate=True), _about(name, column))
+
+
+def _check(version: int) -> None:
+    if version not in {0, VERSION}:
+        raise _OtherVersion(f"it is of version {version}, and this gateway's is {VERSION}")
+
+
+class _OtherVersion(sqlite3.DatabaseError):
+    """What is there is no journal of this version."""
+
+
+_SEALED = ("sent", "result")
+
+
+def is_damage(problem: Exception) -> bool:
+    """Tell whether it will not go away by itself."""
+    code = getattr(problem, "sqlite_errorcode", None)
+    damages = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return isinstance(problem, _OtherVersion) or (code is not None and code & 0xFF in damages)
+
+
+def _row(one: Ran, written: Masked) -> tuple[Any, ...]:
+    """Return the columns of a run, in the order of `RunSummary`."""
+    event, caller = one.event, one.caller
+    instance = caller.process_instance_id
+    values = (
+        one.id, _plain(event.connector), _plain(event.command), event.client, caller.key_id, event.request_id,
+        caller.task_id, None if instance is None else msgspec.json.encode(instance).decode(),
+        caller.process_model_identifier, one.job, one.replay_of, one.finished - one.took, event.queue_wait,
+        one.started, event.wall, one.finished, event.cpu_user, event.cpu_system, event.peak_rss, event.request_bytes,
+        event.result_bytes, event.log_bytes, event.outcome, _plain(event.error_code), _plain(event.message),
+        event.status, event.signal, written.kept,
+    )  # fmt: skip
+    return tuple(round(value, 4) if isinstance(value, float) else value for value in values)
+
+
+def _given(sent: bytes | None) -> dict[str, Any]:
+    if sent is None:
+        return {}
+    try:
+        return msgspec.json.decode(sent, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:  # all of it was a secret, or might have been
+        return {"params": msgspec.Raw(sent)}
+
+
+def _plain(text: str | None) -> str | None:
+    """Return a text as SQLite takes it out of JSON."""
+    return text and text.replace("\0", "\ufffd")
+
+
+def _as_json(rows: list[tuple[Any, ...]]) -> str:
+    try:
+        return msgspec.json.encode(rows).decode()
+    except UnicodeEncodeError:  # what came in and was no UTF-8
+        mended = [
+            [one.encode(errors="replace").decode() if isinstance(one, str) else one for one in row] for row in rows
+        ]
+        return msgspec.json.encode(mended).decode()
+
+
+def _about(name: str, column: str) -> bytes:
+    return f"{name}/{column}".encode()
