@@ -31,6 +31,8 @@ LEAST = 100  # runs that are removed at once
 ROOM = 0.05  # of the size: as much more is removed, so that not every batch has to
 LOOKED_AT = 300  # entries of an index by which it is judged what it is good for
 SMALL_CACHE = 4096  # KiB
+NAME = 200  # characters of a name, which may be whatever a caller has typed
+MESSAGE = 4096  # characters of a message
 LOG_KEPT = 4 << 20  # bytes that SQLite's own log keeps between two uses
 
 _COLUMNS = RunSummary.__struct_fields__
@@ -40,6 +42,7 @@ _TYPES = {"began": "REAL", "queue_wait": "REAL", "started": "REAL", "wall": "REA
 _INDEXED = {
     "finished": "finished",
     "connector": "connector, finished",
+    "command": "command, finished",
     "outcome": "outcome, finished",
     "failed": "(outcome <> 'ok'), finished",
     "client": "client, finished",
@@ -297,12 +300,12 @@ def _row(one: Ran, written: Masked) -> tuple[Any, ...]:
     event, caller = one.event, one.caller
     instance = caller.process_instance_id
     values = (
-        one.id, _plain(event.connector), _plain(event.command), event.client, caller.key_id, event.request_id,
-        caller.task_id, None if instance is None else msgspec.json.encode(instance).decode(),
+        one.id, _plain(event.connector[:NAME]), _plain(event.command[:NAME]), event.client, caller.key_id,
+        event.request_id, caller.task_id, None if instance is None else msgspec.json.encode(instance).decode(),
         caller.process_model_identifier, one.job, one.replay_of, one.finished - one.took, event.queue_wait,
         one.started, event.wall, one.finished, event.cpu_user, event.cpu_system, event.peak_rss, event.request_bytes,
-        event.result_bytes, event.log_bytes, event.outcome, _plain(event.error_code), _plain(event.message),
-        event.status, event.signal, written.kept,
+        event.result_bytes, event.log_bytes, event.outcome, _plain(event.error_code),
+        _plain(event.message and event.message[:MESSAGE]), event.status, event.signal, written.kept,
     )  # fmt: skip
     return tuple(round(value, 4) if isinstance(value, float) else value for value in values)
 

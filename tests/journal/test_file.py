@@ -90,7 +90,7 @@ def test_runs_are_found_by_what_they_are_the_latest_first(file: RunsFile) -> Non
 
 @pytest.mark.parametrize(
     "wanted",
-    [{}, {"connector": "fax"}, {"outcome": "ok"}, {"outcome": "failed"}, {"client": "c"}, {"task": "t"}, {"job": "j"},
+    [{}, {"connector": "fax"}, {"command": "Send"}, {"outcome": "ok"}, {"outcome": "failed"}, {"client": "c"}, {"task": "t"}, {"job": "j"},
      {"process_instance": "7"}, {"since": NOW}],
 )  # fmt: skip
 def test_no_list_looks_at_all_runs(file: RunsFile, wanted: dict[str, Any]) -> None:
