@@ -400,17 +400,9 @@ class Invoker:
         error_code: str | None = None,
         message: str | None = None,
         result: Result | None = None,
+        again: bool = False,
     ) -> RunFinished:
-        """Publish the run's event and return it."""
-        event = self._event(run, outcome, error_code=error_code, message=message)
-        self._bus.publish(event)
-        if self.journal is not None:
-            self._hand_over(self.journal, run, event, result)
-        return event
-
-    def _event(
-        self, run: _Run, outcome: str, *, error_code: str | None = None, message: str | None = None
-    ) -> RunFinished:
+        """Publish the run's event, unless it was before (`again`), tell the journal, and return the event."""
         call, done, started = run.call, run.completed, run.started
         caller = call.caller
         wall = 0.0 if started is None else asyncio.get_running_loop().time() - started
@@ -426,7 +418,7 @@ class Invoker:
                 "result_bytes": len(done.result),
                 "log_bytes": done.log_bytes,
             }
-        return RunFinished(
+        event = RunFinished(
             connector=self._missed(call) if run.found is None else run.found[0].name,
             command=call.command,
             request_id=caller.request_id,
@@ -439,10 +431,19 @@ class Invoker:
             request_bytes=run.request_bytes,
             **took,
         )
+        if not again:
+            self._bus.publish(event)
+        if self.journal is not None:
+            self._hand_over(self.journal, run, event, result)
+        return event
 
     def _hand_over(self, journal: Journal, run: _Run, event: RunFinished, result: Result | None) -> None:
         """Give a run that is over to the journal, by reference: all work is the journal's."""
-        call, again = run.call, bool(run.id)
+        call, again, payload = run.call, bool(run.id), None
+        if run.found is not None:
+            wanted = run.found[0].payloads or journal.section.payloads
+            if wanted == "all" or (wanted == "errors" and event.outcome != "ok"):
+                payload = _payload_of(run.found, call, result, journal.section.payload_size)
         run.id = run.id or os.urandom(10).hex()
         job = call.job
         if call.acknowledgement is not None and run.acknowledged:
@@ -460,7 +461,7 @@ class Invoker:
                 job=job,
                 replay_of=call.replay_of,
                 log=run.completed.log_tail if run.completed is not None else "",
-                payload=_payload_of(journal, run, event, result),
+                payload=payload,
                 again=again,
             )
         )
@@ -477,8 +478,7 @@ class Invoker:
         """Publish the end of what went on after the answer."""
         done, acknowledgement = run.completed, run.call.acknowledgement
         assert acknowledgement is not None
-        if self.journal is not None:
-            self._hand_over(self.journal, run, self._event(run, outcome, message=message), None)
+        self._finish(run, outcome, message=message, again=True)
         self._bus.publish(
             BackgroundFinished(
                 id=acknowledgement.name,
@@ -497,15 +497,9 @@ class Invoker:
         )
 
 
-def _payload_of(journal: Journal, run: _Run, event: RunFinished, result: Result | None) -> Kept | None:
-    """Return what may be kept of a call's parameters and result, where its operator wants that; what is small of it."""
-    if run.found is None:
-        return None
-    connector, command = run.found
-    wanted = connector.payloads or journal.section.payloads
-    if wanted == "none" or (wanted == "errors" and event.outcome == "ok"):
-        return None
-    call, most = run.call, journal.section.payload_size
+def _payload_of(found: Found, call: Call, result: Result | None, most: int) -> Kept:
+    """Return a call's parameters and its result, as far as they have at most so many bytes."""
+    connector, command = found
     sent = sum(len(memoryview(raw)) for raw in call.params.values()) + len(memoryview(call.task_data))
     answered = 0 if result is None else sum(map(len, result.pieces))
     return Kept(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FILE = "runs.sqlite"
 QUEUE = 16 << 20  # bytes of runs that wait at most; what comes then is dropped, and counted
 BATCH = 2000  # runs that are written at once
+FACTS = 1000  # bytes of all that is small of a run, or somewhat less
 GATHER = 0.25  # seconds from a run to its write, for others that come meanwhile: waking the thread costs
 AGAIN = 5.0  # seconds until the next try to open a file that could not be opened
 PATIENCE = 10.0  # seconds for an answer
@@ -90,7 +91,7 @@ class Journal:
 
     def put(self, ran: Ran) -> None:
         """Have a run written soon, or drop it where too many wait."""
-        size = ran.size
+        ran.size = size = FACTS + len(ran.log) + (ran.payload.size if ran.payload is not None else 0)
         if self._put - self._taken + size > QUEUE:
             self.dropped += 1
             self._tell(BEHIND)

@@ -54,15 +54,8 @@ class Ran(msgspec.Struct, kw_only=True):
     payload: Payload | None
     again: bool = False
     """It was handed over before, when its call was answered, and has gone on since."""
-
-    @property
-    def size(self) -> int:
-        """About how many bytes it holds."""
-        return len(self.log) + FACTS + (self.payload.size if self.payload is not None else 0)
-
-
-FACTS = 1000
-"""Bytes of all that is small of a run, or somewhat less."""
+    size: int = 0
+    """About how many bytes it holds, once it is queued."""
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
