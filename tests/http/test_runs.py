@@ -234,6 +234,7 @@ async def test_a_run_is_repeated_as_a_call_of_its_own(site: JournalSite) -> None
         for part in ("params", "task_data"):
             assert again.body[part] == first.body[part]
         assert again.body["context"]["task_id"] == "t"
+        assert again.body["context"].keys() <= {"request_id", "task_id", "process_instance_id", "deadline_ms"}
         new = await latest(server)
         assert new["id"] != told["id"]
         assert (new["replay_of"], new["request_id"], new["process_instance_id"]) == (told["id"], "again", "p")
@@ -308,3 +309,48 @@ async def test_calls_go_on_where_nothing_can_be_written(site: JournalSite) -> No
             return value(await scraped(server), "gateway_journal_dropped_total") == 2
 
         await eventually(counted)
+
+
+async def test_a_call_that_became_a_job_on_its_way_says_which(site: JournalSite) -> None:
+    site.script("slow.sh", f"cat; while [ ! -e {site.folder}/gate ]; do sleep 0.02; done")
+    with site.file.open("a") as file:
+        file.write("  slow: {run: [./slow.sh], promote_after: 100ms, commands: {Go: {additional_parameters: true}}}\n")
+    async with served(site) as server, caller() as backend:
+        answer = await server.do("slow/Go", {"spiff__callback_url": backend.url})
+        assert answer.status == 202
+        assert await listed(server, "?connector=slow") == []  # it is not over
+        (site.folder / "gate").touch()
+        await eventually(lambda: backend.seen)
+        (told,) = await listed(server, "?connector=slow")
+        assert (told["job"], told["outcome"]) == (answer.body["job_id"], "ok")
+        assert told["wall"] >= 0.1
+
+
+async def test_a_run_that_goes_on_after_its_answer_is_one_run_that_ends_as_it_ends(site: JournalSite) -> None:
+    site.script(
+        "later.sh",
+        f"""
+        case $(cat) in
+        *'"op":"describe"'*)
+          echo '{{"commands": [{{"name": "Go", "additional_parameters": true, "execute_async": true}}]}}'; exit ;;
+        esac
+        echo '{{"started": true}}'; exec >&-; while [ ! -e {site.folder}/gate ]; do sleep 0.02; done; exit 3
+        """,
+    )
+    with site.file.open("a") as file:
+        file.write("  later: {run: [./later.sh], journal: {payloads: all}}\n")
+    async with served(site) as server:
+        assert (await server.do("later/Go", {"x": 1, "spiff__callback_url": "http://127.0.0.1:9/"})).status == 202
+        (told,) = await listed(server)
+        assert (told["outcome"], told["peak_rss"], told["kept"]) == ("ok", 0, "whole")
+        going_on = (await server.get("/v1/jobs?connector=later")).json["jobs"]
+        assert [one["id"] for one in going_on] == [told["job"]]
+        (site.folder / "gate").touch()
+
+        async def ended() -> Any:
+            return await listed(server, "?outcome=failed")
+
+        (last,) = await eventually(ended)
+        assert (last["id"], last["job"], last["status"]) == (told["id"], told["job"], 3)
+        assert (last["message"], last["peak_rss"] > 0) == ("exit status 3", True)
+        assert len(await listed(server)) == 1
