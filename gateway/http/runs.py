@@ -15,7 +15,7 @@ from gateway.http.jobs import LONGEST_PAGE, PAGE, read_number, read_text
 from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
-from gateway.identity import called
+from gateway.identity import called, registered
 from gateway.journal.records import Wanted
 from gateway.protocol.document import Object
 from gateway.protocol.request import LARGE, Caller
@@ -141,9 +141,14 @@ class RunHandlers:
         return client_of(request)
 
     def _registered(self, request: web.Request, connector: str | None) -> str | None:
-        """Return under which name runs have a connector that is asked for."""
-        status = self._gateway.registry.world(client_of(request)).statuses.get(connector or "")
-        return status.name if status is not None else connector
+        """Return under which name runs have a connector that is asked for; one that is not there has its client's."""
+        client = client_of(request)
+        status = self._gateway.registry.world(client).statuses.get(connector or "")
+        if status is not None:
+            return status.name
+        if connector is None or client is None or identity_of(request).sees_all:
+            return connector
+        return registered(connector, client)
 
     def _node(self, request: web.Request) -> dict[str, Any]:
         """Return whose runs these are: each gateway has its own."""

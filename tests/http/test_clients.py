@@ -298,6 +298,7 @@ async def test_a_client_s_runs_are_its_own_and_anothers_is_answered_as_one_that_
             assert (await as_(server, key, "GET", f"/v1/runs/{runs[name]}")).json["outcome"] == "connector_failed"
             aws = (await as_(server, key, "GET", "/v1/runs?connector=aws")).json["runs"]
             assert [one["connector"] for one in aws] == ["aws"]
+            assert (await as_(server, key, "GET", "/v1/runs?connector=aws@beta")).json["runs"] == []
         assert (await as_(server, f"{name}-view", "POST", f"/v1/runs/{runs[name]}/replay")).code == "forbidden"
         assert (await as_(server, f"{name}-key", "POST", f"/v1/runs/{runs[name]}/replay")).code == "run_conflict"
     for method, path in (("GET", ""), ("POST", "/replay")):
@@ -308,9 +309,12 @@ async def test_a_client_s_runs_are_its_own_and_anothers_is_answered_as_one_that_
         assert theirs.json == none.json
     assert (await as_(server, "acme-key", "GET", "/v1/runs?client=beta")).code == "forbidden"
     assert (await as_(server, "single", "GET", "/v1/runs/none")).code == "run_not_found"
+    assert (await do(server, "acme-key", "payroll/Go")).code == "command_not_found"
+    (missed,) = (await as_(server, "acme-key", "GET", "/v1/runs?connector=payroll")).json["runs"]
+    assert (missed["connector"], missed["outcome"]) == ("payroll", "command_not_found")
     everybodys = (await as_(server, "single", "GET", "/v1/runs")).json
     assert everybodys["node"]
-    assert {one["connector"] for one in everybodys["runs"]} == {"aws@acme", "aws@beta", "smtp"}
+    assert {one["connector"] for one in everybodys["runs"]} == {"aws@acme", "aws@beta", "payroll@acme", "smtp"}
 
 
 async def test_a_bad_file_takes_nobody_with_it_and_widens_nothing(server: Server, site: Site) -> None:
