@@ -99,6 +99,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
         },
     },
     "/v1/runs/{run}": {"type": "object"},
+    "/v1/runs/{run}/replay": shapes.named("Envelope"),
 }
 """What routes answer; of those that are not here, texts."""
 _ONE_JOB = (400, 404, 409, 503)
