@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import time
 import uuid
 from typing import TYPE_CHECKING
 
 from gateway import leftovers
-from gateway.calls.admission import Admission
+from gateway.calls.admission import Admission, AdmissionState
 from gateway.calls.invoke import Invoker
 from gateway.calls.quotas import Quotas
 from gateway.calls.suggestions import Suggestions
@@ -19,9 +20,11 @@ from gateway.cells.program import NoCell
 from gateway.cells.removing import remove
 from gateway.connectors.describe import Describer
 from gateway.connectors.registry import Registry
-from gateway.errors import ConfigError
-from gateway.identity import called, owner_of
+from gateway.connectors.snapshot import ConnectorState
+from gateway.errors import AuditUnavailable, ConfigError
+from gateway.identity import DEFAULT, called, owner_of
 from gateway.jobs.background import Background
+from gateway.jobs.contract import JobsUnavailable
 from gateway.jobs.destinations import Directory
 from gateway.jobs.durable import DurableJobs
 from gateway.jobs.notices import of_connector
@@ -30,6 +33,7 @@ from gateway.jobs.submit import Submitter
 from gateway.journal.journal import Journal
 from gateway.observe.audit import Audit
 from gateway.observe.events import ConnectorWarning, FolderLeft, RegistryLoaded, SandboxIncomplete
+from gateway.observe.metrics import LaneLoad, PlaceLoad
 from gateway.processes.places import Places
 from gateway.processes.pools import Pools
 from gateway.sandbox import Given, Step, given, missing
@@ -45,6 +49,9 @@ if TYPE_CHECKING:
     from gateway.jobs.destinations import Destinations
     from gateway.observe.events import Bus, Event
     from gateway.settings import Settings
+
+
+COUNTED = 5.0  # seconds for which the number of dead letters is believed
 
 
 class Gateway:
@@ -77,6 +84,9 @@ class Gateway:
         self.audit = Audit(audit.file, bus, required=audit.required) if audit is not None else None
         """None: nobody wants one."""
         self._lock = -1
+        self._dead: dict[str | None, int] | None = None
+        """How many dead letters there were when they were last counted, by client; None: nobody could say."""
+        self._counted = float("-inf")
 
     async def open(self, *, registry: bool = True, watch: bool = True) -> None:
         """Start; without `registry`, processes can be run and nothing is known of connectors.
@@ -157,10 +167,14 @@ class Gateway:
         steps = self.registry.machine.steps | (Step.PIDS if self.cells.bounded else Step(0))
         return given(found.launch.sandbox, steps) if found is not None else None
 
-    def _tell_missing(self) -> None:
+    def lacking(self, name: str) -> tuple[str, ...]:
+        """Return what this machine does not give of a connector's sandbox."""
+        found = self.registry.snapshot.statuses[name].connector
         got = self.registry.machine.steps | Step.PIDS  # that a bound is held by looking is no news
-        connectors = [status.connector for status in self.registry.snapshot.statuses.values() if status.connector]
-        told = [text for one in connectors for text in missing(one.launch.sandbox, got)]
+        return missing(found.launch.sandbox, got) if found is not None else ()
+
+    def _tell_missing(self) -> None:
+        told = [text for name in self.registry.snapshot.statuses for text in self.lacking(name)]
         if told:
             self.bus.publish(SandboxIncomplete(missing=tuple(dict.fromkeys(told))))
 
@@ -193,15 +207,66 @@ class Gateway:
         if section is not None:
             self.invoker.journal = Journal(section, folder, Keyring(self._jobs.keys, "journal"), self.bus.publish)
 
-    def lanes(self) -> Iterable[tuple[str, int, int]]:
-        """Return (connector, in flight, queued) of every connector."""
-        for name in self.registry.snapshot.statuses:
-            lane = self.places.lane(name)
-            yield name, lane.running, lane.queued
+    def unready(self) -> str | None:
+        """Return why no new work is to be sent here; None: it may be."""
+        if self.admission.state is not AdmissionState.SERVING:
+            return str(self.admission.state.value)
+        if self.audit is not None and self.audit.refuses:
+            return AuditUnavailable.code
+        return ConnectorState.DESCRIBING.value if self.registry.awaited() else None
+
+    def ready(self) -> bool:
+        """Tell whether new work is taken."""
+        return self.unready() is None
+
+    def lanes(self) -> Iterable[LaneLoad]:
+        """Return what is true of every connector."""
+        for name, status in self.registry.snapshot.statuses.items():
+            lane, connector = self.places.lane(name), status.connector
+            ready = connector is not None and status.state is ConnectorState.READY
+            circuit = self.invoker.circuit(connector) if connector is not None and ready else None
+            yield LaneLoad(
+                connector=name,
+                in_flight=lane.running,
+                queued=lane.queued,
+                bounds=(connector.limits.concurrency, connector.limits.queue) if connector is not None else None,
+                quarantined=status.state is ConnectorState.QUARANTINED,
+                circuit_open=circuit is not None and circuit.state is not circuit.state.CLOSED,
+            )
+
+    def processes(self) -> PlaceLoad:
+        """Return how many processes there are."""
+        return PlaceLoad(self.places.running, self.places.kept + self.places.hosts, self.places.most)
+
+    def refusals(self) -> Mapping[tuple[str, str], int]:
+        """Return how many calls were refused, by client and limit."""
+        return self.quotas.refusals
+
+    async def count_dead_letters(self) -> None:
+        """Have the store count them, if nobody has lately."""
+        if self.submitter.jobs is None or time.monotonic() < self._counted + COUNTED:
+            return
+        self._counted = time.monotonic()
+        try:
+            self._dead = await self.submitter.jobs.count_dead()
+        except JobsUnavailable:
+            self._dead = None
+
+    def dead_letters(self, client: str | None = None) -> int | None:
+        """Return how many there were at the latest count, of one client or of all; None when nobody could say."""
+        if self._dead is None:
+            return None
+        if client is None:
+            return sum(self._dead.values())
+        return self._dead.get(client, 0) + (self._dead.get(None, 0) if client == DEFAULT else 0)
 
     def background_runs(self) -> int:
         """Return how many runs go on after their answers."""
         return len(self.background)
+
+    def jobs_available(self) -> bool:
+        """Tell whether durable jobs can be accepted and delivered."""
+        return self.submitter.jobs is None or self.submitter.jobs.health().ok
 
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""

@@ -17,6 +17,7 @@ from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
 from gateway.gateway import Gateway
+from gateway.health import Concern
 from gateway.http import openapi
 from gateway.http.connections import Connections
 from gateway.http.handlers import Handlers
@@ -43,9 +44,10 @@ from gateway.settings import (
     TypeaheadEntry,
     read_settings,
 )
+from tests.observe.test_metrics import idle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from gateway.settings import Settings
 
@@ -112,29 +114,10 @@ def test_the_statuses_of_what_connectors_tell_are_documented() -> None:
 # --- metrics
 
 
-class Idle:
-    """A load of nothing."""
-
-    def lanes(self) -> Iterable[tuple[str, int, int]]:
-        return []
-
-    def open_jobs(self) -> int:
-        return 0
-
-    def audit_failed(self) -> int:
-        return 0
-
-    def journal_dropped(self) -> int:
-        return 0
-
-    def listener_faults(self) -> dict[str, int]:
-        return {}
-
-
 def test_the_table_of_metrics_is_the_one_in_the_code() -> None:
-    exposed = re.findall(r"^# TYPE (\w+) (\w+)$", Metrics(Idle()).text().decode(), flags=re.MULTILINE)
+    exposed = re.findall(r"^# TYPE (\w+) (\w+)$", idle().text().decode(), flags=re.MULTILINE)
     expected = {name: kind for name, kind in exposed if not name.endswith("_created")}
-    table = [row for row in rows((DOCS / "metrics.md").read_text()) if row[0].startswith("`gateway_")]
+    table = [row for row in rows((DOCS / "metrics.md").read_text()) if row[0].startswith(("`gateway_", "`process_"))]
     assert {row[0].strip("`"): row[1] for row in table} == expected
     assert len(table) == len(expected)
 
@@ -373,7 +356,8 @@ def described(tmp_path: Path) -> dict[str, Any]:
 def handlers_of(settings: Settings) -> Handlers:
     gateway = Gateway(settings, Bus())
     recent = Recent(lambda: pytest.fail("nothing has been run"))
-    return Handlers(gateway, Metrics(gateway), recent, "1", Connections(settings))
+    connections = Connections(settings)
+    return Handlers(gateway, Metrics(gateway, "1", connections.load), recent, "1", connections)
 
 
 def test_the_openapi_document_has_the_routes_of_the_page_and_who_may_use_them(described: dict[str, Any]) -> None:
@@ -465,6 +449,15 @@ def test_the_parameters_of_queries_are_those_in_the_code() -> None:
         assert sorted(first_column(section("http.md", heading))) == sorted(
             set(re.findall(r'query\.get\("(\w+)"', code))
         )
+
+
+def test_the_kinds_of_what_is_wrong_are_those_in_the_code() -> None:
+    kinds = set(re.findall(r'kind="(\w+)"', (ROOT / "gateway/health.py").read_text()))
+    table = [row for row in rows(section("http.md", "What is wrong")) if len(row) == 2 and row[1].endswith(".")]
+    named = [kind for row in table for kind in re.findall(r"`(\w+)`", row[0])]
+    members = [field.name for field in msgspec.structs.fields(Concern)]
+    assert named[: len(members)] == members
+    assert sorted(named[len(members) :]) == sorted(kinds)
 
 
 # --- architecture

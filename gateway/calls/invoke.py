@@ -405,7 +405,7 @@ class Invoker:
         """Publish the run's event, unless it was before (`again`), tell the journal, and return the event."""
         call, done, started = run.call, run.completed, run.started
         caller = call.caller
-        wall = 0.0 if started is None else asyncio.get_running_loop().time() - started
+        now = asyncio.get_running_loop().time()
         took: dict[str, Any] = {}
         if done is not None:
             took = {
@@ -427,7 +427,8 @@ class Invoker:
             error_code=error_code,
             message=message,
             queue_wait=run.queue_wait,
-            wall=wall,
+            wall=0.0 if started is None else now - started,
+            total=now - run.begun,
             request_bytes=run.request_bytes,
             **took,
         )

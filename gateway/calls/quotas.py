@@ -55,6 +55,8 @@ class Quotas:
         self.limits_of = limits_of
         self.on_room: Callable[[str], None] = lambda _client: None
         """Called with a client that was refused a run, when it may have one again."""
+        self.refusals: dict[tuple[str, str], int] = {}
+        """How many calls were refused, by client and limit (`rate` or `concurrency`)."""
         self._publish = publish
         self._clock = clock
         self._uses: dict[str, _Usage] = {}
@@ -122,6 +124,7 @@ class Quotas:
     def _tell(self, client: str, use: _Usage, limit: str, now: float) -> None:
         """Tell that calls were refused: the first at once, and then how many, from time to time."""
         use.refused += 1
+        self.refusals[client, limit] = self.refusals.get((client, limit), 0) + 1
         if now < use.told + TELL:
             return
         self._publish(CallsRefused(client=client, limit=limit, refused=use.refused))

@@ -40,11 +40,11 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     gateway = Gateway(settings, bus)
     gateway.keep_jobs(status_of)
     gateway.keep_runs()
-    metrics = Metrics(gateway)
+    connections = Connections(settings)
+    metrics = Metrics(gateway, version("gateway"), connections.load)
     recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))
     bus.listen(metrics, *Metrics.kinds)
     bus.listen(recent, *Recent.kinds)
-    connections = Connections(settings)
     handlers = Handlers(
         gateway, metrics, recent, version("gateway"), connections, redirects=functools.partial(_redirects, gateway)
     )

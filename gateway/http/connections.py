@@ -22,6 +22,7 @@ from gateway.errors import RequestTimeout
 from gateway.http.budget import PROGRESS, STILL, Budget
 from gateway.http.responses import of_error, of_status, unreadable
 from gateway.http.tls import Encryption
+from gateway.observe.metrics import ConnectionLoad
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -76,6 +77,12 @@ class Connections:
         self.write_timeout = settings.write_timeout
         self.encryption = Encryption(settings)
         self._processes = settings.max_processes
+
+    def load(self) -> ConnectionLoad:
+        """Return how many there are, and what they hold."""
+        budget, ends = self.budget, self.encryption.ends
+        until = ends.timestamp() if ends is not None else None
+        return ConnectionLoad(self.open, self.most, budget.bodies, budget.answers, budget.most, until)
 
     def allow_descriptors(self) -> None:
         """Let this process have the descriptors that it needs, or else have less connections, and say so.

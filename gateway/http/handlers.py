@@ -11,15 +11,15 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from gateway.calls.admission import AdmissionState
 from gateway.calls.circuit import CircuitState
 from gateway.connectors.snapshot import ConnectorState
-from gateway.errors import AuditUnavailable, Forbidden
+from gateway.errors import Forbidden
 from gateway.http import openapi
 from gateway.http.audited import note
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.docs import DocsHandlers
+from gateway.http.facts import Facts
 from gateway.http.jobs import JobHandlers
 from gateway.http.keys import CLIENT, client_of, identity_of
 from gateway.http.openapi import Admittance
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.connectors.definition import Connector
     from gateway.connectors.snapshot import Snapshot
     from gateway.gateway import Gateway
+    from gateway.health import Concern
     from gateway.http.connections import Connections
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import Recent
@@ -64,6 +65,7 @@ class Handlers:
         self._version = version
         self._connections = connections
         self._documents: WeakKeyDictionary[Snapshot, dict[tuple[str, Admittance], bytes]] = WeakKeyDictionary()
+        self._facts = Facts(gateway, connections, recent)
         self._jobs = JobHandlers(gateway)
         self._calls = CallHandlers(gateway, connections.budget)
         self._runs = RunHandlers(gateway, self._calls)
@@ -105,21 +107,16 @@ class Handlers:
 
         It takes it without a log, too, and says so; and without an audit, unless that is required.
         """
-        state, asked = self._gateway.admission.state, self._gateway.registry.awaited()
-        problem, audit = logs.problem(), self._gateway.audit
+        problem, audit, reason = logs.problem(), self._gateway.audit, self._gateway.unready()
         told: dict[str, Any] = {"log_problem": problem} if problem else {}
         if audit is not None and audit.problem:
             told["audit_problem"] = audit.problem
-        if state is not AdmissionState.SERVING:
-            return json_response({"ok": False, "reason": state.value, **told}, 503)
-        if audit is not None and audit.refuses:
-            return json_response({"ok": False, "reason": AuditUnavailable.code, **told}, 503)
-        if asked:
+        if reason is None:
+            return json_response({"ok": True, **told})
+        if reason == ConnectorState.DESCRIBING.value and self._gateway.registry.clients is None:
             # Whoever asks has shown no key: where there are clients, whose they are is nobody's business.
-            which: dict[str, Any] = {"connectors": asked} if self._gateway.registry.clients is None else {}
-            told = {"reason": ConnectorState.DESCRIBING.value, **which, **told}
-            return json_response({"ok": False, **told}, 503)
-        return json_response({"ok": True, **told})
+            told = {"connectors": self._gateway.registry.awaited(), **told}
+        return json_response({"ok": False, "reason": reason, **told}, 503)
 
     async def commands(self, request: web.Request) -> web.Response:
         """The catalogue, from memory."""
@@ -181,6 +178,7 @@ class Handlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus' format."""
         only = None if identity_of(request).sees_all else identity_of(request).client
+        await self._gateway.count_dead_letters()
         return web.Response(
             body=self._metrics.text(only), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
@@ -192,10 +190,11 @@ class Handlers:
         if not identity.sees_all:
             if client not in {None, identity.client}:
                 raise Forbidden("the status of others is for keys with the role operator")
-            return json_response(self._status_of(identity.client))
-        return json_response(self._whole_status() if client is None else self._status_of(client))
+            client = identity.client
+        problems = await self._facts.concerns(client)
+        return json_response(self._whole_status(problems) if client is None else self._status_of(client, problems))
 
-    def _status_of(self, client: str) -> dict[str, Any]:
+    def _status_of(self, client: str, problems: list[Concern]) -> dict[str, Any]:
         """Return what one client may know: nothing that others have a part in is counted."""
         gateway = self._gateway
         world = gateway.registry.world(client)
@@ -204,16 +203,18 @@ class Handlers:
             "version": self._version,
             "state": gateway.admission.state.value,
             "client": client,
+            "problems": problems,
             "describing": sorted(describing & world.statuses.keys()),
             "connectors": {name: self._connector(status.name, client) for name, status in world.statuses.items()},
         }
 
-    def _whole_status(self) -> dict[str, Any]:
+    def _whole_status(self, problems: list[Concern]) -> dict[str, Any]:
         gateway = self._gateway
         clients = gateway.registry.clients
         return {
             "version": self._version,
             "state": gateway.admission.state.value,
+            "problems": problems,
             "registry_problem": gateway.registry.problem,
             "log_problem": logs.problem(),
             "notices": self._connections.encryption.notices(),

@@ -54,6 +54,11 @@ class Encryption:
         """What new connections are encrypted with; None: they are not."""
         return self._made.context if self._made is not None else None
 
+    @property
+    def ends(self) -> datetime.datetime | None:
+        """When the certificate ends."""
+        return self._made.ends if self._made is not None else None
+
     def facts(self) -> dict[str, Any] | None:
         """Return what people are told of it."""
         if self._made is None or self._files is None:

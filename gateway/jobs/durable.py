@@ -116,6 +116,12 @@ class DurableJobs:
         """Return jobs, the latest first."""
         return await (await self._awake()).list(query, limit, offset) if self._knows_any else []
 
+    async def count_dead(self) -> dict[str | None, int] | None:
+        """Return how many dead letters there are, by client; None while the engine does not run."""
+        if self._engine is None:
+            return None if self._knows_any else {}
+        return await self._engine.count_dead()
+
     async def cancel(self, job: str) -> None:
         """Stop an open job. Its caller gets the error `job_cancelled`, unless an outcome is recorded.
 

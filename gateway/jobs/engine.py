@@ -168,6 +168,11 @@ class Engine:
         with self._told():
             return [row.status() for row in await self.store.listed(query, limit, offset)]
 
+    async def count_dead(self) -> dict[str | None, int]:
+        """Return how many dead letters there are, by client."""
+        with self._told():
+            return await self.store.count_dead()
+
     async def cancel(self, name: str) -> None:
         """Stop an open job. Whoever has it in its hands ends it, and tells its caller."""
         row = await self._row(name)

@@ -206,6 +206,7 @@ UPDATE jobs SET owner = :owner, slot = 0, interrupted = interrupted + CASE WHEN 
     state = CASE WHEN state = 'running' THEN 'waiting' ELSE state END
 WHERE id = :id AND {_ORPHAN} RETURNING {ROW}
 """
+COUNT_DEAD = "SELECT client, count(*) FROM jobs WHERE state = 'dead' AND finished IS NOT NULL GROUP BY client"
 HELD = "SELECT id FROM jobs WHERE owner = :owner AND held = 1"
 CANCELLED = "SELECT id FROM jobs WHERE owner = :owner AND held = 1 AND state = 'cancelled'"
 
@@ -416,6 +417,10 @@ class Store:
     async def count_orphans(self) -> int:
         """Return how many jobs of dead gateways are left."""
         return int((await self._read(COUNT_ORPHANS)).rows[0][0])
+
+    async def count_dead(self) -> dict[str | None, int]:
+        """Return how many dead letters there are, over all gateways, by client."""
+        return {row[0]: int(row[1]) for row in (await self._read(COUNT_DEAD)).rows}
 
     async def orphans(self, limit: int) -> list[tuple[str, str, int]]:
         """Return the oldest jobs of dead gateways: (id, owner, size)."""

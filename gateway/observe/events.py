@@ -29,8 +29,8 @@ class RunFinished(Event, frozen=True, kw_only=True):
     """An invocation ended, in whatever way.
 
     `outcome` is "ok" or an error code of `docs/errors.md` ("error" stands for the connector's own codes in metrics).
-    Times are seconds, sizes bytes; `status` is the exit status, `signal` the signal's name, `pid` that in its cell,
-    0 when no process was started.
+    Times are seconds, sizes bytes; `total` is from the call's coming to its end, the wait included, `status` the exit
+    status, `signal` the signal's name, `pid` that in its cell, 0 when no process was started.
     """
 
     name = "run"
@@ -47,6 +47,7 @@ class RunFinished(Event, frozen=True, kw_only=True):
     signal: str | None = None
     queue_wait: float = 0.0
     wall: float = 0.0
+    total: float = 0.0
     cpu_user: float = 0.0
     cpu_system: float = 0.0
     peak_rss: int = 0

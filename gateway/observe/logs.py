@@ -112,6 +112,7 @@ class EventLog:
                 signal=event.signal,
                 queue_wait=round(event.queue_wait, 4),
                 wall=round(event.wall, 4),
+                total=round(event.total, 4),
                 cpu_user=round(event.cpu_user, 4),
                 cpu_system=round(event.cpu_system, 4),
                 peak_rss=event.peak_rss,
@@ -147,6 +148,7 @@ class _RunLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     signal: str | None = None
     queue_wait: float
     wall: float
+    total: float
     cpu_user: float
     cpu_system: float
     peak_rss: int
@@ -199,7 +201,7 @@ def _facts(event: Event) -> dict[str, Any]:
     facts = msgspec.structs.asdict(event)
     if isinstance(event, RunFinished):
         facts = {key: value for key, value in facts.items() if value is not None}
-        for key in ("queue_wait", "wall", "cpu_user", "cpu_system"):
+        for key in ("queue_wait", "wall", "total", "cpu_user", "cpu_system"):
             facts[key] = round(facts[key], 4)
     elif isinstance(event, RegistryLoaded):
         facts["changed"] = _some(event.changed)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -31,14 +31,23 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 120.0, 600.0)
+_SECONDS = (
+    *(0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6),
+    *(1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 120.0, 600.0),
+)
+"""Of what callers wait for: from 5 ms to 40 s a quantile is at most 1.7 times what it was."""
+_COARSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 120.0, 600.0)
 _BYTES = tuple(float(1 << n) for n in range(22, 34))
 _NEVER_FOUND = {"command_not_found", "gateway_draining"}
+ENDS = ("delivered", "kept", "cancelled", "unwanted", "dead")
+VERDICTS = ("done", "again", "dead")
 _UNAVAILABLE = "connector_unavailable"
+_REFUSED = {*_NEVER_FOUND, _UNAVAILABLE}
 _UNKNOWN = "unknown"
 _COMMAND = ("connector", "command")
 _LABELS = (*_COMMAND, "client")
 """The last one where there are clients."""
+_CALL = "gateway_call_duration_seconds"
 _HISTOGRAMS = {
     "gateway_run_duration_seconds": "From the start of a process to its end",
     "gateway_queue_wait_seconds": "From the call to its slot",
@@ -47,14 +56,60 @@ _HISTOGRAMS = {
 }
 
 
+class LaneLoad(NamedTuple):
+    """One connector at the moment of a scrape; `bounds` is concurrency and queue, None where nobody can say them."""
+
+    connector: str
+    in_flight: int
+    queued: int
+    bounds: tuple[int, int] | None
+    quarantined: bool
+    circuit_open: bool
+
+
+class PlaceLoad(NamedTuple):
+    """The processes of a gateway: those of runs, those that are kept without one, and how many there may be."""
+
+    running: int
+    kept: int
+    most: int
+
+
+class ConnectionLoad(NamedTuple):
+    """Connections, and bytes of bodies and answers that are held, with their bounds; when the certificate ends."""
+
+    open: int
+    most: int
+    bodies: int
+    answers: int
+    most_held: int
+    tls_ends: float | None
+    """Seconds since 1970; None without TLS."""
+
+
 class Load(Protocol):
     """What is true at the moment of a scrape."""
 
-    def lanes(self) -> Iterable[tuple[str, int, int]]:
-        """Return (connector, in flight, queued) of every connector."""
+    def lanes(self) -> Iterable[LaneLoad]:
+        """Return what is true of every connector."""
+
+    def processes(self) -> PlaceLoad:
+        """Return how many processes there are."""
+
+    def ready(self) -> bool:
+        """Tell whether new work is taken."""
+
+    def refusals(self) -> Mapping[tuple[str, str], int]:
+        """Return how many calls were refused, by client and limit."""
+
+    def jobs_available(self) -> bool:
+        """Tell whether durable jobs can be accepted and delivered."""
 
     def open_jobs(self) -> int | None:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
+
+    def dead_letters(self) -> int | None:
+        """Return how many outcomes were given up and not delivered; None when nobody can say now."""
 
     def audit_failed(self) -> int:
         """Return how many lines of the audit could not be written when their time had come."""
@@ -72,13 +127,15 @@ class Metrics:
     kinds = (RunFinished, JobFinished, CallbackTried, BackgroundStarted, BackgroundFinished, RegistryLoaded)
     """What it listens to."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, version: str, connections: Callable[[], ConnectionLoad]) -> None:
         self._load = load
+        self._version = version
+        self._connections = connections
         self._commands: dict[tuple[str, ...], _CommandSeries] = {}
         """By connector, command, and the client where there are some."""
-        self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",))
+        self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",), ENDS)
         self._callbacks = _Counter(
-            "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",)
+            "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",), VERDICTS
         )
         self._background = _Counter(
             "gateway_background_runs_ended",
@@ -90,6 +147,7 @@ class Metrics:
         self._quarantined = 0
         self._registry = CollectorRegistry()
         self._registry.register(_Written(self._families))
+        ProcessCollector(registry=self._registry)
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
@@ -133,10 +191,17 @@ class Metrics:
         if count is None:
             count = command.outcomes[outcome] = _Count()
         count.value += 1
+        if outcome in _REFUSED:  # at once, which says nothing of how long others take
+            return
+        whole = command.whole
+        if whole is None:
+            whole = command.whole = _Histogram(_SECONDS)
+        whole.counts[bisect_left(_SECONDS, event.total)] += 1
+        whole.sum += event.total
         if not event.pid:
             return
         if not command.timed:
-            command.timed = (_Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_BYTES))
+            command.timed = (_Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_COARSE), _Histogram(_BYTES))
         taken = (event.wall, event.queue_wait, event.cpu_user + event.cpu_system, event.peak_rss)
         for histogram, value in zip(command.timed, taken, strict=True):
             histogram.counts[bisect_left(histogram.bounds, value)] += 1
@@ -160,6 +225,11 @@ class Metrics:
                 runs.add_sample("gateway_runs_total", {**labels, "outcome": outcome}, count.value)
                 runs.add_sample("gateway_runs_created", {**labels, "outcome": outcome}, count.created)
         yield runs
+        whole = HistogramMetricFamily(_CALL, "From the call to its outcome: the wait, the run, and what is around it")
+        for labels, command in commands:
+            if command.whole is not None:
+                command.whole.write(whole, labels)
+        yield whole
         for number, (name, what) in enumerate(_HISTOGRAMS.items()):
             histograms = HistogramMetricFamily(name, what)
             for labels, command in commands:
@@ -174,14 +244,21 @@ class Metrics:
         yield _gauge("gateway_background_runs", "Runs that go on after their answers", self._going_on)
         yield self._background.family()
         yield GaugeMetricFamily("gateway_quarantined", "Connectors that cannot be served", value=self._quarantined)
-        lanes = list(self._load.lanes())
-        yield _gauge("gateway_in_flight", "Runs that hold a slot", {name: running for name, running, _ in lanes})
-        yield _gauge("gateway_queued", "Calls that wait for a slot", {name: waiting for name, _, waiting in lanes})
+        yield from self._lanes()
+        yield from self._gateway()
+        yield GaugeMetricFamily(
+            "gateway_jobs_available", "1 while jobs can be accepted", value=int(self._load.jobs_available())
+        )
         # No sample is better than a 0 that nobody has counted.
         yield GaugeMetricFamily(
             "gateway_jobs_open",
             "Durable jobs in this gateway's hands that have not ended",
             value=self._load.open_jobs(),
+        )
+        yield GaugeMetricFamily(
+            "gateway_jobs_dead",
+            "Outcomes of jobs that are kept, and whose delivery was given up",
+            value=self._load.dead_letters(),
         )
         yield CounterMetricFamily(
             "gateway_log_dropped",
@@ -207,6 +284,53 @@ class Metrics:
         for listener, failed in self._load.listener_faults().items():
             faults.add_metric((listener,), failed, created=self._created)
         yield faults
+        refused = CounterMetricFamily(
+            "gateway_calls_refused", "Calls beyond a client's limits, which got 429", labels=("client", "limit")
+        )
+        for labels, count in self._load.refusals().items():
+            refused.add_metric(labels, count, created=self._created)
+        yield refused
+
+    def _lanes(self) -> Iterator[Metric]:
+        lanes = list(self._load.lanes())
+        yield _gauge("gateway_in_flight", "Runs that hold a slot", {one.connector: one.in_flight for one in lanes})
+        yield _gauge("gateway_queued", "Calls that wait for a slot", {one.connector: one.queued for one in lanes})
+        bounds = {one.connector: one.bounds for one in lanes if one.bounds is not None}
+        runs, calls = ({name: most[number] for name, most in bounds.items()} for number in (0, 1))
+        yield _gauge("gateway_concurrency", "Runs that may hold a slot", runs)
+        yield _gauge("gateway_queue_size", "Calls that may wait for a slot", calls)
+        yield _gauge(
+            "gateway_connector_quarantined",
+            "1 for a connector that cannot be served",
+            {one.connector: int(one.quarantined) for one in lanes},
+        )
+        yield _gauge(
+            "gateway_circuit_open",
+            "1 for a connector that is left alone after failures in a row",
+            {one.connector: int(one.circuit_open) for one in lanes},
+        )
+
+    def _gateway(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily("gateway_info", "1, with what serves", labels=("version",))
+        info.add_metric((self._version,), 1)
+        yield info
+        yield GaugeMetricFamily("gateway_ready", "1 while new work is taken", value=int(self._load.ready()))
+        places, connections = self._load.processes(), self._connections()
+        processes = GaugeMetricFamily("gateway_processes", "Processes of runs, and without one", labels=("state",))
+        processes.add_metric(("running",), places.running)
+        processes.add_metric(("kept",), places.kept)
+        yield processes
+        yield GaugeMetricFamily("gateway_processes_max", "Processes that there may be", value=places.most)
+        yield GaugeMetricFamily("gateway_connections", "Connections that are open", value=connections.open)
+        yield GaugeMetricFamily("gateway_connections_max", "Connections that there may be", value=connections.most)
+        held = GaugeMetricFamily("gateway_held_bytes", "What clients hold in memory", labels=("what",))
+        held.add_metric(("bodies",), connections.bodies)
+        held.add_metric(("answers",), connections.answers)
+        yield held
+        yield GaugeMetricFamily("gateway_held_max_bytes", "What they may hold", value=connections.most_held)
+        yield GaugeMetricFamily(
+            "gateway_tls_not_after_seconds", "When the certificate ends", value=connections.tls_ends
+        )
 
 
 class _Count:
@@ -244,10 +368,12 @@ class _Histogram:
 class _CommandSeries:
     """What was counted of one command: its runs by outcome, and what those took that had a process."""
 
-    __slots__ = ("outcomes", "timed")
+    __slots__ = ("outcomes", "timed", "whole")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, _Count] = {}
+        self.whole: _Histogram | None = None
+        """Of all that were found, whether they came to have a process or not."""
         self.timed: tuple[_Histogram, ...] = ()
         """In the order of `_HISTOGRAMS`; empty before there was a process."""
 
@@ -255,8 +381,9 @@ class _CommandSeries:
 class _Counter:
     """Numbers that only grow, by the values of labels."""
 
-    def __init__(self, name: str, what: str, labels: tuple[str, ...]) -> None:
-        self.counts: dict[tuple[str, ...], _Count] = {}
+    def __init__(self, name: str, what: str, labels: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
+        """The values in `known` are there from the start: a rate sees the first of what was 0 before."""
+        self.counts: dict[tuple[str, ...], _Count] = {(value,): _Count() for value in known}
         self._name = name
         self._what = what
         self._labels = labels

@@ -607,7 +607,7 @@ def table(tmp_path: Path) -> tuple[Any, Any]:
     settings, _ = read_settings(site.file, environ={})
     app = build(settings, Bus())
     recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
-    handlers = Handlers(app[GATEWAY], Metrics(app[GATEWAY]), recent, "0", app[CONNECTIONS])
+    handlers = Handlers(app[GATEWAY], Metrics(app[GATEWAY], "0", app[CONNECTIONS].load), recent, "0", app[CONNECTIONS])
     return handlers.routes(), app.router
 
 

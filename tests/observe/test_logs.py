@@ -247,12 +247,12 @@ asyncio.run(main())
 def test_the_line_of_a_run_has_the_events_fields_and_then_what_every_line_has(log: Log) -> None:
     facts: dict[str, Any] = {
         "error_code": "A1", "message": "m", "client": "c", "pid": 7, "status": 3, "signal": "SIGSEGV",
-        "queue_wait": 0.12345, "wall": 1.00006, "cpu_user": 0.1, "cpu_system": 0.0, "peak_rss": 1, "request_bytes": 2,
-        "result_bytes": 3, "log_bytes": 4,
+        "queue_wait": 0.12345, "wall": 1.00006, "total": 1.12351, "cpu_user": 0.1, "cpu_system": 0.0, "peak_rss": 1,
+        "request_bytes": 2, "result_bytes": 3, "log_bytes": 4,
     }  # fmt: skip
     logs.EventLog("json")(run("connector_failed", **facts))
     (line,) = log.lines()
-    rounded = {**facts, "queue_wait": 0.1235, "wall": 1.0001}
+    rounded = {**facts, "queue_wait": 0.1235, "wall": 1.0001, "total": 1.1235}
     expected = {**NAMES, "outcome": "connector_failed", **rounded, "event": "run", "level": "warning"}
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", line.pop("timestamp"))
     assert list(line.items()) == list(expected.items())

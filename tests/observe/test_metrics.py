@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import time
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.calls.circuit import FAILURES
+from gateway.jobs import contract
 from gateway.observe.events import RegistryLoaded, RunFinished
-from gateway.observe.metrics import Metrics
+from gateway.observe.metrics import ConnectionLoad, LaneLoad, Metrics, PlaceLoad
 from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:
@@ -22,8 +27,23 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 class Idle:
     """A load of nothing."""
 
-    def lanes(self) -> Iterable[tuple[str, int, int]]:
+    def lanes(self) -> Iterable[LaneLoad]:
         return []
+
+    def processes(self) -> PlaceLoad:
+        return PlaceLoad(0, 0, 64)
+
+    def ready(self) -> bool:
+        return True
+
+    def refusals(self) -> dict[tuple[str, str], int]:
+        return {}
+
+    def jobs_available(self) -> bool:
+        return True
+
+    def dead_letters(self) -> int:
+        return 0
 
     def open_jobs(self) -> int:
         return 0
@@ -36,6 +56,10 @@ class Idle:
 
     def listener_faults(self) -> dict[str, int]:
         return {}
+
+
+def idle() -> Metrics:
+    return Metrics(Idle(), "1.2", lambda: ConnectionLoad(0, 4096, 0, 0, 1 << 28, None))
 
 
 def parsed(text: bytes) -> Samples:
@@ -126,12 +150,105 @@ async def test_gauges_show_the_load_of_the_moment(site: Site) -> None:
         assert value(samples, "gateway_runs_total", connector="gated", command="Go", outcome="ok") == 5
 
 
+async def test_bounds_states_and_what_serves_stand_beside_the_load(site: Site) -> None:
+    site.script("crash.sh", "kill -9 $$")
+    site.configure(
+        f"""
+        fax: {{run: [cat], concurrency: 3, queue: 7, {ANY}}}
+        crash: {{run: [./crash.sh], {ANY}}}
+        gone: {{run: [no-such-program]}}
+        """,
+        gateway="max_connections: 50\nmax_processes: 9\nmax_held: 64MiB",
+    )
+    async with served(site) as gateway:
+        for _ in range(FAILURES):
+            await gateway.do("crash/Go")
+        samples = await scraped(gateway)
+        for name, of in (("fax", (3, 7, 0, 0)), ("crash", (8, 32, 0, 1))):
+            known = ("concurrency", "queue_size", "connector_quarantined", "circuit_open")
+            assert tuple(value(samples, f"gateway_{one}", connector=name) for one in known) == of
+        assert value(samples, "gateway_connector_quarantined", connector="gone") == 1
+        assert ("gateway_concurrency", frozenset({("connector", "gone")})) not in samples  # nobody understood its entry
+        assert value(samples, "gateway_ready") == value(samples, "gateway_info", version=version("gateway")) == 1
+        assert value(samples, "gateway_jobs_available") == 1
+        assert (value(samples, "gateway_connections"), value(samples, "gateway_connections_max")) == (1, 50)
+        assert (value(samples, "gateway_held_bytes", what="bodies"), value(samples, "gateway_held_max_bytes")) == (
+            0, 64 << 20,
+        )  # fmt: skip
+        assert (value(samples, "gateway_processes", state="running"), value(samples, "gateway_processes_max")) == (0, 9)
+        assert ("gateway_tls_not_after_seconds", frozenset()) not in samples
+        assert 0 < value(samples, "process_start_time_seconds") < time.time()
+        assert value(samples, "process_open_fds") > 0
+
+
+async def test_what_callers_wait_for_is_timed_whether_a_process_came_of_it_or_not(site: Site) -> None:
+    gate = site.folder / "gate"
+    site.script("gated.sh", f"while [ ! -e {gate} ]; do sleep 0.01; done; echo 1")
+    site.configure(f"gated: {{run: [./gated.sh], concurrency: 1, queue_timeout: 200ms, {ANY}}}")
+    async with served(site) as gateway:
+        first = asyncio.create_task(gateway.do("gated/Go"))
+
+        async def runs() -> bool:
+            return value(await scraped(gateway), "gateway_in_flight", connector="gated") == 1
+
+        await eventually(runs)
+        assert (await gateway.do("gated/Go")).code == "connector_busy"
+        await gateway.do("gated/Nothing")
+        gate.touch()
+        await first
+        samples = await scraped(gateway)
+        [line] = gateway.events("run", outcome="connector_busy")
+    labels = {"connector": "gated", "command": "Go"}
+    assert value(samples, "gateway_call_duration_seconds_count", **labels) == 2
+    assert value(samples, "gateway_run_duration_seconds_count", **labels) == 1
+    assert value(samples, "gateway_call_duration_seconds_bucket", le="0.15", **labels) == 0
+    assert line["total"] >= 0.2
+    assert "unknown" not in {
+        dict(where).get("connector") for name, where in samples if name.startswith("gateway_call_d")
+    }
+
+
+def test_ends_of_jobs_are_there_before_the_first() -> None:
+    samples = parsed(idle().text())
+    states = {dict(where)["state"] for name, where in samples if name == "gateway_jobs_total"}
+    verdicts = {dict(where)["verdict"] for name, where in samples if name == "gateway_callbacks_total"}
+    assert states == {one.value for one in contract.ENDS}
+    assert verdicts == {one.value for one in contract.Verdict}
+
+
+def test_a_quantile_is_known_well_between_5_ms_and_40_s() -> None:
+    metrics = idle()
+    metrics(run("fax", wall=1.0))
+    bounds = [
+        float(dict(where)["le"])
+        for name, where in parsed(metrics.text())
+        if name == "gateway_call_duration_seconds_bucket"
+    ]
+    fine = sorted(one for one in bounds if 0.005 <= one <= 40)
+    assert (fine[0], fine[-1]) == (0.005, 40)
+    assert all(upper / lower < 1.7 for lower, upper in itertools.pairwise(fine))
+
+
+async def test_a_client_that_is_refused_is_counted(site: Site) -> None:
+    site.configure(f"fax: {{run: [cat], {ANY}}}")
+    (site.folder / "clients.d").mkdir()
+    (site.folder / "clients.d/acme.yaml").write_text(
+        "keys: [{key: sesame, role: operator}]\nlimits: {rate: 1/h, burst: 1}\n"
+    )
+    key = {"Authorization": "Bearer sesame"}
+    async with served(site) as gateway:
+        codes = [(await gateway.do("fax/Go", headers=key)).status for _ in range(3)]
+        samples = parsed((await gateway.get("/metrics", headers=key)).raw)
+    assert codes == [200, 429, 429]
+    assert value(samples, "gateway_calls_refused_total", client="acme", limit="rate") == 2
+
+
 def test_a_scrape_is_valid_before_anything_happened() -> None:
-    assert parsed(Metrics(Idle()).text())[("gateway_quarantined", frozenset())] == 0
+    assert parsed(idle().text())[("gateway_quarantined", frozenset())] == 0
 
 
 def test_what_a_caller_typed_is_no_label_whatever_the_refusal() -> None:
-    metrics = Metrics(Idle())
+    metrics = idle()
     for outcome in ("command_not_found", "gateway_draining"):
         metrics(RunFinished(connector="typed", command="typed", request_id="typed", outcome=outcome))
     metrics(RunFinished(connector="fax", command="typed", request_id="typed", outcome="connector_unavailable"))
@@ -143,7 +260,7 @@ def run(connector: str, outcome: str = "ok", **facts: float) -> RunFinished:
 
 
 def test_a_value_counts_below_the_first_bound_that_it_does_not_exceed() -> None:
-    metrics = Metrics(Idle())
+    metrics = idle()
     for wall in (0.005, 0.0051, 1000.0):
         metrics(run("fax", wall=wall))
     samples = parsed(metrics.text())
@@ -158,7 +275,7 @@ def test_a_value_counts_below_the_first_bound_that_it_does_not_exceed() -> None:
 
 
 def test_what_was_counted_of_a_connector_goes_with_it() -> None:
-    metrics = Metrics(Idle())
+    metrics = idle()
     for name in ("fax", "mail"):
         metrics(run(name))
     metrics(RegistryLoaded(connectors=1, commands=1, quarantined=0, changed=(), removed=("fax",), took=0.1))

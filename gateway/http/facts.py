@@ -1,0 +1,111 @@
+"""The facts that tell what is wrong, of all that there is or of one client's world."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from typing import TYPE_CHECKING
+
+from gateway import health
+from gateway.connectors.snapshot import ConnectorState
+from gateway.health import ClientFacts, ConnectorFacts, GatewayFacts
+from gateway.identity import called
+from gateway.observe import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.connectors.clients import Client
+    from gateway.gateway import Gateway
+    from gateway.health import Concern
+    from gateway.http.connections import Connections
+    from gateway.observe.outcomes import Recent
+
+
+class Facts:
+    """Gathers them where they are."""
+
+    def __init__(self, gateway: Gateway, connections: Connections, recent: Recent) -> None:
+        self._gateway = gateway
+        self._connections = connections
+        self._recent = recent
+
+    async def concerns(self, client: str | None = None) -> list[Concern]:
+        """Return what should be looked at, the worst first; of one client's world, or of everything."""
+        await self._gateway.count_dead_letters()
+        if client is None:
+            return health.concerns(self._of_gateway(), self._of_connectors())
+        return health.concerns(self._of_world(client), self._of_connectors(client))
+
+    def _of_world(self, client: str) -> GatewayFacts:
+        """Return what one client may know: nothing that others have a part in."""
+        gateway = self._gateway
+        known = (gateway.registry.clients or {}).get(client)
+        return GatewayFacts(
+            now=_now(),
+            state=gateway.admission.state.value,
+            dead_letters=gateway.dead_letters(client) or 0,
+            clients=[_of_client(known)] if known is not None else [],
+        )
+
+    def _of_gateway(self) -> GatewayFacts:
+        gateway, connections = self._gateway, self._connections
+        audit, jobs, encryption = gateway.audit, gateway.submitter.jobs, connections.encryption
+        places, budget = gateway.places, connections.budget
+        return GatewayFacts(
+            now=_now(),
+            state=gateway.admission.state.value,
+            registry_problem=gateway.registry.problem,
+            log_problem=logs.problem(),
+            log_dropped=logs.dropped(),
+            audit_problem=audit.problem if audit is not None else None,
+            audit_required=audit is not None and audit.required,
+            jobs_problem=jobs.health().reason if jobs is not None else None,
+            dead_letters=gateway.dead_letters() or 0,
+            bare=encryption.bare(),
+            tls_problem=encryption.problem,
+            tls_ends=encryption.ends,
+            processes=(places.running + places.hosts, places.most),
+            connections=(connections.open, connections.most),
+            held=(budget.bodies + budget.answers, budget.most),
+            exposed=gateway.registry.exposed,
+            clients=[_of_client(one) for one in (gateway.registry.clients or {}).values()],
+        )
+
+    def _of_connectors(self, client: str | None = None) -> Iterator[ConnectorFacts]:
+        gateway = self._gateway
+        statuses = gateway.registry.snapshot.statuses if client is None else gateway.registry.world(client).statuses
+        for status in statuses.values():
+            name, connector = status.name, status.connector
+            lane, circuit, notices = gateway.places.lane(name), None, gateway.notices(name)
+            if connector is not None:
+                notices += gateway.pools.told(connector.launch)[1]
+                if status.state is ConnectorState.READY:
+                    found = gateway.invoker.circuit(connector)
+                    circuit = found.reason if found.state is not found.state.CLOSED else None
+            yield ConnectorFacts(
+                name=name if client is None else called(name),
+                state=status.state.value,
+                reason=status.reason,
+                circuit=circuit,
+                in_flight=lane.running if client is None else lane.running_of(client),
+                queued=lane.queued if client is None else lane.waiting_of(client),
+                queue=connector.limits.queue if connector is not None else 0,
+                missing=gateway.lacking(name),
+                notices=notices,
+                last=self._recent.of(name, client),
+            )
+
+
+def _of_client(client: Client) -> ClientFacts:
+    ends = {key.id: key.until for key in client.keys if key.until is not None}
+    return ClientFacts(
+        name=client.name,
+        problem=client.problem,
+        notices=client.notices(time.time()),
+        keys={key: datetime.datetime.fromtimestamp(until, datetime.UTC) for key, until in ends.items()},
+    )
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
