@@ -7,7 +7,7 @@ from collections import UserDict
 
 import click
 
-VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "runs", "secrets", "serve", "test")
+VERBS = ("call", "check", "install", "jobs", "keys", "list", "new", "runs", "secrets", "serve", "status", "test")
 
 
 class _Verbs(UserDict[str, click.Command]):
@@ -38,6 +38,7 @@ def main() -> None:
       gateway list                       what can be called?
       gateway call hello/Greet name=Ada  run one command, without a server
       gateway serve                      serve them over HTTP
+      gateway status                     what is wrong with the one that runs, and what it does
       gateway jobs list                  what the one that runs has been asked to do durably
       gateway runs tail                  what it runs, as it ends
       gateway keys new acme              a key for a client

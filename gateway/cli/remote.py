@@ -25,6 +25,8 @@ from gateway.units import Duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import RenderableType
+
 PATIENCE = 30.0  # seconds for an answer
 DIGITS = 15  # of a number
 HERE = "http://localhost"  # what a Unix socket is called
@@ -70,6 +72,10 @@ def remote(function: Callable[..., None]) -> Callable[..., None]:
     return wrapper
 
 
+class NoGateway(Exception):
+    """No gateway answers; the text says which, and why."""
+
+
 class Where(NamedTuple):
     """Which gateway, and how it is believed."""
 
@@ -79,7 +85,7 @@ class Where(NamedTuple):
     cert: Path | None
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
     """Where a gateway is."""
 
     url: str
@@ -90,6 +96,7 @@ class _Target(NamedTuple):
 
     @property
     def shown(self) -> str:
+        """What it is called in a message."""
         return f"unix:{self.socket}" if self.socket is not None else self.url
 
     def connector(self) -> aiohttp.BaseConnector:
@@ -124,38 +131,68 @@ async def fetch(
 
     `of_command`: it may be anything, since a connector says it.
     """
-    target = _target(where)
+    target = target_of(where)
+    answer: Any = None
+    try:
+        status, body = await asked(target, method, path, query, patience=None if of_command else PATIENCE)
+        if not of_command:
+            answer = read(target, status, body)
+    except NoGateway as problem:
+        err.print(f"[bold red]error:[/] {escaped(str(problem))}")
+        return None
+    if of_command:
+        with contextlib.suppress(ValueError):
+            answer = msgspec.json.decode(body)
+    if status >= 400 and isinstance(answer, dict):
+        complain(target.shown, status, answer)
+        return None
+    return Fetched(body, answer)
+
+
+async def asked(
+    target: Target, method: str, path: str, query: dict[str, Any], *, patience: float | None = PATIENCE
+) -> tuple[int, bytes]:
+    """Send a request and return its status and body. `patience`: seconds for an answer; None: as long as it takes.
+
+    Raises:
+        NoGateway: nobody answers.
+    """
     url = target.shown
     headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
     query = {name: str(value) for name, value in query.items() if value is not None}
     try:
         async with (
             aiohttp.ClientSession(
-                connector=target.connector(), timeout=aiohttp.ClientTimeout(total=None if of_command else PATIENCE)
+                connector=target.connector(), timeout=aiohttp.ClientTimeout(total=patience)
             ) as session,
             session.request(method, f"{target.url}{path}", params=query, headers=headers) as response,
         ):
-            body = await response.read()
+            return response.status, await response.read()
     except (aiohttp.ClientError, OSError, ValueError) as problem:
         if isinstance(problem, aiohttp.InvalidURL):
             fail(f"--url: {url!r} is not an http or https URL")
         said = getattr(getattr(problem, "os_error", None), "strerror", None) or str(problem) or type(problem).__name__
-        err.print(f"[bold red]error:[/] no gateway answers at {escaped(url)}: {escaped(said)}")
-        return None
-    answer: Any = None
-    with contextlib.suppress(ValueError):
-        answer = msgspec.json.decode(body)
-    if response.status >= 400 and isinstance(answer, dict):
-        _complain(url, response.status, answer)
-        return None
-    if not of_command and not isinstance(answer, dict):
-        err.print(f"[bold red]error:[/] what answers at {escaped(url)} is no gateway (status {response.status})")
-        return None
-    return Fetched(body, answer)
+        raise NoGateway(f"no gateway answers at {url}: {said}") from problem
 
 
-def _target(where: Where) -> _Target:
-    """Find the gateway and its API key; with a URL there need be no configuration file here."""
+def read(target: Target, status: int, body: bytes) -> dict[str, Any]:
+    """Read the object that a gateway has answered.
+
+    Raises:
+        NoGateway: it is none.
+    """
+    try:
+        return msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise NoGateway(f"what answers at {target.shown} is no gateway (status {status})") from None
+
+
+def target_of(where: Where) -> Target:
+    """Find the gateway and its API key; with a URL there need be no configuration file here.
+
+    Raises:
+        ConfigError: there has to be one, and it cannot be used.
+    """
     try:
         settings, _ = read_settings(find_file(where.config))
     except ConfigError:
@@ -166,22 +203,22 @@ def _target(where: Where) -> _Target:
         return _told(where.url, settings.api_key, where)
     address = next((one for one in settings.listen if isinstance(one, Local)), settings.listen[0])
     if isinstance(address, Local):
-        return _Target(HERE, settings.api_key, address.path)
+        return Target(HERE, settings.api_key, address.path)
     if address.port == 0:
         fail("gateway.listen leaves the port to the system: say with --url where the gateway is")
     here = Tcp(_EVERYWHERE.get(address.host, address.host), address.port)
     if settings.tls is None:
-        return _Target(f"http://{here}", settings.api_key)
+        return Target(f"http://{here}", settings.api_key)
     tls = _context(where)
     if where.cacert is None and where.cert is None:  # whatever name it has, it is the one beside this
         tls = aiohttp.Fingerprint(fingerprint(settings.tls))
-    return _Target(f"https://{here}", settings.api_key, tls=tls)
+    return Target(f"https://{here}", settings.api_key, tls=tls)
 
 
-def _told(url: str, key: str | None, where: Where) -> _Target:
+def _told(url: str, key: str | None, where: Where) -> Target:
     if url.startswith("unix:"):
-        return _Target(HERE, key, url.removeprefix("unix:"))
-    return _Target(url.rstrip("/"), key, tls=_context(where))
+        return Target(HERE, key, url.removeprefix("unix:"))
+    return Target(url.rstrip("/"), key, tls=_context(where))
 
 
 def _context(where: Where) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
@@ -199,7 +236,8 @@ def _context(where: Where) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
     return context
 
 
-def _complain(url: str, status: int, answer: dict[str, Any]) -> None:
+def complain(url: str, status: int, answer: dict[str, Any]) -> None:
+    """Say why a gateway has refused, or that what answers is none."""
     error = answer.get("error")
     if isinstance(error, dict):
         err.print(f"[bold red]{escaped(str(error.get('error_code')))}[/]: {escaped(str(error.get('message')))}")
@@ -230,8 +268,8 @@ def print_facts(first: str, shown: str, facts: dict[str, Any]) -> None:
     print_table(made)
 
 
-def print_table(made: Table) -> None:
-    """Print a table: for whoever reads it with a program, a line a row."""
+def print_table(made: RenderableType) -> None:
+    """Print a table, or some of them: for whoever reads it with a program, a line a row."""
     (out if out.is_terminal else Console(width=_WIDE, highlight=False, emoji=False)).print(made)
 
 
