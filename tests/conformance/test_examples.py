@@ -54,7 +54,7 @@ RUN = {
     ("README.md", "sh", "#!/bin/sh"): "test_the_connector_of_the_readme_answers",
     ("docs/cli.md", "sh", "gateway call"): "test_the_calls_of_the_command_line_work",
     ("docs/operating.md", "sh", "gateway check"): "test_the_steps_of_a_start_work",
-    ("docs/operating.md", "sh", "python3 -c"): "test_a_backup_of_a_store_is_a_store",
+    ("docs/upgrading.md", "sh", "python3 -c"): "test_a_backup_of_a_store_is_a_store",
     ("docs/jobs.md", "console", "$ curl"): "test_the_list_of_jobs_looks_so",
     ("docs/modes.md", "python", "import json"): "test_the_loop_of_a_persistent_process_serves",
     (
@@ -432,7 +432,7 @@ def test_the_steps_of_a_start_work(tmp_path: Path) -> None:
 
 
 def test_a_backup_of_a_store_is_a_store(tmp_path: Path) -> None:
-    command = the("docs/operating.md", "sh", "python3 -c")
+    command = the("docs/upgrading.md", "sh", "python3 -c")
     store, copy = (part for part in command.split() if part.endswith(".sqlite"))
     live, backup = tmp_path / "jobs.sqlite", tmp_path / "backup.sqlite"
     with contextlib.closing(sqlite3.connect(live)) as connection:
