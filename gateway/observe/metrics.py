@@ -1,21 +1,20 @@
 """Metrics in Prometheus' form. Labels come from the registry, never from what a caller typed.
 
-A call counts with plain numbers that stand ready for its command; Prometheus' library writes them out at a scrape.
+A call counts with plain numbers that stand ready for its command. A scrape writes them out in pieces, so that calls
+have their turn in between; what there is once is written by Prometheus' library.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-from gateway.observe import logs
+from gateway.observe import exposition, logs
 from gateway.observe.events import (
     BackgroundFinished,
     BackgroundStarted,
@@ -47,8 +46,9 @@ _UNKNOWN = "unknown"
 _COMMAND = ("connector", "command")
 _LABELS = (*_COMMAND, "client")
 """The last one where there are clients."""
-_CALL = "gateway_call_duration_seconds"
+_SLICE = 100  # commands of which one piece of a scrape tells
 _HISTOGRAMS = {
+    "gateway_call_duration_seconds": "From the call to its outcome: the wait, the run, and what is around it",
     "gateway_run_duration_seconds": "From the start of a process to its end",
     "gateway_queue_wait_seconds": "From the call to its slot",
     "gateway_run_cpu_seconds": "CPU time of a run's processes, user and system",
@@ -168,11 +168,16 @@ class Metrics:
 
     def text(self, client: str | None = None) -> bytes:
         """Return the exposition format: of everything, or of one client's runs alone."""
+        return b"".join(self.pieces(client))
+
+    def pieces(self, client: str | None = None) -> Iterator[bytes]:
+        """Yield the same in pieces that take a few milliseconds each, however many connectors there are."""
+        for text in self._runs(client):
+            yield text.encode()
         if client is None:
-            return generate_latest(self._registry)
-        own = CollectorRegistry()
-        own.register(_Written(functools.partial(self._runs, client)))
-        return generate_latest(own)
+            for text in self._lanes():
+                yield text.encode()
+            yield generate_latest(self._registry)
 
     # --- private
 
@@ -186,24 +191,22 @@ class Metrics:
         labels = (connector, command_name) if event.client is None else (connector, command_name, event.client)
         command = self._commands.get(labels)
         if command is None:
-            command = self._commands[labels] = _CommandSeries()
+            command = self._commands[labels] = _CommandSeries(labels)
         count = command.outcomes.get(outcome)
         if count is None:
             count = command.outcomes[outcome] = _Count()
         count.value += 1
         if outcome in _REFUSED:  # at once, which says nothing of how long others take
             return
-        whole = command.whole
-        if whole is None:
-            whole = command.whole = _Histogram(_SECONDS)
-        whole.counts[bisect_left(_SECONDS, event.total)] += 1
-        whole.sum += event.total
         if not event.pid:
-            return
-        if not command.timed:
-            command.timed = (_Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_COARSE), _Histogram(_BYTES))
-        taken = (event.wall, event.queue_wait, event.cpu_user + event.cpu_system, event.peak_rss)
-        for histogram, value in zip(command.timed, taken, strict=True):
+            if not command.timed:
+                command.timed = (_Histogram(_SECONDS),)
+            taken: tuple[float, ...] = (event.total,)
+        else:
+            if len(command.timed) < len(_HISTOGRAMS):
+                command.timed = (*(command.timed or (_Histogram(_SECONDS),)), *_of_processes())
+            taken = (event.total, event.wall, event.queue_wait, event.cpu_user + event.cpu_system, event.peak_rss)
+        for histogram, value in zip(command.timed, taken, strict=False):
             histogram.counts[bisect_left(histogram.bounds, value)] += 1
             histogram.sum += value
 
@@ -212,39 +215,32 @@ class Metrics:
         for labels in [labels for labels in self._commands if labels[0] in removed]:
             del self._commands[labels]
 
-    def _runs(self, client: str | None = None) -> Iterator[Metric]:
+    def _runs(self, client: str | None = None) -> Iterator[str]:
         """Yield what was counted of runs, of one client or of all."""
-        commands = [
-            (dict(zip(_LABELS, labels, strict=False)), command)
-            for labels, command in self._commands.items()
-            if client is None or labels[2:] == (client,)
-        ]
-        runs = CounterMetricFamily("gateway_runs", "Invocations by outcome")
-        for labels, command in commands:
-            for outcome, count in command.outcomes.items():
-                runs.add_sample("gateway_runs_total", {**labels, "outcome": outcome}, count.value)
-                runs.add_sample("gateway_runs_created", {**labels, "outcome": outcome}, count.created)
-        yield runs
-        whole = HistogramMetricFamily(_CALL, "From the call to its outcome: the wait, the run, and what is around it")
-        for labels, command in commands:
-            if command.whole is not None:
-                command.whole.write(whole, labels)
-        yield whole
+        commands = [one for labels, one in self._commands.items() if client is None or labels[2:] == (client,)]
+        runs = [(one, outcome, count) for one in commands for outcome, count in one.outcomes.items()]
+        for name, kind, key in (
+            ("gateway_runs_total", "counter", "value"),
+            ("gateway_runs_created", "gauge", "created"),
+        ):
+            yield exposition.head(name, kind, "Invocations by outcome")
+            for some in _sliced(runs):
+                told = [(f'{one.labels},outcome="{outcome}"', getattr(count, key)) for one, outcome, count in some]
+                yield exposition.simple(name, told)
         for number, (name, what) in enumerate(_HISTOGRAMS.items()):
-            histograms = HistogramMetricFamily(name, what)
-            for labels, command in commands:
-                if command.timed:
-                    command.timed[number].write(histograms, labels)
-            yield histograms
+            timed = [(one.labels, one.timed[number]) for one in commands if len(one.timed) > number]
+            yield exposition.head(name, "histogram", what)
+            for part in _sliced(timed):
+                yield "".join([histogram.written(name, labels) for labels, histogram in part])
+            yield exposition.head(f"{name}_created", "gauge", what)
+            for part in _sliced(timed):
+                yield exposition.simple(f"{name}_created", ((labels, one.created) for labels, one in part))
 
     def _families(self) -> Iterator[Metric]:
-        yield from self._runs()
         yield self._jobs.family()
         yield self._callbacks.family()
-        yield _gauge("gateway_background_runs", "Runs that go on after their answers", self._going_on)
         yield self._background.family()
         yield GaugeMetricFamily("gateway_quarantined", "Connectors that cannot be served", value=self._quarantined)
-        yield from self._lanes()
         yield from self._gateway()
         yield GaugeMetricFamily(
             "gateway_jobs_available", "1 while jobs can be accepted", value=int(self._load.jobs_available())
@@ -291,24 +287,36 @@ class Metrics:
             refused.add_metric(labels, count, created=self._created)
         yield refused
 
-    def _lanes(self) -> Iterator[Metric]:
-        lanes = list(self._load.lanes())
-        yield _gauge("gateway_in_flight", "Runs that hold a slot", {one.connector: one.in_flight for one in lanes})
-        yield _gauge("gateway_queued", "Calls that wait for a slot", {one.connector: one.queued for one in lanes})
-        bounds = {one.connector: one.bounds for one in lanes if one.bounds is not None}
-        runs, calls = ({name: most[number] for name, most in bounds.items()} for number in (0, 1))
-        yield _gauge("gateway_concurrency", "Runs that may hold a slot", runs)
-        yield _gauge("gateway_queue_size", "Calls that may wait for a slot", calls)
-        yield _gauge(
-            "gateway_connector_quarantined",
-            "1 for a connector that cannot be served",
-            {one.connector: int(one.quarantined) for one in lanes},
-        )
-        yield _gauge(
-            "gateway_circuit_open",
-            "1 for a connector that is left alone after failures in a row",
-            {one.connector: int(one.circuit_open) for one in lanes},
-        )
+    def _lanes(self) -> Iterator[str]:
+        """Yield what is true of connectors."""
+        lanes = {exposition.labelled({"connector": one.connector}): one for one in self._load.lanes()}
+        bounds = {labels: one.bounds for labels, one in lanes.items() if one.bounds is not None}
+        told: dict[str, tuple[str, dict[str, int]]] = {
+            "gateway_in_flight": ("Runs that hold a slot", {labels: one.in_flight for labels, one in lanes.items()}),
+            "gateway_queued": ("Calls that wait for a slot", {labels: one.queued for labels, one in lanes.items()}),
+            "gateway_concurrency": (
+                "Runs that may hold a slot",
+                {labels: most for labels, (most, _) in bounds.items()},
+            ),
+            "gateway_queue_size": (
+                "Calls that may wait for one",
+                {labels: most for labels, (_, most) in bounds.items()},
+            ),
+            "gateway_connector_quarantined": (
+                "1 for a connector that cannot be served",
+                {labels: int(one.quarantined) for labels, one in lanes.items()},
+            ),
+            "gateway_circuit_open": (
+                "1 for a connector that is left alone after failures in a row",
+                {labels: int(one.circuit_open) for labels, one in lanes.items()},
+            ),
+            "gateway_background_runs": (
+                "Runs that go on after their answers",
+                {exposition.labelled({"connector": name}): count for name, count in self._going_on.items()},
+            ),
+        }
+        for name, (what, values) in told.items():
+            yield exposition.head(name, "gauge", what) + exposition.simple(name, values.items())
 
     def _gateway(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("gateway_info", "1, with what serves", labels=("version",))
@@ -354,28 +362,35 @@ class _Histogram:
         self.sum = 0.0
         self.created = time.time()
 
-    def write(self, family: Metric, labels: dict[str, str]) -> None:
-        """Add its samples to a family."""
-        total = 0
-        for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            total += count
-            family.add_sample(f"{family.name}_bucket", {**labels, "le": _text(bound)}, total)
-        family.add_sample(f"{family.name}_count", labels, total)
-        family.add_sample(f"{family.name}_sum", labels, self.sum)
-        family.add_sample(f"{family.name}_created", labels, self.created)
+    def written(self, name: str, labels: str) -> str:
+        """Write its samples."""
+        return exposition.buckets(name, labels, _BOUNDS[self.bounds], self.counts, self.sum)
+
+
+_BOUNDS = {bounds: exposition.bounded(bounds) for bounds in (_SECONDS, _COARSE, _BYTES)}
+
+
+def _of_processes() -> tuple[_Histogram, ...]:
+    """Make those of a command's processes, in the order of `_HISTOGRAMS`."""
+    return _Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_COARSE), _Histogram(_BYTES)
+
+
+def _sliced(items: list[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(items), _SLICE):
+        yield items[start : start + _SLICE]
 
 
 class _CommandSeries:
     """What was counted of one command: its runs by outcome, and what those took that had a process."""
 
-    __slots__ = ("outcomes", "timed", "whole")
+    __slots__ = ("labels", "outcomes", "timed")
 
-    def __init__(self) -> None:
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        self.labels = exposition.labelled(dict(zip(_LABELS, labels, strict=False)))
+        """As they are written."""
         self.outcomes: dict[str, _Count] = {}
-        self.whole: _Histogram | None = None
-        """Of all that were found, whether they came to have a process or not."""
         self.timed: tuple[_Histogram, ...] = ()
-        """In the order of `_HISTOGRAMS`; empty before there was a process."""
+        """In the order of `_HISTOGRAMS`: the first alone before there was a process, none before a call was found."""
 
 
 class _Counter:
@@ -410,15 +425,3 @@ class _Written(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families()
-
-
-def _text(bound: float) -> str:
-    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
-    return text
-
-
-def _gauge(name: str, what: str, values: Mapping[str, int]) -> Metric:
-    family = GaugeMetricFamily(name, what, labels=["connector"])
-    for connector, value in values.items():
-        family.add_metric([connector], value)
-    return family

@@ -8,10 +8,13 @@ import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import prometheus_client
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.calls.circuit import FAILURES
 from gateway.jobs import contract
+from gateway.observe import exposition
 from gateway.observe.events import RegistryLoaded, RunFinished
 from gateway.observe.metrics import ConnectionLoad, LaneLoad, Metrics, PlaceLoad
 from tests.support import Server, Site, eventually, served
@@ -272,6 +275,33 @@ def test_a_value_counts_below_the_first_bound_that_it_does_not_exceed() -> None:
     assert value(samples, f"{name}_count", **labels) == 3
     assert round(value(samples, f"{name}_sum", **labels), 4) == 1000.0101
     assert value(samples, f"{name}_created", **labels) > 0
+
+
+def test_what_is_written_here_reads_as_the_librarys_own_text_does() -> None:
+    theirs = CollectorRegistry()
+    seconds = (0.005, 2.5, 600.0)
+    histogram = prometheus_client.Histogram("a_b", "What", ["connector"], buckets=seconds, registry=theirs)
+    gauge = prometheus_client.Gauge("a_c", "What", ["connector"], registry=theirs)
+    odd = 'q"b\\s\nl'
+    for took in (0.005, 1.25, 7000.0):
+        histogram.labels(odd).observe(took)
+    gauge.labels(odd).set(3)
+    labels = exposition.labelled({"connector": odd})
+    ours = exposition.head("a_b", "histogram", "What")
+    ours += exposition.buckets("a_b", labels, exposition.bounded(seconds), (1, 1, 0, 1), 7001.255)
+    ours += exposition.head("a_c", "gauge", "What") + exposition.simple("a_c", [(labels, 3)])
+    written = prometheus_client.generate_latest(theirs).decode().splitlines()
+    assert ours.splitlines() == [line for line in written if "_created" not in line]
+
+
+def test_a_scrape_of_many_connectors_comes_in_small_pieces() -> None:
+    metrics = idle()
+    for number in range(1000):
+        metrics(run(f"c{number}"))
+    pieces = list(metrics.pieces())
+    assert max(map(len, pieces)) < 1 << 18
+    samples = parsed(b"".join(pieces))
+    assert sum(one for (name, _), one in samples.items() if name == "gateway_runs_total") == 1000
 
 
 def test_what_was_counted_of_a_connector_goes_with_it() -> None:
