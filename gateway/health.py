@@ -180,8 +180,7 @@ def _of_lines(facts: GatewayFacts) -> Iterator[Concern]:
 
 def _of_tls(facts: GatewayFacts) -> Iterator[Concern]:
     for text in facts.bare:
-        said, _, remedy = text.rpartition(": ")
-        yield Concern(severity=Severity.WARNING, kind="no_tls", subject="tls", text=said, remedy=remedy)
+        yield Concern(severity=Severity.WARNING, kind="no_tls", subject="tls", text=text)
     if facts.tls_problem is not None:
         yield Concern(
             severity=Severity.WARNING, kind="tls_files", subject="tls",

@@ -56,6 +56,8 @@ async def test_sigterm_lets_work_in_flight_finish_and_refuses_new_work(site: Sit
         metrics = await gateway.get("/metrics")
         assert metrics.status == 200
         assert b'gateway_in_flight{connector="gated"} 1.0' in metrics.raw
+        assert b"\ngateway_ready 0.0\n" in metrics.raw
+        assert "draining" in [one["kind"] for one in (await gateway.status())["problems"]]
         refused = await gateway.do("gated/Go")
         assert (refused.status, refused.code) == (503, "gateway_draining")
         assert int(refused.headers["Retry-After"]) >= 1

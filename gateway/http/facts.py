@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import time
 from typing import TYPE_CHECKING
@@ -13,13 +14,14 @@ from gateway.identity import called
 from gateway.observe import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from gateway.connectors.clients import Client
+    from gateway.connectors.snapshot import Status
     from gateway.gateway import Gateway
     from gateway.health import Concern
     from gateway.http.connections import Connections
     from gateway.observe.outcomes import Recent
+
+SLICE = 50  # connectors after which calls have their turn
 
 
 class Facts:
@@ -32,10 +34,16 @@ class Facts:
 
     async def concerns(self, client: str | None = None) -> list[Concern]:
         """Return what should be looked at, the worst first; of one client's world, or of everything."""
+        registry = self._gateway.registry
         await self._gateway.count_dead_letters()
-        if client is None:
-            return health.concerns(self._of_gateway(), self._of_connectors())
-        return health.concerns(self._of_world(client), self._of_connectors(client))
+        statuses = (registry.snapshot if client is None else registry.world(client)).statuses
+        connectors = []
+        for number, status in enumerate(statuses.values(), 1):
+            if status.name in registry.snapshot.statuses:  # else it was removed in between
+                connectors.append(self._of_connector(status, client))
+            if not number % SLICE:
+                await asyncio.sleep(0)
+        return health.concerns(self._of_gateway() if client is None else self._of_world(client), connectors)
 
     def _of_world(self, client: str) -> GatewayFacts:
         """Return what one client may know: nothing that others have a part in."""
@@ -72,29 +80,26 @@ class Facts:
             clients=[_of_client(one) for one in (gateway.registry.clients or {}).values()],
         )
 
-    def _of_connectors(self, client: str | None = None) -> Iterator[ConnectorFacts]:
-        gateway = self._gateway
-        statuses = gateway.registry.snapshot.statuses if client is None else gateway.registry.world(client).statuses
-        for status in statuses.values():
-            name, connector = status.name, status.connector
-            lane, circuit, notices = gateway.places.lane(name), None, gateway.notices(name)
-            if connector is not None:
-                notices += gateway.pools.told(connector.launch)[1]
-                if status.state is ConnectorState.READY:
-                    found = gateway.invoker.circuit(connector)
-                    circuit = found.reason if found.state is not found.state.CLOSED else None
-            yield ConnectorFacts(
-                name=name if client is None else called(name),
-                state=status.state.value,
-                reason=status.reason,
-                circuit=circuit,
-                in_flight=lane.running if client is None else lane.running_of(client),
-                queued=lane.queued if client is None else lane.waiting_of(client),
-                queue=connector.limits.queue if connector is not None else 0,
-                missing=gateway.lacking(name),
-                notices=notices,
-                last=self._recent.of(name, client),
-            )
+    def _of_connector(self, status: Status, client: str | None) -> ConnectorFacts:
+        gateway, name, connector = self._gateway, status.name, status.connector
+        lane, circuit, notices = gateway.places.lane(name), None, gateway.notices(name)
+        if connector is not None:
+            notices += gateway.pools.told(connector.launch)[1]
+            if status.state is ConnectorState.READY:
+                found = gateway.invoker.circuit(connector)
+                circuit = found.reason if found.state is not found.state.CLOSED else None
+        return ConnectorFacts(
+            name=name if client is None else called(name),
+            state=status.state.value,
+            reason=status.reason,
+            circuit=circuit,
+            in_flight=lane.running if client is None else lane.running_of(client),
+            queued=lane.queued if client is None else lane.waiting_of(client),
+            queue=connector.limits.queue if connector is not None else 0,
+            missing=gateway.lacking(name),
+            notices=notices,
+            last=self._recent.of(name, client),
+        )
 
 
 def _of_client(client: Client) -> ClientFacts:

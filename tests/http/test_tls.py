@@ -345,6 +345,11 @@ async def test_one_that_ends_soon_is_told(site: Site, authority: trustme.CA, day
     async with served(site, tls=careless) as server:
         status = await server.status()
         assert status["tls"]["not_after"] == ends.replace(microsecond=0).isoformat()
+        scraped = (await server.get("/metrics")).raw.decode()
+        [line] = [one for one in scraped.splitlines() if one.startswith("gateway_tls_not_after_seconds ")]
+        assert float(line.split()[1]) == ends.replace(microsecond=0).timestamp()
+        problems = {one["kind"]: one["severity"] for one in status["problems"]}
+        assert problems.get("tls_ending") == {"ends soon": "warning", "has ended": "error", None: None}[said]
         if said is None:
             assert (status["notices"], server.events("tls_expiring")) == ([], [])
         else:
@@ -367,6 +372,8 @@ async def test_without_it_other_machines_are_warned_about(site: Site, listen: st
         assert status["tls"] is None
         hints = [one["hint"] for one in server.events("no_tls", level="warning")]
         assert hints == status["notices"]
+        problems = [one["text"] for one in status["problems"] if one["kind"] == "no_tls"]
+        assert problems == hints
         assert [text.startswith("other machines reach 0.0.0.0 without TLS") for text in hints] == [True] * warned
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from gateway.jobs import store as module
@@ -302,6 +303,18 @@ async def test_with_a_file_every_other_gateway_is_dead(tmp_path: Path) -> None:
         assert not await Store(file, "one").beat()
         assert await Store(file, "two").beat()
         assert [name for name, _, _ in await Store(file, "two").orphans(10)] == ["j"]
+
+
+async def test_dead_letters_are_counted_by_client(one: Store) -> None:
+    for number, client in enumerate(("acme", "acme", None, "acme")):
+        made = msgspec.structs.replace(job(), id=f"j{number}")
+        made = msgspec.structs.replace(made, context=msgspec.structs.replace(made.context, client=client))
+        assert await one.add(made, JobState.RUNNING, accepted=1.0)
+        state = JobState.KEPT if number == 3 else JobState.DELIVERING
+        assert await one.record(made.id, OUTCOME, state)
+        if state is JobState.DELIVERING:
+            assert await one.tried(made.id, [TRIED], JobState.DEAD, "it was refused")
+    assert await one.count_dead() == {"acme": 2, None: 1}
 
 
 async def test_tables_are_made_once(tables: Database) -> None:
