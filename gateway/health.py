@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LATELY = datetime.timedelta(hours=1)  # outcomes that are older say nothing of now
 FEW = 3  # runs; less of them say nothing
+SLOW = 0.5  # of its timeout
 FULL = 0.8  # of what there may be: it is said before it is full
 EARLY = datetime.timedelta(days=14)  # before keys and certificates end
 NAMED = 5  # connectors that one sentence names
@@ -63,6 +64,8 @@ class ConnectorFacts(msgspec.Struct, frozen=True, kw_only=True):
     queued: int = 0
     queue: int = 0
     """How many calls may wait."""
+    timeouts: Mapping[str, float] = {}
+    """Of its commands, in seconds."""
     missing: Sequence[str] = ()
     """What this machine does not give of its sandbox."""
     notices: Sequence[str] = ()
@@ -266,6 +269,7 @@ def _of_connector(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Con
         )  # fmt: skip
     if facts.state == "ready" and facts.circuit is None:
         yield from _of_outcomes(facts, now)
+        yield from _of_times(facts, now)
     for text in facts.notices:
         yield Concern(severity=Severity.NOTICE, kind="connector_notice", subject=facts.name, text=text)
 
@@ -305,6 +309,22 @@ def _of_outcomes(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Conc
         text=f"{times} of its latest {len(runs)} calls ended with {outcome}{code}, the last {_ago(latest.at, now)}"
         f" (request {latest.request_id})",
         remedy=_REMEDIES.get(outcome, "docs/errors.md has the cure of each code"),
+    )  # fmt: skip
+
+
+def _of_times(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Concern]:
+    """Tell where half of the latest calls took half of their timeout; a run that took more than that was a job's."""
+    allowed = facts.timeouts
+    runs = [one for one in facts.last if now - one.at < LATELY and 0 < one.wall <= allowed.get(one.command, 0.0)]
+    slow = [one for one in runs if one.outcome == "ok" and one.wall >= SLOW * allowed[one.command]]
+    if len(slow) < FEW or 2 * len(slow) < len(runs):
+        return
+    worst = max(slow, key=lambda one: one.wall / allowed[one.command])
+    yield Concern(
+        severity=Severity.WARNING, kind="slow", subject=facts.name,
+        text=f"{len(slow)} of its latest {len(runs)} calls took more than half of their timeout: {worst.command} up to"
+        f" {Duration(round(worst.wall, 1))} of {Duration(allowed[worst.command])} (request {worst.request_id})",
+        remedy="see what it waits for in its log; raise its timeout, or have it run as a job (async)",
     )  # fmt: skip
 
 

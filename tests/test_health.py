@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.health import ClientFacts, Concern, ConnectorFacts, GatewayFacts, Severity, concerns
@@ -126,6 +127,25 @@ def test_a_connector_that_fails_is_told_by_what_it_mostly_ends_with(outcomes: li
     found = of_connector(last=past(*outcomes, code="401"))
     assert [one.kind for one in found] == (["failing"] if told else [])
     assert told is None or told in found[0].text
+
+
+@pytest.mark.parametrize(
+    ("walls", "outcome", "told"),
+    [
+        ([6.0, 5.0, 9.04], "ok", "3 of its latest 3 calls took more than half of their timeout: Go up to 9s of 10s"),
+        ([6.0, 5.0, 9.0, 1.0, 1.0, 1.0, 1.0], "ok", None),
+        ([6.0, 5.0], "ok", None),
+        ([4.9, 4.9, 4.9, 4.9], "ok", None),
+        ([60.0, 50.0, 90.0], "ok", None),  # runs of jobs
+        ([6.0, 5.0, 9.0], "cancelled", None),
+    ],
+)
+def test_a_slow_connector_is_told_before_its_calls_are_cut(walls: list[float], outcome: str, told: str | None) -> None:
+    [one] = past(outcome)
+    last = [msgspec.structs.replace(one, wall=wall) for wall in walls]
+    found = of_connector(last=last, timeouts={"Go": 10.0})
+    assert [(one.kind, one.severity.value) for one in found] == ([("slow", "warning")] if told else [])
+    assert told is None or found[0].text.startswith(told)
 
 
 def test_what_failed_long_ago_is_not_told() -> None:

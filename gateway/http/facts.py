@@ -15,6 +15,7 @@ from gateway.observe import logs
 
 if TYPE_CHECKING:
     from gateway.connectors.clients import Client
+    from gateway.connectors.definition import Connector
     from gateway.connectors.snapshot import Status
     from gateway.gateway import Gateway
     from gateway.health import Concern
@@ -96,10 +97,16 @@ class Facts:
             in_flight=lane.running if client is None else lane.running_of(client),
             queued=lane.queued if client is None else lane.waiting_of(client),
             queue=connector.limits.queue if connector is not None else 0,
+            timeouts=_timeouts(connector),
             missing=gateway.lacking(name),
             notices=notices,
             last=self._recent.of(name, client),
         )
+
+
+def _timeouts(connector: Connector | None) -> dict[str, float]:
+    commands = connector.commands if connector is not None else None
+    return {name: command.timeout for name, command in (commands or {}).items()}
 
 
 def _of_client(client: Client) -> ClientFacts:
