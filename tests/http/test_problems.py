@@ -121,3 +121,34 @@ async def test_a_full_queue_and_a_file_that_cannot_be_used_are_told_while_they_l
         gate.touch()
         await asyncio.gather(*calls)
         assert not {("queue_full", "gated"), ("registry", "configuration")} & (await problems(gateway)).keys()
+
+
+async def test_a_connector_that_is_broken_in_five_ways_is_named_with_each(site: Site) -> None:
+    site.script("crash.sh", "kill -9 $$")
+    site.script("wrong.sh", """echo '{"error": {"error_code": "401", "message": "bad password"}}'""")
+    site.script("slow.sh", "sleep 1.2; echo 1")
+    site.python("fat.py", "kept = b'x' * (400 << 20)\nprint(1)\n")
+    commands = "commands: {Go: {}}"
+    site.configure(
+        f"""
+        package: {{runtime: python, requirements: [six], module: six}}
+        secret: {{run: [./wrong.sh], {commands}}}
+        crash: {{run: [./crash.sh], {commands}}}
+        slow: {{run: [./slow.sh], timeout: 2s, {commands}}}
+        memory: {{run: [./fat.py], max_memory: 64MiB, {commands}}}
+        works: {{run: [cat], {commands}}}
+        """
+    )
+    async with served(site) as gateway:
+        for name in ("secret", "crash", "slow", "memory", "works"):
+            await asyncio.gather(*(gateway.do(f"{name}/Go") for _ in range(5)))
+        found = await problems(gateway)
+    worst = {where: one for where, one in found.items() if one["severity"] != "notice" and one["subject"] != "sandbox"}
+    # On a machine that is busy a slow one may be cut.
+    kinds = {subject: kind for kind, subject in worst}
+    assert kinds.pop("slow") in {"slow", "failing"}
+    assert kinds == {"package": "quarantined", "secret": "failing", "crash": "circuit_open", "memory": "failing"}
+    assert "gateway install package" in worst["quarantined", "package"]["text"]
+    assert "ended with error (401)" in worst["failing", "secret"]["text"]
+    assert "connector_out_of_memory" in worst["failing", "memory"]["text"]
+    assert "max_memory" in worst["failing", "memory"]["remedy"]
