@@ -224,14 +224,14 @@ class Gateway:
         for name, status in self.registry.snapshot.statuses.items():
             lane, connector = self.places.lane(name), status.connector
             ready = connector is not None and status.state is ConnectorState.READY
-            circuit = self.invoker.circuit(connector) if connector is not None and ready else None
+            circuits = self.invoker.circuits(connector) if connector is not None and ready else []
             yield LaneLoad(
                 connector=name,
                 in_flight=lane.running,
                 queued=lane.queued,
                 bounds=(connector.limits.concurrency, connector.limits.queue) if connector is not None else None,
                 quarantined=status.state is ConnectorState.QUARANTINED,
-                circuit_open=circuit is not None and circuit.state is not circuit.state.CLOSED,
+                circuit_open=any(one.state is not one.state.CLOSED for one in circuits),
             )
 
     def processes(self) -> PlaceLoad:

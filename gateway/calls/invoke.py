@@ -110,6 +110,8 @@ class Invoker:
         self._bus = bus
         self._circuits: dict[tuple[str, str | None], tuple[str, Circuit]] = {}
         """By connector and client: what crashes with one client's parameters is called by the others on."""
+        self._of_all: dict[str, dict[str | None, tuple[str, Circuit]]] = {}
+        """The same, by connector alone."""
 
     async def invoke(self, call: Call, found: Found | None = None) -> Reply:
         """Run one command in a process of its own; `found` is what the registry has said of it, if it was asked.
@@ -153,15 +155,13 @@ class Invoker:
         if circuit is None or identity != connector.identity:
             circuit = Circuit(connector.name, self._bus, asyncio.get_running_loop().time, client)
             self._circuits[key] = (connector.identity, circuit)
+            self._of_all.setdefault(connector.name, {})[client] = (connector.identity, circuit)
         return circuit
 
     def circuits(self, connector: Connector) -> list[Circuit]:
         """Return the circuits of a connector's present definition, those of all clients that have called it."""
-        return [
-            circuit
-            for (name, _), (identity, circuit) in self._circuits.items()
-            if name == connector.name and identity == connector.identity
-        ]
+        known = self._of_all.get(connector.name, {}).values()
+        return [circuit for identity, circuit in known if identity == connector.identity]
 
     # --- private: the way of a call
 

@@ -111,12 +111,13 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     understood: bool = True
     """False: its file cannot be used, and there was nothing before."""
 
-    def notices(self, now: float) -> list[str]:
-        """Return what an operator should know at that moment although it can be used."""
+    def notices(self, now: float, *, ending: bool = True) -> list[str]:
+        """Return what an operator should know at that moment although it can be used; of keys that end soon, too."""
+        soon = [key for key in self.keys if ending and key.is_over(now + EARLY) > key.is_over(now)]
         return [
             *self.said_of_keys,
             *(f"key {key.id} does not count any more: remove it" for key in self.keys if key.is_over(now)),
-            *(f"key {key.id} ends at {key.end}" for key in self.keys if key.is_over(now + EARLY) > key.is_over(now)),
+            *(f"key {key.id} ends at {key.end}" for key in soon),
             *self.unmatched,
         ]
 

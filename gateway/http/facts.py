@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateway import health
 from gateway.connectors.snapshot import ConnectorState
 from gateway.health import ClientFacts, ConnectorFacts, GatewayFacts
-from gateway.identity import called
+from gateway.identity import DEFAULT, called
 from gateway.observe import logs
 
 if TYPE_CHECKING:
@@ -83,12 +83,11 @@ class Facts:
 
     def _of_connector(self, status: Status, client: str | None) -> ConnectorFacts:
         gateway, name, connector = self._gateway, status.name, status.connector
-        lane, circuit, notices = gateway.places.lane(name), None, gateway.notices(name)
+        lane, circuit, notices = gateway.places.lane(name), None, gateway.notices(name, client)
         if connector is not None:
             notices += gateway.pools.told(connector.launch)[1]
             if status.state is ConnectorState.READY:
-                found = gateway.invoker.circuit(connector)
-                circuit = found.reason if found.state is not found.state.CLOSED else None
+                circuit = self._circuit(connector, client)
         return ConnectorFacts(
             name=name if client is None else called(name),
             state=status.state.value,
@@ -103,6 +102,13 @@ class Facts:
             last=self._recent.of(name, client),
         )
 
+    def _circuit(self, connector: Connector, client: str | None) -> str | None:
+        """Say why calls of a connector are refused, those of a client or of any; None: they are not."""
+        for one in self._gateway.invoker.circuits(connector):
+            if one.state is not one.state.CLOSED and client in {None, one.client or DEFAULT}:
+                return one.reason if client is not None or one.client is None else f"{one.reason} (for {one.client})"
+        return None
+
 
 def _timeouts(connector: Connector | None) -> dict[str, float]:
     commands = connector.commands if connector is not None else None
@@ -114,7 +120,7 @@ def _of_client(client: Client) -> ClientFacts:
     return ClientFacts(
         name=client.name,
         problem=client.problem,
-        notices=client.notices(time.time()),
+        notices=client.notices(time.time(), ending=False),
         keys={key: datetime.datetime.fromtimestamp(until, datetime.UTC) for key, until in ends.items()},
     )
 
