@@ -94,6 +94,7 @@ class GatewayFacts(msgspec.Struct, frozen=True, kw_only=True):
     log_dropped: int = 0
     audit_problem: str | None = None
     audit_required: bool = False
+    journal_problem: str | None = None
     jobs_problem: str | None = None
     dead_letters: int = 0
     bare: Sequence[str] = ()
@@ -178,6 +179,12 @@ def _of_lines(facts: GatewayFacts) -> Iterator[Concern]:
             severity=Severity.ERROR, kind="audit", subject="audit",
             text=f"it cannot be written, and {refused}: {facts.audit_problem}",
             remedy="make room on its disk, or mend the folder of gateway.audit.file; it is tried again by itself",
+        )  # fmt: skip
+    if facts.journal_problem is not None:
+        yield Concern(
+            severity=Severity.WARNING, kind="journal", subject="journal",
+            text=f"runs cannot be written, and will be missing in it: {facts.journal_problem}",
+            remedy="make room on the disk of state_dir; calls go on without it, and it is tried again by itself",
         )  # fmt: skip
 
 

@@ -46,6 +46,7 @@ def test_nothing_is_wrong_where_all_is_right() -> None:
         ({"log_dropped": 4}, "notice", "log_dropped", "4 lines"),
         ({"audit_problem": "gone"}, "error", "audit", "calls go on without it: gone"),
         ({"audit_problem": "gone", "audit_required": True}, "error", "audit", "every call is refused: gone"),
+        ({"journal_problem": "gone"}, "warning", "journal", "will be missing in it: gone"),
         ({"jobs_problem": "the database does not answer"}, "error", "jobs_away", "the database does not answer"),
         ({"dead_letters": 1}, "warning", "dead_letters", "1 outcome could not"),
         ({"bare": ["other machines reach 10.0.0.1: set gateway.tls"]}, "warning", "no_tls", "reach 10.0.0.1"),

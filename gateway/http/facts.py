@@ -58,7 +58,7 @@ class Facts:
         )
 
     def _of_gateway(self) -> GatewayFacts:
-        gateway, connections = self._gateway, self._connections
+        gateway, connections, journal = self._gateway, self._connections, self._gateway.invoker.journal
         audit, jobs, encryption = gateway.audit, gateway.submitter.jobs, connections.encryption
         places, budget = gateway.places, connections.budget
         return GatewayFacts(
@@ -69,6 +69,7 @@ class Facts:
             log_dropped=logs.dropped(),
             audit_problem=audit.problem if audit is not None else None,
             audit_required=audit is not None and audit.required,
+            journal_problem=journal.problem if journal is not None else None,
             jobs_problem=jobs.health().reason if jobs is not None else None,
             dead_letters=gateway.dead_letters() or 0,
             bare=encryption.bare(),
