@@ -170,6 +170,8 @@ class GatewaySection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The latest runs: see docs/runs.md."""
     audit: dict[str, Any] | Literal["required"] | None = None
     """One line for each call and each operator's act: see docs/audit.md. `required` alone is `{required: true}`."""
+    console: Literal["on", "off"] | bool = "on"
+    """Pages for people at /console."""
     restart: bool = False
     """Start the gateway again when it crashes or hangs; its listening sockets stay."""
     workers: Positive | Literal["auto"] = 1
@@ -459,6 +461,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     journal: JournalSection | None
     """None: no run is kept."""
     audit: AuditSettings | None
+    console: bool
+    """Whether there are pages for people."""
     restart: bool
     """Whether a keeper starts the gateway again."""
     workers: bool
@@ -599,6 +603,7 @@ def read_settings(
         callbacks=_below(gateway, "callbacks"),
         journal=None if section.journal == "off" else _below(gateway, "journal").decode(JournalSection),
         audit=_audit(section, gateway, base),
+        console=section.console in {"on", True},
         restart=section.restart,
         workers=section.workers != 1,
         cgroup=section.cgroup,

@@ -20,8 +20,11 @@ from gateway.gateway import Gateway
 from gateway.health import Concern
 from gateway.http import openapi
 from gateway.http.connections import Connections
+from gateway.http.console.pages import Console
+from gateway.http.console.sessions import Sessions
 from gateway.http.handlers import Handlers
-from gateway.http.routes import Access
+from gateway.http.keys import Authenticator
+from gateway.http.routes import Access, whole
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.oauth.seal import FILE as OAUTH_KEY
 from gateway.observe.events import Bus, Event
@@ -314,6 +317,8 @@ WHO = {
     Access.OPERATOR: "operator",
     Access.METRICS: "`gateway.metrics`",
     Access.TYPEAHEAD: "`gateway.typeahead`",
+    Access.CONSOLE: "console",
+    Access.CONSOLE_CALL: "console, call",
 }
 
 
@@ -321,14 +326,22 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     file = tmp_path / "connectors.yaml"
     file.write_text("connectors: {}")
     settings, _ = read_settings(file, environ={})
-    handlers = handlers_of(settings)
-    routes = {(one.method, one.path): one.access for one in handlers.routes()}
-    table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(section("http.md", "Routes"))}
+    gateway = Gateway(settings, Bus())
+    recent = Recent(lambda: pytest.fail("nothing has been run"))
+    connections = Connections(settings)
+    metrics = Metrics(gateway, "1", connections.load)
+    handlers = Handlers(gateway, metrics, recent, "1", connections)
+    sessions = Sessions(settings, Authenticator(gateway.registry, None))
+    pages = whole(Console(gateway, metrics, recent, connections, sessions).routes())
+    routes = {(one.method, one.path): one.access for one in (*handlers.routes(), *pages)}
+    text = section("http.md", "Routes") + section("http.md", "Pages")
+    table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(text)}
     assert table == {
         (method, path): WHO[access] for (method, path), access in routes.items() if method not in {"HEAD", "OPTIONS"}
     }
     paths = {method: {path for one, path in routes if one == method} for method in ("GET", "HEAD", "OPTIONS")}
-    assert paths["HEAD"] == paths["GET"] - {"/v1/do/{connector}/{command}"}  # as the page says below the table
+    others = {"/v1/do/{connector}/{command}", "/console/live", "/console/connectors/{connector}/log"}
+    assert paths["HEAD"] == paths["GET"] - others  # as the page says below the table
     assert paths["OPTIONS"] == {path for _, path in routes}
 
 

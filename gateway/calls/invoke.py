@@ -163,6 +163,14 @@ class Invoker:
         known = self._of_all.get(connector.name, {}).values()
         return [circuit for identity, circuit in known if identity == connector.identity]
 
+    def unclosed(self) -> dict[tuple[str, str], list[Circuit]]:
+        """Return the circuits that are not closed, by the name and the identity of their connectors."""
+        found: dict[tuple[str, str], list[Circuit]] = {}
+        for (name, _), (identity, circuit) in self._circuits.items():
+            if circuit.state is not CircuitState.CLOSED:
+                found.setdefault((name, identity), []).append(circuit)
+        return found
+
     # --- private: the way of a call
 
     async def _found(self, run: _Run) -> Found:
@@ -243,6 +251,7 @@ class Invoker:
         name = connector.name
         # A process that stays has this until its next request: not to hold the call, whose parameters may be large.
         publish, command, request_id = self._bus.publish, call.command, call.caller.request_id
+        client = call.caller.client
 
         def on_line(stream: str, line: str) -> None:
             publish(
@@ -252,6 +261,7 @@ class Invoker:
                     request_id=request_id,
                     stream=stream,
                     line=line,
+                    client=client,
                 )
             )
 

@@ -33,6 +33,7 @@ from gateway.observe.events import (
     SecretStale,
 )
 from gateway.sandbox import STRICT, Step, refused
+from gateway.yaml_document import YamlNode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,6 +86,8 @@ class Registry:
         self._client_files: dict[str, ClientFile] | None = None
         self._bus = bus
         self._entries: dict[str, Entry] = {}
+        self.defaults = YamlNode({})
+        """The section `defaults` as it is written."""
         self._describing: dict[str, asyncio.Task[None]] = {}
         self._first: set[str] = set()
         """Those of the start that have not answered yet what they can do, nor been given up."""
@@ -114,6 +117,10 @@ class Registry:
     def world(self, client: str | None) -> Snapshot:
         """Return what a client sees; None is the client of whoever needs no key."""
         return self._worlds.of(client)
+
+    def entry(self, name: str) -> Entry | None:
+        """Return what the files say of a registered connector; secrets are named in it, and not looked up."""
+        return self._entries.get(name)
 
     def limits_of(self, client: str) -> ClientLimits | None:
         """Return what a client may take of the gateway; None: as much as there is."""
@@ -349,6 +356,7 @@ class Registry:
     def _swap(self, sources: Sources, statuses: Mapping[str, Status], took: float) -> None:
         before = self.snapshot.statuses
         self._entries = {entry.name: entry for entry in sources.entries}
+        self.defaults = sources.said
         known = self.clients or {}
         clients = None
         if sources.clients is not None:

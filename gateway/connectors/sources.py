@@ -75,6 +75,8 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
 
     entries: tuple[Entry, ...]
     defaults: Limits
+    said: YamlNode = YamlNode({})
+    """The section `defaults` as it is written."""
     clients: dict[str, ClientFile] | None = None
     """By their names; None where there is no folder of them."""
     has_folder: bool = True
@@ -134,6 +136,7 @@ def read_sources(
     return Sources(
         entries=tuple(sorted(chosen, key=lambda entry: entry.name)),
         defaults=defaults,
+        said=section_of(document, "defaults"),
         clients=files,
         has_folder=listing is not None,
         passed_over=(

@@ -16,10 +16,13 @@ from gateway.http import middleware
 from gateway.http.audited import Audited
 from gateway.http.calls import wait_for_the_handler
 from gateway.http.connections import Connections
+from gateway.http.console.pages import Console, install
+from gateway.http.console.sessions import Sessions
 from gateway.http.handlers import Handlers
+from gateway.http.keys import Authenticator
 from gateway.http.proxies import PROXIES, Proxies
 from gateway.http.responses import status_of
-from gateway.http.routes import CLIENTS, is_of_clients
+from gateway.http.routes import CLIENTS, is_of_clients, whole
 from gateway.identity import DEFAULT
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
@@ -48,8 +51,11 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     handlers = Handlers(
         gateway, metrics, recent, version("gateway"), connections, redirects=functools.partial(_redirects, gateway)
     )
-    routes = handlers.routes()
-    middlewares = [middleware.around(settings, gateway.registry, routes)]
+    authenticator = Authenticator(gateway.registry, settings.api_key)
+    sessions = Sessions(settings, authenticator)
+    pages = whole(Console(gateway, metrics, recent, connections, sessions).routes())
+    routes = [*handlers.routes(), *pages]
+    middlewares = [middleware.around(settings, gateway.registry, routes, authenticator, sessions)]
     if gateway.audit is not None:
         audited = Audited(gateway.audit, routes)
         bus.listen(audited, *Audited.kinds)
@@ -62,6 +68,8 @@ def build(settings: Settings, bus: Bus) -> web.Application:
     app[CONNECTIONS] = connections
     app[PROXIES] = Proxies(settings.trusted_proxies)
     for route in (*routes, *(route._replace(path=CLIENTS + route.path) for route in routes if is_of_clients(route))):
+        if route in pages:
+            continue
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
             app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
     if settings.cors_origins:  # it adds OPTIONS itself, for preflights
@@ -69,6 +77,9 @@ def build(settings: Settings, bus: Bus) -> web.Application:
         cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(settings.cors_origins, options))
         for added in list(app.router.routes()):
             cors.add(added)
+    for route in pages:  # no other origin's business
+        app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
+    install(app)
     app.cleanup_ctx.append(_opened)
     return app
 

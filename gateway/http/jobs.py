@@ -17,6 +17,8 @@ from gateway.jobs.contract import OPEN, JobConflict, JobNotFound, JobState, Jobs
 from gateway.units import Duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from aiohttp import web
 
     from gateway.gateway import Gateway
@@ -54,7 +56,17 @@ class JobHandlers:
 
     async def list(self, request: web.Request) -> web.Response:
         """List jobs, the latest first: `?state=&connector=&process_instance=&task=&client=&limit=&offset=`."""
-        query = request.query
+        found, limit, offset = await self.find(request, request.query)
+        return json_response({"jobs": [told(one, request) for one in found], "limit": limit, "offset": offset})
+
+    async def find(self, request: web.Request, query: Mapping[str, str]) -> tuple[Sequence[JobStatus], int, int]:
+        """Return the jobs that are asked for, as far as who asks may see them, and which page that is: limit, offset.
+
+        Raises:
+            InvalidRequest: the query makes no sense.
+            Forbidden: it asks for others' jobs.
+            JobsUnavailable: their store does not answer.
+        """
         limit = min(read_number(query.get("limit"), PAGE, "limit"), LONGEST_PAGE)
         offset = read_number(query.get("offset"), 0, "offset")
         wanted = Query(
@@ -68,42 +80,57 @@ class JobHandlers:
         shown = going_on[offset : offset + limit]
         left = limit - len(shown)
         found = await self._jobs().list(wanted, limit=left, offset=max(0, offset - len(going_on))) if left else []
-        told = [_told(one, request) for one in (*shown, *found)]
-        return json_response({"jobs": told, "limit": limit, "offset": offset})
+        return (*shown, *found), limit, offset
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one job: attempts, timings, the outcome once there is one."""
-        return json_response(_told(await self._status(request), request))
+        return json_response(told(await self.status(request), request))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Kill what it runs, or end its delivery; its caller is told, unless it calls back by itself."""
-        name = (await self._status(request)).id
+        return json_response(told(await self.cancelled(request), request))
+
+    async def cancelled(self, request: web.Request) -> JobStatus:
+        """Cancel the job that a request names, and return what has become of it.
+
+        Raises:
+            GatewayError: as `status` does, or it has ended.
+        """
+        name = (await self.status(request)).id
         if is_run(name):
             status = _going_on(name, await self._background.cancel(name))
         else:
             await self._jobs().cancel(name)
             status = await self._jobs().status(name)
         _note(request, status)
-        return json_response(_told(status, request))
+        return status
 
     async def retry(self, request: web.Request) -> web.Response:
         """Deliver again what it came to; with `?run=true` run it again, as a new job."""
         again = request.query.get("run", "false")
         if again not in {"true", "false"}:
             raise InvalidRequest("run is true or false")
-        if again == "true":
+        return json_response(told(await self.retried(request, run=again == "true"), request), 202)
+
+    async def retried(self, request: web.Request, *, run: bool) -> JobStatus:
+        """Deliver the job that a request names again, or `run` it again as a new one; return that.
+
+        Raises:
+            GatewayError: as `status` does, or it has not ended, or has no outcome.
+        """
+        if run:
             note(request, event="run_again")
         name = _name(request)
         if not is_run(name) or not identity_of(request).sees_all:
-            await self._status(request)
+            await self.status(request)
         if is_run(name):
             raise JobConflict("a call that goes on after its answer has no outcome that could be delivered again")
-        name = await self._jobs().retry(name, run=again == "true")
-        if again == "true":
+        name = await self._jobs().retry(name, run=run)
+        if run:
             note(request, new_job=name)
         status = await self._jobs().status(name)
         _note(request, status)
-        return json_response(_told(status, request), 202)
+        return status
 
     async def purge(self, request: web.Request) -> web.Response:
         """Remove jobs that ended: `?older_than=7d&state=`."""
@@ -120,7 +147,7 @@ class JobHandlers:
         note(request, count=removed)
         return json_response({"removed": removed})
 
-    async def _status(self, request: web.Request) -> JobStatus:
+    async def status(self, request: web.Request) -> JobStatus:
         """Return the job that a request names.
 
         Raises:
@@ -172,14 +199,15 @@ def _note(request: web.Request, status: JobStatus) -> None:
     note(request, connector=status.connector, command=status.command, task_id=status.task_id)
 
 
-def _told(status: JobStatus, request: web.Request) -> dict[str, Any]:
-    told: dict[str, Any] = msgspec.to_builtins(status)
+def told(status: JobStatus, request: web.Request) -> dict[str, Any]:
+    """Return what whoever asks is told of a job."""
+    facts: dict[str, Any] = msgspec.to_builtins(status)
     if not identity_of(request).sees_all:
-        told["connector"] = called(status.connector)
-        told.pop("node")
+        facts["connector"] = called(status.connector)
+        facts.pop("node")
     if status.outcome is not None:
-        told["outcome"]["body"] = msgspec.Raw(status.outcome.body.encode())
-    return told
+        facts["outcome"]["body"] = msgspec.Raw(status.outcome.body.encode())
+    return facts
 
 
 def _state(text: str | None) -> JobState | None:

@@ -75,10 +75,25 @@ class Authenticator:
             identity = Identity(client=client, holder=identity.client, key=identity.key, role=identity.role)
         return identity
 
+    def identify_session(self, request: web.Request, digest: bytes) -> Identity:
+        """Return who has logged in with the key of a digest, as long as it counts.
+
+        Raises:
+            Unauthorized: it does not any more, or the certificate names another client.
+        """
+        if self._clients is not self._registry.clients:
+            self._fill()
+        named, identity = certified(request) if self._clients is not None else None, self._of_digest(digest)
+        if named not in {None, identity.client}:
+            raise Unauthorized
+        return identity
+
     def _of_key(self, key: str) -> Identity:
         if not key:
             raise Unauthorized
-        given = digest_of(key)
+        return self._of_digest(digest_of(key))
+
+    def _of_digest(self, given: bytes) -> Identity:
         digest, identity, until = self._known.get(self._mark(given), (b"", NOBODY, None))
         if not hmac.compare_digest(given, digest) or (until is not None and time.time() >= until):
             raise Unauthorized

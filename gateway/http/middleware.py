@@ -14,10 +14,11 @@ from gateway import origins
 from gateway.errors import Forbidden, GatewayBusy, GatewayError, RequestTooLarge
 from gateway.http.audited import note_problem
 from gateway.http.budget import RETRY
-from gateway.http.keys import ANYBODY, CLIENT, NOBODY, Authenticator, Unauthorized
+from gateway.http.console.answers import HEADERS, instead
+from gateway.http.keys import ANYBODY, CLIENT, NOBODY, Unauthorized
 from gateway.http.pages import PRIVATE
 from gateway.http.responses import json_response, of_error, of_status
-from gateway.http.routes import CLIENTS, SIGN_IN, Access, Route
+from gateway.http.routes import CLIENTS, CONSOLE, SIGN_IN, Access, Route
 from gateway.identity import Identity, Role
 from gateway.service import Tcp
 from gateway.units import Size
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.connectors.registry import Registry
+    from gateway.http.console.sessions import Sessions
+    from gateway.http.keys import Authenticator
     from gateway.settings import Settings
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,6 +38,8 @@ ROLES = {
     Access.KEY: READERS,
     Access.METRICS: READERS,
     Access.CALL: (Role.CALLER, Role.OPERATOR),
+    Access.CONSOLE: READERS,
+    Access.CONSOLE_CALL: (Role.CALLER, Role.OPERATOR),
     Access.TYPEAHEAD: (Role.CALLER, Role.OPERATOR),
     Access.OPERATOR: (Role.OPERATOR,),
 }
@@ -45,9 +50,11 @@ VISITORS = {Access.METRICS: Identity(role=Role.VIEWER), Access.TYPEAHEAD: VISITO
 _ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
-def around(settings: Settings, registry: Registry, routes: list[Route]) -> Callable[..., Awaitable[web.StreamResponse]]:
+def around(
+    settings: Settings, registry: Registry, routes: list[Route], authenticator: Authenticator, sessions: Sessions
+) -> Callable[..., Awaitable[web.StreamResponse]]:
     """Make the middleware."""
-    doors = _Doors(settings, registry, routes)
+    doors = _Doors(settings, registry, routes, authenticator, sessions)
     known = doors.known
 
     @web.middleware
@@ -66,11 +73,15 @@ def around(settings: Settings, registry: Registry, routes: list[Route]) -> Calla
             response = await handler(request)
         except Exception as problem:  # noqa: BLE001 - the outermost handler
             response = _of_problem(request, problem, settings)
+            if door.page and settings.console:
+                response = instead(request, response)
         if not request.content.is_eof():  # nobody wants the rest: it is thrown away, and not even unpacked
             response.force_close()
             request.protocol.close()
         if door.private:
             response.headers.update(PRIVATE)
+        elif door.page:
+            response.headers.update(HEADERS)
         response.headers["X-Request-Id"] = name
         return response
 
@@ -85,6 +96,8 @@ class _Door(NamedTuple):
     """Nobody gets in without a key, where there are some."""
     private: bool
     """Browsers get it while they sign in: whatever it is, it stays out of caches, frames and Referer headers."""
+    page: bool
+    """It is one of the console's."""
     options: Handler | None
     """What answers an OPTIONS that is no preflight, where a handler of preflights has the route."""
 
@@ -92,10 +105,18 @@ class _Door(NamedTuple):
 class _Doors:
     """Who may use which route. What is no route needs a key too, or, where there is none, no browser's mark."""
 
-    def __init__(self, settings: Settings, registry: Registry, routes: list[Route]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        routes: list[Route],
+        authenticator: Authenticator,
+        sessions: Sessions,
+    ) -> None:
         self.known: dict[web.AbstractRoute, _Door] = {}
         self._registry = registry
-        self._authenticator = Authenticator(registry, settings.api_key)
+        self._authenticator = authenticator
+        self._sessions = sessions
         self._rules = {(route.method, route.path): route.access for route in routes}
         self._options = {route.path: route.handler for route in routes if route.method == hdrs.METH_OPTIONS}
         settable = {Access.METRICS: settings.metrics_open, Access.TYPEAHEAD: settings.typeahead_open}
@@ -106,10 +127,11 @@ class _Doors:
         """Return a request's door, and know it from now on where it is a route's."""
         route = request.match_info.route
         path = (route.resource.canonical if route.resource is not None else "").removeprefix(CLIENTS)
-        access = self._rules.get((request.method, path), Access.KEY)
+        is_page = f"{path or request.path}/".startswith(f"{CONSOLE}/")
+        access = self._rules.get((request.method, path), Access.CONSOLE if is_page else Access.KEY)
         options = self._options.get(path) if request.method == hdrs.METH_OPTIONS else None
         keyed = access is not Access.OPEN and access not in self._opened
-        door = _Door(access, keyed, path.startswith(SIGN_IN), options)
+        door = _Door(access, keyed, path.startswith(SIGN_IN), is_page, options)
         if path:
             self.known[route] = door
         return door
@@ -126,7 +148,7 @@ class _Doors:
         if named is not None and self._registry.clients is None:
             raise web.HTTPNotFound
         visitor = None if door.keyed else self._visitor(request, door.access, named)
-        identity = visitor or self._checked(request)
+        identity = visitor or self._checked(request, door.access)
         request["identity"] = identity
         request["client"] = None if self._registry.clients is None else identity.client
         allowed = ROLES.get(door.access, READERS)
@@ -147,7 +169,7 @@ class _Doors:
                 return self._authenticator.identify(request)
         return visitor
 
-    def _checked(self, request: web.Request) -> Identity:
+    def _checked(self, request: web.Request, access: Access) -> Identity:
         if getattr(request.protocol, "surplus", False):
             raise GatewayBusy("there are too many connections (gateway.max_connections)", retry_after=RETRY)
         if _is_preflight(request):
@@ -155,6 +177,8 @@ class _Doors:
         if not self._authenticator.needed:
             self._strangers.refuse(request)
             return ANYBODY
+        if access in {Access.CONSOLE, Access.CONSOLE_CALL}:
+            return self._sessions.identify(request)
         return self._authenticator.identify(request)
 
 

@@ -16,7 +16,7 @@ from gateway.connectors.schemas import Schema
 from gateway.errors import ConfigError
 from gateway.http import shapes
 from gateway.http.calls import PATH as CALLS
-from gateway.http.routes import KEY_HEADER, SIGN_IN, Access
+from gateway.http.routes import CONSOLE, KEY_HEADER, SIGN_IN, Access
 from gateway.http.shapes import COUNT, STATE, TEXT
 from gateway.http.subschemas import AT, explicit, lifted
 from gateway.protocol.envelope import JSON
@@ -165,7 +165,7 @@ def document(
             paths[path] = {"post": _of_command(connector.called, command, examples, schemas)}
     tags.append({"name": "Gateway", "description": "What the gateway says of itself, and what becomes of jobs."})
     for route in routes:
-        if route.method in {"GET", "POST"} and route.path != CALLS:
+        if route.method in {"GET", "POST"} and route.path != CALLS and not route.path.startswith(CONSOLE):
             paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, admittance)
     return msgspec.json.encode(
         {

@@ -10,6 +10,8 @@ from aiohttp import hdrs, web
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+CONSOLE = "/console"
+"""How the paths of the console's pages begin."""
 SIGN_IN = "/v1/auth/"
 """How the paths of browsers begin that sign in."""
 DOCS = "/docs"
@@ -33,6 +35,10 @@ class Access(enum.Enum):
     """The same, but for viewers: it does something."""
     OPERATOR = "operator"
     """Operators."""
+    CONSOLE = "console"
+    """Whoever has logged in to the console, where there are keys."""
+    CONSOLE_CALL = "console, call"
+    """The same, but for viewers: it does something."""
     METRICS = "metrics"
     """As the setting `gateway.metrics` says."""
     TYPEAHEAD = "typeahead"
@@ -54,6 +60,8 @@ class Route(NamedTuple):
 
 def is_of_clients(route: Route) -> bool:
     """Tell whether what a route answers depends on who asks."""
+    if route.path.startswith(CONSOLE):
+        return False
     return route.access is not Access.OPEN or route.path.startswith((SIGN_IN, DOCS))
 
 

@@ -22,8 +22,12 @@ LARGEST = 1 << 16  # bytes that a seal opens to
 class Seal:
     """Seals with one key. Nothing is read, made or imported before it is needed."""
 
-    def __init__(self, key: str | None, folder: Path) -> None:
-        """Without a `key`, a file in `folder` holds one; who comes first makes it."""
+    def __init__(self, key: str | None, folder: Path, purpose: str = "sign-ins") -> None:
+        """Without a `key`, a file in `folder` holds one; who comes first makes it.
+
+        What was sealed for one `purpose` is broken for another.
+        """
+        self._purpose = purpose
         self._key = key
         self._folder = folder
         self._made: Keyring | None = None
@@ -54,7 +58,7 @@ class Seal:
     def _keyring(self) -> Keyring:
         if self._made is None:
             key = self._key if self._key is not None else _kept(self._folder / FILE)
-            self._made = Keyring([key], "sign-ins")
+            self._made = Keyring([key], self._purpose)
         return self._made
 
 

@@ -158,6 +158,7 @@ class ConnectorLine(Event, frozen=True, kw_only=True):
     request_id: str
     stream: str
     line: str
+    client: str | None = None
 
 
 class ConnectorWarning(Event, frozen=True, kw_only=True):

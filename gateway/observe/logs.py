@@ -203,6 +203,8 @@ def _facts(event: Event) -> dict[str, Any]:
         facts = {key: value for key, value in facts.items() if value is not None}
         for key in ("queue_wait", "wall", "total", "cpu_user", "cpu_system"):
             facts[key] = round(facts[key], 4)
+    elif isinstance(event, ConnectorLine) and event.client is None:
+        del facts["client"]
     elif isinstance(event, RegistryLoaded):
         facts["changed"] = _some(event.changed)
         facts["removed"] = _some(event.removed)

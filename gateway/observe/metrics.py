@@ -26,7 +26,7 @@ from gateway.observe.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
@@ -54,6 +54,7 @@ _HISTOGRAMS = {
     "gateway_run_cpu_seconds": "CPU time of a run's processes, user and system",
     "gateway_run_peak_rss_bytes": "Peak resident memory of a run",
 }
+_WALL = list(_HISTOGRAMS).index("gateway_run_duration_seconds")
 
 
 class LaneLoad(NamedTuple):
@@ -85,6 +86,15 @@ class ConnectionLoad(NamedTuple):
     most_held: int
     tls_ends: float | None
     """Seconds since 1970; None without TLS."""
+
+
+class Tally(NamedTuple):
+    """What was counted of one connector since the start."""
+
+    outcomes: Mapping[str, int]
+    p50: float | None
+    """Seconds within which the half of its runs ended; None: there were none with a process."""
+    p95: float | None
 
 
 class Load(Protocol):
@@ -178,6 +188,24 @@ class Metrics:
             for text in self._lanes():
                 yield text.encode()
             yield generate_latest(self._registry)
+
+    def tallies(self, client: str | None = None) -> dict[str, Tally]:
+        """Return what was counted of each connector, by its registered name; of one client's runs, or of all."""
+        outcomes: dict[str, dict[str, int]] = {}
+        walls: dict[str, list[int]] = {}
+        for labels, command in self._commands.items():
+            if client is not None and labels[2:] != (client,):
+                continue
+            counted = outcomes.setdefault(labels[0], {})
+            for outcome, count in command.outcomes.items():
+                counted[outcome] = counted.get(outcome, 0) + count.value
+            if len(command.timed) > _WALL:
+                before = walls.get(labels[0], [0] * (len(_SECONDS) + 1))
+                walls[labels[0]] = [one + more for one, more in zip(before, command.timed[_WALL].counts, strict=True)]
+        return {
+            name: Tally(counted, _quantile(walls.get(name, []), 0.5), _quantile(walls.get(name, []), 0.95))
+            for name, counted in outcomes.items()
+        }
 
     # --- private
 
@@ -425,3 +453,16 @@ class _Written(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families()
+
+
+def _quantile(counts: Sequence[int], part: float) -> float | None:
+    """Return the seconds within which a part of the runs ended, as far as their buckets tell."""
+    wanted, below = sum(counts) * part, 0
+    if not wanted:
+        return None
+    for number, count in enumerate(counts[:-1]):
+        if count and below + count >= wanted:
+            under = _SECONDS[number - 1] if number else 0.0
+            return under + (_SECONDS[number] - under) * (wanted - below) / count
+        below += count
+    return _SECONDS[-1]

@@ -18,8 +18,11 @@ from click.testing import CliRunner
 
 from gateway.cli.main import main
 from gateway.http.app import CONNECTIONS, GATEWAY, build
+from gateway.http.console.pages import Console
+from gateway.http.console.sessions import Sessions
 from gateway.http.handlers import Handlers
-from gateway.http.routes import CLIENTS, Access, is_of_clients
+from gateway.http.keys import Authenticator
+from gateway.http.routes import CLIENTS, CONSOLE, Access, is_of_clients, whole
 from gateway.observe.events import Bus
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
@@ -607,8 +610,11 @@ def table(tmp_path: Path) -> tuple[Any, Any]:
     settings, _ = read_settings(site.file, environ={})
     app = build(settings, Bus())
     recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
-    handlers = Handlers(app[GATEWAY], Metrics(app[GATEWAY], "0", app[CONNECTIONS].load), recent, "0", app[CONNECTIONS])
-    return handlers.routes(), app.router
+    metrics, connections = Metrics(app[GATEWAY], "0", app[CONNECTIONS].load), app[CONNECTIONS]
+    handlers = Handlers(app[GATEWAY], metrics, recent, "0", connections)
+    sessions = Sessions(settings, Authenticator(app[GATEWAY].registry, None))
+    console = Console(app[GATEWAY], metrics, recent, connections, sessions)
+    return [*handlers.routes(), *whole(console.routes())], app.router
 
 
 async def test_every_route_of_the_application_has_an_access_rule(table: tuple[Any, Any]) -> None:
@@ -618,7 +624,8 @@ async def test_every_route_of_the_application_has_an_access_rule(table: tuple[An
     served_routes = {(route.method, route.resource.canonical) for route in router.routes()}
     assert len(ruled) == len(routes)
     assert served_routes == ruled | of_clients
-    assert {path for _, path in ruled} - {path.removeprefix(CLIENTS) for _, path in of_clients} == {
+    alone = {path for _, path in ruled} - {path.removeprefix(CLIENTS) for _, path in of_clients}
+    assert {path for path in alone if not path.startswith(CONSOLE)} == {
         "/",
         "/liveness",
         "/v1/liveness",
@@ -627,7 +634,7 @@ async def test_every_route_of_the_application_has_an_access_rule(table: tuple[An
 
 
 async def test_only_probes_and_browsers_need_no_key(stranger: Server, table: tuple[Any, Any]) -> None:
-    routes, _ = table
+    routes = [route for route in table[0] if not route.path.startswith(CONSOLE)]  # tests/http/test_console.py has those
     opened = {(route.method, route.path) for route in routes if route.access is Access.OPEN}
     signing_in = {
         (method, path)

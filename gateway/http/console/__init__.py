@@ -1,0 +1,1 @@
+"""The console: pages for people. ADR 17 says how it is made."""

@@ -1,0 +1,438 @@
+"""The pages of the console, and what their forms do."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import aiohttp_jinja2
+from aiohttp import hdrs, web
+from jinja2 import FileSystemLoader
+
+from gateway.calls.call import Call
+from gateway.errors import CommandNotFound, GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
+from gateway.http.audited import note, note_problem
+from gateway.http.console import forms, views
+from gateway.http.console.answers import page, sent_to, wants_part
+from gateway.http.console.live import Follower, LiveLogs, Streams
+from gateway.http.console.sessions import TOKEN
+from gateway.http.jobs import JobHandlers, told
+from gateway.http.keys import Unauthorized, client_of, identity_of
+from gateway.http.responses import status_of
+from gateway.http.routes import CONSOLE, Access, Route
+from gateway.identity import DEFAULT, Role
+from gateway.jobs.background import is_run
+from gateway.jobs.contract import OPEN, JobState
+from gateway.observe.events import ConnectorLine, RunFinished
+from gateway.protocol.request import Caller
+from gateway.units import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gateway.connectors.definition import Command
+    from gateway.connectors.snapshot import Status
+    from gateway.gateway import Gateway
+    from gateway.http.connections import Connections
+    from gateway.http.console.sessions import Sessions
+    from gateway.observe.metrics import Metrics
+    from gateway.observe.outcomes import Recent
+
+HERE = Path(__file__).parent
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+STATIC = {one.name: one for one in (HERE / "static").iterdir() if one.suffix in KINDS}
+LOG_IN = 8 << 10  # bytes of the form to log in
+MOST = 4 << 20  # bytes of any other form
+FIELDS = 1000  # of a form
+PAGE = 50  # jobs
+EVERY = 2.0  # seconds between two looks at the numbers of an overview that somebody follows
+_FILTERS = ("state", "connector", "process_instance", "task", "client")
+_COMMAND = f"{CONSOLE}/connectors/{{connector}}/commands/{{command}}"
+_JOB = f"{CONSOLE}/jobs/{{id}}"
+
+
+class Console:
+    """The pages below /console."""
+
+    def __init__(
+        self, gateway: Gateway, metrics: Metrics, recent: Recent, connections: Connections, sessions: Sessions
+    ) -> None:
+        self._gateway = gateway
+        self._sessions = sessions
+        self._views = views.Views(gateway, metrics, recent, connections)
+        self._jobs = JobHandlers(gateway)
+        self._logs = LiveLogs()
+        self._streams = Streams(gateway.admission, self._still)
+        gateway.bus.listen(self._logs, *LiveLogs.kinds)
+
+    def routes(self) -> list[Route]:
+        """Return the table of routes; where the console is off, nothing is there."""
+        routes = [
+            Route("GET", CONSOLE, self.overview, Access.CONSOLE),
+            Route("GET", f"{CONSOLE}/", self.home, Access.OPEN),
+            Route("GET", f"{CONSOLE}/live", self.live, Access.CONSOLE, head=False),
+            Route("GET", f"{CONSOLE}/login", self.ask, Access.OPEN),
+            Route("POST", f"{CONSOLE}/login", self.log_in, Access.OPEN, event="log_in"),
+            Route("POST", f"{CONSOLE}/logout", self.log_out, Access.CONSOLE, event="log_out"),
+            Route("GET", f"{CONSOLE}/static/{{file}}", self.static, Access.OPEN),
+            Route("GET", f"{CONSOLE}/connectors/{{connector}}", self.connector, Access.CONSOLE),
+            Route("GET", f"{CONSOLE}/connectors/{{connector}}/log", self.log, Access.CONSOLE, head=False),
+            Route("GET", _COMMAND, self.command, Access.CONSOLE),
+            Route("POST", f"{_COMMAND}/try", self.attempt, Access.CONSOLE_CALL, event="call"),
+            Route("GET", f"{CONSOLE}/jobs", self.jobs, Access.CONSOLE),
+            Route("GET", _JOB, self.job, Access.CONSOLE),
+            Route("GET", f"{_JOB}/cancel", self.confirm_cancel, Access.CONSOLE_CALL),
+            Route("POST", f"{_JOB}/cancel", self.cancel, Access.CONSOLE_CALL, event="cancel"),
+            Route("GET", f"{_JOB}/retry", self.confirm_retry, Access.CONSOLE_CALL),
+            Route("POST", f"{_JOB}/retry", self.retry, Access.CONSOLE_CALL, event="retry"),
+        ]
+        if self._gateway.settings.console:
+            return routes
+        return [route._replace(handler=_nothing, access=Access.OPEN, event=None) for route in routes]
+
+    # --- to come in
+
+    async def ask(self, request: web.Request) -> web.Response:
+        """Ask for a key."""
+        return self._ask(request, _local(request.query.get("next", "")))
+
+    async def home(self, _request: web.Request) -> web.Response:
+        """Send a browser to the overview."""
+        return sent_to(CONSOLE)
+
+    async def log_in(self, request: web.Request) -> web.Response:
+        """Open a session for whoever has a key."""
+        request["identity"] = None  # the audit tells whose the key is, or nothing
+        self._sessions.check_site(request)
+        form = await self._form(request, LOG_IN)
+        back, wait = _local(form.get("next", "")), self._sessions.failures.wait(request)
+        if wait:
+            note(request, outcome="rate_limited")
+            response = self._ask(
+                request, back, f"Too many log-ins have failed. Try again in {Duration(round(wait))}.", 429
+            )
+            response.headers[hdrs.RETRY_AFTER] = str(round(wait))
+            return response
+        response = sent_to(back)
+        try:
+            request["identity"] = self._sessions.log_in(request, response, form.get("key", "").strip())
+        except Unauthorized:
+            self._sessions.failures.add(request)
+            return self._ask(request, back, "This key is nobody's, or it does not count any more.", 401)
+        return response
+
+    async def log_out(self, request: web.Request) -> web.Response:
+        """End the session."""
+        await self._checked(request)
+        response = sent_to(f"{CONSOLE}/login")
+        self._sessions.log_out(request, response)
+        return response
+
+    async def static(self, request: web.Request) -> web.StreamResponse:
+        """Answer a file of the pages."""
+        file = STATIC.get(request.match_info["file"])
+        if file is None:
+            raise web.HTTPNotFound
+        return web.Response(body=_bytes(file), content_type=KINDS[file.suffix], charset="utf-8")
+
+    # --- to look
+
+    async def overview(self, request: web.Request) -> web.Response:
+        """What is wrong, then what there is."""
+        await self._gateway.registry.listed(client_of(request))
+        return self._page(request, "overview.html", shown=self._views.overview(request), q=request.query.get("q", ""))
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """The numbers of the overview, again and again."""
+        last, due, clock = "", 0.0, asyncio.get_running_loop().time
+
+        def news() -> Iterator[tuple[str, str]]:
+            nonlocal last, due
+            if clock() < due:
+                return
+            due = clock() + EVERY
+            facts = {"shown": self._views.overview(request), "q": request.query.get("q", "")}
+            text = aiohttp_jinja2.render_string("numbers.html", request, facts)
+            if text != last:
+                yield "numbers", text
+            last = text
+
+        return await self._streams.send(request, news, asyncio.Event())
+
+    async def connector(self, request: web.Request) -> web.Response:
+        """One connector."""
+        name, status = self._status(request)
+        may = self._callable(request, name, status)
+        return self._page(request, "connector.html", name=name, may=may, **self._views.connector(request, name, status))
+
+    async def log(self, request: web.Request) -> web.StreamResponse:
+        """The lines of its log from now on, and how its calls end."""
+        _, status = self._status(request)
+        follower = Follower(status.name, client=views.seen_client(request))
+
+        def news() -> Iterator[tuple[str, str]]:
+            while follower.lines:
+                facts = {"line": _line(follower.lines.popleft())}
+                yield "line", aiohttp_jinja2.render_string("line.html", request, facts)
+
+        self._logs.add(follower)
+        try:
+            return await self._streams.send(request, news, follower.came)
+        finally:
+            self._logs.remove(follower)
+
+    async def command(self, request: web.Request) -> web.Response:
+        """One command, with a form to try it."""
+        name, status = self._status(request)
+        return self._command(request, name, status, self._found(request, status))
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """Search jobs."""
+        query = {key: value for key, value in request.query.items() if value}
+        found, limit, offset = await self._jobs.find(request, {"limit": str(PAGE), **query})
+        asked = {key: query.get(key, "") for key in _FILTERS}
+        return self._page(
+            request,
+            "jobs.html",
+            jobs=[told(one, request) for one in found],
+            states=[state.value for state in JobState],
+            asked=asked,
+            before=max(0, offset - limit) if offset else None,
+            after=offset + limit if len(found) == limit else None,
+        )
+
+    async def job(self, request: web.Request) -> web.Response:
+        """One job, with its tries."""
+        status = await self._jobs.status(request)
+        facts = told(status, request)
+        outcome = views.pretty(status.outcome.body) if status.outcome is not None else None
+        return self._page(
+            request,
+            "job.html",
+            job=facts,
+            outcome=outcome,
+            is_open=status.state in OPEN,
+            can_retry=status.state not in OPEN and not is_run(status.id),
+        )
+
+    # --- to do something
+
+    async def attempt(self, request: web.Request) -> web.Response:
+        """Run a command as whoever has logged in, and show what comes of it."""
+        form = await self._checked(request)
+        name, status = self._status(request)
+        command = self._found(request, status)
+        if not self._callable(request, name, status):
+            raise CommandNotFound(f"there is no connector {name} for the client {identity_of(request).client}")
+        client, quotas = client_of(request) or DEFAULT, self._gateway.quotas
+        follower = Follower(status.name, request_id=request["request_id"], client=client_of(request))
+        since = quotas.enter(client, quotas.limits_of(client))
+        self._logs.add(follower)
+        try:
+            outcome = await self._run(request, name, command, form)
+        finally:
+            self._logs.remove(follower)
+            quotas.leave(client, since)
+        outcome["lines"] = [one.line for one in follower.lines if isinstance(one, ConnectorLine)] or outcome["logs"]
+        if wants_part(request):
+            return self._page(request, "result.html", outcome=outcome)
+        return self._command(request, name, status, command, form=form, outcome=outcome)
+
+    async def confirm_cancel(self, request: web.Request) -> web.Response:
+        """Ask whether a job is to be cancelled."""
+        status = await self._jobs.status(request)
+        return self._page(request, "confirm.html", job=told(status, request), act="cancel")
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """Cancel a job."""
+        await self._checked(request)
+        return sent_to(f"{CONSOLE}/jobs/{(await self._jobs.cancelled(request)).id}")
+
+    async def confirm_retry(self, request: web.Request) -> web.Response:
+        """Ask whether a job is to be delivered, or run, again."""
+        status = await self._jobs.status(request)
+        return self._page(request, "confirm.html", job=told(status, request), act="retry")
+
+    async def retry(self, request: web.Request) -> web.Response:
+        """Deliver a job again, or run it again."""
+        form = await self._checked(request)
+        status = await self._jobs.retried(request, run=form.get("run") == "true")
+        return sent_to(f"{CONSOLE}/jobs/{status.id}")
+
+    # --- private
+
+    def _still(self, request: web.Request) -> None:
+        """See whether a page may go on to be sent what is live.
+
+        Raises:
+            Unauthorized: its session is over.
+        """
+        if self._sessions.needed:
+            self._sessions.identify(request)
+
+    def _page(self, request: web.Request, template: str, status: int = 200, **facts: Any) -> web.Response:
+        identity = identity_of(request)
+        common = {
+            "identity": identity,
+            "may_call": identity.role is not Role.VIEWER,
+            "sessions": self._sessions.needed,
+            "token": self._sessions.token(request),
+            "clients": self._gateway.registry.clients is not None,
+        }
+        return page(request, template, {**common, **facts}, status)
+
+    def _ask(self, request: web.Request, back: str, problem: str = "", status: int = 200) -> web.Response:
+        if not self._sessions.needed:
+            return sent_to(CONSOLE)
+        return page(request, "login.html", {"next": back, "problem": problem}, status)
+
+    async def _form(self, request: web.Request, most: int = MOST) -> dict[str, str]:
+        """Read a form.
+
+        Raises:
+            RequestTooLarge: it has more bytes.
+            RequestTimeout: it does not come.
+            InvalidRequest: it is none.
+        """
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self._gateway.settings.read_timeout):
+                while chunk := await request.content.readany():
+                    body += chunk
+                    if len(body) > most:
+                        raise RequestTooLarge(f"a form has {Size(most)} at most")
+        except TimeoutError as problem:
+            raise RequestTimeout("the form did not come in time (gateway.read_timeout)") from problem
+        try:
+            pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")
+        except ValueError as problem:
+            raise InvalidRequest("this is no form") from problem
+        return dict(pairs)
+
+    async def _checked(self, request: web.Request) -> dict[str, str]:
+        """Read a form that does something, which has to be one of ours.
+
+        Raises:
+            Forbidden: it is not.
+        """
+        form = await self._form(request)
+        self._sessions.check(request, form.pop(TOKEN, ""))
+        return form
+
+    def _status(self, request: web.Request) -> tuple[str, Status]:
+        """Return the connector that a request names, if whoever asks may see it.
+
+        Raises:
+            HTTPNotFound: there is none.
+        """
+        name = request.match_info["connector"]
+        status = self._views.statuses(request).get(name)
+        if status is None:
+            raise web.HTTPNotFound
+        return name, status
+
+    def _found(self, request: web.Request, status: Status) -> Command:
+        command = views.commands_of(status).get(request.match_info["command"])
+        if command is None:
+            raise web.HTTPNotFound
+        return command
+
+    def _callable(self, request: web.Request, name: str, status: Status) -> bool:
+        """Tell whether whoever asks may call a connector: who sees all need not be one who does."""
+        own = self._gateway.registry.world(client_of(request)).statuses.get(name)
+        return identity_of(request).role is not Role.VIEWER and own is not None and own.name == status.name
+
+    def _command(
+        self,
+        request: web.Request,
+        name: str,
+        status: Status,
+        command: Command,
+        *,
+        form: Mapping[str, str] | None = None,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> web.Response:
+        return self._page(
+            request,
+            "command.html",
+            name=name,
+            may=self._callable(request, name, status),
+            command=command,
+            fields=forms.fields(command, form),
+            more=(form or {}).get(forms.MORE, "") if command.signature.additional else None,
+            outcome=outcome,
+        )
+
+    async def _run(self, request: web.Request, name: str, command: Command, form: Mapping[str, str]) -> dict[str, Any]:
+        """Run a command, and return what is shown of it."""
+        try:
+            caller = Caller(request_id=request["request_id"], client=client_of(request))
+            call = Call(connector=name, command=command.name, params=forms.filled_in(command, form), caller=caller)
+            reply = await self._gateway.invoker.invoke(call)
+        except GatewayError as problem:
+            note_problem(request, problem)
+            code, message, run, logs = problem.code, problem.message, problem.run, problem.logs
+            return {
+                "status": status_of(problem),
+                "code": code,
+                "message": message,
+                "body": "",
+                "logs": logs,
+                **_usage(run),
+            }
+        result = reply.result
+        found = {"status": status_of(reply), "code": "", "message": "", "body": "", "logs": reply.logs}
+        if result.error is not None:
+            note(request, outcome="raised" if result.error.raised else "error")
+            found |= {"code": result.error.error_code, "message": result.error.message}
+        content = b"".join(map(bytes, result.pieces))
+        found["body"] = views.pretty(content)
+        return {**found, **_usage(reply.run)}
+
+
+def install(app: web.Application) -> None:
+    """Have an application make pages."""
+    environment = aiohttp_jinja2.setup(
+        app, loader=FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"at": views.at, "seconds": views.seconds}
+    environment.globals |= {"csrf": TOKEN, "console": CONSOLE}
+
+
+async def _nothing(_request: web.Request) -> web.Response:
+    raise web.HTTPNotFound
+
+
+@functools.cache
+def _bytes(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def _local(path: str) -> str:
+    """Return a page of the console to go on to: no other place will do."""
+    inside = path == CONSOLE or path.startswith((f"{CONSOLE}/", f"{CONSOLE}?"))
+    return path if inside and path.isascii() and path.isprintable() and "\\" not in path else CONSOLE
+
+
+def _line(event: ConnectorLine | RunFinished) -> dict[str, str]:
+    if isinstance(event, ConnectorLine):
+        return {"command": event.command, "request": event.request_id, "text": event.line, "kind": event.stream}
+    text = f"ended: {event.outcome} after {views.seconds(event.wall)}"
+    return {"command": event.command, "request": event.request_id, "text": text, "kind": "end"}
+
+
+def _usage(run: RunFinished | None) -> dict[str, Any]:
+    if run is None:
+        return {"usage": {}}
+    usage = {"in the queue": views.seconds(run.queue_wait), "request": run.request_id}
+    if run.pid:
+        usage |= {
+            "ran": views.seconds(run.wall),
+            "processor": views.seconds(run.cpu_user + run.cpu_system),
+            "memory at most": str(Size(run.peak_rss)),
+            "exit status": str(run.signal or run.status),
+        }
+    return {"usage": usage}

@@ -1,0 +1,180 @@
+"""Who has logged in to the console: a sealed cookie that is bound to a key, and how often log-ins fail."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import hdrs
+
+from gateway import origins
+from gateway.connectors.clients import digest_of
+from gateway.errors import Forbidden
+from gateway.http.keys import Unauthorized
+from gateway.http.proxies import address_of, base_of
+from gateway.http.routes import CONSOLE
+from gateway.oauth.seal import Seal
+from gateway.sealing import Broken
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from gateway.http.keys import Authenticator
+    from gateway.identity import Identity
+    from gateway.settings import Settings
+
+COOKIE = "console"
+LIFE = 8 * 3600  # seconds of a session
+LARGEST = 1024  # characters of a cookie
+TOKEN = "csrf"  # noqa: S105 - a name
+"""The field of a form that shows that the form is ours."""
+TRIES = 5  # log-ins from one address that may fail
+WINDOW = 300.0  # seconds, within them
+ADDRESSES = 10_000  # that are remembered
+ENDED = 10_000  # sessions that somebody has left, and whose time is not over
+
+
+class ConsoleSession(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cookie seals."""
+
+    digest: bytes
+    """Of the key."""
+    token: str
+    """The CSRF token: a session has one, which is its name, too."""
+    until: float
+    """Seconds since 1970."""
+
+
+class Sessions:
+    """Opens them, and knows those of requests. Nothing of an open one is kept: its cookie has all of it."""
+
+    def __init__(self, settings: Settings, authenticator: Authenticator) -> None:
+        self.failures = Failures()
+        self._authenticator = authenticator
+        self._public = settings.public_url
+        self._seal = Seal(settings.oauth.key, settings.state_dir, "console")
+        self._ended: OrderedDict[str, float] = OrderedDict()
+
+    @property
+    def needed(self) -> bool:
+        """Whether there are keys, so that one has to log in."""
+        return self._authenticator.needed
+
+    def log_in(self, request: web.Request, response: web.Response, key: str) -> Identity:
+        """Open a session with a key, and set its cookie.
+
+        Raises:
+            Unauthorized: the key is nobody's.
+            OSError: what seals can neither be read nor made.
+        """
+        if not key:
+            raise Unauthorized
+        digest = digest_of(key)
+        identity = self._authenticator.identify_session(request, digest)
+        session = ConsoleSession(digest=digest, token=secrets.token_urlsafe(24), until=time.time() + LIFE)
+        sealed = self._seal.close(msgspec.msgpack.encode(session))
+        secure = base_of(request).startswith("https:")
+        response.set_cookie(COOKIE, sealed, max_age=LIFE, path=CONSOLE, httponly=True, samesite="Strict", secure=secure)
+        return identity
+
+    def log_out(self, request: web.Request, response: web.Response) -> None:
+        """End the session of a request: its cookie counts no more, whoever has kept it."""
+        session = self.session(request)
+        if session is not None:
+            self._ended[session.token] = session.until
+            while len(self._ended) > ENDED:
+                self._ended.popitem(last=False)
+        response.del_cookie(COOKIE, path=CONSOLE, httponly=True, samesite="Strict")
+
+    def session(self, request: web.Request) -> ConsoleSession | None:
+        """Return the session of a request, whether its key still counts or not."""
+        sealed = request.cookies.get(COOKIE, "")
+        if not sealed or len(sealed) > LARGEST:
+            return None
+        try:
+            session = msgspec.msgpack.decode(self._seal.open(sealed), type=ConsoleSession)
+        except (Broken, msgspec.MsgspecError, OSError):
+            return None
+        return session if session.until > time.time() and session.token not in self._ended else None
+
+    def identify(self, request: web.Request) -> Identity:
+        """Return who has logged in.
+
+        Raises:
+            Unauthorized: nobody has, or the key does not count any more.
+        """
+        session = self.session(request)
+        if session is None:
+            raise Unauthorized
+        return self._authenticator.identify_session(request, session.digest)
+
+    def token(self, request: web.Request) -> str:
+        """Return what a form has to bring back; empty where there is no session."""
+        session = self.session(request)
+        return session.token if session is not None else ""
+
+    def check(self, request: web.Request, token: str) -> None:
+        """See that a form is one of ours, which its session has been shown.
+
+        Raises:
+            Forbidden: it is not.
+        """
+        self.check_site(request)
+        if self.needed and not hmac.compare_digest(token.encode(), self.token(request).encode()):
+            raise Forbidden("this form is not of your session: load the page again")
+
+    def check_site(self, request: web.Request) -> None:
+        """See that no page of another site has sent a form.
+
+        Raises:
+            Forbidden: one has.
+        """
+        site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get(hdrs.ORIGIN)
+        if site is not None:
+            ours = site in {"same-origin", "none"}
+        else:
+            ours = origin is None or origins.is_same(origin, request.host) or self._is_ours(request, origin)
+        if not ours:
+            raise Forbidden("this form comes from a page of another site")
+
+    def _is_ours(self, request: web.Request, origin: str) -> bool:
+        public = self._public or ""
+        return origin == base_of(request) or public == origin or public.startswith(f"{origin}/")
+
+
+class Failures:
+    """Log-ins that failed, by address: after a few, an address has to wait."""
+
+    def __init__(self) -> None:
+        self._failed: OrderedDict[str, list[float]] = OrderedDict()
+
+    def wait(self, request: web.Request) -> float:
+        """Return the seconds after which a request's address may try again; 0: now."""
+        failed = self._recent(_place(address_of(request)))
+        return max(0.0, failed[0] + WINDOW - time.monotonic()) if len(failed) >= TRIES else 0.0
+
+    def add(self, request: web.Request) -> None:
+        """Remember that one has failed."""
+        place = _place(address_of(request))
+        self._failed[place] = [*self._recent(place), time.monotonic()][-TRIES:]
+        self._failed.move_to_end(place)
+        while len(self._failed) > ADDRESSES:
+            self._failed.popitem(last=False)
+
+    def _recent(self, place: str) -> list[float]:
+        since = time.monotonic() - WINDOW
+        return [moment for moment in self._failed.get(place, ()) if moment > since]
+
+
+def _place(address: str) -> str:
+    """Return what of an address counts: whoever has an IPv6 address has a whole network of them."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network(f"{found}/64", strict=False)) if isinstance(found, IPv6Address) else address

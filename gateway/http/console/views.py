@@ -1,0 +1,278 @@
+"""What the pages show, gathered where it is: of everything, or of one client's world."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from gateway.connectors.definition import redactor
+from gateway.connectors.snapshot import ConnectorState
+from gateway.http.console import charts
+from gateway.http.console.wrong import Wrong, trouble_of, what_is_wrong
+from gateway.http.keys import client_of, identity_of
+from gateway.observe.metrics import Tally
+from gateway.observe.telling import tells
+from gateway.runtimes.base import FAILED, MARKER, Failed, made_at
+from gateway.settings import Limits
+from gateway.units import Duration, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from aiohttp import web
+
+    from gateway.connectors.definition import Command, Connector
+    from gateway.connectors.snapshot import Status
+    from gateway.gateway import Gateway
+    from gateway.http.connections import Connections
+    from gateway.observe.metrics import Metrics
+    from gateway.observe.outcomes import PastRun, Recent
+    from gateway.yaml_document import YamlNode
+
+ROWS = 50  # connectors on a page of the overview
+KEPT = 1.0  # seconds for which what is wrong is known, however many look
+SHOWN = 300  # characters of a setting
+HIDDEN = "hidden"
+_NONE = Tally({}, None, None)
+
+
+class ConnectorRow(NamedTuple):
+    """A connector on the overview."""
+
+    name: str
+    state: str
+    reason: str
+    in_flight: int
+    queued: int
+    chart: str
+    p50: str
+    p95: str
+
+
+class OverviewPage(NamedTuple):
+    """The overview."""
+
+    wrong: Sequence[Wrong]
+    rows: Sequence[ConnectorRow]
+    connectors: int
+    """How many there are on all pages."""
+    page: int
+    pages: int
+    in_flight: int
+    queued: int
+    calls: int
+
+
+class Setting(NamedTuple):
+    """One of a connector's settings, and which file says so."""
+
+    key: str
+    value: str
+    where: str
+
+
+class Views:
+    """Makes them."""
+
+    def __init__(self, gateway: Gateway, metrics: Metrics, recent: Recent, connections: Connections) -> None:
+        self._gateway = gateway
+        self._metrics = metrics
+        self._recent = recent
+        self._connections = connections
+        self._wrong: dict[str | None, tuple[float, list[Wrong]]] = {}
+
+    def statuses(self, request: web.Request) -> Mapping[str, Status]:
+        """Return the connectors that whoever asks may see, by the names that he sees them under."""
+        registry = self._gateway.registry
+        if identity_of(request).sees_all:
+            return registry.snapshot.statuses
+        return registry.world(client_of(request)).statuses
+
+    def overview(self, request: web.Request) -> OverviewPage:
+        """Return a page of it: `?q=&page=`. What is in trouble comes first."""
+        client = seen_client(request)
+        wrong, tallies = self._what_is_wrong(client), self._metrics.tallies(client)
+        troubled = {one.connector for one in wrong if one.severity != "notice"}
+        statuses, wanted = self.statuses(request), request.query.get("q", "").lower()
+        names = [name for name in statuses if wanted in name.lower()]
+        names.sort(key=lambda name: (name not in troubled, name))
+        pages = max(1, -(-len(names) // ROWS))
+        page = min(max(1, _number(request.query.get("page", ""))), pages)
+        loads = [self._load(status, client) for status in statuses.values()]
+        return OverviewPage(
+            wrong=wrong,
+            rows=[
+                self._row(name, statuses[name], tallies.get(statuses[name].name, _NONE), client)
+                for name in names[(page - 1) * ROWS : page * ROWS]
+            ],
+            connectors=len(names),
+            page=page,
+            pages=pages,
+            in_flight=sum(running for running, _ in loads),
+            queued=sum(queued for _, queued in loads),
+            calls=sum(sum(tallies[one.name].outcomes.values()) for one in statuses.values() if one.name in tallies),
+        )
+
+    def connector(self, request: web.Request, name: str, status: Status) -> dict[str, Any]:
+        """Return what the page of a connector shows."""
+        client, connector = seen_client(request), status.connector
+        told = self._gateway.pools.told(connector.launch) if connector is not None else None
+        return {
+            "row": self._row(name, status, self._metrics.tallies(client).get(status.name, _NONE), client),
+            "wrong": [one for one in self._what_is_wrong(client) if one.connector == name],
+            "description": connector.description if connector is not None else None,
+            "runtime": connector.runtime if connector is not None else None,
+            "mode": told[0] if told is not None else None,
+            "notices": told[1] if told is not None else [],
+            "concurrency": connector.limits.concurrency if connector is not None else None,
+            "queue": connector.limits.queue if connector is not None else None,
+            "commands": sorted(commands_of(status).values(), key=lambda one: one.name),
+            "past": [_past(one) for one in self._recent.of(status.name, client)],
+            "settings": list(self._settings(status)) if identity_of(request).sees_all else None,
+            "build": self._build(status.name) if identity_of(request).sees_all else None,
+        }
+
+    def _what_is_wrong(self, client: str | None) -> list[Wrong]:
+        now = time.monotonic()
+        since, found = self._wrong.get(client, (float("-inf"), []))
+        if now - since > KEPT:
+            found = what_is_wrong(self._gateway, self._connections, client)
+            self._wrong = {one: kept for one, kept in self._wrong.items() if now - kept[0] <= KEPT}
+            self._wrong[client] = (now, found)
+        return found
+
+    def _load(self, status: Status, client: str | None) -> tuple[int, int]:
+        lane = self._gateway.places.lane(status.name)
+        if client is None:
+            return lane.running, lane.queued
+        return lane.running_of(client), lane.waiting_of(client)
+
+    def _row(self, name: str, status: Status, tally: Tally, client: str | None) -> ConnectorRow:
+        state, reason = status.state.value, status.reason or ""
+        if status.connector is not None and status.state is ConnectorState.READY:
+            circuit = trouble_of(self._gateway.invoker.unclosed(), status.connector, client)
+            if circuit is not None:
+                state, reason = f"circuit {circuit.state.value}", circuit.reason or ""
+        in_flight, queued = self._load(status, client)
+        return ConnectorRow(
+            name=name,
+            state=state,
+            reason=reason,
+            in_flight=in_flight,
+            queued=queued,
+            chart=charts.of_outcomes(tally.outcomes),
+            p50=seconds(tally.p50),
+            p95=seconds(tally.p95),
+        )
+
+    def _settings(self, status: Status) -> Iterator[Setting]:
+        """Yield what holds for a connector: what its entry says, and the limits that it does not speak of."""
+        entry = self._gateway.registry.entry(status.name)
+        if entry is None or not isinstance(entry.node.data, dict):
+            return
+        node, said = entry.node, entry.node.data
+        redact = redactor(node, self._gateway.settings)
+        for key, value in said.items():
+            yield Setting(key, redact(_written(value)), _where(node, key))
+        connector, defaults = status.connector, self._gateway.registry.defaults
+        if connector is None:
+            return
+        for key in Limits.__struct_fields__:
+            if key in said:
+                continue
+            where = _where(defaults, key) if key in defaults.data else "the default"
+            yield Setting(key, redact(_written(getattr(connector.limits, key))), where)
+
+    def _build(self, name: str) -> dict[str, str] | None:
+        """Return what is known of a connector's build; None: there is none."""
+        builds = self._gateway.settings.state_dir / "runtimes" / name
+        if not builds.is_dir():
+            return None
+        current = (builds / "current").resolve()
+        made = made_at(current)
+        found = {"folder": str(current) if made is not None else "none is complete"}
+        if made is not None:
+            found["made"] = at((current / MARKER).stat().st_mtime)
+            if made.notices:
+                found["to know"] = "; ".join(made.notices)
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            found["failed"] = msgspec.json.decode((builds / FAILED).read_bytes(), type=Failed).problem
+        return found
+
+
+def seen_client(request: web.Request) -> str | None:
+    """Return whose runs whoever asks may see; None: everybody's."""
+    identity = identity_of(request)
+    return None if identity.sees_all else identity.client
+
+
+def commands_of(status: Status) -> dict[str, Command]:
+    """Return the commands that can be called."""
+    connector: Connector | None = status.connector
+    return (connector.commands or {}) if connector is not None and status.state is ConnectorState.READY else {}
+
+
+def seconds(value: float | None) -> str:
+    """Write a length of time for people."""
+    if value is None:
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def at(moment: float | None) -> str:
+    """Write a moment, in seconds since 1970, for people: in UTC."""
+    return "" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+
+
+def pretty(body: bytes | str, most: int = 1 << 16) -> str:
+    """Write JSON for people, so many characters of it; what is none as it is."""
+    text = body.encode() if isinstance(body, str) else body
+    if len(text) <= most:
+        with contextlib.suppress(msgspec.DecodeError):
+            text = msgspec.json.format(text, indent=2)
+    shown = text[:most].decode(errors="replace")
+    return shown if len(text) <= most else f"{shown}\n... and {len(text) - most} bytes more"
+
+
+def _past(run: PastRun) -> dict[str, str]:
+    return {
+        "at": at(run.at.timestamp()),
+        "command": run.command,
+        "outcome": run.outcome,
+        "code": run.error_code or "",
+        "wall": seconds(run.wall),
+        "request": run.request_id,
+    }
+
+
+def _where(node: YamlNode, key: str) -> str:
+    mark = node.mark((key,))
+    return f"{mark.path}:{mark.line}" if mark is not None else "the gateway"
+
+
+def _written(value: Any) -> str:
+    """Write a setting as a file would say it, without what is secret by its name."""
+    if isinstance(value, Size | Duration):
+        return str(value)
+    if value is None:
+        return "null"
+    text = str(value) if isinstance(value, str) else msgspec.json.encode(_bare(value), enc_hook=str).decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _of_secret(one) if tells(str(key)) else _bare(one) for key, one in value.items()}
+    return [_bare(one) for one in value] if isinstance(value, list) else value
+
+
+def _of_secret(value: Any) -> Any:
+    """Return what refers to a secret as it is, and anything else not at all."""
+    return value if isinstance(value, dict) and value.keys() == {"secret"} else HIDDEN
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else 1
