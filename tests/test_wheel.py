@@ -60,9 +60,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(tmp_path_factory.mktemp("wheel"))
 
 
-def test_the_wheel_carries_the_cell_for_its_platform_alone(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_carries_the_pages_and_the_cell_for_its_platform_alone(wheel: Path, tmp_path: Path) -> None:
     assert f"py3-none-manylinux_2_17_{os.uname().machine}." in wheel.name
     with zipfile.ZipFile(wheel) as archive:
+        pages = {
+            f"gateway/http/console/{one}" for one in ("templates/base.html", "static/console.css", "static/htmx.min.js")
+        }
+        assert pages <= set(archive.namelist())
         assert [name for name in archive.namelist() if name.startswith(CELL)] == [f"{CELL}cell"]
         assert archive.getinfo(f"{CELL}cell").external_attr >> 16 & 0o111
         program = Path(archive.extract(f"{CELL}cell", tmp_path))

@@ -311,3 +311,23 @@ def test_what_was_counted_of_a_connector_goes_with_it() -> None:
     metrics(RegistryLoaded(connectors=1, commands=1, quarantined=0, changed=(), removed=("fax",), took=0.1))
     assert b'"fax"' not in metrics.text()
     assert value(parsed(metrics.text()), "gateway_runs_total", connector="mail", command="Go", outcome="ok") == 1
+
+
+def test_the_tallies_of_a_connector_are_those_of_its_commands_and_of_one_client() -> None:
+    metrics = Metrics(Idle())
+    for client, wall, outcome in (("acme", 0.2, "ok"), ("acme", 0.2, "error"), ("beta", 4.0, "ok")):
+        metrics(
+            RunFinished(
+                connector="fax", command=outcome, request_id="r", outcome=outcome, client=client, pid=7, wall=wall
+            )
+        )
+    metrics(RunFinished(connector="fax", command="Go", request_id="r", outcome="connector_busy", client="acme"))
+    [everybodys, acmes, betas] = [metrics.tallies(client)["fax"] for client in (None, "acme", "beta")]
+    assert everybodys.outcomes == {"ok": 2, "error": 1, "connector_busy": 1}
+    assert acmes.outcomes == {"ok": 1, "error": 1, "connector_busy": 1}
+    assert betas.outcomes == {"ok": 1}
+    assert 0.1 < (acmes.p50 or 0) < (acmes.p95 or 0) <= 0.25
+    assert 2.5 < (betas.p50 or 0) <= 5.0
+    assert metrics.tallies("gamma") == {}
+    metrics(RunFinished(connector="new", command="Go", request_id="r", outcome="connector_busy", client="beta"))
+    assert metrics.tallies("beta")["new"].p95 is None

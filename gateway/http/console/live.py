@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from gateway.calls.admission import Admission
+    from gateway.observe.events import Bus
 
 HELD = 500  # lines that a follower has not taken yet; older ones are left out
 MOST = 100  # streams at once
@@ -50,12 +51,11 @@ class Follower:
 
 
 class LiveLogs:
-    """Listens to lines and ends of runs. Where nobody follows, a line costs one look."""
+    """Listens to lines and ends of runs, from the first on who follows: until then nothing costs anything."""
 
-    kinds = (ConnectorLine, RunFinished)
-    """What it listens to."""
-
-    def __init__(self) -> None:
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._listens = False
         self._followers: set[Follower] = set()
 
     def __call__(self, event: Event) -> None:
@@ -67,6 +67,9 @@ class LiveLogs:
 
     def add(self, follower: Follower) -> None:
         """Have somebody follow."""
+        if not self._listens:
+            self._bus.listen(self, ConnectorLine, RunFinished)
+            self._listens = True
         self._followers.add(follower)
 
     def remove(self, follower: Follower) -> None:

@@ -64,9 +64,8 @@ class Console:
         self._sessions = sessions
         self._views = views.Views(gateway, metrics, recent, connections)
         self._jobs = JobHandlers(gateway)
-        self._logs = LiveLogs()
+        self._logs = LiveLogs(gateway.bus)
         self._streams = Streams(gateway.admission, self._still)
-        gateway.bus.listen(self._logs, *LiveLogs.kinds)
 
     def routes(self) -> list[Route]:
         """Return the table of routes; where the console is off, nothing is there."""
