@@ -16,7 +16,7 @@ from gateway.identity import owner_of
 from gateway.observe.events import ConnectorLine, Event, RunFinished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from gateway.calls.admission import Admission
     from gateway.observe.events import Bus
@@ -87,7 +87,7 @@ class Streams:
         self._open = 0
 
     async def send(
-        self, request: web.Request, news: Callable[[], Iterator[tuple[str, str]]], came: asyncio.Event
+        self, request: web.Request, news: Callable[[], AsyncIterator[tuple[str, str]]], came: asyncio.Event
     ) -> web.StreamResponse:
         """Send what is new, as (event, text), whenever something `came` or a second is over, until nobody looks.
 
@@ -104,7 +104,7 @@ class Streams:
             await response.prepare(request)
             await response.write(b": open\n\n")
             while self._admission.state is AdmissionState.SERVING and self._may_see(request):
-                for event, text in news():
+                async for event, text in news():
                     await response.write(_event(event, text))
                 came.clear()
                 try:

@@ -31,7 +31,7 @@ from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from gateway.connectors.definition import Command
     from gateway.connectors.snapshot import Status
@@ -142,18 +142,20 @@ class Console:
     async def overview(self, request: web.Request) -> web.Response:
         """What is wrong, then what there is."""
         await self._gateway.registry.listed(client_of(request))
-        return self._page(request, "overview.html", shown=self._views.overview(request), q=request.query.get("q", ""))
+        return self._page(
+            request, "overview.html", shown=await self._views.overview(request), q=request.query.get("q", "")
+        )
 
     async def live(self, request: web.Request) -> web.StreamResponse:
         """The numbers of the overview, again and again."""
         last, due, clock = "", 0.0, asyncio.get_running_loop().time
 
-        def news() -> Iterator[tuple[str, str]]:
+        async def news() -> AsyncIterator[tuple[str, str]]:
             nonlocal last, due
             if clock() < due:
                 return
             due = clock() + EVERY
-            facts = {"shown": self._views.overview(request), "q": request.query.get("q", "")}
+            facts = {"shown": await self._views.overview(request), "q": request.query.get("q", "")}
             text = aiohttp_jinja2.render_string("numbers.html", request, facts)
             if text != last:
                 yield "numbers", text
@@ -165,14 +167,16 @@ class Console:
         """One connector."""
         name, status = self._status(request)
         may = self._callable(request, name, status)
-        return self._page(request, "connector.html", name=name, may=may, **self._views.connector(request, name, status))
+        return self._page(
+            request, "connector.html", name=name, may=may, **(await self._views.connector(request, name, status))
+        )
 
     async def log(self, request: web.Request) -> web.StreamResponse:
         """The lines of its log from now on, and how its calls end."""
         _, status = self._status(request)
         follower = Follower(status.name, client=views.seen_client(request))
 
-        def news() -> Iterator[tuple[str, str]]:
+        async def news() -> AsyncIterator[tuple[str, str]]:
             while follower.lines:
                 facts = {"line": _line(follower.lines.popleft())}
                 yield "line", aiohttp_jinja2.render_string("line.html", request, facts)
@@ -267,10 +271,10 @@ class Console:
         """See whether a page may go on to be sent what is live.
 
         Raises:
-            Unauthorized: its session is over.
+            Unauthorized: its session is over, or its key another's by now.
         """
-        if self._sessions.needed:
-            self._sessions.identify(request)
+        if self._sessions.needed and self._sessions.identify(request) != identity_of(request):
+            raise Unauthorized
 
     def _page(self, request: web.Request, template: str, status: int = 200, **facts: Any) -> web.Response:
         identity = identity_of(request)

@@ -91,10 +91,10 @@ class Views:
             return registry.snapshot.statuses
         return registry.world(client_of(request)).statuses
 
-    def overview(self, request: web.Request) -> OverviewPage:
+    async def overview(self, request: web.Request) -> OverviewPage:
         """Return a page of it: `?q=&page=`. What is in trouble comes first."""
         client = seen_client(request)
-        wrong, tallies = self._what_is_wrong(client), self._metrics.tallies(client)
+        wrong, tallies = await self._what_is_wrong(client), self._metrics.tallies(client)
         troubled = {one.connector for one in wrong if one.severity != "notice"}
         statuses, wanted = self.statuses(request), request.query.get("q", "").lower()
         names = [name for name in statuses if wanted in name.lower()]
@@ -116,13 +116,13 @@ class Views:
             calls=sum(sum(tallies[one.name].outcomes.values()) for one in statuses.values() if one.name in tallies),
         )
 
-    def connector(self, request: web.Request, name: str, status: Status) -> dict[str, Any]:
+    async def connector(self, request: web.Request, name: str, status: Status) -> dict[str, Any]:
         """Return what the page of a connector shows."""
         client, connector = seen_client(request), status.connector
         told = self._gateway.pools.told(connector.launch) if connector is not None else None
         return {
             "row": self._row(name, status, self._metrics.tallies(client).get(status.name, _NONE), client),
-            "wrong": [one for one in self._what_is_wrong(client) if one.connector == name],
+            "wrong": [one for one in await self._what_is_wrong(client) if one.connector == name],
             "description": connector.description if connector is not None else None,
             "runtime": connector.runtime if connector is not None else None,
             "mode": told[0] if told is not None else None,
@@ -135,11 +135,11 @@ class Views:
             "build": self._build(status.name) if identity_of(request).sees_all else None,
         }
 
-    def _what_is_wrong(self, client: str | None) -> list[Wrong]:
+    async def _what_is_wrong(self, client: str | None) -> list[Wrong]:
         now = time.monotonic()
         since, found = self._wrong.get(client, (float("-inf"), []))
         if now - since > KEPT:
-            found = what_is_wrong(self._gateway, self._connections, client)
+            found = await what_is_wrong(self._gateway, self._connections, client)
             self._wrong = {one: kept for one, kept in self._wrong.items() if now - kept[0] <= KEPT}
             self._wrong[client] = (now, found)
         return found

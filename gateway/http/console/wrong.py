@@ -35,7 +35,7 @@ _WORST = ("error", "warning", "notice")
 _AGAIN = "it is tried again by itself"
 
 
-def what_is_wrong(gateway: Gateway, connections: Connections, client: str | None) -> list[Wrong]:
+async def what_is_wrong(gateway: Gateway, connections: Connections, client: str | None) -> list[Wrong]:
     """Return it, the worst first: of one client's world, or of everything."""
     found = list(_of_gateway(gateway, connections)) if client is None else []
     found += _of_connectors(gateway, client)
