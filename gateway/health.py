@@ -25,6 +25,8 @@ SLOW = 0.5  # of its timeout
 FULL = 0.8  # of what there may be: it is said before it is full
 EARLY = datetime.timedelta(days=14)  # before keys and certificates end
 NAMED = 5  # connectors that one sentence names
+OF_CONNECTORS = frozenset({"quarantined", "circuit_open", "queue_full", "failing", "slow", "connector_notice"})
+"""The kinds whose subject is a connector's name."""
 
 
 class Severity(enum.Enum):

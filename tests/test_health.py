@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import inspect
+import re
 from typing import Any
 
 import msgspec
 import pytest
 
+from gateway import health
 from gateway.health import ClientFacts, Concern, ConnectorFacts, GatewayFacts, Severity, concerns
 from gateway.observe.outcomes import PastRun
 
@@ -170,3 +173,9 @@ def test_the_worst_comes_first() -> None:
     facts = GatewayFacts(now=NOW, log_dropped=1, dead_letters=1)
     found = concerns(facts, [ConnectorFacts(name="fax", circuit="x")])
     assert [one.severity.value for one in found] == ["error", "warning", "notice"]
+
+
+def test_the_kinds_whose_subject_is_a_connector_are_those_that_tell_of_one() -> None:
+    source = inspect.getsource(health)
+    told = source[source.index("def _of_connector(") : source.index("def _of_sandboxes(")]
+    assert set(re.findall(r'kind="(\w+)"', told)) == health.OF_CONNECTORS

@@ -163,13 +163,10 @@ class Invoker:
         known = self._of_all.get(connector.name, {}).values()
         return [circuit for identity, circuit in known if identity == connector.identity]
 
-    def unclosed(self) -> dict[tuple[str, str], list[Circuit]]:
-        """Return the circuits that are not closed, by the name and the identity of their connectors."""
-        found: dict[tuple[str, str], list[Circuit]] = {}
-        for (name, _), (identity, circuit) in self._circuits.items():
-            if circuit.state is not CircuitState.CLOSED:
-                found.setdefault((name, identity), []).append(circuit)
-        return found
+    def trouble_of(self, connector: Connector, client: str | None) -> Circuit | None:
+        """Return the circuit of a client, or the first of all clients', that is not closed; None: there is none."""
+        found = (one for one in self.circuits(connector) if one.state is not CircuitState.CLOSED)
+        return next((one for one in found if client is None or (one.client or DEFAULT) == client), None)
 
     # --- private: the way of a call
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateway import health
 from gateway.connectors.snapshot import ConnectorState
 from gateway.health import ClientFacts, ConnectorFacts, GatewayFacts
-from gateway.identity import DEFAULT, called
+from gateway.identity import called
 from gateway.observe import logs
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ class Facts:
 
     def _circuit(self, connector: Connector, client: str | None) -> str | None:
         """Say why calls of a connector are refused, those of a client or of any; None: they are not."""
-        for one in self._gateway.invoker.circuits(connector):
-            if one.state is not one.state.CLOSED and client in {None, one.client or DEFAULT}:
-                return one.reason if client is not None or one.client is None else f"{one.reason} (for {one.client})"
-        return None
+        one = self._gateway.invoker.trouble_of(connector, client)
+        if one is None:
+            return None
+        return one.reason if client is not None or one.client is None else f"{one.reason} (for {one.client})"
 
 
 def _timeouts(connector: Connector | None) -> dict[str, float]:

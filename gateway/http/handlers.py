@@ -27,14 +27,13 @@ from gateway.http.responses import json_response, raw_json
 from gateway.http.routes import CLIENTS, Access, Route, whole
 from gateway.http.runs import RunHandlers
 from gateway.http.typeahead import TypeaheadHandlers
-from gateway.identity import DEFAULT, called, owner_of
+from gateway.identity import called, owner_of
 from gateway.observe import logs
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.calls.circuit import Circuit
     from gateway.connectors.definition import Connector
     from gateway.connectors.snapshot import Snapshot
     from gateway.gateway import Gateway
@@ -254,12 +253,6 @@ class Handlers:
             return None
         return {"size": int(connector.cache.size), "held": self._gateway.registry.caches.held.get(name)}
 
-    def _circuit(self, connector: Connector, client: str | None) -> Circuit | None:
-        """Return a client's circuit, or, of all clients', the first, that is not closed; None: there is none."""
-        circuits = self._gateway.invoker.circuits(connector)
-        mine = (one for one in circuits if client is None or (one.client or DEFAULT) == client)
-        return next((one for one in mine if one.state is not CircuitState.CLOSED), None)
-
     def _connector(self, name: str, client: str | None = None) -> dict[str, Any]:
         """Tell a registered connector's state, of its runs those of one client."""
         status = self._gateway.registry.snapshot.statuses[name]
@@ -280,7 +273,7 @@ class Handlers:
             "last_outcomes": self._recent.of(name, client),
         }
         if connector is not None and status.state is ConnectorState.READY:
-            circuit = self._circuit(connector, client)
+            circuit = self._gateway.invoker.trouble_of(connector, client)
             facts["commands"] = list(connector.commands or ())
             facts["circuit"] = circuit.state.value if circuit is not None else CircuitState.CLOSED.value
             facts["reason"] = circuit.reason if circuit is not None else None

@@ -402,6 +402,7 @@ def install(app: web.Application) -> None:
         app, loader=FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"at": views.at, "seconds": views.seconds}
+    environment.tests["of_connector"] = views.is_of_connector
     environment.globals |= {"csrf": TOKEN, "console": CONSOLE}
 
 

@@ -10,8 +10,9 @@ import msgspec
 
 from gateway.connectors.definition import redactor
 from gateway.connectors.snapshot import ConnectorState
+from gateway.health import OF_CONNECTORS, Severity
 from gateway.http.console import charts
-from gateway.http.console.wrong import Wrong, trouble_of, what_is_wrong
+from gateway.http.facts import Facts
 from gateway.http.keys import client_of, identity_of
 from gateway.observe.metrics import Tally
 from gateway.observe.telling import tells
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.snapshot import Status
     from gateway.gateway import Gateway
+    from gateway.health import Concern
     from gateway.http.connections import Connections
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import PastRun, Recent
@@ -55,7 +57,7 @@ class ConnectorRow(NamedTuple):
 class OverviewPage(NamedTuple):
     """The overview."""
 
-    wrong: Sequence[Wrong]
+    wrong: Sequence[Concern]
     rows: Sequence[ConnectorRow]
     connectors: int
     """How many there are on all pages."""
@@ -81,8 +83,8 @@ class Views:
         self._gateway = gateway
         self._metrics = metrics
         self._recent = recent
-        self._connections = connections
-        self._wrong: dict[str | None, tuple[float, list[Wrong]]] = {}
+        self._facts = Facts(gateway, connections, recent)
+        self._wrong: dict[str | None, tuple[float, list[Concern]]] = {}
 
     def statuses(self, request: web.Request) -> Mapping[str, Status]:
         """Return the connectors that whoever asks may see, by the names that he sees them under."""
@@ -95,7 +97,7 @@ class Views:
         """Return a page of it: `?q=&page=`. What is in trouble comes first."""
         client = seen_client(request)
         wrong, tallies = await self._what_is_wrong(client), self._metrics.tallies(client)
-        troubled = {one.connector for one in wrong if one.severity != "notice"}
+        troubled = {one.subject for one in wrong if is_of_connector(one) and one.severity is not Severity.NOTICE}
         statuses, wanted = self.statuses(request), request.query.get("q", "").lower()
         names = [name for name in statuses if wanted in name.lower()]
         names.sort(key=lambda name: (name not in troubled, name))
@@ -122,7 +124,7 @@ class Views:
         told = self._gateway.pools.told(connector.launch) if connector is not None else None
         return {
             "row": self._row(name, status, self._metrics.tallies(client).get(status.name, _NONE), client),
-            "wrong": [one for one in await self._what_is_wrong(client) if one.connector == name],
+            "wrong": [one for one in await self._what_is_wrong(client) if is_of_connector(one) and one.subject == name],
             "description": connector.description if connector is not None else None,
             "runtime": connector.runtime if connector is not None else None,
             "mode": told[0] if told is not None else None,
@@ -135,11 +137,11 @@ class Views:
             "build": self._build(status.name) if identity_of(request).sees_all else None,
         }
 
-    async def _what_is_wrong(self, client: str | None) -> list[Wrong]:
+    async def _what_is_wrong(self, client: str | None) -> list[Concern]:
         now = time.monotonic()
         since, found = self._wrong.get(client, (float("-inf"), []))
         if now - since > KEPT:
-            found = await what_is_wrong(self._gateway, self._connections, client)
+            found = await self._facts.concerns(client)
             self._wrong = {one: kept for one, kept in self._wrong.items() if now - kept[0] <= KEPT}
             self._wrong[client] = (now, found)
         return found
@@ -153,7 +155,7 @@ class Views:
     def _row(self, name: str, status: Status, tally: Tally, client: str | None) -> ConnectorRow:
         state, reason = status.state.value, status.reason or ""
         if status.connector is not None and status.state is ConnectorState.READY:
-            circuit = trouble_of(self._gateway.invoker.unclosed(), status.connector, client)
+            circuit = self._gateway.invoker.trouble_of(status.connector, client)
             if circuit is not None:
                 state, reason = f"circuit {circuit.state.value}", circuit.reason or ""
         in_flight, queued = self._load(status, client)
@@ -201,6 +203,11 @@ class Views:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             found["failed"] = msgspec.json.decode((builds / FAILED).read_bytes(), type=Failed).problem
         return found
+
+
+def is_of_connector(one: Concern) -> bool:
+    """Tell whether the subject of a concern is a connector's name."""
+    return one.kind in OF_CONNECTORS
 
 
 def seen_client(request: web.Request) -> str | None:
