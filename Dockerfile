@@ -37,11 +37,13 @@ RUN python3 -m venv /opt/uv \
 ENV PATH=/opt/uv/bin:$PATH \
     UV_PROJECT_ENVIRONMENT=/opt/gateway UV_PYTHON=python3 UV_PYTHON_DOWNLOADS=never UV_LINK_MODE=copy UV_NO_CACHE=1 \
     UV_COMPILE_BYTECODE=1
-RUN uv sync --locked --no-dev --no-install-project
+# Traces (docs/tracing.md) take --build-arg EXTRA=otel.
+ARG EXTRA=
+RUN uv sync --locked --no-dev --no-install-project ${EXTRA:+--extra ${EXTRA}}
 COPY README.md LICENSE CHANGELOG.md hatch_build.py ./
 COPY gateway/ gateway/
 COPY runners/ runners/
-RUN uv sync --locked --no-dev --no-editable
+RUN uv sync --locked --no-dev --no-editable ${EXTRA:+--extra ${EXTRA}}
 
 FROM base
 # perl is what connectors.d/text.pl is written in. curl is for health checks, git for requirements that are repositories.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from gateway.errors import GatewayError
     from gateway.jobs.destinations import Destinations
     from gateway.observe.events import Bus, Event
+    from gateway.observe.tracing import Tracing
     from gateway.settings import Settings
 
 
@@ -57,8 +58,8 @@ COUNTED = 5.0  # seconds for which the number of dead letters is believed
 class Gateway:
     """The parts, put together. Cheap to make; `open` loads the registry."""
 
-    def __init__(self, settings: Settings, bus: Bus) -> None:
-        """Read the sections that are parts' own.
+    def __init__(self, settings: Settings, bus: Bus, tracing: Tracing | None = None) -> None:
+        """Read the sections that are parts' own; without `tracing` there are no spans.
 
         Raises:
             ConfigError: the sections `jobs` or `callbacks` cannot be used.
@@ -76,13 +77,16 @@ class Gateway:
         self.quotas = Quotas(self.registry.limits_of, bus.publish)
         self._jobs, callbacks = read_sections(settings)
         self.callbacks = Directory(callbacks, lambda: self.registry.clients)
-        self.invoker = Invoker(self.registry, self.admission, self.pools, bus, self.callbacks.rewritten)
+        self.invoker = Invoker(
+            self.registry, self.admission, self.pools, bus, self.callbacks.rewritten, tracing=tracing
+        )
         self.background = Background(self.invoker, self.quotas)
         self.submitter = Submitter(self.registry, self.invoker, self.background, self.callbacks)
         self.suggestions = Suggestions(self.registry, self.invoker.invoke, settings.typeahead_cache)
         audit = settings.audit
         self.audit = Audit(audit.file, bus, required=audit.required) if audit is not None else None
         """None: nobody wants one."""
+        self._tracing = tracing
         self._lock = -1
         self._dead: dict[str | None, int] | None = None
         """How many dead letters there were when they were last counted, by client; None: nobody could say."""
@@ -198,6 +202,7 @@ class Gateway:
             limit=self.submitter.concurrency,
             quotas=self.quotas,
             publish=self.bus.publish,
+            tracing=self._tracing,
         )
         self.submitter.keep_jobs(jobs, status_of)
 

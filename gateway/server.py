@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import signal
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -17,6 +18,7 @@ from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.connections import LAST_WORDS, Runner, give_back_memory
 from gateway.jobs.notices import of_callbacks
 from gateway.observe.audit import AuditLine, now
+from gateway.observe.tracing import TracesUnavailable, start
 from gateway.service import listening
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.http.connections import Connections
     from gateway.observe.events import Bus
+    from gateway.observe.tracing import Tracing
     from gateway.settings import Settings
 
 LOOK = 0.01  # seconds between two looks at whether they have
@@ -39,7 +42,8 @@ async def serve(settings: Settings, bus: Bus) -> None:
     Raises:
         ConfigError: the registry's files or those of TLS cannot be used, or an address cannot be listened at.
     """
-    app = build(settings, bus)
+    tracing = _tracing(settings, bus)
+    app = build(settings, bus, tracing)
     connections = app[CONNECTIONS]
     connections.allow_descriptors()
     give_back_memory()
@@ -65,6 +69,19 @@ async def serve(settings: Settings, bus: Bus) -> None:
                 await _drain(app, runner, stop)
         finally:
             await runner.cleanup()
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
+
+
+def _tracing(settings: Settings, bus: Bus) -> Tracing | None:
+    """Begin to trace, where the environment asks for it and it can be."""
+    if not settings.traces:
+        return None
+    try:
+        return start(settings.traces, version("gateway"), bus.publish)
+    except TracesUnavailable as problem:
+        structlog.get_logger().warning("traces_off", hint=str(problem))
+    return None
 
 
 @contextlib.asynccontextmanager

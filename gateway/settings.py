@@ -12,6 +12,7 @@ import re
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -36,6 +37,7 @@ DEFAULT_FILE = "connectors.yaml"
 SECTIONS = ("gateway", SECRETS, "defaults", "connectors")
 JOBS_DATABASE = "CONNECTOR_PROXY_JOBS_DATABASE"
 SMALLEST_JOURNAL = 4 << 20  # bytes
+OTLP = "OTEL_EXPORTER_OTLP_"
 LAST_UID = (1 << 32) - 2  # the one behind it means nobody at all
 NAME = re.compile(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*")
 
@@ -478,6 +480,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the secrets are that files name."""
     service: Service
     """What whoever keeps this process running has told it."""
+    traces: tuple[str, ...]
+    """Where traces go: exporters by their names in OpenTelemetry; none: there are none."""
 
 
 _PROXIES = {"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"}
@@ -612,6 +616,7 @@ def read_settings(
         secrets=tuple(dict.fromkeys((*gateway.secrets, *_secrets(gateway.data, environ)))),
         lookup=lookup,
         service=Service.told(environ),
+        traces=_traces(environ),
     )
     return settings, document
 
@@ -700,6 +705,19 @@ def _audit(section: GatewaySection, gateway: YamlNode, base: Path) -> AuditSetti
     return AuditSettings(file=None if said.file == "stdout" else base / said.file, required=said.required)
 
 
+def _traces(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the exporters of traces that OpenTelemetry's own variables ask for: by name, or by where traces go."""
+    if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return ()
+    said = environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if not said and any(environ.get(name, "").strip() for name in (f"{OTLP}ENDPOINT", f"{OTLP}TRACES_ENDPOINT")):
+        said = "otlp"
+    protocol = environ.get(f"{OTLP}TRACES_PROTOCOL") or environ.get(f"{OTLP}PROTOCOL") or ""
+    otlp = "otlp_proto_grpc" if protocol.strip().lower() == "grpc" else "otlp_proto_http"
+    names = [name.strip().lower() for name in said.split(",")]
+    return tuple(dict.fromkeys(otlp if name == "otlp" else name for name in names if name not in {"", "none"}))
+
+
 def _check_oauth(section: GatewaySection, oauth: OAuthSection, document: YamlNode) -> None:
     """Check what is said about addresses of browsers, and the key."""
     addresses: list[tuple[Keys, str]] = [
@@ -781,7 +799,11 @@ def _secrets(section: dict[str, Any], environ: Mapping[str, str]) -> Iterator[st
     yield from secrets_in({name: value for name, value in section.items() if name != "tls"})  # paths are none
     jobs = section.get("jobs")
     yield from secrets_in(jobs.get("encrypt") if isinstance(jobs, dict) else None, secret=True)
-    yield from secrets_in({name: value for name, value in environ.items() if name.startswith("CONNECTOR_PROXY_")})
+    ours = "CONNECTOR_PROXY_", OTLP
+    yield from secrets_in({name: value for name, value in environ.items() if name.startswith(ours)})
+    for name in (f"{OTLP}HEADERS", f"{OTLP}TRACES_HEADERS"):
+        said = [unquote(one.partition("=")[2]).strip() for one in environ.get(name, "").split(",")]
+        yield from secrets_in([one for one in said if one], secret=True)
     callbacks = section.get("callbacks")
     todo = [callbacks, *(hosts.values() if isinstance(hosts := (callbacks or {}).get("hosts"), dict) else ())]
     for one in todo:

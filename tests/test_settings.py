@@ -394,6 +394,32 @@ def test_credentials_for_whatever_host_a_caller_names_are_refused_with_their_lin
     assert told.allow == ["backend"]
 
 
+@pytest.mark.parametrize(
+    ("said", "exporters"),
+    [
+        ("", ()),
+        ("OTEL_SERVICE_NAME=x OTEL_TRACES_SAMPLER=always_on", ()),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT=http://h:4318", ("otlp_proto_http",)),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://h:4318/v1/traces", ("otlp_proto_http",)),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=http://h:4318/v1/metrics", ()),
+        ("OTEL_TRACES_EXPORTER=otlp", ("otlp_proto_http",)),
+        ("OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=grpc", ("otlp_proto_grpc",)),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL=grpc OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf", ()),
+        (
+            "OTEL_TRACES_EXPORTER=otlp OTEL_EXPORTER_OTLP_PROTOCOL=grpc OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf",
+            ("otlp_proto_http",),
+        ),
+        ("OTEL_TRACES_EXPORTER=console,otlp,otlp", ("console", "otlp_proto_http")),
+        ("OTEL_TRACES_EXPORTER=none OTEL_EXPORTER_OTLP_ENDPOINT=http://h:4318", ()),
+        ("OTEL_SDK_DISABLED=True OTEL_EXPORTER_OTLP_ENDPOINT=http://h:4318", ()),
+        ("OTEL_SDK_DISABLED=false OTEL_EXPORTER_OTLP_ENDPOINT=http://h:4318", ("otlp_proto_http",)),
+    ],
+)
+def test_the_variables_of_opentelemetry_say_where_traces_go(site: Site, said: str, exporters: tuple[str, ...]) -> None:
+    environ = dict(one.split("=", 1) for one in said.split())
+    assert settings(site, "", **environ).traces == exporters
+
+
 def test_what_is_secret_of_the_section_and_of_the_environment_is_known(site: Site) -> None:
     section = """
     api_key: key-of-the-file
@@ -409,11 +435,14 @@ def test_what_is_secret_of_the_section_and_of_the_environment_is_known(site: Sit
         "CONNECTOR_PROXY_API_KEY": "key-of-the-environment",
         "CONNECTOR_PROXY_JOBS_DATABASE": "postgres://u:another@h/x",
         "CONNECTOR_PROXY_PORT": "7004",
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20collector-key, x-team=a-team",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://u:of-the-collector@h",
         "HOME": "/root",
     }
     assert set(settings(site, section, **environ).secrets) == {
         "key-of-the-file", "seal-it", "pass%2Fword", "pass/word", "any-header", "Bearer a-token", "a-token", "a-secret",
-        "other-header", "key-of-the-environment", "another",
+        "other-header", "key-of-the-environment", "another", "a collector-key", "a-team",
+        "of-the-collector", "a%20collector-key", "a%20collector-key, x-team=a-team", "a collector-key, x-team=a-team",
     }  # fmt: skip
 
 

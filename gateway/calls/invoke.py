@@ -16,6 +16,7 @@ from gateway.calls.call import EMPTY, Call
 from gateway.calls.circuit import Circuit, CircuitState
 from gateway.calls.outcome import LARGE, meaning, problem_of
 from gateway.calls.reply import Reply
+from gateway.calls.spans import CallSpans
 from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
 from gateway.identity import DEFAULT, registered
 from gateway.journal.records import Payload as Kept
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gateway.connectors.registry import Registry
     from gateway.journal.journal import Journal
     from gateway.observe.redact import Redactor
+    from gateway.observe.tracing import Tracing
     from gateway.processes.base import Pool
     from gateway.processes.launch import Launch, Payload
     from gateway.protocol.document import Object
@@ -68,6 +70,10 @@ class _Run(msgspec.Struct, kw_only=True):
     completed: Completed | None = None
     acknowledged: bool = False
     """It was answered, and goes on."""
+    outcome: str = "internal_error"
+    """What it has come to, as `RunFinished` or `BackgroundFinished` says."""
+    spans: CallSpans | None = None
+    """None: it is not traced."""
 
     @property
     def registered(self) -> str:
@@ -99,8 +105,11 @@ class Invoker:
         pool: Pool,
         bus: Bus,
         rewritten: Callable[[Caller], str | None] = lambda caller: caller.callback_url,
+        *,
+        tracing: Tracing | None = None,
     ) -> None:
-        """`rewritten` returns a caller's callback URL as connectors reach it."""
+        """`rewritten` returns a caller's callback URL as connectors reach it; `tracing` makes spans."""
+        self._tracing = tracing
         self.journal: Journal | None = None
         """Is handed all runs that are over."""
         self._rewritten = rewritten
@@ -120,6 +129,8 @@ class Invoker:
             GatewayError: one of its classes says what went wrong; the run's event has been published.
         """
         run = _Run(call=call, begun=asyncio.get_running_loop().time() if call.begun is None else call.begun)
+        if self._tracing is not None:
+            run.spans = CallSpans(self._tracing, call)
         try:
             self._admission.enter()
             try:
@@ -140,6 +151,9 @@ class Invoker:
             else:
                 self._finish(run, "cancelled", error_code="cancelled", message="the caller hung up")
             raise
+        finally:
+            if run.spans is not None:
+                run.spans.end(run.outcome, _took(run.completed))
 
     def refused(self, call: Call, problem: GatewayError) -> GatewayError:
         """Tell everybody that a call came to nothing before it was run, and return what to tell its caller."""
@@ -212,6 +226,8 @@ class Invoker:
         places = self._admission.places
         lane, client = places.lane(connector.name), call.caller.client or DEFAULT
         decided = False
+        if run.spans is not None:
+            run.spans.waits()
         try:
             if not places.take(lane, connector.limits.concurrency, client):
                 await places.wait(lane, connector.limits, deadline - clock(), client)
@@ -244,7 +260,10 @@ class Invoker:
 
     async def _run(self, run: _Run, admitted: _Admitted) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""
-        call, connector, redact = run.call, admitted.connector, admitted.redact
+        connector, redact = admitted.connector, admitted.redact
+        if run.spans is not None:
+            run.call = run.spans.runs(connector.launch.mode)
+        call = run.call
         name = connector.name
         # A process that stays has this until its next request: not to hold the call, whose parameters may be large.
         publish, command, request_id = self._bus.publish, call.command, call.caller.request_id
@@ -302,6 +321,7 @@ class Invoker:
                 request_id=caller.request_id,
                 client=caller.client,
                 traceparent=caller.traceparent,
+                tracestate=caller.tracestate,
                 process_instance_id=caller.process_instance_id,
                 process_model_identifier=caller.process_model_identifier,
                 task_id=caller.task_id,
@@ -410,21 +430,10 @@ class Invoker:
         again: bool = False,
     ) -> RunFinished:
         """Publish the run's event, unless it was before (`again`), tell the journal, and return the event."""
-        call, done, started = run.call, run.completed, run.started
+        call, started = run.call, run.started
         caller = call.caller
         now = asyncio.get_running_loop().time()
-        took: dict[str, Any] = {}
-        if done is not None:
-            took = {
-                "pid": done.pid,
-                "status": done.status,
-                "signal": done.signal,
-                "cpu_user": done.cpu_user,
-                "cpu_system": done.cpu_system,
-                "peak_rss": done.peak_rss,
-                "result_bytes": len(done.result),
-                "log_bytes": done.log_bytes,
-            }
+        run.outcome = outcome
         event = RunFinished(
             connector=self._missed(call) if run.found is None else run.found[0].name,
             command=call.command,
@@ -437,7 +446,7 @@ class Invoker:
             wall=0.0 if started is None else now - started,
             total=now - run.begun,
             request_bytes=run.request_bytes,
-            **took,
+            **_took(run.completed),
         )
         if not again:
             self._bus.publish(event)
@@ -521,6 +530,22 @@ def _payload_of(found: Found, call: Call, result: Result | None, most: int) -> K
     )
 
 
+def _took(done: Completed | None) -> dict[str, Any]:
+    """Return what a run took, as `RunFinished` has it; nothing where none has ended."""
+    if done is None:
+        return {}
+    return {
+        "pid": done.pid,
+        "status": done.status,
+        "signal": done.signal,
+        "cpu_user": done.cpu_user,
+        "cpu_system": done.cpu_system,
+        "peak_rss": done.peak_rss,
+        "result_bytes": len(done.result),
+        "log_bytes": done.log_bytes,
+    }
+
+
 def _judge(circuit: Circuit, completed: Completed) -> bool:
     """Tell the circuit what the end of a run says about the connector, if it says anything."""
     if completed.clean and circuit.spotless:
@@ -541,5 +566,8 @@ def _launch(launch: Launch, call: Call, redact: Redactor) -> Launch:
     if call.acknowledgement is not None and launch.mode == "persistent":
         launch = msgspec.structs.replace(launch, mode="spawn")  # it goes on beside later calls
     if call.caller.traceparent is not None:
-        launch = msgspec.structs.replace(launch, env={**launch.env, "TRACEPARENT": call.caller.traceparent})
+        trace = {"TRACEPARENT": call.caller.traceparent}
+        if call.caller.tracestate is not None:
+            trace["TRACESTATE"] = call.caller.tracestate
+        launch = msgspec.structs.replace(launch, env={**launch.env, **trace})
     return launch

@@ -23,6 +23,7 @@ from gateway.http.keys import Authenticator
 from gateway.http.proxies import PROXIES, Proxies
 from gateway.http.responses import status_of
 from gateway.http.routes import CLIENTS, is_of_clients, whole
+from gateway.http.traced import Traced
 from gateway.identity import DEFAULT
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.observe.events import Bus
+    from gateway.observe.tracing import Tracing
     from gateway.origins import Origin
     from gateway.settings import Settings
 
@@ -38,9 +40,9 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
 
 
-def build(settings: Settings, bus: Bus) -> web.Application:
+def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.Application:
     """Make the application; nothing is started before its start-up."""
-    gateway = Gateway(settings, bus)
+    gateway = Gateway(settings, bus, tracing)
     gateway.keep_jobs(status_of)
     gateway.keep_runs()
     connections = Connections(settings)
@@ -60,6 +62,8 @@ def build(settings: Settings, bus: Bus) -> web.Application:
         audited = Audited(gateway.audit, routes)
         bus.listen(audited, *Audited.kinds)
         middlewares = [audited.tell, *middlewares, *([audited.admit] if gateway.audit.required else [])]
+    if tracing is not None:
+        middlewares.insert(0, Traced(tracing, routes).tell)
     app = web.Application(
         middlewares=middlewares,
         client_max_size=settings.max_request,

@@ -35,7 +35,13 @@ _NONE: Mapping[str, Any] = {}
 
 def note(request: web.Request, **facts: Any) -> None:
     """Say what the audit is to tell of a request besides what shows: fields of its line."""
-    request[_NOTES] = {**request.get(_NOTES, _NONE), **facts}
+    request[_NOTES] = {**noted(request), **facts}
+
+
+def noted(request: web.Request) -> Mapping[str, Any]:
+    """Return what has been said of it so far."""
+    notes: Mapping[str, Any] = request.get(_NOTES, _NONE)
+    return notes
 
 
 def note_problem(request: web.Request, problem: GatewayError) -> None:
@@ -113,7 +119,7 @@ class Audited:
 
 
 def _line(request: web.Request, event: str, status: int) -> AuditLine:
-    notes, names = request.get(_NOTES, _NONE), request.match_info
+    notes, names = noted(request), request.match_info
     who: Identity | None = request.get("identity")
     return AuditLine(
         time=now(),
@@ -129,12 +135,13 @@ def _line(request: web.Request, event: str, status: int) -> AuditLine:
         new_job=notes.get("new_job"),
         run=shown(names.get("run")),
         count=notes.get("count"),
-        outcome=notes.get("outcome") or _outcome(status),
+        outcome=notes.get("outcome") or outcome_of(status),
         status=status,
     )
 
 
-def _outcome(status: int) -> str:
+def outcome_of(status: int) -> str:
+    """Return what a request of which nothing more is known has come to."""
     if status == 401:
         return "unauthorized"
     return "ok" if status < 400 else HTTP_CODES.get(status, "invalid_request")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +19,7 @@ from gateway.http.budget import FREE, PROGRESS, Body
 from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import TOLD
+from gateway.http.traced import trace_of
 from gateway.identity import DEFAULT
 from gateway.jobs.contract import Accepted
 from gateway.protocol.document import MEMBERS, Object, TooMuch, not_json, read_object
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 PATH = "/v1/do/{connector}/{command}"
 WORDS = 8190  # bytes of a member of the context: as long as a URL may be
 SLICE = 1 << 18  # bytes of an answer that are sent at once
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class CallHandlers:
@@ -195,18 +194,16 @@ def _call(request: web.Request, body: bytes | bytearray, *, is_utf8: bool) -> tu
             context[name] = params[name]
     for name in context:
         del params[name]
-    traceparent = headers.get("traceparent")
-    if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
-        traceparent = None
+    trace = trace_of(request)
     name, client, timeout = request["request_id"], request["client"], headers.get("X-Timeout")
     key_id = request["identity"].key or None
     call = Call(
         connector=match["connector"],
         command=match["command"],
         params=params,
-        caller=_caller(name, client, traceparent, key_id, context)
+        caller=_caller(name, client, trace, key_id, context)
         if context
-        else Caller(request_id=name, client=client, traceparent=traceparent, key_id=key_id),
+        else Caller(request_id=name, client=client, traceparent=trace[0], tracestate=trace[1], key_id=key_id),
         task_data=_task_data(context) if context else EMPTY,
         timeout=None if timeout is None else _timeout(timeout),
         small=len(body) <= LARGE,
@@ -229,11 +226,14 @@ def _fields(body: bytes | bytearray, *, method: str, is_utf8: bool) -> Object:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
 
 
-def _caller(request_id: str, client: str | None, traceparent: str | None, key_id: str | None, fields: Object) -> Caller:
+def _caller(
+    request_id: str, client: str | None, trace: tuple[str | None, str | None], key_id: str | None, fields: Object
+) -> Caller:
     return Caller(
         request_id=request_id,
         client=client,
-        traceparent=traceparent,
+        traceparent=trace[0],
+        tracestate=trace[1],
         process_instance_id=_context(fields, "process_instance_id", int | str | None),
         process_model_identifier=_context(fields, "process_model_identifier", str | None),
         task_id=_context(fields, "task_id", str | None),

@@ -11,6 +11,7 @@ from gateway.http.keys import client_of
 from gateway.http.responses import raw_json
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import RAISED, UNSUGGESTED
+from gateway.http.traced import trace_of
 from gateway.identity import DEFAULT
 from gateway.protocol.request import Caller
 
@@ -38,7 +39,10 @@ class TypeaheadHandlers:
     async def suggest(self, request: web.Request) -> web.Response:
         """Answer a JSON list."""
         prefix, limit = _asked(request.raw_path.partition("?")[2])
-        caller = Caller(request_id=request["request_id"], client=client_of(request))
+        trace = trace_of(request)
+        caller = Caller(
+            request_id=request["request_id"], client=client_of(request), traceparent=trace[0], tracestate=trace[1]
+        )
         client = client_of(request) or DEFAULT
         since = self._quotas.enter(client, self._quotas.limits_of(client))
         try:

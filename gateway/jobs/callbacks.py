@@ -190,6 +190,8 @@ class Callbacks:
             headers = {**known.headers, "Content-Type": JSON, "Idempotency-Key": job.id}
             if job.context.traceparent is not None:
                 headers["traceparent"] = job.context.traceparent
+                if job.context.tracestate is not None:
+                    headers["tracestate"] = job.context.tracestate
             redact = Redactor(secrets_in(known.headers, secret=True))
             answer = await self._put(target, headers, body, token, redact)
             if answer.status == 401 and token is not None:  # it may have been revoked before its time

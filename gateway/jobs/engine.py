@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from gateway.jobs.records import Row
     from gateway.jobs.settings import CallbacksSection, JobsSection
     from gateway.observe.events import Event
+    from gateway.observe.tracing import Tracing
 
 BEAT = 3.0  # seconds for the store to take a beat
 LOOK = 0.02  # seconds between looks whether the last run is recorded
@@ -71,6 +72,7 @@ class Engine:
         publish: Callable[[Event], None],
         patience: float,
         pace: Pace = PACE,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = jobs
         self._publish = publish
@@ -89,7 +91,7 @@ class Engine:
             )  # fmt: skip
         work = Work(
             run=run, store=self.store, lease=self._lease, callbacks=self._callbacks, trouble=self._trouble,
-            publish=publish,
+            publish=publish, tracing=tracing,
         )  # fmt: skip
         self.hands = Hands(work, limit=limit, settings=jobs, quotas=quotas, lost=self._recovery.look_again)
         self._recovery.hands = self.hands

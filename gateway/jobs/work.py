@@ -26,6 +26,7 @@ from gateway.jobs.contract import (
     told,
 )
 from gateway.jobs.sealed import NO_KEY
+from gateway.jobs.spans import traced
 from gateway.jobs.targets import Refused, host_of, read_url
 from gateway.observe.events import CallbackTried, JobFault, JobFinished, JobRan, JobUnreadable
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gateway.jobs.store import Store
     from gateway.jobs.trouble import Trouble
     from gateway.observe.events import Event
+    from gateway.observe.tracing import Tracing
 
 BEGIN = 5.0  # seconds for which a slot is held while the beginning is recorded
 UNAVAILABLE = 300.0  # seconds that a job waits for a connector that cannot be served
@@ -62,7 +64,9 @@ class Work:
         callbacks: Deliveries,
         trouble: Trouble,
         publish: Callable[[Event], None],
+        tracing: Tracing | None = None,
     ) -> None:
+        self._tracing = tracing
         self.draining = False
         """Nothing begins any more."""
         self._run = run
@@ -230,11 +234,16 @@ class Work:
         await _pause(held, held.pause)
         await self._sure()
         job, begun = held.job, time.monotonic()
-        attempt = await self._callbacks.deliver(job, outcome, held.attempts, held.age)
-        held.tried(attempt, begun)
         host = ""
         with contextlib.suppress(Refused):
             host = host_of(read_url(self._callbacks.url(job)))
+        if self._tracing is None:
+            attempt = await self._callbacks.deliver(job, outcome, held.attempts, held.age)
+        else:
+            with traced(self._tracing, job, host, len(held.attempts)) as span:
+                attempt = await self._callbacks.deliver(span.job, outcome, held.attempts, held.age)
+                span.attempt = attempt
+        held.tried(attempt, begun)
         self._publish(
             CallbackTried(
                 id=job.id, connector=job.connector, command=job.command, host=host, verdict=attempt.verdict.value,

@@ -448,6 +448,16 @@ class JournalChanged(Event, frozen=True, kw_only=True):
         return "info" if self.ok else "warning"
 
 
+class TracesFailed(Event, frozen=True, kw_only=True):
+    """Traces cannot be sent; `count` complaints of OpenTelemetry since the last line, of which this is the latest."""
+
+    name = "traces_failed"
+    level = "warning"
+
+    reason: str
+    count: int
+
+
 class ListenerFailed(Event, frozen=True, kw_only=True):
     """Somebody who listens could not take an event; told once for each kind of failure, counted always.
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 18  # bytes read at once; one read a turn of the loop
 CLEANUP = 20.0  # seconds that a launch's own clean-up may take
-_PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT")  # variables that a forked process has of its own
+_PRIVATE = ("HOME", "TMPDIR", "TRACEPARENT", "TRACESTATE")  # variables that a forked process has of its own
 _RESULT_ON_3, _TELL_RESULT = int(Flag.RESULT_ON_3), int(Flag.TELL_RESULT)  # the operators of enumerations are slow
 _RESULT_IN_LINE = int(Flag.RESULT_IN_LINE)
 DRAIN = 0.25  # seconds that whatever outlives its answer has to write its last words

@@ -21,6 +21,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str
     client: str | None = None
     traceparent: str | None = None
+    tracestate: str | None = None
     process_instance_id: int | str | None = None
     process_model_identifier: str | None = None
     task_id: str | None = None

@@ -274,6 +274,11 @@ async def test_a_trace_reaches_the_process(gateway: Server) -> None:
     do = "print(json.dumps([os.environ.get('TRACEPARENT'), request['context'].get('traceparent')]))"
     assert (await act(gateway, do, headers={"traceparent": trace})).body == [trace, trace]
     assert (await act(gateway, do, headers={"traceparent": "no such thing"})).body == [None, None]
+    do = "print(json.dumps([os.environ.get('TRACESTATE'), request['context'].get('tracestate')]))"
+    state = {"tracestate": "vendor=one,other=2"}
+    assert (await act(gateway, do, headers={"traceparent": trace, **state})).body == ["vendor=one,other=2"] * 2
+    assert (await act(gateway, do, headers=state)).body == [None, None]
+    assert (await act(gateway, do, headers={"traceparent": trace, "tracestate": "x=" + "y" * 511})).body == [None, None]
 
 
 async def test_the_parents_environment_holds_nothing_of_the_gateways(gateway: Server) -> None:

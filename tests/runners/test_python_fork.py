@@ -139,6 +139,7 @@ def test_a_child_follows_the_trace_of_its_request(python: str, tmp_path: Path) -
         assert host.do(code, context={"traceparent": "00-1-2-01"}) == "00-1-2-01"
         assert host.do(code, context={"traceparent": None}) is None
         assert host.do(code, context={"traceparent": "\0"}) is None
+        assert host.do("result = os.environ.get('TRACESTATE')", context={"tracestate": "a=b"}) == "a=b"
 
 
 def test_nothing_of_the_connector_runs_before_it_is_called_and_each_child_is_new(python: str, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ MESSAGE = 1 << 17  # bytes
 STREAMS = 3
 TRIAL = 5.0  # seconds that a first child has to answer
 PROBLEMS, WORDS, REASON = 10, 300, 2000  # how many are told, and characters: a message holds them all
-TRACEPARENT = "TRACEPARENT"
+TRACE = ("traceparent", "tracestate")
 
 
 def serve(target: Target, one: Callable[[Target, Known], int]) -> None:
@@ -113,10 +113,11 @@ def _short(text: str, most: int) -> str:
 def follow_trace(request: Any) -> None:
     """Set the environment as the request's own process would have it: a child that waited was forked without."""
     context = request.get("context") if isinstance(request, dict) else None
-    trace = context.get("traceparent") if isinstance(context, dict) else None
-    if isinstance(trace, str):
-        with contextlib.suppress(ValueError):  # it has a zero byte
-            os.environ[TRACEPARENT] = trace
+    for name in TRACE if isinstance(context, dict) else ():
+        trace = context.get(name)
+        if isinstance(trace, str):
+            with contextlib.suppress(ValueError):  # it has a zero byte
+                os.environ[name.upper()] = trace
 
 
 def take_place(streams: List[int], cwd: str, env: Dict[str, str]) -> None:
