@@ -119,7 +119,7 @@ class Tracing:
         context = self._w3c.extract(given, self._nothing)
         known = trace.get_current_span(context).get_span_context()
         span = self._tracer.start_span(
-            name,
+            _sendable(name),
             context,
             trace.SpanKind[kind.value],
             _known(attributes),
@@ -211,4 +211,13 @@ class _Complaints(logging.Handler):
 
 
 def _known(attributes: Attributes) -> dict[str, str | int | float]:
-    return {name: value for name, value in attributes.items() if value is not None}
+    return {
+        name: _sendable(value) if isinstance(value, str) else value
+        for name, value in attributes.items()
+        if value is not None
+    }
+
+
+def _sendable(text: str) -> str:
+    """Return a text that can be sent: what has bytes in it that were no text would hold up all that goes with it."""
+    return text if text.isascii() else text.encode(errors="replace").decode()

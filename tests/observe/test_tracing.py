@@ -403,6 +403,19 @@ async def test_a_span_says_whose_it_is(site: Site, collector: Collector) -> None
     assert {one.attributes["gateway.client"] for one in found} == {"acme"}
 
 
+async def test_bytes_that_are_no_text_hold_nothing_up(site: Site, collector: Collector) -> None:
+    async with traced(site, collector) as gateway:
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(b"POST /v1/do/act/Go HTTP/1.1\r\nHost: [::1%\xff]\r\nContent-Length: 2\r\n\r\n{}")
+        (odd,) = await collector.named("POST /v1/do/{connector}/{command}")
+        assert odd.attributes["server.address"] == "::1%?"
+        await gateway.do("act/Go", {"spiff__task_id": "\N{SNOWMAN}"})
+        (run,) = await collector.named("run act/Go")
+        writer.close()
+        assert not gateway.events("traces_failed")
+    assert run.attributes["gateway.task_id"] == "\N{SNOWMAN}"
+
+
 # --- jobs
 
 
