@@ -86,7 +86,8 @@ class Gateway:
         audit = settings.audit
         self.audit = Audit(audit.file, bus, required=audit.required) if audit is not None else None
         """None: nobody wants one."""
-        self._tracing = tracing
+        self.tracing = tracing
+        """None: nobody wants spans."""
         self._lock = -1
         self._dead: dict[str | None, int] | None = None
         """How many dead letters there were when they were last counted, by client; None: nobody could say."""
@@ -202,7 +203,7 @@ class Gateway:
             limit=self.submitter.concurrency,
             quotas=self.quotas,
             publish=self.bus.publish,
-            tracing=self._tracing,
+            tracing=self.tracing,
         )
         self.submitter.keep_jobs(jobs, status_of)
 

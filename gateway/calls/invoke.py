@@ -153,7 +153,7 @@ class Invoker:
             raise
         finally:
             if run.spans is not None:
-                run.spans.end(run.outcome, _took(run.completed))
+                run.spans.end(run.outcome, run.completed)
 
     def refused(self, call: Call, problem: GatewayError) -> GatewayError:
         """Tell everybody that a call came to nothing before it was run, and return what to tell its caller."""
@@ -430,9 +430,21 @@ class Invoker:
         again: bool = False,
     ) -> RunFinished:
         """Publish the run's event, unless it was before (`again`), tell the journal, and return the event."""
-        call, started = run.call, run.started
+        call, done, started = run.call, run.completed, run.started
         caller = call.caller
         now = asyncio.get_running_loop().time()
+        took: dict[str, Any] = {}
+        if done is not None:
+            took = {
+                "pid": done.pid,
+                "status": done.status,
+                "signal": done.signal,
+                "cpu_user": done.cpu_user,
+                "cpu_system": done.cpu_system,
+                "peak_rss": done.peak_rss,
+                "result_bytes": len(done.result),
+                "log_bytes": done.log_bytes,
+            }
         run.outcome = outcome
         event = RunFinished(
             connector=self._missed(call) if run.found is None else run.found[0].name,
@@ -446,7 +458,7 @@ class Invoker:
             wall=0.0 if started is None else now - started,
             total=now - run.begun,
             request_bytes=run.request_bytes,
-            **_took(run.completed),
+            **took,
         )
         if not again:
             self._bus.publish(event)
@@ -528,22 +540,6 @@ def _payload_of(found: Found, call: Call, result: Result | None, most: int) -> K
         hides=command.signature.hides,
         too_large=sent > most,
     )
-
-
-def _took(done: Completed | None) -> dict[str, Any]:
-    """Return what a run took, as `RunFinished` has it; nothing where none has ended."""
-    if done is None:
-        return {}
-    return {
-        "pid": done.pid,
-        "status": done.status,
-        "signal": done.signal,
-        "cpu_user": done.cpu_user,
-        "cpu_system": done.cpu_system,
-        "peak_rss": done.peak_rss,
-        "result_bytes": len(done.result),
-        "log_bytes": done.log_bytes,
-    }
 
 
 def _judge(circuit: Circuit, completed: Completed) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,10 +11,9 @@ from gateway.identity import DEFAULT
 from gateway.observe.tracing import SpanKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from gateway.calls.call import Call
     from gateway.observe.tracing import Attributes, Span, Tracing
+    from gateway.processes.completed import Completed
 
 
 class CallSpans:
@@ -41,11 +40,11 @@ class CallSpans:
         caller = msgspec.structs.replace(self._call.caller, traceparent=run.traceparent, tracestate=run.tracestate)
         return msgspec.structs.replace(self._call, caller=caller)
 
-    def end(self, outcome: str, took: Mapping[str, Any]) -> None:
-        """Tell that all of it has ended; `took` are facts of its process by their names in `RunFinished`."""
+    def end(self, outcome: str, completed: Completed | None) -> None:
+        """Tell that all of it has ended, its process included where there was one."""
         error = None if outcome == "ok" else outcome
         if self._run is not None:
-            self._run.end(_told(outcome, took), error=error)
+            self._run.end(_told(outcome, completed), error=error)
         elif self._waits and not self._call.job:  # a job tries again until it has one
             self._waited(error)
 
@@ -66,20 +65,22 @@ class CallSpans:
             kind,
             (caller.traceparent, caller.tracestate),
             {**known, **attributes},
-            linked=call.job,
+            linked=call.job is not None,
             at=at,
         )
 
 
-def _told(outcome: str, took: Mapping[str, Any]) -> Attributes:
+def _told(outcome: str, done: Completed | None) -> Attributes:
+    if done is None:
+        return {"gateway.outcome": outcome}
     return {
         "gateway.outcome": outcome,
-        "process.pid": took.get("pid"),
-        "process.exit.code": took.get("status"),
-        "gateway.signal": took.get("signal"),
-        "gateway.cpu_user": took.get("cpu_user"),
-        "gateway.cpu_system": took.get("cpu_system"),
-        "gateway.peak_rss": took.get("peak_rss"),
-        "gateway.result_bytes": took.get("result_bytes"),
-        "gateway.log_bytes": took.get("log_bytes"),
+        "process.pid": done.pid,
+        "process.exit.code": done.status,
+        "gateway.signal": done.signal,
+        "gateway.cpu_user": done.cpu_user,
+        "gateway.cpu_system": done.cpu_system,
+        "gateway.peak_rss": done.peak_rss,
+        "gateway.result_bytes": len(done.result),
+        "gateway.log_bytes": done.log_bytes,
     }

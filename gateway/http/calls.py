@@ -19,7 +19,7 @@ from gateway.http.budget import FREE, PROGRESS, Body
 from gateway.http.responses import DURATION, of_job, status_of, unreadable
 from gateway.http.routes import Access, Route
 from gateway.http.statuses import TOLD
-from gateway.http.traced import trace_of
+from gateway.http.traced import NO_TRACE, trace_of
 from gateway.identity import DEFAULT
 from gateway.jobs.contract import Accepted
 from gateway.protocol.document import MEMBERS, Object, TooMuch, not_json, read_object
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.calls.reply import Reply
     from gateway.gateway import Gateway
     from gateway.http.budget import Budget
+    from gateway.http.traced import Trace
     from gateway.protocol.document import Piece
 
 PATH = "/v1/do/{connector}/{command}"
@@ -50,6 +51,7 @@ class CallHandlers:
         self._submitter = gateway.submitter
         self._quotas = gateway.quotas
         self._sending = gateway.admission.sending
+        self._traced = gateway.tracing is not None
 
     def routes(self) -> list[Route]:
         """Return the table of routes."""
@@ -77,7 +79,8 @@ class CallHandlers:
                     body = await self._body(request, share, most)
             except (web.RequestPayloadError, HttpProcessingError) as problem:
                 raise InvalidRequest(f"the body cannot be read: {unreadable(problem)}") from problem
-            call, respond_async = _call(request, body, is_utf8=share is not None)
+            trace = trace_of(request) if self._traced or "traceparent" in request.headers else NO_TRACE
+            call, respond_async = _call(request, body, trace, is_utf8=share is not None)
             del body  # it may be large, and all of it is in the call
             if call.caller.task_id is not None:
                 note(request, task_id=call.caller.task_id)
@@ -182,7 +185,7 @@ async def _continue(request: web.Request) -> None:
     request.writer.output_size = 0  # the answer has not begun
 
 
-def _call(request: web.Request, body: bytes | bytearray, *, is_utf8: bool) -> tuple[Call, bool]:
+def _call(request: web.Request, body: bytes | bytearray, trace: Trace, *, is_utf8: bool) -> tuple[Call, bool]:
     """Return what is asked for, and whether its caller rather has a job of it."""
     headers, match = request.headers, request.match_info
     params = _fields(body, method=request.method, is_utf8=is_utf8)
@@ -194,7 +197,6 @@ def _call(request: web.Request, body: bytes | bytearray, *, is_utf8: bool) -> tu
             context[name] = params[name]
     for name in context:
         del params[name]
-    trace = trace_of(request)
     name, client, timeout = request["request_id"], request["client"], headers.get("X-Timeout")
     key_id = request["identity"].key or None
     call = Call(
@@ -226,9 +228,7 @@ def _fields(body: bytes | bytearray, *, method: str, is_utf8: bool) -> Object:
         raise InvalidRequest(f"the body is not a JSON object: {problem}") from problem
 
 
-def _caller(
-    request_id: str, client: str | None, trace: tuple[str | None, str | None], key_id: str | None, fields: Object
-) -> Caller:
+def _caller(request_id: str, client: str | None, trace: Trace, key_id: str | None, fields: Object) -> Caller:
     return Caller(
         request_id=request_id,
         client=client,

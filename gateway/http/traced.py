@@ -33,17 +33,22 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 
-def trace_of(request: web.Request) -> tuple[str | None, str | None]:
+Trace = tuple[str | None, str | None]
+"""`traceparent` and `tracestate`; None for what is none."""
+NO_TRACE: Trace = (None, None)
+
+
+def trace_of(request: web.Request) -> Trace:
     """Return the trace context that a call is done in: its span's, or its caller's where there are no spans."""
     span: Span | None = request.get(_SPAN)
     return _of_caller(request) if span is None else (span.traceparent, span.tracestate)
 
 
-def _of_caller(request: web.Request) -> tuple[str | None, str | None]:
-    """Return the caller's `traceparent` and `tracestate`, None for what is none."""
+def _of_caller(request: web.Request) -> Trace:
+    """Return the trace context that the caller sends."""
     traceparent = request.headers.get("traceparent")
     if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
-        return None, None
+        return NO_TRACE
     tracestate = ",".join(request.headers.getall("tracestate", ()))
     return traceparent, tracestate if _TRACESTATE.fullmatch(tracestate) else None
 
