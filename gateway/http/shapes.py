@@ -50,6 +50,10 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "schema": {"type": "string", "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
         "description": "A W3C trace context, which goes to the connector.",
     },
+    "tracestate": {
+        "schema": {"type": "string", "maxLength": 512},
+        "description": "What vendors add to the trace context.",
+    },
 }
 """The headers of a call. The key is said by the security schemes, the others are the transport's."""
 
