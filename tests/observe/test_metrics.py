@@ -314,7 +314,7 @@ def test_what_was_counted_of_a_connector_goes_with_it() -> None:
 
 
 def test_the_tallies_of_a_connector_are_those_of_its_commands_and_of_one_client() -> None:
-    metrics = Metrics(Idle())
+    metrics = idle()
     for client, wall, outcome in (("acme", 0.2, "ok"), ("acme", 0.2, "error"), ("beta", 4.0, "ok")):
         metrics(
             RunFinished(
