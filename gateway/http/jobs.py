@@ -154,7 +154,10 @@ class JobHandlers:
             Forbidden: who asks sees his client's jobs, and this is none of them; whether there is one is not told.
             JobNotFound: there is none.
         """
-        name = _name(request)
+        return await self.named(request, _name(request))
+
+    async def named(self, request: web.Request, name: str) -> JobStatus:
+        """Return a job, as `status` does."""
         try:
             status = _going_on(name, self._background.find(name)) if is_run(name) else await self._jobs().status(name)
         except JobNotFound:

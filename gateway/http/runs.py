@@ -15,6 +15,7 @@ from gateway.http.jobs import LONGEST_PAGE, PAGE, read_number, read_text
 from gateway.http.keys import client_of, identity_of
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
+from gateway.http.traced import trace_of
 from gateway.identity import called, registered
 from gateway.journal.records import Wanted
 from gateway.protocol.document import Object
@@ -22,6 +23,8 @@ from gateway.protocol.request import LARGE, Caller
 from gateway.units import Duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from aiohttp import web
 
     from gateway.gateway import Gateway
@@ -59,7 +62,19 @@ class RunHandlers:
 
     async def list(self, request: web.Request) -> web.Response:
         """List runs that are over, the latest first."""
-        query, now = request.query, time.time()
+        found, limit, offset = await self.search(request, request.query)
+        return json_response({**self.node(request), "runs": [told_of_run(one, request) for one in found],
+                              "limit": limit, "offset": offset})  # fmt: skip
+
+    async def search(self, request: web.Request, query: Mapping[str, str]) -> tuple[Sequence[RunSummary], int, int]:
+        """Return the runs that are asked for, as far as who asks may see them, and which page that is: limit, offset.
+
+        Raises:
+            InvalidRequest: the query makes no sense.
+            Forbidden: it asks for others' runs.
+            JournalUnavailable: there is no journal, or it cannot be read.
+        """
+        now = time.time()
         limit = min(read_number(query.get("limit"), PAGE, "limit"), LONGEST_PAGE)
         offset = read_number(query.get("offset"), 0, "offset")
         wanted = Wanted(
@@ -74,24 +89,38 @@ class RunHandlers:
             until=_moment(query.get("until"), now, "until"),
             after=read_text(query.get("after"), "after"),
         )
-        found = await self._journal().list(wanted, limit=limit, offset=offset)
-        return json_response({**self._node(request), "runs": [_told(one, request) for one in found],
-                              "limit": limit, "offset": offset})  # fmt: skip
+        return await self._journal().list(wanted, limit=limit, offset=offset), limit, offset
+
+    async def latest(self, connector: str, client: str | None, most: int) -> Sequence[RunSummary] | None:
+        """Return the latest runs of a registered connector, of one client or of all; None: no journal can tell."""
+        try:
+            return await self._journal().list(Wanted(connector=connector, client=client), limit=most, offset=0)
+        except JournalUnavailable:
+            return None
 
     async def show(self, request: web.Request) -> web.Response:
         """Show one run: the end of its log, and what was kept of its parameters and result."""
-        return json_response({**self._node(request), **_told(await self._find(request), request)})
+        return json_response({**self.node(request), **told_of_run(await self.find(request), request)})
 
     async def replay(self, request: web.Request) -> web.Response:
         """Call again with what was kept of a run: a new call, which is answered as any."""
-        run = await self._find(request)
+        return await self._calls.repeat(request, await self.again(request))
+
+    async def again(self, request: web.Request) -> Call:
+        """Return the call that repeats the run that a request names.
+
+        Raises:
+            GatewayError: as `find` does.
+            RunConflict: what it was called with was not kept, or not all of it.
+        """
+        run, trace = await self.find(request), trace_of(request)
         note(request, connector=run.connector, command=run.command, task_id=run.task_id)
         if run.unreadable:
             raise RunConflict("what it was called with is sealed, and no key of gateway.jobs.encrypt opens it")
         if run.kept != "whole" or run.params is None:
             raise RunConflict(_WHY_NOT.get(run.kept, _WHY_NOT["no"]))
         params = msgspec.json.decode(run.params, type=Object)
-        call = Call(
+        return Call(
             connector=called(run.connector),
             command=run.command,
             params=params,
@@ -99,6 +128,8 @@ class RunHandlers:
             caller=Caller(
                 request_id=request["request_id"],
                 client=run.client or client_of(request),
+                traceparent=trace[0],
+                tracestate=trace[1],
                 key_id=identity_of(request).key or None,
                 process_instance_id=run.process_instance_id,
                 process_model_identifier=run.process_model_identifier,
@@ -107,9 +138,8 @@ class RunHandlers:
             small=len(memoryview(run.params)) + len(memoryview(run.task_data or EMPTY)) <= LARGE,
             replay_of=run.id,
         )
-        return await self._calls.repeat(request, call)
 
-    async def _find(self, request: web.Request) -> RunDetail:
+    async def find(self, request: web.Request) -> RunDetail:
         """Return the run that a request names.
 
         Raises:
@@ -150,7 +180,7 @@ class RunHandlers:
             return connector
         return registered(connector, client)
 
-    def _node(self, request: web.Request) -> dict[str, Any]:
+    def node(self, request: web.Request) -> dict[str, Any]:
         """Return whose runs these are: each gateway has its own."""
         return {"node": self._journal().node} if identity_of(request).sees_all else {}
 
@@ -161,7 +191,8 @@ class RunHandlers:
         return journal
 
 
-def _told(run: RunSummary, request: web.Request) -> dict[str, Any]:
+def told_of_run(run: RunSummary, request: web.Request) -> dict[str, Any]:
+    """Return what whoever asks is told of a run."""
     told: dict[str, Any] = msgspec.structs.asdict(run)
     if not identity_of(request).sees_all:
         told["connector"] = called(run.connector)

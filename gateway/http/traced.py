@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-EVENT = "call"
+EVENTS = frozenset({"call", "replay"})
 """What requests are called that have a span."""
 NAMELESS = frozenset({401, 403, 404})
 """Statuses of requests that may name whatever they like: names of spans are few."""
@@ -58,7 +58,7 @@ class Traced:
 
     def __init__(self, tracing: Tracing, routes: Iterable[Route]) -> None:
         self._tracing = tracing
-        self._calls = {(route.method, route.path) for route in routes if route.event == EVENT}
+        self._calls = {(route.method, route.path) for route in routes if route.event in EVENTS}
         self._known: dict[web.AbstractRoute, str | None] = {}
 
     @web.middleware

@@ -14,6 +14,7 @@ import pytest
 
 from gateway.http.console.pages import HERE, STATIC
 from tests.http.test_clients import client, sha256
+from tests.jobs.support import caller
 from tests.support import Answer, Server, Site, eventually, served
 from tests.test_docs import DOCS
 
@@ -467,6 +468,86 @@ async def test_a_job_is_found_asked_about_and_cancelled(site: Site) -> None:
         assert re.search(rf'"event":"cancel".*"key_id":"api_key".*"job":"{job}".*"outcome":"ok"', "\n".join(told))
 
 
+# --- runs
+
+
+async def test_a_run_is_found_shown_asked_about_and_repeated(site: Site) -> None:
+    site.configure(
+        f"echo:\n    run: [./echo.sh]\n    journal: {{payloads: all}}\n{COMMANDS}",
+        gateway="api_key: single\naudit: {file: audit.log}",
+    )
+    async with served(site) as server:
+        headers = {"Authorization": "Bearer single"}
+        await server.do("echo/Go", {"text": "a <word>", "spiff__task_id": "task-7"}, headers=headers)
+        await server.do("echo/Fail", {"spiff__task_id": "task-8"}, headers=headers)
+        found = (await server.get("/v1/runs", headers=headers)).json["runs"]
+        failed, went = (one["id"] for one in found)
+        browser = await logged_in(server)
+        page = await browser.page("/console/runs?connector=echo&outcome=&task=task-7&since=1h")
+        assert went in page
+        assert failed not in page
+        assert went not in await browser.page("/console/runs?outcome=failed")
+        for run in (failed, went):
+            assert f'href="/console/runs/{run}"' in await browser.page("/console/connectors/echo")
+        shown = (await browser.request("GET", f"/console/runs/{went}")).raw.decode()
+        assert "a &lt;word&gt;" in shown
+        assert "echo writes a line" in shown
+        steps = re.findall(r'<th scope="row">([^<]+)</th><td class="number">[\d.]+ m?s</td>', shown)
+        assert steps == ["in the queue", "start", "run"]
+        question = await browser.page(f"/console/runs/{went}/replay")
+        assert "Repeat this run?" in question
+        assert (await browser.request("POST", f"/console/runs/{went}/replay", data={"csrf": "x"})).status == 403
+        again = await browser.send(f"/console/runs/{went}/replay")
+        assert again.status == 200
+        assert "a &lt;word&gt;" in again.raw.decode()
+        [latest] = (await server.get("/v1/runs?limit=1", headers=headers)).json["runs"]
+        assert (latest["replay_of"], latest["task_id"], latest["key_id"]) == (went, "task-7", "api_key")
+        assert f'href="/console/runs/{went}"' in await browser.page(f"/console/runs/{latest['id']}")
+        told = [line for line in (site.folder / "audit.log").read_text().splitlines() if '"event":"replay"' in line]
+        assert [re.search(r'"outcome":"(\w+)"', line)[1] for line in told] == ["forbidden", "ok"]  # type: ignore[index]
+        for path in ("/console/runs/none", "/console/runs/none/replay"):
+            assert (await browser.request("GET", path)).status == 404
+        assert (await browser.request("GET", "/console/runs?since=nonsense")).status == 400
+
+
+async def test_a_run_of_a_job_shows_its_tries_to_call_back(site: Site) -> None:
+    site.configure(
+        f"echo:\n    run: [./echo.sh]\n{COMMANDS}",
+        gateway="callbacks: {first_delay: 50ms, hosts: {127.0.0.1: {}}}",
+    )
+    async with caller() as backend, served(site) as server:
+        site.folder.joinpath("gate").touch()
+        sent = {"spiff__task_id": "task-7", "spiff__callback_url": f"{backend.url}/task-7"}
+        job = (await server.do("echo/Wait", sent, headers={"Prefer": "respond-async"})).body["job_id"]
+        browser = Browser(server)
+
+        async def shown() -> str:
+            runs = (await server.get(f"/v1/runs?job={job}")).json["runs"]
+            return await browser.page(f"/console/runs/{runs[0]['id']}") if runs else ""
+
+        async def tried() -> bool:
+            return '<th scope="row">callback 1</th>' in await shown()
+
+        await eventually(tried)
+        assert f'href="/console/jobs/{job}"' in await shown()
+
+
+async def test_what_was_not_kept_cannot_be_repeated_and_without_a_journal_there_are_no_runs(site: Site) -> None:
+    site.configure(f"echo:\n    run: [./echo.sh]\n{COMMANDS}")
+    async with served(site) as server:
+        await server.do("echo/Go", {"text": "hallo"})
+        [run] = (await server.get("/v1/runs")).json["runs"]
+        browser = Browser(server)
+        assert "Repeat ..." not in await browser.page(f"/console/runs/{run['id']}")
+        assert (await browser.send(f"/console/runs/{run['id']}/replay")).status == 409
+    site.configure(f"echo:\n    run: [./echo.sh]\n{COMMANDS}", gateway="journal: off")
+    async with served(site) as server:
+        await server.do("echo/Go", {"text": "hallo"})
+        browser = Browser(server)
+        assert (await browser.request("GET", "/console/runs")).status == 503
+        assert "<td>Go</td><td>ok</td>" in await browser.page("/console/connectors/echo")
+
+
 # --- clients
 
 
@@ -509,7 +590,8 @@ async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:
         followed.close()
         assert text.count("event: line") == 2  # its own line, and its own end
         pages = ["/console", "/console?q=beta", "/console/connectors/echo", "/console/connectors/crm", "/console/jobs",
-                 "/console/connectors/echo/commands/Go", "/console/jobs?connector=payroll"]  # fmt: skip
+                 "/console/connectors/echo/commands/Go", "/console/jobs?connector=payroll",
+                 "/console/runs", "/console/runs?connector=payroll"]  # fmt: skip
         for page in pages:
             found = await acme.page(page)
             found = (
@@ -531,6 +613,12 @@ async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:
             assert (await acme.request("GET", path)).status == 403
         assert (await acme.send(f"/console/jobs/{job}/cancel")).status == 403
         assert (await acme.request("GET", "/console/jobs?client=beta")).status == 403
+        assert (await acme.request("GET", "/console/runs?client=beta")).status == 403
+        runs = (await server.get("/v1/runs", headers={"Authorization": "Bearer beta-key"})).json["runs"]
+        assert len(runs) > 1
+        for one in runs:
+            assert (await acme.request("GET", f"/console/runs/{one['id']}")).status == 403
+            assert (await acme.send(f"/console/runs/{one['id']}/replay")).status == 403
         assert (await beta.send(f"/console/jobs/{job}/cancel")).status == 303
 
 

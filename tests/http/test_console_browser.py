@@ -136,11 +136,12 @@ async def test_axe_finds_nothing(page: Page, server: Server) -> None:
     headers = {"Authorization": "Bearer single", "Prefer": "respond-async"}
     job = (await server.do("echo/Wait", {}, headers=headers)).body["job_id"]
     await server.do("echo/Told", headers={"Authorization": "Bearer single"})
+    run = (await server.get("/v1/runs?command=Told", headers={"Authorization": "Bearer single"})).json["runs"][0]["id"]
     await page.goto("/console/login")
     await looked_at(page)
     await log_in(page)
     for path in ("", "/connectors/echo", "/connectors/broken", "/connectors/echo/commands/Go", "/jobs", f"/jobs/{job}",
-                 f"/jobs/{job}/cancel", f"/jobs/{job}/retry"):  # fmt: skip
+                 f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/runs", f"/runs/{run}", f"/runs/{run}/replay"):  # fmt: skip
         await page.goto(f"/console{path}")
         await looked_at(page)
         wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

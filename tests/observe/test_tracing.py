@@ -218,6 +218,19 @@ async def test_a_call_its_wait_and_its_run_are_spans_of_the_callers_trace(site: 
     assert run.attributes["gateway.cpu_user"] + run.attributes["gateway.cpu_system"] > 0
 
 
+async def test_a_run_that_is_repeated_belongs_to_the_trace_of_who_repeats_it(site: Site, collector: Collector) -> None:
+    site.configure(f"act:\n    run: [./act.py]\n    journal: {{payloads: all}}{COMMANDS}", gateway=QUICK)
+    async with traced(site, collector) as gateway:
+        await gateway.do("act/Go")
+        await collector.named("act/Go", "run act/Go")
+        [run] = (await gateway.get("/v1/runs")).json["runs"]
+        collector.spans.clear()
+        await gateway.request("POST", f"/v1/runs/{run['id']}/replay", headers=SAMPLED)
+        call, again = await collector.named("POST /v1/runs/{run}/replay", "run act/Go")
+    assert (call.trace, call.parent, again.parent) == (TRACE, PARENT, call.id)
+    assert (call.attributes["gateway.connector"], call.attributes["gateway.command"]) == ("act", "Go")
+
+
 async def test_a_call_without_a_trace_begins_one(site: Site, collector: Collector) -> None:
     async with traced(site, collector) as gateway:
         for headers in ({}, {"traceparent": "no such thing"}, {"traceparent": f"00-{'0' * 32}-{PARENT}-01"}):

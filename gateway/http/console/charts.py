@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WIDTH, HEIGHT = 160, 12
+LINE = 320  # of a waterfall
 TOLD = frozenset({"error", "raised"})
 """Outcomes that a connector tells itself."""
 
@@ -44,3 +45,16 @@ def of_outcomes(outcomes: Mapping[str, int]) -> Markup:
     return frame.format(escape(said), WIDTH, HEIGHT, WIDTH, HEIGHT, drawn) + Markup(
         ' <span class="said">{}</span>'
     ).format(said)
+
+
+def of_step(begin: float, took: float, whole: float, kind: str) -> Markup:
+    """Return one line of a waterfall: a bar as long as what it `took`, as far right as it has begun.
+
+    All are seconds, `begin` since the beginning of the `whole`; `kind` is a class of the style sheet.
+    """
+    scale = LINE / whole if whole > 0 else 0.0
+    width = max(took * scale, 2.0)
+    at = min(begin * scale, LINE - width)
+    frame = Markup('<svg class="chart" aria-hidden="true" viewBox="0 0 {} {}" width="{}" height="{}">{}</svg>')
+    rect = Markup('<rect class="{}" x="{}" y="0" width="{}" height="{}"></rect>')
+    return frame.format(LINE, HEIGHT, LINE, HEIGHT, rect.format(kind, f"{at:.1f}", f"{width:.1f}", HEIGHT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from jinja2 import FileSystemLoader
 from gateway.calls.call import Call
 from gateway.errors import CommandNotFound, GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
 from gateway.http.audited import note, note_problem
+from gateway.http.calls import CallHandlers
 from gateway.http.console import forms, views
 from gateway.http.console.answers import page, sent_to, wants_part
 from gateway.http.console.live import Follower, LiveLogs, Streams
@@ -23,6 +25,8 @@ from gateway.http.jobs import JobHandlers, told
 from gateway.http.keys import Unauthorized, client_of, identity_of
 from gateway.http.responses import status_of
 from gateway.http.routes import CONSOLE, Access, Route
+from gateway.http.runs import RunHandlers, told_of_run
+from gateway.http.traced import trace_of
 from gateway.identity import DEFAULT, Role
 from gateway.jobs.background import is_run
 from gateway.jobs.contract import OPEN, JobState
@@ -31,13 +35,15 @@ from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from gateway.connectors.definition import Command
     from gateway.connectors.snapshot import Status
     from gateway.gateway import Gateway
     from gateway.http.connections import Connections
     from gateway.http.console.sessions import Sessions
+    from gateway.jobs.contract import Attempt
+    from gateway.journal.records import RunSummary
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import Recent
 
@@ -47,11 +53,14 @@ STATIC = {one.name: one for one in (HERE / "static").iterdir() if one.suffix in 
 LOG_IN = 8 << 10  # bytes of the form to log in
 MOST = 4 << 20  # bytes of any other form
 FIELDS = 1000  # of a form
-PAGE = 50  # jobs
+PAGE = 50  # jobs, or runs
+LATEST = 10  # runs of a connector
 EVERY = 2.0  # seconds between two looks at the numbers of an overview that somebody follows
 _FILTERS = ("state", "connector", "process_instance", "task", "client")
+_OF_RUNS = ("connector", "command", "outcome", "process_instance", "task", "job", "since", "until", "client")
 _COMMAND = f"{CONSOLE}/connectors/{{connector}}/commands/{{command}}"
 _JOB = f"{CONSOLE}/jobs/{{id}}"
+_RUN = f"{CONSOLE}/runs/{{run}}"
 
 
 class Console:
@@ -64,6 +73,7 @@ class Console:
         self._sessions = sessions
         self._views = views.Views(gateway, metrics, recent, connections)
         self._jobs = JobHandlers(gateway)
+        self._runs = RunHandlers(gateway, CallHandlers(gateway, connections.budget))
         self._logs = LiveLogs(gateway.bus)
         self._streams = Streams(gateway.admission, self._still)
 
@@ -87,6 +97,10 @@ class Console:
             Route("POST", f"{_JOB}/cancel", self.cancel, Access.CONSOLE_CALL, event="cancel"),
             Route("GET", f"{_JOB}/retry", self.confirm_retry, Access.CONSOLE_CALL),
             Route("POST", f"{_JOB}/retry", self.retry, Access.CONSOLE_CALL, event="retry"),
+            Route("GET", f"{CONSOLE}/runs", self.runs, Access.CONSOLE),
+            Route("GET", _RUN, self.run, Access.CONSOLE),
+            Route("GET", f"{_RUN}/replay", self.confirm_replay, Access.CONSOLE_CALL),
+            Route("POST", f"{_RUN}/replay", self.replay, Access.CONSOLE_CALL, event="replay"),
         ]
         if self._gateway.settings.console:
             return routes
@@ -166,9 +180,13 @@ class Console:
     async def connector(self, request: web.Request) -> web.Response:
         """One connector."""
         name, status = self._status(request)
-        may = self._callable(request, name, status)
         return self._page(
-            request, "connector.html", name=name, may=may, **(await self._views.connector(request, name, status))
+            request,
+            "connector.html",
+            name=name,
+            may=self._callable(request, name, status),
+            runs=await self._runs.latest(status.name, views.seen_client(request), LATEST),
+            **(await self._views.connector(request, name, status)),
         )
 
     async def log(self, request: web.Request) -> web.StreamResponse:
@@ -221,6 +239,36 @@ class Console:
             can_retry=status.state not in OPEN and not is_run(status.id),
         )
 
+    async def runs(self, request: web.Request) -> web.Response:
+        """Search runs that are over."""
+        query = {key: value for key, value in request.query.items() if value}
+        found, limit, offset = await self._runs.search(request, {"limit": str(PAGE), **query})
+        return self._page(
+            request,
+            "runs.html",
+            runs=[told_of_run(one, request) for one in found],
+            asked={key: query.get(key, "") for key in _OF_RUNS},
+            before=max(0, offset - limit) if offset else None,
+            after=offset + limit if len(found) == limit else None,
+            **self._runs.node(request),
+        )
+
+    async def run(self, request: web.Request) -> web.Response:
+        """One run, with where its time went."""
+        run = await self._runs.find(request)
+        kept = {name: getattr(run, name) for name in ("params", "task_data", "result")}
+        return self._page(
+            request,
+            "run.html",
+            run=told_of_run(run, request),
+            steps=views.waterfall(run, await self._tries(request, run)),
+            kept={name: views.pretty(bytes(raw)) for name, raw in kept.items() if raw is not None},
+            memory=str(Size(run.peak_rss)),
+            can_replay=run.kept == "whole" and not run.unreadable,
+            is_job=run.job is not None and not is_run(run.job),
+            **self._runs.node(request),
+        )
+
     # --- to do something
 
     async def attempt(self, request: web.Request) -> web.Response:
@@ -230,16 +278,19 @@ class Console:
         command = self._found(request, status)
         if not self._callable(request, name, status):
             raise CommandNotFound(f"there is no connector {name} for the client {identity_of(request).client}")
-        client, quotas = client_of(request) or DEFAULT, self._gateway.quotas
-        follower = Follower(status.name, request_id=request["request_id"], client=client_of(request))
-        since = quotas.enter(client, quotas.limits_of(client))
-        self._logs.add(follower)
-        try:
-            outcome = await self._run(request, name, command, form)
-        finally:
-            self._logs.remove(follower)
-            quotas.leave(client, since)
-        outcome["lines"] = [one.line for one in follower.lines if isinstance(one, ConnectorLine)] or outcome["logs"]
+        trace, client = trace_of(request), client_of(request)
+
+        def call() -> Call:
+            caller = Caller(
+                request_id=request["request_id"],
+                client=client,
+                key_id=identity_of(request).key or None,
+                traceparent=trace[0],
+                tracestate=trace[1],
+            )
+            return Call(connector=name, command=command.name, params=forms.filled_in(command, form), caller=caller)
+
+        outcome = await self._tried(request, status.name, client, call)
         if wants_part(request):
             return self._page(request, "result.html", outcome=outcome)
         return self._command(request, name, status, command, form=form, outcome=outcome)
@@ -264,6 +315,17 @@ class Console:
         form = await self._checked(request)
         status = await self._jobs.retried(request, run=form.get("run") == "true")
         return sent_to(f"{CONSOLE}/jobs/{status.id}")
+
+    async def confirm_replay(self, request: web.Request) -> web.Response:
+        """Ask whether a run is to be repeated."""
+        return self._page(request, "replay.html", run=told_of_run(await self._runs.find(request), request))
+
+    async def replay(self, request: web.Request) -> web.Response:
+        """Call again with what was kept of a run, and show what comes of it."""
+        await self._checked(request)
+        run, call = await self._runs.find(request), await self._runs.again(request)
+        outcome = await self._tried(request, run.connector, call.caller.client, lambda: call)
+        return self._page(request, "replayed.html", run=told_of_run(run, request), outcome=outcome)
 
     # --- private
 
@@ -369,12 +431,33 @@ class Console:
             outcome=outcome,
         )
 
-    async def _run(self, request: web.Request, name: str, command: Command, form: Mapping[str, str]) -> dict[str, Any]:
-        """Run a command, and return what is shown of it."""
+    async def _tries(self, request: web.Request, run: RunSummary) -> Sequence[Attempt]:
+        """Return the tries to deliver what a run's job came to, as far as anybody knows of them."""
+        if run.job is not None and not is_run(run.job):
+            with contextlib.suppress(GatewayError):
+                return (await self._jobs.named(request, run.job)).attempts
+        return ()
+
+    async def _tried(
+        self, request: web.Request, connector: str, client: str | None, call: Callable[[], Call]
+    ) -> dict[str, Any]:
+        """Make a call of a registered connector within its client's limits; return what is shown of it."""
+        quotas, whose = self._gateway.quotas, client or DEFAULT
+        follower = Follower(connector, request_id=request["request_id"], client=client)
+        since = quotas.enter(whose, quotas.limits_of(whose))
+        self._logs.add(follower)
         try:
-            caller = Caller(request_id=request["request_id"], client=client_of(request))
-            call = Call(connector=name, command=command.name, params=forms.filled_in(command, form), caller=caller)
-            reply = await self._gateway.invoker.invoke(call)
+            outcome = await self._run(request, call)
+        finally:
+            self._logs.remove(follower)
+            quotas.leave(whose, since)
+        lines = [one.line for one in follower.lines if isinstance(one, ConnectorLine)] or outcome["logs"]
+        return {**outcome, "lines": lines}
+
+    async def _run(self, request: web.Request, call: Callable[[], Call]) -> dict[str, Any]:
+        """Make a call, and return what is shown of it."""
+        try:
+            reply = await self._gateway.invoker.invoke(call())
         except GatewayError as problem:
             note_problem(request, problem)
             code, message, run, logs = problem.code, problem.message, problem.run, problem.logs

@@ -14,6 +14,7 @@ from gateway.health import OF_CONNECTORS, Severity
 from gateway.http.console import charts
 from gateway.http.facts import Facts
 from gateway.http.keys import client_of, identity_of
+from gateway.jobs.contract import Verdict
 from gateway.observe.metrics import Tally
 from gateway.observe.telling import tells
 from gateway.runtimes.base import FAILED, MARKER, Failed, made_at
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from gateway.gateway import Gateway
     from gateway.health import Concern
     from gateway.http.connections import Connections
+    from gateway.jobs.contract import Attempt
+    from gateway.journal.records import RunSummary
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import PastRun, Recent
     from gateway.yaml_document import YamlNode
@@ -74,6 +77,17 @@ class Setting(NamedTuple):
     key: str
     value: str
     where: str
+
+
+class RunStep(NamedTuple):
+    """A line of the waterfall of a run."""
+
+    what: str
+    begun: str
+    """After the call came."""
+    took: str
+    came_to: str
+    chart: str
 
 
 class Views:
@@ -220,6 +234,23 @@ def commands_of(status: Status) -> dict[str, Command]:
     """Return the commands that can be called."""
     connector: Connector | None = status.connector
     return (connector.commands or {}) if connector is not None and status.state is ConnectorState.READY else {}
+
+
+def waterfall(run: RunSummary, tries: Sequence[Attempt]) -> list[RunStep]:
+    """Return where the time of a run went, from the call on: the queue, the start, the run, and its job's callbacks."""
+    parts = [("in the queue", 0.0, run.queue_wait, "quiet", "")]
+    if run.started is not None:
+        parts.append(("start", run.queue_wait, max(0.0, run.started - run.queue_wait), "told", ""))
+        parts.append(("run", run.started, run.wall, "good" if run.outcome == "ok" else "bad", run.outcome))
+    for number, one in enumerate(tries, 1):
+        came_to = " ".join(str(part) for part in (one.verdict.value, one.status, one.reason) if part)
+        kind = "good" if one.verdict is Verdict.DONE else "bad"
+        parts.append((f"callback {number}", max(0.0, one.at - run.began), one.took, kind, came_to))
+    whole = max(begun + took for _, begun, took, _, _ in parts)
+    return [
+        RunStep(what, seconds(begun), seconds(took), came_to, charts.of_step(begun, took, whole, kind))
+        for what, begun, took, kind, came_to in parts
+    ]
 
 
 def seconds(value: float | None) -> str:
