@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.connectors.parameters import CONTEXT
+from gateway.errors import JournalUnavailable, RunConflict, RunNotFound
 from gateway.http.responses import DURATION
 from gateway.http.statuses import ACCEPTED, HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.jobs.contract import JobConflict, JobNotFound, JobState, JobStatus
@@ -70,7 +71,11 @@ OF_CALLS = (
     UNAUTHORIZED,
     HTTPStatus.EXPECTATION_FAILED.value,
     RAISED,
-    *(status for kind, status in STATUSES.items() if kind not in {JobNotFound, JobConflict}),
+    *(
+        status
+        for kind, status in STATUSES.items()
+        if kind not in {JobNotFound, JobConflict, JournalUnavailable, RunConflict, RunNotFound}
+    ),
 )
 """The statuses of what a call is answered."""
 
