@@ -33,6 +33,7 @@ from gateway.jobs.submit import Submitter
 from gateway.journal.journal import Journal
 from gateway.observe.audit import Audit
 from gateway.observe.events import ConnectorWarning, FolderLeft, RegistryLoaded, SandboxIncomplete
+from gateway.observe.history import Busy
 from gateway.observe.metrics import LaneLoad, PlaceLoad
 from gateway.processes.places import Places
 from gateway.processes.pools import Pools
@@ -40,7 +41,7 @@ from gateway.sandbox import Given, Step, given, missing
 from gateway.sealing import Keyring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from gateway.calls.reply import Reply
@@ -239,6 +240,12 @@ class Gateway:
                 quarantined=status.state is ConnectorState.QUARANTINED,
                 circuit_open=any(one.state is not one.state.CLOSED for one in circuits),
             )
+
+    def busy(self) -> Iterator[Busy]:
+        """Yield what each client has of each connector now."""
+        several = self.registry.clients is not None
+        for connector, client, running, waiting in self.places.busy():
+            yield Busy(connector, client if several else None, running, waiting)
 
     def processes(self) -> PlaceLoad:
         """Return how many processes there are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -22,12 +23,14 @@ from gateway.http import openapi
 from gateway.http.connections import Connections
 from gateway.http.console.pages import Console
 from gateway.http.console.sessions import Sessions
+from gateway.http.console.views import Views
 from gateway.http.handlers import Handlers
 from gateway.http.keys import Authenticator
 from gateway.http.routes import Access, whole
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.oauth.seal import FILE as OAUTH_KEY
 from gateway.observe.events import Bus, Event
+from gateway.observe.history import History
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
@@ -332,7 +335,8 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     metrics = Metrics(gateway, "1", connections.load)
     handlers = Handlers(gateway, metrics, recent, "1", connections)
     sessions = Sessions(settings, Authenticator(gateway.registry, None))
-    pages = whole(Console(gateway, metrics, recent, connections, sessions).routes())
+    shown = Views(gateway, metrics, History(metrics, gateway.busy, time.monotonic), recent, connections)
+    pages = whole(Console(gateway, shown, sessions, connections).routes())
     routes = {(one.method, one.path): one.access for one in (*handlers.routes(), *pages)}
     text = section("http.md", "Routes") + section("http.md", "Pages")
     table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(text)}

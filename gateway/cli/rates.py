@@ -8,13 +8,13 @@ from typing import NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.identity import called
+from gateway.observe.events import ANSWERED
+from gateway.observe.quantiles import quantile
 
 RUNS = "gateway_runs_total"
 BUCKETS = "gateway_call_duration_seconds_bucket"
 STARTED = "process_start_time_seconds"
 _WANTED = (RUNS, BUCKETS, STARTED)
-_GOOD = {"ok", "error"}
-"""Outcomes that are no failure: what a connector tells is its own business."""
 
 
 class Scrape(NamedTuple):
@@ -75,23 +75,13 @@ def between(before: Scrape | None, now: Scrape) -> dict[str, Rates]:
         }
         earlier = before.buckets.get(name, {})
         buckets = {bound: value - earlier.get(bound, 0.0) for bound, value in now.buckets.get(name, {}).items()}
-        failed = sum(value for outcome, value in counts.items() if outcome not in _GOOD)
-        rates[name] = Rates(sum(counts.values()), failed, quantile(buckets, 0.5), quantile(buckets, 0.95))
+        failed = sum(value for outcome, value in counts.items() if outcome not in ANSWERED)
+        rates[name] = Rates(sum(counts.values()), failed, _quantile(buckets, 0.5), _quantile(buckets, 0.95))
     return rates
 
 
-def quantile(buckets: dict[float, float], share: float) -> float | None:
-    """Return the time within which that share of calls was done, as Prometheus does; None where there was none."""
-    bounds = sorted(buckets)
-    total = buckets[bounds[-1]] if bounds else 0.0
-    if total <= 0:
-        return None
-    wanted = share * total
-    lower = under = 0.0
-    for bound in bounds:
-        if buckets[bound] >= wanted:
-            if bound == float("inf"):
-                break
-            return lower + (bound - lower) * (wanted - under) / (buckets[bound] - under)
-        lower, under = bound, buckets[bound]
-    return lower
+def _quantile(below: dict[float, float], share: float) -> float | None:
+    """Return the time within which that share of calls was done, of how many took at most so many seconds."""
+    bounds = sorted(below)
+    counts = [upto - before for before, upto in itertools.pairwise([0.0, *(below[bound] for bound in bounds)])]
+    return quantile(bounds[:-1], counts, share)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
 import functools
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ from gateway.http.calls import wait_for_the_handler
 from gateway.http.connections import Connections
 from gateway.http.console.pages import Console, install
 from gateway.http.console.sessions import Sessions
+from gateway.http.console.views import Views
 from gateway.http.handlers import Handlers
 from gateway.http.keys import Authenticator
 from gateway.http.proxies import PROXIES, Proxies
@@ -25,6 +29,7 @@ from gateway.http.responses import status_of
 from gateway.http.routes import CLIENTS, is_of_clients, whole
 from gateway.http.traced import Traced
 from gateway.identity import DEFAULT
+from gateway.observe.history import History
 from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 
@@ -55,7 +60,9 @@ def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.A
     )
     authenticator = Authenticator(gateway.registry, settings.api_key)
     sessions = Sessions(settings, authenticator)
-    pages = whole(Console(gateway, metrics, recent, connections, sessions).routes())
+    history = History(metrics, gateway.busy, time.monotonic)
+    shown = Views(gateway, metrics, history, recent, connections)
+    pages = whole(Console(gateway, shown, sessions, connections).routes())
     routes = [*handlers.routes(), *pages]
     middlewares = [middleware.around(settings, gateway.registry, routes, authenticator, sessions)]
     if gateway.audit is not None:
@@ -85,6 +92,8 @@ def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.A
         app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
     install(app)
     app.cleanup_ctx.append(_opened)
+    if settings.console:
+        app.cleanup_ctx.append(functools.partial(_kept, history))
     return app
 
 
@@ -103,3 +112,11 @@ async def _opened(app: web.Application) -> AsyncIterator[None]:
     await app[GATEWAY].open()
     yield
     await app[GATEWAY].close()
+
+
+async def _kept(history: History, _app: web.Application) -> AsyncIterator[None]:
+    keeping = asyncio.create_task(history.keep())
+    yield
+    keeping.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping

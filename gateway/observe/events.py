@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     Listener = Callable[["Event"], None]
 
 
+ANSWERED = frozenset({"ok", "error"})
+"""Outcomes that are no failure: what a connector tells is its own business."""
+
+
 class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened."""
 
@@ -57,7 +61,7 @@ class RunFinished(Event, frozen=True, kw_only=True):
 
     def severity(self) -> str:
         """An error that a connector tells is its own business."""
-        return "info" if self.outcome in {"ok", "error"} else "warning"
+        return "info" if self.outcome in ANSWERED else "warning"
 
 
 class BackgroundStarted(Event, frozen=True, kw_only=True):

@@ -24,13 +24,14 @@ from gateway.observe.events import (
     RegistryLoaded,
     RunFinished,
 )
+from gateway.observe.quantiles import quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
 
     from prometheus_client import Metric
 
-_SECONDS = (
+SECONDS = (
     *(0.005, 0.0075, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.4, 0.6),
     *(1.0, 1.5, 2.5, 4.0, 6.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 120.0, 600.0),
 )
@@ -95,6 +96,26 @@ class Tally(NamedTuple):
     p50: float | None
     """Seconds within which the half of its runs ended; None: there were none with a process."""
     p95: float | None
+
+
+class Counted(NamedTuple):
+    """What was counted of a command since the start."""
+
+    labels: tuple[str, ...]
+    """Its connector, its name, and the client where there are some."""
+    outcomes: Mapping[str, int]
+    took: tuple[int, ...]
+    """How many calls took at most each of `SECONDS`, and more than the one before; then the longer ones. Or ()."""
+
+    @property
+    def connector(self) -> str:
+        """The connector, as it is registered."""
+        return self.labels[0]
+
+    @property
+    def client(self) -> str | None:
+        """Whose calls these are; None: there are no clients."""
+        return self.labels[2] if len(self.labels) > len(_COMMAND) else None
 
 
 class Load(Protocol):
@@ -200,12 +221,30 @@ class Metrics:
             for outcome, count in command.outcomes.items():
                 counted[outcome] = counted.get(outcome, 0) + count.value
             if len(command.timed) > _WALL:
-                before = walls.get(labels[0], [0] * (len(_SECONDS) + 1))
+                before = walls.get(labels[0], [0] * (len(SECONDS) + 1))
                 walls[labels[0]] = [one + more for one, more in zip(before, command.timed[_WALL].counts, strict=True)]
         return {
-            name: Tally(counted, _quantile(walls.get(name, []), 0.5), _quantile(walls.get(name, []), 0.95))
+            name: Tally(
+                counted, quantile(SECONDS, walls.get(name, []), 0.5), quantile(SECONDS, walls.get(name, []), 0.95)
+            )
             for name, counted in outcomes.items()
         }
+
+    def known(self) -> KeysView[tuple[str, ...]]:
+        """Return the labels of the commands of which something was counted."""
+        return self._commands.keys()
+
+    def counted(self) -> Iterator[list[Counted]]:
+        """Yield what was counted of each command, in slices that take a part of a millisecond each."""
+        for some in _sliced(list(self._commands.items())):
+            yield [
+                Counted(
+                    labels,
+                    {outcome: count.value for outcome, count in one.outcomes.items()},
+                    tuple(one.timed[0].counts) if one.timed else (),
+                )
+                for labels, one in some
+            ]
 
     # --- private
 
@@ -228,11 +267,11 @@ class Metrics:
             return
         if not event.pid:
             if not command.timed:
-                command.timed = (_Histogram(_SECONDS),)
+                command.timed = (_Histogram(SECONDS),)
             taken: tuple[float, ...] = (event.total,)
         else:
             if len(command.timed) < len(_HISTOGRAMS):
-                command.timed = (*(command.timed or (_Histogram(_SECONDS),)), *_of_processes())
+                command.timed = (*(command.timed or (_Histogram(SECONDS),)), *_of_processes())
             taken = (event.total, event.wall, event.queue_wait, event.cpu_user + event.cpu_system, event.peak_rss)
         for histogram, value in zip(command.timed, taken, strict=False):
             histogram.counts[bisect_left(histogram.bounds, value)] += 1
@@ -395,12 +434,12 @@ class _Histogram:
         return exposition.buckets(name, labels, _BOUNDS[self.bounds], self.counts, self.sum)
 
 
-_BOUNDS = {bounds: exposition.bounded(bounds) for bounds in (_SECONDS, _COARSE, _BYTES)}
+_BOUNDS = {bounds: exposition.bounded(bounds) for bounds in (SECONDS, _COARSE, _BYTES)}
 
 
 def _of_processes() -> tuple[_Histogram, ...]:
     """Make those of a command's processes, in the order of `_HISTOGRAMS`."""
-    return _Histogram(_SECONDS), _Histogram(_SECONDS), _Histogram(_COARSE), _Histogram(_BYTES)
+    return _Histogram(SECONDS), _Histogram(SECONDS), _Histogram(_COARSE), _Histogram(_BYTES)
 
 
 def _sliced(items: list[Any]) -> Iterator[list[Any]]:
@@ -453,16 +492,3 @@ class _Written(Collector):
 
     def collect(self) -> Iterable[Metric]:
         return self._families()
-
-
-def _quantile(counts: Sequence[int], part: float) -> float | None:
-    """Return the seconds within which a part of the runs ended, as far as their buckets tell."""
-    wanted, below = sum(counts) * part, 0
-    if not wanted:
-        return None
-    for number, count in enumerate(counts[:-1]):
-        if count and below + count >= wanted:
-            under = _SECONDS[number - 1] if number else 0.0
-            return under + (_SECONDS[number] - under) * (wanted - below) / count
-        below += count
-    return _SECONDS[-1]

@@ -16,6 +16,8 @@ from gateway.errors import ConnectorBusy
 from gateway.identity import DEFAULT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from gateway.errors import GatewayError
     from gateway.settings import Limits
 
@@ -147,6 +149,13 @@ class Places:
                 for waiter in waiting:
                     if not waiter.done():
                         waiter.set_exception(problem(retry_after=5))
+
+    def busy(self) -> Iterator[tuple[str, str, int, int]]:
+        """Yield connector, client, runs and calls that wait, of each that has any."""
+        for lane in self._lanes.values():
+            if lane.running or lane.queued:
+                for client in lane.runs.keys() | lane.waiting.keys():
+                    yield lane.name, client, lane.running_of(client), lane.waiting_of(client)
 
     # --- private: places
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.cli.rates import between, quantile, scrape
+from gateway.cli.rates import between, scrape
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
@@ -192,10 +192,3 @@ def test_after_a_restart_all_counts_since_it() -> None:
     first = scrape(text(11, (10, 10, 10)), 1.0, one_client=False)
     second = scrape(text(3, (1, 2, 2), started=8.0), 3.0, one_client=False)
     assert between(first, second)["fax@acme"].calls == 3
-
-
-def test_a_quantile_is_as_prometheus_has_it() -> None:
-    assert quantile({}, 0.5) is None
-    assert quantile({0.1: 0.0, float("inf"): 0.0}, 0.5) is None
-    assert quantile({0.1: 10.0, 1.0: 20.0, float("inf"): 20.0}, 0.75) == pytest.approx(0.55)
-    assert quantile({0.1: 0.0, 1.0: 0.0, float("inf"): 5.0}, 0.5) == 1.0  # beyond the last bound

@@ -387,6 +387,9 @@ async def test_calls_are_counted_and_drawn(server: Server) -> None:
     page = await (await logged_in(server)).page("/console?q=ECH")
     assert 'aria-label="2 told an error, 1 failed"' in page
     assert re.search(r'<td class="number">\d+ ms</td>', page)
+    for shown in (page, await (await logged_in(server)).page("/console/connectors/echo")):
+        assert re.search(r'aria-label="failed a second, over a quarter of an hour: 0?\.?\d+ in the end', shown)
+        assert re.search(r'aria-label="answered within: p50, p95, over a quarter of an hour: \d+ ms, \d+ ms', shown)
     assert 'id="to-broken"' not in page
 
 
@@ -582,6 +585,7 @@ async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:
         job = (await server.do("payroll/Wait", {"spiff__task_id": "beta-task"}, headers=headers)).body["job_id"]
         assert job in await beta.page("/console/jobs")
         assert "payroll" in await beta.page("/console")
+        assert "in flight, over a quarter of an hour: 1 in the end" in await beta.page("/console")
         acme = await logged_in(server, "acme-key")
         assert (await acme.send("/console/connectors/echo/commands/Go/try", {"p.text": "mine"})).status == 200
         text = ""
@@ -603,6 +607,7 @@ async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:
             for word in (*OTHERS, "no-such-beta-file", job, str(worlds.folder)):
                 assert word not in found, (page, word)
         assert "ledgeracme" in await acme.page("/console")
+        assert "in flight, over a quarter of an hour: 0 in the end, at most 0" in await acme.page("/console")
         for path in (
             "/console/connectors/payroll",
             "/console/connectors/payroll@beta",

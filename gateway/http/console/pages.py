@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from gateway.http.console.sessions import Sessions
     from gateway.jobs.contract import Attempt
     from gateway.journal.records import RunSummary
-    from gateway.observe.metrics import Metrics
-    from gateway.observe.outcomes import Recent
 
 HERE = Path(__file__).parent
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -66,12 +64,10 @@ _RUN = f"{CONSOLE}/runs/{{run}}"
 class Console:
     """The pages below /console."""
 
-    def __init__(
-        self, gateway: Gateway, metrics: Metrics, recent: Recent, connections: Connections, sessions: Sessions
-    ) -> None:
+    def __init__(self, gateway: Gateway, shown: views.Views, sessions: Sessions, connections: Connections) -> None:
         self._gateway = gateway
         self._sessions = sessions
-        self._views = views.Views(gateway, metrics, recent, connections)
+        self._views = shown
         self._jobs = JobHandlers(gateway)
         self._runs = RunHandlers(gateway, CallHandlers(gateway, connections.budget))
         self._logs = LiveLogs(gateway.bus)

@@ -15,6 +15,7 @@ from gateway.http.console import charts
 from gateway.http.facts import Facts
 from gateway.http.keys import client_of, identity_of
 from gateway.jobs.contract import Verdict
+from gateway.observe.history import POINTS
 from gateway.observe.metrics import Tally
 from gateway.observe.telling import tells
 from gateway.runtimes.base import FAILED, MARKER, Failed, made_at
@@ -22,7 +23,7 @@ from gateway.settings import Limits
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from aiohttp import web
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gateway.http.connections import Connections
     from gateway.jobs.contract import Attempt
     from gateway.journal.records import RunSummary
+    from gateway.observe.history import History, Point
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import PastRun, Recent
     from gateway.yaml_document import YamlNode
@@ -57,17 +59,25 @@ class ConnectorRow(NamedTuple):
     p95: str
 
 
+class Trend(NamedTuple):
+    """What the last quarter of an hour was like in one respect."""
+
+    what: str
+    latest: str
+    most: str
+    chart: str
+
+
 class OverviewPage(NamedTuple):
     """The overview."""
 
     wrong: Sequence[Concern]
+    trends: Sequence[Trend]
     rows: Sequence[ConnectorRow]
     connectors: int
     """How many there are on all pages."""
     page: int
     pages: int
-    in_flight: int
-    queued: int
     calls: int
 
 
@@ -93,9 +103,12 @@ class RunStep(NamedTuple):
 class Views:
     """Makes them."""
 
-    def __init__(self, gateway: Gateway, metrics: Metrics, recent: Recent, connections: Connections) -> None:
+    def __init__(
+        self, gateway: Gateway, metrics: Metrics, history: History, recent: Recent, connections: Connections
+    ) -> None:
         self._gateway = gateway
         self._metrics = metrics
+        self._history = history
         self._recent = recent
         self._facts = Facts(gateway, connections, recent)
         self._wrong: dict[str | None, tuple[float, list[Concern]]] = {}
@@ -118,8 +131,10 @@ class Views:
         pages = max(1, -(-len(names) // ROWS))
         page = min(max(1, _number(request.query.get("page", ""))), pages)
         loads = [self._load(status, client) for status in statuses.values()]
+        running, queued = sum(one for one, _ in loads), sum(one for _, one in loads)
         return OverviewPage(
             wrong=wrong,
+            trends=await self._trends(None, client, running, queued),
             rows=[
                 self._row(name, statuses[name], tallies.get(statuses[name].name, _NONE), client)
                 for name in names[(page - 1) * ROWS : page * ROWS]
@@ -127,8 +142,6 @@ class Views:
             connectors=len(names),
             page=page,
             pages=pages,
-            in_flight=sum(running for running, _ in loads),
-            queued=sum(queued for _, queued in loads),
             calls=sum(sum(tallies[one.name].outcomes.values()) for one in statuses.values() if one.name in tallies),
         )
 
@@ -138,6 +151,7 @@ class Views:
         told = self._gateway.pools.told(connector.launch) if connector is not None else None
         return {
             "row": self._row(name, status, self._metrics.tallies(client).get(status.name, _NONE), client),
+            "trends": await self._trends(status.name, client, *self._load(status, client)),
             "wrong": [one for one in await self._what_is_wrong(client) if is_of_connector(one) and one.subject == name],
             "description": connector.description if connector is not None else None,
             "runtime": connector.runtime if connector is not None else None,
@@ -159,6 +173,10 @@ class Views:
             self._wrong = {one: kept for one, kept in self._wrong.items() if now - kept[0] <= KEPT}
             self._wrong[client] = (now, found)
         return found
+
+    async def _trends(self, connector: str | None, client: str | None, running: int, queued: int) -> list[Trend]:
+        await self._history.look()
+        return list(_trends(self._history.of(connector, client), running, queued))
 
     def _load(self, status: Status, client: str | None) -> tuple[int, int]:
         lane = self._gateway.places.lane(status.name)
@@ -251,6 +269,38 @@ def waterfall(run: RunSummary, tries: Sequence[Attempt]) -> list[RunStep]:
         RunStep(what, seconds(begun), seconds(took), came_to, charts.of_step(begun, took, whole, kind))
         for what, begun, took, kind, came_to in parts
     ]
+
+
+def _trends(points: Sequence[Point], running: int, queued: int) -> Iterator[Trend]:
+    """Yield what points say; of what there is at once the latest is that of now."""
+    calls, failed = [one.calls for one in points], [one.failed for one in points]
+    yield _trend("calls a second", {"good": calls}, _rate)
+    yield _trend("failed a second", {"bad": failed}, _rate)
+    halves, most = [one.p50 for one in points], [one.p95 for one in points]
+    yield _trend("answered within: p50, p95", {"told": most, "good": halves}, seconds)
+    yield _trend("in flight", {"good": [*(one.in_flight for one in points), running]}, _count)
+    yield _trend("in queues", {"told": [*(one.queued for one in points), queued]}, _count)
+
+
+def _trend(what: str, lines: Mapping[str, charts.Line], written: Callable[[Any], str]) -> Trend:
+    """Return it with the latest values, the lowest line first, and the highest value of all."""
+    latest: list[str] = []
+    most = 0.0
+    for line in lines.values():
+        values = [value for value in line if value is not None]
+        latest.insert(0, written(values[-1]) if values else "-")
+        most = max(most, *values, 0.0)
+    now = ", ".join(latest)
+    said = f"{what}, over a quarter of an hour: {now} in the end, at most {written(most)}"
+    return Trend(what, now, written(most), charts.of_lines(lines, POINTS + 1, said))
+
+
+def _count(value: float) -> str:
+    return str(round(value))
+
+
+def _rate(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 or not value else f"{value:.2g}"
 
 
 def seconds(value: float | None) -> str:
