@@ -112,7 +112,8 @@ async def test_nobody_acts_for_others(enemy: Enemy, connector: str) -> None:
         site = {str(site)!r}
         names = ("hostile/hostile.py", "hostile/arms", "hostile/new", "victim/victim.py", "victim/new", "victim/json.py",
                  "connectors.yaml", "connectors.d/new", "connectors.d/neighbour/neighbour.sh",
-                 "connectors.d/neighbour/connector.yaml", ".gateway/new", ".gateway/run/new")
+                 "connectors.d/neighbour/connector.yaml", ".gateway/new", ".gateway/run/new",
+                 ".gateway/journal/new", ".gateway/journal/runs.sqlite")
         result = {{f"write {{name}}": write(f"{{site}}/{{name}}") for name in names}}
         result |= {{f"remembered {{path}}": write(path + "/new") for path in {remembered}}}
         result["drop-in"] = tried(os.mkdir, site + "/connectors.d/planted")
@@ -140,7 +141,9 @@ async def test_nobody_acts_for_others(enemy: Enemy, connector: str) -> None:
 
 
 def matters(site: Path, path: Path) -> bool:
-    return path.is_file() and ".gateway/run" not in str(path) and path.name not in {"serve.log", "log"}
+    """Tell whether a file is not one that the gateway itself writes while it serves."""
+    own = (".gateway/run", ".gateway/journal")
+    return path.is_file() and not any(one in str(path) for one in own) and path.name not in {"serve.log", "log"}
 
 
 def restore_modes(site: Path) -> bool:

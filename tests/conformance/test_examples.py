@@ -73,6 +73,8 @@ ELSEWHERE = {
     *(("docs/clients.md", language) for language in ("python", "console", "sh")),  # tests/cli/test_clients.py
     ("docs/audit.md", "console"),  # tests/observe/test_audit.py: what a line holds
     ("docs/security.md", "sh"),  # tests/http/test_tls.py
+    ("docs/runs.md", "console"),  # tests/cli/test_runs.py: each of the verbs
+    ("docs/tracing.md", "sh"),  # tests/observe/test_tracing.py, with the same variables
 }
 PICTURE = ""  # a block without a language
 # What lacks here what `gateway install` or the machine would bring is understood all the same.
