@@ -128,30 +128,41 @@ def options(sandbox: Sandbox, memory: int) -> tuple[str, ...]:
 
 def asked(sandbox: Sandbox) -> Step:
     """Return the steps that a sandbox is made of; of two ways to one end, both."""
+    hides = bool(sandbox.hide or sandbox.show or sandbox.guard)
+    return _asked(sandbox.level, sandbox.network, tmp=sandbox.private_tmp, hides=hides, user=sandbox.user is not None)
+
+
+@functools.cache  # the status view asks of each connector, and flags are slow to put together
+def _asked(level: str, network: Network, *, tmp: bool, hides: bool, user: bool) -> Step:
     steps = Step(0)
-    if sandbox.user is not None:
+    if user:
         steps |= Step.USER
-    if sandbox.level == OFF:
+    if level == OFF:
         return steps
     steps |= Step.NAMESPACES | Step.FILTER | Step.PIDS
-    if sandbox.network == "none":
+    if network == "none":
         steps |= NO_NETWORK
-    if sandbox.private_tmp:
+    if tmp:
         steps |= Step.PRIVATE_TMP
-    if sandbox.hide or sandbox.show or sandbox.guard:
+    if hides:
         steps |= HIDING
-    if sandbox.level == STRICT:
+    if level == STRICT:
         steps |= Step.RESTRICT
     return steps
 
 
 def lacking(sandbox: Sandbox, got: int) -> Step:
     """Return the steps that were asked for and are not there."""
-    lacks = asked(sandbox) & ~Step(got)
+    return _lacking(int(asked(sandbox)), int(got), named=sandbox.user is not None)
+
+
+@functools.cache
+def _lacking(wanted: int, got: int, *, named: bool) -> Step:
+    lacks = Step(wanted & ~got)
     for ways in EITHER:
         if got & ways:
             lacks &= ~ways
-    if sandbox.user is not None and got & Step.USER:
+    if named and got & Step.USER:
         lacks &= ~Step.PIDS  # whose processes are counted, and nobody else's
     return lacks
 

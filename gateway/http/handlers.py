@@ -19,7 +19,7 @@ from gateway.http.audited import note
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.docs import DocsHandlers
-from gateway.http.facts import Facts
+from gateway.http.facts import SLICE, Facts
 from gateway.http.jobs import JobHandlers
 from gateway.http.keys import CLIENT, client_of, identity_of
 from gateway.http.openapi import Admittance
@@ -32,10 +32,10 @@ from gateway.observe import logs
 from gateway.sandbox import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from gateway.connectors.definition import Connector
-    from gateway.connectors.snapshot import Snapshot
+    from gateway.connectors.snapshot import Snapshot, Status
     from gateway.gateway import Gateway
     from gateway.health import Concern
     from gateway.http.connections import Connections
@@ -182,7 +182,14 @@ class Handlers:
         for piece in self._metrics.pieces(only):
             pieces.append(piece)
             await asyncio.sleep(0)  # of a thousand connectors it is megabytes: calls have their turn in between
-        return web.Response(body=b"".join(pieces), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+        async def sent() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+                await asyncio.sleep(0)
+
+        return web.Response(body=sent(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8",
+                                                  "Content-Length": str(sum(map(len, pieces)))})  # fmt: skip
 
     async def status(self, request: web.Request) -> web.Response:
         """Every connector's state, for people: all that there is, or what is one client's."""
@@ -193,9 +200,10 @@ class Handlers:
                 raise Forbidden("the status of others is for keys with the role operator")
             client = identity.client
         problems = await self._facts.concerns(client)
-        return json_response(self._whole_status(problems) if client is None else self._status_of(client, problems))
+        told = await (self._whole_status(problems) if client is None else self._status_of(client, problems))
+        return json_response(told)
 
-    def _status_of(self, client: str, problems: list[Concern]) -> dict[str, Any]:
+    async def _status_of(self, client: str, problems: list[Concern]) -> dict[str, Any]:
         """Return what one client may know: nothing that others have a part in is counted."""
         gateway = self._gateway
         world = gateway.registry.world(client)
@@ -206,10 +214,10 @@ class Handlers:
             "client": client,
             "problems": problems,
             "describing": sorted(describing & world.statuses.keys()),
-            "connectors": {name: self._connector(status.name, client) for name, status in world.statuses.items()},
+            "connectors": await self._connectors(world.statuses, client),
         }
 
-    def _whole_status(self, problems: list[Concern]) -> dict[str, Any]:
+    async def _whole_status(self, problems: list[Concern]) -> dict[str, Any]:
         gateway = self._gateway
         clients = gateway.registry.clients
         return {
@@ -244,8 +252,18 @@ class Handlers:
             }
             if clients is not None
             else None,
-            "connectors": {name: self._connector(name) for name in gateway.registry.snapshot.statuses},
+            "connectors": await self._connectors(gateway.registry.snapshot.statuses),
         }
+
+    async def _connectors(self, statuses: Mapping[str, Status], client: str | None = None) -> dict[str, Any]:
+        """Tell the state of each, with calls having their turn in between; what is removed meanwhile is left out."""
+        told = {}
+        for number, (name, status) in enumerate(statuses.items(), 1):
+            if status.name in self._gateway.registry.snapshot.statuses:
+                told[name] = self._connector(status.name, client)
+            if not number % SLICE:
+                await asyncio.sleep(0)
+        return told
 
     def _cache(self, name: str, connector: Connector | None) -> dict[str, Any] | None:
         """Return how large a connector's cache may be, and what it held at the latest look, in bytes."""

@@ -6,6 +6,7 @@ have their turn in between; what there is once is written by Prometheus' library
 
 from __future__ import annotations
 
+import operator
 import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -27,7 +28,7 @@ from gateway.observe.events import (
 from gateway.observe.quantiles import quantile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping
+    from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 
     from prometheus_client import Metric
 
@@ -93,9 +94,18 @@ class Tally(NamedTuple):
     """What was counted of one connector since the start."""
 
     outcomes: Mapping[str, int]
-    p50: float | None
-    """Seconds within which the half of its runs ended; None: there were none with a process."""
-    p95: float | None
+    walls: Sequence[int] = ()
+    """How many of its runs with a process took how long, by bucket."""
+
+    @property
+    def p50(self) -> float | None:
+        """Seconds within which the half of its runs ended; None: there were none with a process."""
+        return quantile(SECONDS, self.walls, 0.5)
+
+    @property
+    def p95(self) -> float | None:
+        """Seconds within which 19 of 20 of them did."""
+        return quantile(SECONDS, self.walls, 0.95)
 
 
 class Counted(NamedTuple):
@@ -221,14 +231,9 @@ class Metrics:
             for outcome, count in command.outcomes.items():
                 counted[outcome] = counted.get(outcome, 0) + count.value
             if len(command.timed) > _WALL:
-                before = walls.get(labels[0], [0] * (len(SECONDS) + 1))
-                walls[labels[0]] = [one + more for one, more in zip(before, command.timed[_WALL].counts, strict=True)]
-        return {
-            name: Tally(
-                counted, quantile(SECONDS, walls.get(name, []), 0.5), quantile(SECONDS, walls.get(name, []), 0.95)
-            )
-            for name, counted in outcomes.items()
-        }
+                more, before = command.timed[_WALL].counts, walls.get(labels[0])
+                walls[labels[0]] = list(map(operator.add, before, more)) if before is not None else more
+        return {name: Tally(counted, walls.get(name, ())) for name, counted in outcomes.items()}
 
     def known(self) -> KeysView[tuple[str, ...]]:
         """Return the labels of the commands of which something was counted."""

@@ -43,7 +43,7 @@ ROWS = 50  # connectors on a page of the overview
 KEPT = 1.0  # seconds for which what is wrong is known, however many look
 SHOWN = 300  # characters of a setting
 HIDDEN = "hidden"
-_NONE = Tally({}, None, None)
+_NONE = Tally({})
 
 
 class ConnectorRow(NamedTuple):
