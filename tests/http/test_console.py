@@ -592,7 +592,7 @@ async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:
         while "ended: ok" not in text:
             text += (await followed.content.readline()).decode()
         followed.close()
-        assert text.count("event: line") == 2  # its own line, and its own end
+        assert text.count("data: <p class=") == 2  # its own line, and its own end
         pages = ["/console", "/console?q=beta", "/console/connectors/echo", "/console/connectors/crm", "/console/jobs",
                  "/console/connectors/echo/commands/Go", "/console/jobs?connector=payroll",
                  "/console/runs", "/console/runs?connector=payroll"]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,35 +17,50 @@ from gateway.identity import owner_of
 from gateway.observe.events import ConnectorLine, Event, RunFinished
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
     from gateway.calls.admission import Admission
     from gateway.observe.events import Bus
 
-HELD = 500  # lines that a follower has not taken yet; older ones are left out
+HELD = 500  # lines of a call that somebody tries; older ones are left out
+AT_ONCE = 50  # lines of a log that are sent together: more of them within PACE can be read by nobody
 MOST = 100  # streams at once
 TICK = 1.0  # seconds between two looks whether a stream has to end
+PACE = 0.25  # seconds between two writes to a stream: what comes meanwhile is sent together
 
 
 class Follower:
     """Takes the lines of one connector, or of one request, for somebody."""
 
-    def __init__(self, connector: str, *, request_id: str = "", client: str | None = None) -> None:
-        """`connector` is its registered name; with a `client`, of a common one those of his calls alone."""
+    def __init__(self, connector: str, most: int, *, request_id: str = "", client: str | None = None) -> None:
+        """`connector` is its registered name; with a `client`, of a common one those of his calls alone.
+
+        Of more lines than `most` that nobody has taken yet, the latest are kept.
+        """
         self.connector = connector
         self.request_id = request_id
-        self.lines: deque[ConnectorLine | RunFinished] = deque(maxlen=HELD)
+        self.lines: deque[ConnectorLine | RunFinished] = deque(maxlen=most)
+        self.left_out = 0
+        """Lines that were not, since `taken` was asked."""
         self.came = asyncio.Event()
         self._client = client
 
     def take(self, event: ConnectorLine | RunFinished) -> None:
-        """Take a line, if it is one of these."""
-        if event.connector != self.connector or not self._sees(event):
+        """Take a line of its connector, if it is one of these."""
+        if not self._sees(event):
             return
         if self.request_id and event.request_id != self.request_id:
             return
+        self.left_out += len(self.lines) == self.lines.maxlen
         self.lines.append(event)
         self.came.set()
+
+    def taken(self) -> tuple[int, list[ConnectorLine | RunFinished]]:
+        """Return how many lines were left out, and those that are there, and have none of them any more."""
+        found = self.left_out, list(self.lines)
+        self.left_out = 0
+        self.lines.clear()
+        return found
 
     def _sees(self, event: ConnectorLine | RunFinished) -> bool:
         return self._client is None or event.client == self._client or owner_of(event.connector) == self._client
@@ -56,13 +72,14 @@ class LiveLogs:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._listens = False
-        self._followers: set[Follower] = set()
+        self._followers: dict[str, set[Follower]] = {}
+        """By connector."""
 
     def __call__(self, event: Event) -> None:
         """Take an event."""
         if self._followers:
             assert isinstance(event, ConnectorLine | RunFinished)
-            for follower in self._followers:
+            for follower in self._followers.get(event.connector, ()):
                 follower.take(event)
 
     def add(self, follower: Follower) -> None:
@@ -70,11 +87,14 @@ class LiveLogs:
         if not self._listens:
             self._bus.listen(self, ConnectorLine, RunFinished)
             self._listens = True
-        self._followers.add(follower)
+        self._followers.setdefault(follower.connector, set()).add(follower)
 
     def remove(self, follower: Follower) -> None:
         """Let him go."""
-        self._followers.discard(follower)
+        followers = self._followers[follower.connector]
+        followers.discard(follower)
+        if not followers:
+            del self._followers[follower.connector]
 
 
 class Streams:
@@ -89,7 +109,9 @@ class Streams:
     async def send(
         self, request: web.Request, news: Callable[[], AsyncIterator[tuple[str, str]]], came: asyncio.Event
     ) -> web.StreamResponse:
-        """Send what is new, as (event, text), whenever something `came` or a second is over, until nobody looks.
+        """Send what is new, as (event, text), when something `came` or a second is over, until nobody looks.
+
+        What comes quickly is gathered: a line costs a stream little, and a thousand a second not more than a few.
 
         Raises:
             RateLimited: there are too many.
@@ -104,9 +126,11 @@ class Streams:
             await response.prepare(request)
             await response.write(b": open\n\n")
             while self._admission.state is AdmissionState.SERVING and self._may_see(request):
-                async for event, text in news():
-                    await response.write(_event(event, text))
                 came.clear()
+                events = [_event(event, text) async for event, text in news()]
+                if events:
+                    await response.write(b"".join(events))
+                    await asyncio.sleep(PACE)
                 try:
                     await asyncio.wait_for(came.wait(), TICK)
                 except TimeoutError:
@@ -123,6 +147,25 @@ class Streams:
         except Unauthorized:
             return False
         return True
+
+
+class SharedTexts:
+    """Texts that several look at: each is made once for all who ask within a moment."""
+
+    def __init__(self, life: float) -> None:
+        """`life` is how many seconds a text counts."""
+        self._life = life
+        self._kept: dict[Hashable, tuple[float, str]] = {}
+        self._making = asyncio.Lock()
+
+    async def text(self, key: Hashable, make: Callable[[], Awaitable[str]]) -> str:
+        """Return the text of a key, made now or a moment ago."""
+        async with self._making:
+            now = time.monotonic()
+            self._kept = {one: kept for one, kept in self._kept.items() if kept[0] > now}
+            if key not in self._kept:
+                self._kept[key] = (now + self._life, await make())
+            return self._kept[key][1]
 
 
 def _event(name: str, text: str) -> bytes:

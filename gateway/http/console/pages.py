@@ -19,7 +19,7 @@ from gateway.http.audited import note, note_problem
 from gateway.http.calls import CallHandlers
 from gateway.http.console import forms, views
 from gateway.http.console.answers import page, sent_to, wants_part
-from gateway.http.console.live import Follower, LiveLogs, Streams
+from gateway.http.console.live import AT_ONCE, HELD, Follower, LiveLogs, SharedTexts, Streams
 from gateway.http.console.sessions import TOKEN
 from gateway.http.jobs import JobHandlers, told
 from gateway.http.keys import Unauthorized, client_of, identity_of
@@ -72,6 +72,7 @@ class Console:
         self._runs = RunHandlers(gateway, CallHandlers(gateway, connections.budget))
         self._logs = LiveLogs(gateway.bus)
         self._streams = Streams(gateway.admission, self._still)
+        self._numbers = SharedTexts(views.KEPT)
 
     def routes(self) -> list[Route]:
         """Return the table of routes; where the console is off, nothing is there."""
@@ -160,13 +161,16 @@ class Console:
         """The numbers of the overview, again and again."""
         last, due, clock = "", 0.0, asyncio.get_running_loop().time
 
+        async def numbers() -> str:
+            facts = {"shown": await self._views.overview(request), "q": request.query.get("q", "")}
+            return aiohttp_jinja2.render_string("numbers.html", request, facts)
+
         async def news() -> AsyncIterator[tuple[str, str]]:
             nonlocal last, due
             if clock() < due:
                 return
-            due = clock() + EVERY
-            facts = {"shown": await self._views.overview(request), "q": request.query.get("q", "")}
-            text = aiohttp_jinja2.render_string("numbers.html", request, facts)
+            due = (clock() // EVERY + 1) * EVERY  # the same for all, so that they share what is made
+            text = await self._numbers.text((views.seen_client(request), request.query_string), numbers)
             if text != last:
                 yield "numbers", text
             last = text
@@ -188,12 +192,13 @@ class Console:
     async def log(self, request: web.Request) -> web.StreamResponse:
         """The lines of its log from now on, and how its calls end."""
         _, status = self._status(request)
-        follower = Follower(status.name, client=views.seen_client(request))
+        follower = Follower(status.name, AT_ONCE, client=views.seen_client(request))
 
         async def news() -> AsyncIterator[tuple[str, str]]:
-            while follower.lines:
-                facts = {"line": _line(follower.lines.popleft())}
-                yield "line", aiohttp_jinja2.render_string("line.html", request, facts)
+            left_out, lines = follower.taken()
+            if lines:
+                facts = {"left_out": left_out, "lines": [_line(one) for one in lines]}
+                yield "line", aiohttp_jinja2.render_string("lines.html", request, facts)
 
         self._logs.add(follower)
         try:
@@ -439,7 +444,7 @@ class Console:
     ) -> dict[str, Any]:
         """Make a call of a registered connector within its client's limits; return what is shown of it."""
         quotas, whose = self._gateway.quotas, client or DEFAULT
-        follower = Follower(connector, request_id=request["request_id"], client=client)
+        follower = Follower(connector, HELD, request_id=request["request_id"], client=client)
         since = quotas.enter(whose, quotas.limits_of(whose))
         self._logs.add(follower)
         try:
