@@ -18,7 +18,7 @@ from bench.harness import Plan
 from bench.report import Report, lacking, write_section
 from bench.servers import ROOT
 
-SCENARIOS = ("spawn", "calls", "python", "runtimes", "growth", "idle", "fair", "jobs")
+SCENARIOS = ("spawn", "calls", "python", "runtimes", "growth", "idle", "fair", "jobs", "console")
 DOCUMENT = ROOT / "docs" / "performance.md"
 BUSY = 0.3  # load average above which figures are doubtful
 

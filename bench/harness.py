@@ -163,6 +163,10 @@ class Figures:
         pairs = zip(self._values[case, measure], self._values[other, measure], strict=True)
         return statistics.median(one / two if two else float("inf") for one, two in pairs)
 
+    def most(self, case: str, measure: str) -> float:
+        """Return the highest value of all rounds."""
+        return max(self._values[case, measure])
+
     def spread(self, case: str, measure: str) -> float:
         """Return how far the rounds lie apart, (highest - lowest) / median."""
         values = self._values[case, measure]
