@@ -285,6 +285,11 @@ class Gateway:
         """Return how many durable jobs are in this gateway's hands; None when nobody can say now."""
         return self.submitter.jobs.health().open if self.submitter.jobs is not None else 0
 
+    def writable(self) -> Mapping[str, bool]:
+        """Tell of the audit and the journal, where they are kept, whether they can be written."""
+        kept = {"audit": self.audit, "journal": self.invoker.journal}
+        return {what: one.problem is None for what, one in kept.items() if one is not None}
+
     def audit_failed(self) -> int:
         """Return how many lines of the audit could not be written when their time had come."""
         return self.audit.failed if self.audit is not None else 0

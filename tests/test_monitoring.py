@@ -28,6 +28,13 @@ ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy/prometheus"
 JOB = "gateway"
 VALUES = {"$__rate_interval": "1m", "$job": JOB, "$instance": ".*", "$connector": ".*"}
+OPTIONS = {
+    "stat": {"reduceOptions", "colorMode", "graphMode", "textMode", "justifyMode", "orientation", "wideLayout",
+             "showPercentChange", "percentChangeColorMode"},
+    "table": {"frameIndex", "showHeader"},
+    "timeseries": {"legend", "tooltip"},
+}  # fmt: skip
+"""Options that Grafana's schema (grafana-foundation-sdk) asks for, by the type of a panel."""
 with_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="there is no promtool: apt-get install prometheus"
 )
@@ -99,6 +106,8 @@ def test_the_dashboard_can_be_provisioned(dashboard: Any) -> None:
         if one["type"] != "row":
             assert one["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
             assert all(target["datasource"] == one["datasource"] for target in one["targets"])
+            assert OPTIONS.get(one["type"], set()) <= one["options"].keys()
+    assert all(variable["current"].keys() == {"text", "value"} for variable in dashboard["templating"]["list"])
     taken = [
         (x, y)
         for grid in (one["gridPos"] for one in panels)
@@ -161,9 +170,9 @@ class Prometheus:
         return answer["data"]["result"]
 
     async def is_up(self) -> bool:
-        """Tell whether it has scraped."""
+        """Tell whether it has scraped all that there is."""
         answer = await self.ask("targets")
-        return answer["status"] == "success" and [one["health"] for one in answer["data"]["activeTargets"]] == ["up"]
+        return answer["status"] == "success" and {one["health"] for one in answer["data"]["activeTargets"]} == {"up"}
 
     async def rules(self) -> list[Any] | None:
         """Return its rules once each was evaluated."""
@@ -173,13 +182,18 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def prometheus(folder: Path, target: str, key: str) -> AsyncIterator[Prometheus]:
-    """Run one with the configuration in deploy/, before a gateway."""
+async def prometheus(folder: Path, key: str, *urls: str) -> AsyncIterator[Prometheus]:
+    """Run one with the configuration in deploy/, before gateways; whose certificates they are is not looked at."""
     config = yaml.safe_load((RULES / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     [scraped] = config["scrape_configs"]
     scraped["authorization"]["credentials_file"] = str(folder / "key")
-    scraped["static_configs"] = [{"targets": [target]}]
+    config["scrape_configs"] = [
+        {**scraped, "job_name": f"scraped-{number}", "scheme": url.partition("://")[0],
+         "tls_config": {"insecure_skip_verify": True},
+         "static_configs": [{"targets": [url.partition("://")[2]], "labels": {"job": scraped["job_name"]}}]}
+        for number, url in enumerate(urls)
+    ]  # fmt: skip
     config["rule_files"] = [str(RULES / one) for one in config["rule_files"]]
     (folder / "key").write_text(key)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
@@ -207,7 +221,7 @@ async def test_a_real_prometheus_scrapes_a_gateway_with_the_key_and_evaluates_ev
     key = "sesame"
     site.configure("fax: {run: [cat], commands: {Go: {additional_parameters: true}}}\ngone: {run: [no-such-program]}")
     env = {"CONNECTOR_PROXY_API_KEY": key}
-    async with served(site, env=env) as gateway, prometheus(site.folder, f"127.0.0.1:{gateway.port}", key) as watcher:
+    async with served(site, env=env) as gateway, prometheus(site.folder, key, gateway.url) as watcher:
         await eventually(watcher.is_up, 60)
         headers = {"Authorization": f"Bearer {key}"}
 

@@ -152,6 +152,9 @@ class Load(Protocol):
     def dead_letters(self) -> int | None:
         """Return how many outcomes were given up and not delivered; None when nobody can say now."""
 
+    def writable(self) -> Mapping[str, bool]:
+        """Tell of the audit and the journal, where they are kept, whether they can be written."""
+
     def audit_failed(self) -> int:
         """Return how many lines of the audit could not be written when their time had come."""
 
@@ -328,6 +331,12 @@ class Metrics:
             "Outcomes of jobs that are kept, and whose delivery was given up",
             value=self._load.dead_letters(),
         )
+        writable = GaugeMetricFamily(
+            "gateway_writable", "1 while it can be written: the log, the audit, the journal", labels=("what",)
+        )
+        for what, can in {"log": logs.problem() is None, **self._load.writable()}.items():
+            writable.add_metric((what,), int(can))
+        yield writable
         yield CounterMetricFamily(
             "gateway_log_dropped",
             "Lines of the log that were dropped, since it could not be written",

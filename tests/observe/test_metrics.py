@@ -54,6 +54,9 @@ class Idle:
     def audit_failed(self) -> int:
         return 0
 
+    def writable(self) -> dict[str, bool]:
+        return {}
+
     def journal_dropped(self) -> int:
         return 0
 
