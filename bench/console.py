@@ -192,7 +192,7 @@ def _measure_pages(plan: Plan, server: Server, held: Held, cookie: dict[str, str
                 figures.add(page.name, "cpu", _cpu(server.pid) - before)
                 figures.add(page.name, "held", held.taken())
             plan.report.progress(f"round {number + 1}/{plan.rounds} of {len(pages)} pages")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (page.name, milliseconds(figures.median(page.name, "seconds")),
          milliseconds(figures.most(page.name, "seconds")), milliseconds(figures.median(page.name, "cpu")),
          milliseconds(figures.median(page.name, "held")), milliseconds(figures.most(page.name, "held")),
