@@ -81,7 +81,8 @@ def around(
         if door.private:
             response.headers.update(PRIVATE)
         elif door.page:
-            response.headers.update(HEADERS)
+            for header, value in HEADERS.items():
+                response.headers.setdefault(header, value)
         response.headers["X-Request-Id"] = name
         return response
 

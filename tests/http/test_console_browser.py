@@ -151,3 +151,21 @@ async def test_axe_finds_nothing(page: Page, server: Server) -> None:
 async def looked_at(page: Page) -> None:
     found = await Axe().run(page, options={"runOnly": RULES})
     assert found.violations_count == 0, f"{page.url}\n{found.generate_report()}"
+
+
+async def test_one_logs_in_over_plain_http_by_a_name_and_follows_a_link_from_another_site(server: Server) -> None:
+    """A name is no loopback address, so that the browser sends no `Sec-Fetch-Site`; another name is another site."""
+    rules = "--host-resolver-rules=MAP gateway.test 127.0.0.1,MAP chat.test 127.0.0.1"
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", rules])
+        page = await (await browser.new_context(base_url=f"http://gateway.test:{server.port}")).new_page()
+        page.set_default_timeout(PATIENCE)
+        await log_in(page)
+        link = f'<a href="http://gateway.test:{server.port}/console/jobs">a job</a>'
+        await page.route("http://chat.test/", lambda route: route.fulfill(body=link, content_type="text/html"))
+        await page.goto("http://chat.test/")
+        await page.get_by_role("link", name="a job").click()
+        await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+        await browser.close()

@@ -21,11 +21,15 @@ HEADERS = {
     " object-src 'none'",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-"""Nothing is kept, framed, fetched from elsewhere, or run that is not a file of ours."""
+"""Nothing is kept, framed, fetched from elsewhere, or run that is not a file of ours.
+
+The policy of referrers is not `no-referrer`: browsers would send our own forms with `Origin: null`, and where there is
+neither TLS nor a loopback address they send nothing else by which a form is known to be ours.
+"""
 LOG_IN = f"{CONSOLE}/login"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.calls.admission import AdmissionState
 from gateway.errors import RateLimited
 from gateway.http.console.answers import HEADERS
-from gateway.http.keys import Unauthorized
+from gateway.http.keys import Unauthorized, identity_of
 from gateway.identity import owner_of
 from gateway.observe.events import ConnectorLine, Event, RunFinished
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HELD = 500  # lines of a call that somebody tries; older ones are left out
 AT_ONCE = 50  # lines of a log that are sent together: more of them within PACE can be read by nobody
 MOST = 100  # streams at once
+OF_ONE = MOST // 2  # of them, those of one client
 TICK = 1.0  # seconds between two looks whether a stream has to end
 PACE = 0.25  # seconds between two writes to a stream: what comes meanwhile is sent together
 
@@ -104,7 +105,8 @@ class Streams:
         """`identify` raises once whoever asked may see nothing any more."""
         self._admission = admission
         self._identify = identify
-        self._open = 0
+        self._open: Counter[str] = Counter()
+        """By client."""
 
     async def send(
         self, request: web.Request, news: Callable[[], AsyncIterator[tuple[str, str]]], came: asyncio.Event
@@ -116,12 +118,15 @@ class Streams:
         Raises:
             RateLimited: there are too many.
         """
-        if self._open >= MOST:
-            raise RateLimited(f"more than {MOST} pages are followed: close some", retry_after=10)
+        client = identity_of(request).client
+        if self._open[client] >= OF_ONE or self._open.total() >= MOST:
+            raise RateLimited(
+                f"{MOST} pages can be followed at once, {OF_ONE} of one client: close some", retry_after=10
+            )
         response = web.StreamResponse(headers={**HEADERS, "X-Accel-Buffering": "no"})
         response.content_type = "text/event-stream"
         response.charset = "utf-8"
-        self._open += 1
+        self._open[client] += 1
         try:
             await response.prepare(request)
             await response.write(b": open\n\n")
@@ -138,7 +143,7 @@ class Streams:
         except ConnectionResetError:
             pass  # nobody looks any more
         finally:
-            self._open -= 1
+            self._open[client] -= 1
         return response
 
     def _may_see(self, request: web.Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -53,6 +54,8 @@ MOST = 4 << 20  # bytes of any other form
 FIELDS = 1000  # of a form
 PAGE = 50  # jobs, or runs
 LATEST = 10  # runs of a connector
+FOREVER = "public, max-age=31536000, immutable"
+"""How long a file of the pages is kept: its URL has its version, and no secret is in it."""
 EVERY = 2.0  # seconds between two looks at the numbers of an overview that somebody follows
 _FILTERS = ("state", "connector", "process_instance", "task", "client")
 _OF_RUNS = ("connector", "command", "outcome", "process_instance", "task", "job", "since", "until", "client")
@@ -146,7 +149,10 @@ class Console:
         file = STATIC.get(request.match_info["file"])
         if file is None:
             raise web.HTTPNotFound
-        return web.Response(body=_bytes(file), content_type=KINDS[file.suffix], charset="utf-8")
+        response = web.Response(body=_bytes(file), content_type=KINDS[file.suffix], charset="utf-8")
+        if request.query.get("v") == version_of(file.name):
+            response.headers[hdrs.CACHE_CONTROL] = FOREVER
+        return response
 
     # --- to look
 
@@ -487,7 +493,13 @@ def install(app: web.Application) -> None:
     )
     environment.filters |= {"at": views.at, "seconds": views.seconds}
     environment.tests["of_connector"] = views.is_of_connector
-    environment.globals |= {"csrf": TOKEN, "console": CONSOLE}
+    environment.globals |= {"csrf": TOKEN, "console": CONSOLE, "version_of": version_of}
+
+
+@functools.cache
+def version_of(name: str) -> str:
+    """Return what changes whenever a file of the pages does."""
+    return hashlib.sha256(_bytes(STATIC[name])).hexdigest()[:12]
 
 
 async def _nothing(_request: web.Request) -> web.Response:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import os
 import secrets
 import time
 from collections import OrderedDict
@@ -15,6 +17,7 @@ from aiohttp import hdrs
 from gateway import origins
 from gateway.connectors.clients import digest_of
 from gateway.errors import Forbidden
+from gateway.files import read_file
 from gateway.http.keys import Unauthorized
 from gateway.http.proxies import address_of, base_of
 from gateway.http.routes import CONSOLE
@@ -22,6 +25,8 @@ from gateway.oauth.seal import Seal
 from gateway.sealing import Broken
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aiohttp import web
 
     from gateway.http.keys import Authenticator
@@ -37,6 +42,7 @@ TRIES = 5  # log-ins from one address that may fail
 WINDOW = 300.0  # seconds, within them
 ADDRESSES = 10_000  # that are remembered
 ENDED = 10_000  # sessions that somebody has left, and whose time is not over
+LARGEST_FILE = 1 << 20  # bytes of the file of them
 
 
 class ConsoleSession(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +64,7 @@ class Sessions:
         self._authenticator = authenticator
         self._public = settings.public_url
         self._seal = Seal(settings.oauth.key, settings.state_dir, "console")
-        self._ended: OrderedDict[str, float] = OrderedDict()
+        self._ended = LoggedOut(settings.state_dir / "logged_out")
 
     @property
     def needed(self) -> bool:
@@ -79,17 +85,15 @@ class Sessions:
         session = ConsoleSession(digest=digest, token=secrets.token_urlsafe(24), until=time.time() + LIFE)
         sealed = self._seal.close(msgspec.msgpack.encode(session))
         secure = base_of(request).startswith("https:")
-        response.set_cookie(COOKIE, sealed, max_age=LIFE, path=CONSOLE, httponly=True, samesite="Strict", secure=secure)
+        response.set_cookie(COOKIE, sealed, max_age=LIFE, path=CONSOLE, httponly=True, samesite="Lax", secure=secure)
         return identity
 
     def log_out(self, request: web.Request, response: web.Response) -> None:
         """End the session of a request: its cookie counts no more, whoever has kept it."""
         session = self.session(request)
         if session is not None:
-            self._ended[session.token] = session.until
-            while len(self._ended) > ENDED:
-                self._ended.popitem(last=False)
-        response.del_cookie(COOKIE, path=CONSOLE, httponly=True, samesite="Strict")
+            self._ended.add(session)
+        response.del_cookie(COOKIE, path=CONSOLE, httponly=True, samesite="Lax")
 
     def session(self, request: web.Request) -> ConsoleSession | None:
         """Return the session of a request, whether its key still counts or not."""
@@ -145,6 +149,41 @@ class Sessions:
     def _is_ours(self, request: web.Request, origin: str) -> bool:
         public = self._public or ""
         return origin == base_of(request) or public == origin or public.startswith(f"{origin}/")
+
+
+class LoggedOut:
+    """Sessions that somebody has left, and whose time is not over: in a file, so that no restart opens one again.
+
+    Where the file cannot be used, this process alone knows of them.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._until: dict[str, float] | None = None
+
+    def __contains__(self, token: str) -> bool:
+        """Tell whether a session has been left."""
+        if self._until is None:
+            self._until = self._read()
+        return token in self._until
+
+    def add(self, session: ConsoleSession) -> None:
+        """Remember that one is, also what another process has since written."""
+        known = {**self._read(), **(self._until or {}), session.token: session.until}
+        now = time.time()
+        self._until = dict([one for one in known.items() if one[1] > now][-ENDED:])
+        draft = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as stream:
+                stream.write(msgspec.json.encode(self._until))
+            draft.replace(self._file)
+
+    def _read(self) -> dict[str, float]:
+        try:
+            return msgspec.json.decode(read_file(self._file, most=LARGEST_FILE), type=dict[str, float])
+        except (OSError, msgspec.MsgspecError):
+            return {}
 
 
 class Failures:
