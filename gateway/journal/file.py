@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from base64 import b64decode, b64encode
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.errors import JournalUnavailable
 from gateway.files import check_file
 from gateway.journal.payloads import NOTHING, masked
 from gateway.journal.records import FAILED, RunDetail, RunSummary
@@ -27,15 +30,23 @@ if TYPE_CHECKING:
 VERSION = 1
 BUSY = 2.0  # seconds that another process may have the file locked
 LOOK = 60.0  # seconds between two looks for runs that are too old
-LEAST = 100  # runs that are removed at once
-ROOM = 0.05  # of the size: as much more is removed, so that not every batch has to
+SLICE = 1000  # runs that are removed at once, in a transaction of their own: SQLite's own log has all that one changes
+SLICE_SIZE = 1 << 20  # bytes of them, about
+GIVEN_BACK = 500  # pages of the file that are given back at once
+ROW = 400  # bytes of a run without its log and payload, or so
+PATIENCE = 3.0  # seconds of a search
+STEPS = 100_000  # of SQLite's, between two looks at the time that a search takes
 LOOKED_AT = 300  # entries of an index by which it is judged what it is good for
 SMALL_CACHE = 4096  # KiB
 NAME = 200  # characters of a name, which may be whatever a caller has typed
 MESSAGE = 4096  # characters of a message
-LOG_KEPT = 4 << 20  # bytes that SQLite's own log keeps between two uses
+LOG = (
+    16 << 20
+)  # bytes from which on SQLite's own log is written into the file, or a quarter of the file's, if that is less
+PAGE = 4096  # bytes of one
 
 _COLUMNS = RunSummary.__struct_fields__
+_CLIENT = _COLUMNS.index("client")
 _TYPES = {"began": "REAL", "queue_wait": "REAL", "started": "REAL", "wall": "REAL", "finished": "REAL",
           "cpu_user": "REAL", "cpu_system": "REAL", "peak_rss": "INTEGER", "request_bytes": "INTEGER",
           "result_bytes": "INTEGER", "log_bytes": "INTEGER", "status": "INTEGER"}  # fmt: skip
@@ -51,12 +62,12 @@ _INDEXED = {
     "job": "job, finished",
 }
 """What is asked for is found in its order: the latest first."""
-_SPARSE = {"client": "client", "task": "task_id", "process_instance": "process_instance_id", "job": "job"}
+_SPARSE = {"task": "task_id", "process_instance": "process_instance_id", "job": "job"}
 """What many runs have none of."""
 _SCHEMA = (
     "CREATE TABLE runs (seq INTEGER PRIMARY KEY AUTOINCREMENT, "
     + ", ".join(f"{name} {_TYPES.get(name, 'TEXT')}" for name in _COLUMNS)
-    + ", UNIQUE (id))",
+    + ", size INTEGER, UNIQUE (id))",
     "CREATE TABLE details (seq INTEGER PRIMARY KEY, log TEXT, sent TEXT, result TEXT)",
     *(
         f"CREATE INDEX runs_{name} ON runs ({columns})"
@@ -66,8 +77,8 @@ _SCHEMA = (
     f"PRAGMA user_version = {VERSION}",
 )
 _ADD = (
-    f"INSERT INTO runs ({', '.join(_COLUMNS)}) SELECT "
-    + ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(_COLUMNS)))
+    f"INSERT INTO runs ({', '.join(_COLUMNS)}, size) SELECT "
+    + ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(_COLUMNS) + 1))
     + " FROM json_each(?)"
 )
 _ADD_DETAILS = (
@@ -106,6 +117,8 @@ class RunsFile:
         self._section = section
         self._keys = keys
         self._looked = 0.0
+        self._weights: Counter[str | None] = Counter()
+        """Bytes of each client's runs, or so, once they have to be known."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             self._connection = self._opened()
@@ -119,44 +132,59 @@ class RunsFile:
         """Close it."""
         self._connection.close()
 
-    def add(self, runs: Sequence[Ran], now: float) -> None:
-        """Write runs, all or none of them, and remove what is too old, or too much."""
+    def is_gone(self) -> bool:
+        """Tell whether what is written goes nowhere: the file was removed, or another one put in its place."""
+        try:
+            facts = os.stat(self._path)
+        except OSError:
+            return True
+        return (facts.st_dev, facts.st_ino) != self._place
+
+    def add(self, runs: Sequence[Ran]) -> None:
+        """Write runs, all or none of them, once there is room for them."""
         rows, details = [], []
         latest = {one.id: one for one in runs}
         for one in latest.values():
             written = NOTHING if one.payload is None else masked(one.payload, self._section.payload_size)
-            rows.append(_row(one, written))
-            if one.log or written.sent or written.result:
-                sealed = (self._sealed(one.id, "sent", written.sent), self._sealed(one.id, "result", written.result))
-                details.append((one.id, _plain(one.log), *sealed))
+            detail = (
+                _plain(one.log),
+                self._sealed(one.id, "sent", written.sent),
+                self._sealed(one.id, "result", written.result),
+            )
+            if any(detail):
+                details.append((one.id, *detail))
+            size = ROW + sum(len(part) for part in detail if part)
+            rows.append((*_row(one, written), size))
         added, detailed = _as_json(rows), _as_json(details)
+        self._make_room(2 * len(added) + len(detailed))
         with self._transaction():
             for one in latest.values():
                 if one.again:
-                    self._remove("id = ?", one.id)
-            self._make_room(2 * len(added) + len(detailed))
+                    self._remove(self._execute("SELECT seq, client, size FROM runs WHERE id = ?", one.id))
             self._execute(_ADD, added)
             if details:
                 self._execute(_ADD_DETAILS, detailed)
-        self.look(now)
+        if self._weights:
+            for row in rows:
+                self._weights[row[_CLIENT]] += row[-1]
 
-    def look(self, now: float) -> None:
-        """Remove what is too old by now, once in a while."""
+    def look(self, now: float) -> bool:
+        """Remove some of what is too old by now, or too much, once in a while; tell whether there is more of it."""
         if abs(now - self._looked) < LOOK:
-            return
+            return False
+        if self._remove_oldest("finished < ?", now - self._section.keep) or self._give_back():
+            return True
         self._looked = now
-        with self._transaction():
-            self._remove("finished < ?", now - self._section.keep)
-            self._execute(f"PRAGMA analysis_limit = {LOOKED_AT}")
-            self._execute("ANALYZE")
-        pages, _, page = self._pages()
-        most = self._section.size // page
-        if pages > most:
-            # `execute` takes the first of its steps for all of it, and frees one page.
-            self._connection.executescript(f"PRAGMA incremental_vacuum({pages - most})").close()
+        self._execute(f"PRAGMA analysis_limit = {LOOKED_AT}")
+        self._execute("ANALYZE")
+        return False
 
     def select(self, wanted: Wanted, limit: int, offset: int) -> list[RunSummary]:
-        """Return runs, the latest first."""
+        """Return runs, the latest first.
+
+        Raises:
+            JournalUnavailable: too many have to be looked at, one by one.
+        """
         values = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
         parts = [_FILTERS[name] for name in values]
         if wanted.outcome == FAILED:
@@ -167,7 +195,8 @@ class RunsFile:
             values["number"] = instance
         where = f" WHERE {' AND '.join(parts)}" if parts else ""
         statement = _LIST.format(told=_TOLD, where=where, order=_ORDER)
-        [(text,)] = self._execute(statement, {**values, "limit": limit, "offset": offset})
+        with self._patience():
+            [(text,)] = self._execute(statement, {**values, "limit": limit, "offset": offset})
         return _summaries.decode(text)
 
     def find(self, name: str) -> RunDetail | None:
@@ -194,11 +223,14 @@ class RunsFile:
         """Make the file, readable for us alone."""
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600))
         check_file(self._path)
+        facts = os.stat(self._path)
+        self._place = (facts.st_dev, facts.st_ino)
         connection = sqlite3.connect(self._path, timeout=BUSY, isolation_level=None, check_same_thread=False)
         try:
+            log = min(LOG, self._section.size // 4)
             for pragma in (
-                "auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL",
-                f"journal_size_limit = {LOG_KEPT}", f"cache_size = -{SMALL_CACHE}",
+                f"page_size = {PAGE}", "auto_vacuum = INCREMENTAL", "journal_mode = WAL", "synchronous = NORMAL",
+                f"wal_autocheckpoint = {log // PAGE}", f"journal_size_limit = {log}", f"cache_size = -{SMALL_CACHE}",
             ):  # fmt: skip
                 connection.execute(f"PRAGMA {pragma}").close()
             connection.execute("BEGIN IMMEDIATE")
@@ -238,32 +270,75 @@ class RunsFile:
         with contextlib.closing(self._connection.execute(statement, values)) as cursor:
             return cursor.fetchall()
 
-    def _remove(self, which: str, value: Any) -> None:
-        self._execute(f"DELETE FROM details WHERE seq IN (SELECT seq FROM runs WHERE {which})", value)
-        self._execute(f"DELETE FROM runs WHERE {which}", value)
+    @contextlib.contextmanager
+    def _patience(self) -> Any:
+        """Give up a search that takes too long: while it lasts nothing is written."""
+        until = time.monotonic() + PATIENCE
+        self._connection.set_progress_handler(lambda: time.monotonic() > until, STEPS)
+        try:
+            yield
+        except sqlite3.OperationalError as problem:
+            if getattr(problem, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+                raise
+            raise JournalUnavailable(
+                f"the search took longer than {PATIENCE:g} s: ask for fewer runs (since)"
+            ) from None
+        finally:
+            self._connection.set_progress_handler(None, 0)
+
+    def _remove(self, rows: Sequence[tuple[int, str | None, int]]) -> None:
+        """Remove runs: the number, the client and the size of each."""
+        gone = msgspec.json.encode([seq for seq, _, _ in rows]).decode()
+        for table in ("details", "runs"):
+            self._execute(f"DELETE FROM {table} WHERE seq IN (SELECT value FROM json_each(?))", gone)
+        for _, client, size in rows:
+            if client in self._weights:
+                self._weights[client] -= size
+
+    def _remove_oldest(self, which: str, value: Any) -> bool:
+        """Remove the oldest runs of a kind, a slice of them; tell whether there were any."""
+        with self._transaction():
+            rows = self._execute(
+                f"SELECT seq, client, size FROM runs WHERE {which} ORDER BY finished, seq LIMIT {SLICE}", value
+            )
+            total = 0
+            for count, (_, _, size) in enumerate(rows, 1):
+                total += size
+                if total >= SLICE_SIZE:
+                    del rows[count:]
+                    break
+            self._remove(rows)
+        return bool(rows)
 
     def _make_room(self, more: int) -> None:
-        """Remove the oldest runs until so many bytes find room."""
-        size = self._section.size
-        pages, free, page = self._pages()
-        used = (pages - free) * page
-        if used + more <= size:
-            return
-        while used + more > size * (1 - ROOM):
-            [(first, last)] = self._execute("SELECT min(seq), max(seq) FROM runs")
-            if first is None:
-                return
-            share = (used + more - size * (1 - ROOM)) / used
-            self._remove("seq < ?", first + max(LEAST, int((last - first) * share)))
-            pages, free, page = self._pages()
-            used = (pages - free) * page
+        """Remove the oldest runs of whichever client has most of the file, until so many bytes find room."""
+        while self._used() + more > self._section.size:
+            if not self._weights:
+                self._weights.update(dict(self._execute("SELECT client, sum(size) FROM runs GROUP BY client")))
+                if not self._weights:
+                    return
+            [(heaviest, _)] = self._weights.most_common(1)
+            if not self._remove_oldest("client IS ?", heaviest):
+                self._weights.clear()  # another gateway has removed them
 
-    def _pages(self) -> tuple[int, int, int]:
-        """Return how many pages there are, how many are free, and the bytes of one."""
-        pages, free, page = (
-            self._execute(f"PRAGMA {one}")[0][0] for one in ("page_count", "freelist_count", "page_size")
-        )
-        return pages, free, page
+    def _used(self) -> int:
+        """Return the bytes of the file that hold something."""
+        pages, free = self._pages()
+        return (pages - free) * PAGE
+
+    def _give_back(self) -> bool:
+        """Make the file smaller by some pages, if it is larger than it may be; tell whether it was."""
+        pages, free = self._pages()
+        over = min(pages - self._section.size // PAGE, free, GIVEN_BACK)
+        if over > 0:
+            # `execute` takes the first of its steps for all of it, and frees one page.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({over})").close()
+        return over > 0
+
+    def _pages(self) -> tuple[int, int]:
+        """Return how many pages there are, and how many of them are free."""
+        [(pages,)], [(free,)] = self._execute("PRAGMA page_count"), self._execute("PRAGMA freelist_count")
+        return pages, free
 
     def _sealed(self, name: str, column: str, text: bytes | None) -> str | None:
         if text is None or not self._keys:

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 FILE = "runs.sqlite"
 QUEUE = 16 << 20  # bytes of runs that wait at most; what comes then is dropped, and counted
-BATCH = 2000  # runs that are written at once
+BATCH = 1000  # runs that are written at once
+BATCH_SIZE = 2 << 20  # bytes of them, about
 FACTS = 1000  # bytes of all that is small of a run, or somewhat less
+LOOK = 60.0  # seconds after which to look for what is too old, where nothing happens
 GATHER = 0.25  # seconds from a run to its write, for others that come meanwhile: waking the thread costs
 AGAIN = 5.0  # seconds until the next try to open a file that could not be opened
 PATIENCE = 10.0  # seconds for an answer
@@ -157,56 +159,82 @@ class Journal:
 
     def _tell(self, problem: str | None) -> None:
         """Say once that something is the matter, and once that it is over; in the loop's thread."""
-        if (problem is None) == (self.problem is None):
+        before, self.problem = self.problem, problem
+        if (problem is None) == (before is None):
             return
-        self.problem = problem
         self._publish(JournalChanged(ok=problem is None, reason=problem or "", dropped=self.dropped))
 
     # --- in the thread
 
     def _main(self) -> None:
+        more = False
         while not (self._closing and not self._queue and not self._asked):
             self._idle = True
-            if not (self._queue or self._asked or self._closing):
-                self._wake.wait()
+            if not (self._queue or self._asked or self._closing or more):
+                self._wake.wait(None if self._file is None else LOOK)
             self._wake.clear()
             self._idle = False
-            if not (self._asked or self._closing):
+            if self._queue and not (self._asked or self._closing):
                 self._hurry.wait(GATHER)
             self._hurry.clear()
-            asked = [self._asked.popleft() for _ in range(len(self._asked))]
-            for _ in range(-(-len(self._queue) // BATCH)):  # also what has come before somebody asked
-                self._write()
-            for question, future in asked:
+            self._write_all()
+            more = self._look()
+            for _ in range(len(self._asked)):
+                question, future = self._asked.popleft()
+                self._write_all()  # what has come before somebody asked; and meanwhile nothing waits for long
                 self._answer(question, future)
         if self._file is not None:
             self._file.close()
 
-    def _write(self) -> None:
-        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+    def _write_all(self) -> None:
+        """Write what is queued by now."""
+        left = len(self._queue)
+        while left > 0:
+            left -= self._write()
+
+    def _write(self) -> int:
+        """Write a batch of what is queued; return how many runs that were."""
+        batch: list[Ran] = []
+        size = 0
+        while self._queue and len(batch) < BATCH and size < BATCH_SIZE:
+            batch.append(self._queue.popleft())
+            size += batch[-1].size
         try:
-            self._opened().add(batch, self._now())
+            self._opened().add(batch)
             problem = None
         except Exception as failure:  # noqa: BLE001 - whatever it is, the runs of the next batch may be written
             problem = self._failed(failure)
-        size = sum(one.size for one in batch)
         self._taken += size
         self._soon(self._written, problem, len(batch))
+        return len(batch)
+
+    def _look(self) -> bool:
+        """Remove some of what is too old, or too much; tell whether there is more. What cannot be is tried again."""
+        try:
+            return self._file is not None and self._file.look(self._now())
+        except Exception as failure:  # noqa: BLE001 - the next write tells
+            self._failed(failure)
+            return False
 
     def _answer(self, question: Callable[[RunsFile], Any], future: asyncio.Future[Any]) -> None:
         try:
             found = question(self._opened())
+        except JournalUnavailable as problem:
+            self._soon(_fail, future, problem)
         except Exception as failure:  # noqa: BLE001 - whoever asked hears of it
             self._soon(_fail, future, JournalUnavailable(f"the journal cannot be read: {self._failed(failure)}"))
         else:
             self._soon(_settle, future, found)
 
     def _opened(self) -> RunsFile:
-        """Open the file when it is first needed, and again when it was damaged.
+        """Open the file when it is first needed, and again when it was damaged or is not there any more.
 
         Raises:
             OSError, sqlite3.Error: it cannot be.
         """
+        if self._file is not None and self._file.is_gone():
+            self._file.close()
+            self._file = None
         if self._file is None:
             if time.monotonic() - self._tried < AGAIN and self.problem is not None and not self._closing:
                 raise OSError(0, self.problem)

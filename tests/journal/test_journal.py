@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -83,6 +85,26 @@ async def test_the_clock_says_what_is_too_old(kept: Kept) -> None:
     kept.now += 8 * 86_400
     kept.journal.put(ran("b", at=kept.now))
     assert await kept.names() == ["b"]
+
+
+async def test_what_is_too_old_goes_although_nothing_happens(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LOOK", 0.01)
+    kept.journal.put(ran("a"))
+    assert await kept.names() == ["a"]
+    kept.now += 8 * 86_400
+
+    with contextlib.closing(sqlite3.connect(kept.path)) as other:
+        await eventually(lambda: other.execute("SELECT count(*) FROM runs").fetchall() == [(0,)])
+
+
+async def test_a_folder_that_is_removed_meanwhile_is_made_anew(kept: Kept) -> None:
+    kept.journal.put(ran("lost"))
+    assert await kept.names() == ["lost"]
+    shutil.rmtree(kept.path.parent.parent)
+    kept.journal.put(ran("kept"))
+    assert await kept.names() == ["kept"]
+    assert kept.path.exists()
+    assert kept.journal.problem is None
 
 
 @contextlib.contextmanager
