@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.diagnosis import cause_of, gist, log_of, telling
 from gateway.observe.outcomes import PastRun
 from gateway.units import Duration, Size
 
@@ -255,19 +256,10 @@ def _of_client(facts: ClientFacts, now: datetime.datetime) -> Iterator[Concern]:
 
 
 def _of_connector(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Concern]:
-    reason = facts.reason or ""
     if facts.state == "quarantined":
-        yield Concern(
-            severity=Severity.ERROR, kind="quarantined", subject=facts.name,
-            text=f"it cannot be served: {reason}",
-            remedy=_BUILD if "gateway install" in reason else "mend that (gateway check tries it); it heals by itself",
-        )  # fmt: skip
+        yield _quarantined(facts.name, facts.reason or "")
     if facts.circuit is not None:
-        yield Concern(
-            severity=Severity.ERROR, kind="circuit_open", subject=facts.name,
-            text=f"it fails to start, or crashes, again and again, so calls are refused: {facts.circuit}",
-            remedy="its log has why (gateway test calls it here); it is tried again by itself",
-        )  # fmt: skip
+        yield _left_alone(facts, now)
     if facts.queue and facts.queued >= FULL * facts.queue:
         full = facts.queued >= facts.queue
         yield Concern(
@@ -283,41 +275,87 @@ def _of_connector(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Con
         yield Concern(severity=Severity.NOTICE, kind="connector_notice", subject=facts.name, text=text)
 
 
+def _quarantined(name: str, reason: str) -> Concern:
+    """Tell why a connector cannot be served; of a log in its reason, the line that says most."""
+    cause = cause_of(log_of(reason))
+    remedy = "mend that (gateway check tries it); it heals by itself" if cause is None else cause.remedy
+    if "gateway install" in reason:
+        remedy = _BUILD
+    why = f"what it needs is {reason}" if reason.startswith("not installed") else gist(reason)
+    return Concern(
+        severity=Severity.ERROR, kind="quarantined", subject=name,
+        text=f"{'' if cause is None else f'{cause.text}, so '}it cannot be served: {why}", remedy=remedy,
+    )  # fmt: skip
+
+
+def _left_alone(facts: ConnectorFacts, now: datetime.datetime) -> Concern:
+    """Tell why a connector's circuit is open, with what its latest run that broke wrote."""
+    latest = next((one for one in facts.last if one.outcome in _BREAKS and now - one.at < LATELY), None)
+    log = log_of(latest.message or "") if latest is not None else ""
+    cause, line = cause_of(log), telling(log)
+    return Concern(
+        severity=Severity.ERROR, kind="circuit_open", subject=facts.name,
+        text=f"{'' if cause is None else f'{cause.text}; '}it crashes, or cannot be started, again and again, so calls"
+        f" are refused: {facts.circuit}{f': {line}' if line else ''}{_request(latest)}",
+        remedy=cause.remedy if cause is not None
+        else "its log has why (gateway test calls it here); it is tried again by itself",
+    )  # fmt: skip
+
+
 _BUILD = "run that command; what is built is taken by itself"
 _OWN = {"error", "raised"}
 """Outcomes of connectors' own: one among others is their business."""
 _IGNORED = {"cancelled", "invalid_parameters", "command_not_found", "gateway_draining", "connector_unavailable"}
 """Outcomes that say nothing of a connector."""
-_REMEDIES = {
-    "connector_out_of_memory": "raise its max_memory, or have it take less",
-    "connector_timeout": "see what it waits for in its log, or raise its timeout",
-    "connector_busy": "find why its calls take so long, or raise its concurrency and queue",
-    "connector_crashed": "its log has what it wrote before it died",
-    "connector_start_failed": "gateway check says what is missing",
-    "connector_failed": "its log has why; the exit status is in the line of the run",
-    "connector_invalid_output": "gateway test says what is wrong with its answers",
-    "error": "the service behind it, or a secret of its own, may be wrong: its answer and its log say",
-    "raised": "its code fails, for a secret or a service perhaps: its log has the traceback",
+_BREAKS = {"connector_crashed", "connector_start_failed"}
+"""Outcomes that open circuits."""
+_CLEAR = {"connector_out_of_memory", "connector_timeout", "connector_busy"}
+"""Outcomes that say enough: what a run wrote before is not why."""
+_CURES = {
+    "connector_out_of_memory": ("it runs out of memory", "raise its max_memory, or have it take less"),
+    "connector_timeout": ("it is too slow", "see what it waits for in its log, or raise its timeout"),
+    "connector_busy": (
+        "more calls come than it takes",
+        "find why its calls take so long, or raise its concurrency and queue",
+    ),
+    "connector_crashed": ("it crashes", "its log has what it wrote before it died"),
+    "connector_start_failed": ("it cannot be started", "gateway check says what is missing"),
+    "connector_failed": ("it fails", "its log has why; the exit status is in the line of the run"),
+    "connector_invalid_output": ("its answers cannot be read", "gateway test says what is wrong with its answers"),
+    "error": (
+        "it answers with errors",
+        "the service behind it, or a secret of its own, may be wrong: its answer and its log say",
+    ),
+    "raised": ("its code fails", "its log has the traceback; a secret or a service may be wrong"),
 }
+"""What outcomes mean, and what to do, where a run's own words tell no more."""
+_ANY = ("its calls fail", "docs/errors.md has the cure of each code")
 
 
 def _of_outcomes(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Concern]:
-    """Tell where the latest runs fail: the half of them, or all where a connector told so itself."""
+    """Tell where the latest runs fail: half of them, or all where a connector told so itself, or there are few."""
     runs = [one for one in facts.last if now - one.at < LATELY and one.outcome not in _IGNORED]
     bad = Counter(one.outcome for one in runs if one.outcome != "ok")
     total = sum(bad.values())
-    if not runs or total < FEW or 2 * total < len(runs):
+    if not total or 2 * total < len(runs):
+        return
+    if total < FEW and (total < len(runs) or bad.keys() & _OWN):
         return
     [(outcome, times), *_] = bad.most_common(1)
     latest = next(one for one in runs if one.outcome == outcome)
     if bad.keys() <= _OWN and total < len(runs):
         return
+    words, remedy = _CURES.get(outcome, _ANY)
+    if outcome not in _CLEAR:
+        said = f"{latest.error_code or ''}\n{latest.message or ''}" if outcome in _OWN else latest.message or ""
+        words, remedy = cause_of(said) or (words, remedy)
+    calls = f"{times} of its latest {len(runs)} calls" if len(runs) > 1 else "its latest call"
     code = f" ({latest.error_code})" if outcome in _OWN and latest.error_code else ""
     yield Concern(
-        severity=Severity.ERROR, kind="failing", subject=facts.name,
-        text=f"{times} of its latest {len(runs)} calls ended with {outcome}{code}, the last {_ago(latest.at, now)}"
-        f" (request {latest.request_id})",
-        remedy=_REMEDIES.get(outcome, "docs/errors.md has the cure of each code"),
+        severity=Severity.ERROR if total >= FEW else Severity.WARNING, kind="failing", subject=facts.name,
+        text=f"{words}: {calls} ended with {outcome}{code}, the last"
+        f" {_ago(latest.at, now)}{f': {gist(latest.message)}' if latest.message else ''}{_request(latest)}",
+        remedy=remedy,
     )  # fmt: skip
 
 
@@ -329,10 +367,11 @@ def _of_times(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Concern
     if len(slow) < FEW or 2 * len(slow) < len(runs):
         return
     worst = max(slow, key=lambda one: one.wall / allowed[one.command])
+    took = f"{worst.command} up to {Duration(round(worst.wall, 1))} of {Duration(allowed[worst.command])}"
     yield Concern(
         severity=Severity.WARNING, kind="slow", subject=facts.name,
-        text=f"{len(slow)} of its latest {len(runs)} calls took more than half of their timeout: {worst.command} up to"
-        f" {Duration(round(worst.wall, 1))} of {Duration(allowed[worst.command])} (request {worst.request_id})",
+        text=f"it is slow: {len(slow)} of its latest {len(runs)} calls took more than half of their timeout: {took}"
+        + _request(worst),
         remedy="see what it waits for in its log; raise its timeout, or have it run as a job (async)",
     )  # fmt: skip
 
@@ -367,6 +406,10 @@ def _listed(names: Sequence[str]) -> str:
 def _ends(moment: datetime.datetime, now: datetime.datetime) -> str:
     day = moment.date().isoformat()
     return f"has ended ({day})" if moment <= now else f"ends in {_many((moment - now).days, 'day')} ({day})"
+
+
+def _request(run: PastRun | None) -> str:
+    return "" if run is None else f" (request {run.request_id})"
 
 
 def _ago(moment: datetime.datetime, now: datetime.datetime) -> str:

@@ -115,11 +115,14 @@ def test_a_build_that_is_missing_is_told_with_its_command() -> None:
     [
         (
             ["connector_out_of_memory"] * 3,
-            "3 of its latest 3 calls ended with connector_out_of_memory, the last 1m ago",
+            "it runs out of memory: 3 of its latest 3 calls ended with connector_out_of_memory, the last 1m ago",
         ),
         (["connector_timeout", "ok", "connector_timeout", "ok", "connector_timeout", "ok"], "3 of its latest 6"),
         (["connector_timeout", "ok", "ok", "ok", "connector_timeout", "ok", "connector_timeout"], None),
-        (["connector_timeout"] * 2, None),
+        (["connector_timeout"] * 2, "it is too slow: 2 of its latest 2 calls ended with connector_timeout"),
+        (["connector_failed"], "it fails: its latest call ended with connector_failed"),
+        (["connector_timeout", "ok"], None),
+        (["error"] * 2, None),
         (["error"] * 3, "3 of its latest 3 calls ended with error (401)"),
         (["error"] * 3 + ["ok"], None),
         (["raised", "raised", "error"], "2 of its latest 3 calls ended with raised (401)"),
@@ -133,10 +136,36 @@ def test_a_connector_that_fails_is_told_by_what_it_mostly_ends_with(outcomes: li
     assert told is None or told in found[0].text
 
 
+def test_few_calls_that_fail_are_a_warning_and_more_of_them_an_error() -> None:
+    assert [of_connector(last=past(*["connector_failed"] * number))[0].severity for number in (1, 2, 3)] == [
+        Severity.WARNING,
+        Severity.WARNING,
+        Severity.ERROR,
+    ]
+
+
+def test_what_the_latest_one_said_is_told_and_what_it_tells_of_the_cause() -> None:
+    said = "fax/Go failed with exit status 1; stderr: Traceback\nModuleNotFoundError: No module named 'six'"
+    last = [msgspec.structs.replace(one, message=said) for one in past(*["connector_failed"] * 3)]
+    [one] = of_connector(last=last)
+    assert one.text.startswith("it lacks a package or program, six: 3 of its latest 3 calls")
+    assert one.text.endswith("exit status 1: ModuleNotFoundError: No module named 'six' (request r0)")
+    assert one.remedy.startswith("add six to")
+    broken = [msgspec.structs.replace(one, outcome="connector_crashed") for one in last]
+    [one] = of_connector(circuit="died of SIGABRT", last=[*past("connector_unavailable"), *broken])
+    assert one.text.startswith("it lacks a package or program, six; it crashes")
+    assert "died of SIGABRT: ModuleNotFoundError" in one.text
+    assert one.remedy.startswith("add six to")
+
+
 @pytest.mark.parametrize(
     ("walls", "outcome", "told"),
     [
-        ([6.0, 5.0, 9.04], "ok", "3 of its latest 3 calls took more than half of their timeout: Go up to 9s of 10s"),
+        (
+            [6.0, 5.0, 9.04],
+            "ok",
+            "it is slow: 3 of its latest 3 calls took more than half of their timeout: Go up to 9s of 10s",
+        ),
         ([6.0, 5.0, 9.0, 1.0, 1.0, 1.0, 1.0], "ok", None),
         ([6.0, 5.0], "ok", None),
         ([4.9, 4.9, 4.9, 4.9], "ok", None),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KEPT = 10
+SAID = 1000  # characters of a message
 
 
 class PastRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +28,8 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True):
     error_code: str | None
     wall: float
     request_id: str
+    message: str | None = None
+    """What it said at its end: so many characters of it."""
 
 
 class Recent:
@@ -66,6 +69,7 @@ class Recent:
                 error_code=run.error_code,
                 wall=run.wall,
                 request_id=run.request_id,
+                message=run.message and run.message[:SAID],
             )
             for at, run in reversed(sorted(found, key=operator.itemgetter(0))[-KEPT:])
         ]

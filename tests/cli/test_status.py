@@ -51,9 +51,9 @@ async def test_what_is_wrong_comes_first_in_words_with_what_to_do(site: Site) ->
     assert head.startswith("gateway ")
     assert " is serving " in head
     for wanted in (
-        r"error crash: .* again and again, .*: died of SIGKILL",
+        r"error crash: .* again and again, .*: died of SIGKILL \(request .*\)",
         r"error gone: it cannot be served: no-such-program not found.*",
-        r"error told: 5 of its latest 5 calls ended with error \(Unauthorized\), the last .*",
+        r"error told: a service refuses it, perhaps for a wrong secret: 5 of its latest 5 calls ended with error \(Unauthorized\), the last .*: bad password \(request .*",
     ):
         [at] = [number for number, line in enumerate(lines) if re.fullmatch(wanted, line)]
         assert lines[at + 1].startswith("    "), wanted

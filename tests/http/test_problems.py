@@ -6,9 +6,10 @@ import asyncio
 import datetime
 from typing import TYPE_CHECKING, Any
 
+from tests import five_ways
 from tests.jobs.support import Backend, caller
 from tests.observe.test_metrics import scraped, value
-from tests.support import Server, Site, eventually, served
+from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,31 +125,41 @@ async def test_a_full_queue_and_a_file_that_cannot_be_used_are_told_while_they_l
 
 
 async def test_a_connector_that_is_broken_in_five_ways_is_named_with_each(site: Site) -> None:
-    site.script("crash.sh", "kill -9 $$")
-    site.script("wrong.sh", """echo '{"error": {"error_code": "401", "message": "bad password"}}'""")
-    site.script("slow.sh", "sleep 1.2; echo 1")
-    site.python("fat.py", "kept = b'x' * (400 << 20)\nprint(1)\n")
-    commands = "commands: {Go: {}}"
-    site.configure(
-        f"""
-        package: {{runtime: python, requirements: [six], module: six}}
-        secret: {{run: [./wrong.sh], {commands}}}
-        crash: {{run: [./crash.sh], {commands}}}
-        slow: {{run: [./slow.sh], timeout: 2s, {commands}}}
-        memory: {{run: [./fat.py], max_memory: 64MiB, {commands}}}
-        works: {{run: [cat], {commands}}}
-        """
-    )
+    site.configure(five_ways.write(site))
     async with served(site) as gateway:
-        for name in ("secret", "crash", "slow", "memory", "works"):
-            await asyncio.gather(*(gateway.do(f"{name}/Go") for _ in range(5)))
+        await five_ways.call(gateway)
         found = await problems(gateway)
+        told = " ".join(cli(site, "status", "--url", gateway.url).stdout.split())
     worst = {where: one for where, one in found.items() if one["severity"] != "notice" and one["subject"] != "sandbox"}
     # On a machine that is busy a slow one may be cut.
     kinds = {subject: kind for kind, subject in worst}
-    assert kinds.pop("slow") in {"slow", "failing"}
-    assert kinds == {"package": "quarantined", "secret": "failing", "crash": "circuit_open", "memory": "failing"}
-    assert "gateway install package" in worst["quarantined", "package"]["text"]
-    assert "ended with error (401)" in worst["failing", "secret"]["text"]
-    assert "connector_out_of_memory" in worst["failing", "memory"]["text"]
-    assert "max_memory" in worst["failing", "memory"]["remedy"]
+    assert kinds.pop("archive") in {"slow", "failing"}
+    assert kinds == {"ledger": "quarantined", "crm": "failing", "fax": "circuit_open", "reports": "failing"}
+    for (_, subject), one in worst.items():
+        assert five_ways.WAYS[subject] in one["text"]
+        assert one["remedy"]
+        assert five_ways.WAYS[subject] in told
+    assert "ended with error (401)" in worst["failing", "crm"]["text"]
+    assert "invalid API key" in worst["failing", "crm"]["text"]
+    assert "cannot open /dev/modem" in worst["circuit_open", "fax"]["text"]
+    assert "connector_out_of_memory" in worst["failing", "reports"]["text"]
+    assert "max_memory" in worst["failing", "reports"]["remedy"]
+
+
+async def test_a_package_that_is_missing_is_named_wherever_it_is_missed(site: Site) -> None:
+    site.python("described.py", "import nowhere_to_be_found\n")
+    site.configure(
+        """
+        described: {run: [./described.py]}
+        called: {run: [./described.py], commands: {Go: {}}}
+        """
+    )
+    async with served(site) as gateway:
+        await gateway.do("called/Go")
+        found = await problems(gateway)
+    described, called = found["quarantined", "described"], found["failing", "called"]
+    for one in (described, called):
+        assert one["text"].startswith("it lacks a package or program, nowhere_to_be_found")
+        assert "Traceback" not in one["text"]
+        assert one["remedy"].startswith("add nowhere_to_be_found to")
+    assert (described["severity"], called["severity"]) == ("error", "warning")  # the latter: one call is not much
