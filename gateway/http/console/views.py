@@ -43,6 +43,7 @@ ROWS = 50  # connectors on a page of the overview
 KEPT = 1.0  # seconds for which what is wrong is known, however many look
 SHOWN = 300  # characters of a setting
 HIDDEN = "hidden"
+_VERDICTS = {Verdict.DONE: "delivered", Verdict.AGAIN: "to be tried again", Verdict.DEAD: "given up"}
 _NONE = Tally({})
 
 
@@ -124,7 +125,7 @@ class Views:
         """Return a page of it: `?q=&page=`. What is in trouble comes first."""
         client = seen_client(request)
         wrong, tallies = await self._what_is_wrong(client), self._metrics.tallies(client)
-        troubled = {one.subject for one in wrong if is_of_connector(one) and one.severity is not Severity.NOTICE}
+        troubled = {one.subject: one.kind for one in reversed(wrong) if _is_trouble(one)}
         statuses, wanted = self.statuses(request), request.query.get("q", "").lower()
         names = [name for name in statuses if wanted in name.lower()]
         names.sort(key=lambda name: (name not in troubled, name))
@@ -136,7 +137,7 @@ class Views:
             wrong=wrong,
             trends=await self._trends(None, client, running, queued),
             rows=[
-                self._row(name, statuses[name], tallies.get(statuses[name].name, _NONE), client)
+                self._row(name, statuses[name], tallies.get(statuses[name].name, _NONE), client, troubled)
                 for name in names[(page - 1) * ROWS : page * ROWS]
             ],
             connectors=len(names),
@@ -148,11 +149,13 @@ class Views:
     async def connector(self, request: web.Request, name: str, status: Status) -> dict[str, Any]:
         """Return what the page of a connector shows."""
         client, connector = seen_client(request), status.connector
+        wrong = [one for one in await self._what_is_wrong(client) if is_of_connector(one) and one.subject == name]
+        troubled = {one.subject: one.kind for one in reversed(wrong) if _is_trouble(one)}
         told = self._gateway.pools.told(connector.launch) if connector is not None else None
         return {
-            "row": self._row(name, status, self._metrics.tallies(client).get(status.name, _NONE), client),
+            "row": self._row(name, status, self._metrics.tallies(client).get(status.name, _NONE), client, troubled),
             "trends": await self._trends(status.name, client, *self._load(status, client)),
-            "wrong": [one for one in await self._what_is_wrong(client) if is_of_connector(one) and one.subject == name],
+            "wrong": wrong,
             "description": connector.description if connector is not None else None,
             "runtime": connector.runtime if connector is not None else None,
             "mode": told[0] if told is not None else None,
@@ -184,12 +187,16 @@ class Views:
             return lane.running, lane.queued
         return lane.running_of(client), lane.waiting_of(client)
 
-    def _row(self, name: str, status: Status, tally: Tally, client: str | None) -> ConnectorRow:
+    def _row(
+        self, name: str, status: Status, tally: Tally, client: str | None, troubled: Mapping[str, str]
+    ) -> ConnectorRow:
         state, reason = status.state.value, status.reason or ""
         if status.connector is not None and status.state is ConnectorState.READY:
             circuit = self._gateway.invoker.trouble_of(status.connector, client)
             if circuit is not None:
                 state, reason = f"circuit {circuit.state.value}", circuit.reason or ""
+            elif name in troubled:
+                state = troubled[name].replace("_", " ")
         in_flight, queued = self._load(status, client)
         return ConnectorRow(
             name=name,
@@ -242,6 +249,10 @@ def is_of_connector(one: Concern) -> bool:
     return one.kind in OF_CONNECTORS
 
 
+def _is_trouble(one: Concern) -> bool:
+    return is_of_connector(one) and one.severity is not Severity.NOTICE
+
+
 def seen_client(request: web.Request) -> str | None:
     """Return whose runs whoever asks may see; None: everybody's."""
     identity = identity_of(request)
@@ -261,7 +272,7 @@ def waterfall(run: RunSummary, tries: Sequence[Attempt]) -> list[RunStep]:
         parts.append(("start", run.queue_wait, max(0.0, run.started - run.queue_wait), "told", ""))
         parts.append(("run", run.started, run.wall, "good" if run.outcome == "ok" else "bad", run.outcome))
     for number, one in enumerate(tries, 1):
-        came_to = " ".join(str(part) for part in (one.verdict.value, one.status, one.reason) if part)
+        came_to = f"{_VERDICTS[one.verdict]}: {one.reason or one.status or ''}".rstrip(": ")
         kind = "good" if one.verdict is Verdict.DONE else "bad"
         parts.append((f"callback {number}", max(0.0, one.at - run.began), one.took, kind, came_to))
     whole = max(begun + took for _, begun, took, _, _ in parts)
