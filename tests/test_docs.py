@@ -322,6 +322,7 @@ WHO = {
     Access.TYPEAHEAD: "`gateway.typeahead`",
     Access.CONSOLE: "console",
     Access.CONSOLE_CALL: "console, call",
+    Access.CONSOLE_OPERATOR: "console, operator",
 }
 
 

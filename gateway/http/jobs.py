@@ -134,18 +134,24 @@ class JobHandlers:
 
     async def purge(self, request: web.Request) -> web.Response:
         """Remove jobs that ended: `?older_than=7d&state=`."""
-        state = _state(request.query.get("state"))
-        if state in OPEN:
-            raise InvalidRequest(f"a job that is {request.query['state']} has not ended: cancel it first")
-        try:
-            older_than = Duration.parse(request.query.get("older_than"))
-        except ValueError as problem:
-            raise InvalidRequest(f"older_than: {problem}") from problem
-        if older_than > OLDEST:
-            raise InvalidRequest("older_than is more than 100 years")
-        removed = await self._jobs().purge(older_than=float(older_than), state=state)
+        return json_response({"removed": await self.purged(request, request.query)})
+
+    async def purged(self, request: web.Request, query: Mapping[str, str]) -> int:
+        """Remove the jobs that a query names, and return how many.
+
+        Raises:
+            InvalidRequest: it makes no sense.
+            JobsUnavailable: their store does not answer.
+        """
+        older_than, state = _ended(query)
+        removed = await self._jobs().purge(older_than=older_than, state=state)
         note(request, count=removed)
-        return json_response({"removed": removed})
+        return removed
+
+    async def purgeable(self, query: Mapping[str, str], most: int) -> int:
+        """Return how many jobs `purged` would remove, at most so many. Raises what it does."""
+        older_than, state = _ended(query)
+        return await self._jobs().count_ended(older_than=older_than, state=state, most=most)
 
     async def status(self, request: web.Request) -> JobStatus:
         """Return the job that a request names.
@@ -221,6 +227,24 @@ def _state(text: str | None) -> JobState | None:
     except ValueError:
         known = ", ".join(state.value for state in JobState)
         raise InvalidRequest(f"state is one of {known}") from None
+
+
+def _ended(query: Mapping[str, str]) -> tuple[float, JobState | None]:
+    """Read which jobs are to be removed: those that ended so many seconds ago, and in this state; None: in any.
+
+    Raises:
+        InvalidRequest: the query makes no sense.
+    """
+    state = _state(query.get("state"))
+    if state in OPEN:
+        raise InvalidRequest(f"a job that is {query['state']} has not ended: cancel it first")
+    try:
+        older_than = Duration.parse(query.get("older_than"))
+    except ValueError as problem:
+        raise InvalidRequest(f"older_than: {problem}") from problem
+    if older_than > OLDEST:
+        raise InvalidRequest("older_than is more than 100 years")
+    return float(older_than), state
 
 
 def read_number(text: str | None, default: int, name: str) -> int:

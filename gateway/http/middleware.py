@@ -40,10 +40,13 @@ ROLES = {
     Access.CALL: (Role.CALLER, Role.OPERATOR),
     Access.CONSOLE: READERS,
     Access.CONSOLE_CALL: (Role.CALLER, Role.OPERATOR),
+    Access.CONSOLE_OPERATOR: (Role.OPERATOR,),
     Access.TYPEAHEAD: (Role.CALLER, Role.OPERATOR),
     Access.OPERATOR: (Role.OPERATOR,),
 }
 """Who may use routes for which a key is asked."""
+PAGES = frozenset({Access.CONSOLE, Access.CONSOLE_CALL, Access.CONSOLE_OPERATOR})
+"""For which the cookie of a session is asked, and no key."""
 VISITOR = Identity(role=Role.CALLER)
 VISITORS = {Access.METRICS: Identity(role=Role.VIEWER), Access.TYPEAHEAD: VISITOR}
 """As whom they are used without one, where the settings let that be."""
@@ -178,7 +181,7 @@ class _Doors:
         if not self._authenticator.needed:
             self._strangers.refuse(request)
             return ANYBODY
-        if access in {Access.CONSOLE, Access.CONSOLE_CALL}:
+        if access in PAGES:
             return self._sessions.identify(request)
         return self._authenticator.identify(request)
 

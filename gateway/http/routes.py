@@ -39,6 +39,8 @@ class Access(enum.Enum):
     """Whoever has logged in to the console, where there are keys."""
     CONSOLE_CALL = "console, call"
     """The same, but for viewers: it does something."""
+    CONSOLE_OPERATOR = "console, operator"
+    """Operators that have logged in to the console."""
     METRICS = "metrics"
     """As the setting `gateway.metrics` says."""
     TYPEAHEAD = "typeahead"

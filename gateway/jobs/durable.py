@@ -140,6 +140,10 @@ class DurableJobs:
         """
         return await unbroken((await self._that_knows(job)).retry(job, run=run))
 
+    async def count_ended(self, *, older_than: float, state: JobState | None = None, most: int) -> int:
+        """Return how many jobs `purge` would remove, at most so many."""
+        return await (await self._awake()).count_ended(older_than, state, most) if self._knows_any else 0
+
     async def purge(self, *, older_than: float, state: JobState | None = None) -> int:
         """Remove jobs that ended more than `older_than` seconds ago; return how many. `state` None is every end."""
         return await (await self._awake()).purge(older_than, state) if self._knows_any else 0

@@ -206,6 +206,11 @@ class Engine:
         self.hands.go_on(again)
         return name
 
+    async def count_ended(self, older_than: float, state: JobState | None, most: int) -> int:
+        """Count the jobs that `purge` would remove, at most so many."""
+        with self._told():
+            return await self.store.count_ended(older_than, state, most)
+
     async def purge(self, older_than: float, state: JobState | None) -> int:
         """Remove jobs that ended some time ago."""
         with self._told():

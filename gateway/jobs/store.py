@@ -170,6 +170,9 @@ WHERE id = :id AND held = 0 AND state IN {_states(set(ENDS) - {JobState.KEPT})} 
 
 READ = f"SELECT {ROW} FROM jobs WHERE id = :id"
 LIST = f"SELECT {SUMMARY} FROM jobs {{where}} ORDER BY accepted DESC, id DESC LIMIT :limit OFFSET :offset"
+COUNT_ENDED = """
+SELECT count(*) FROM (SELECT id FROM jobs WHERE held = 0 AND ended < :before {where} LIMIT :most) AS found
+"""
 PURGE = f"""
 DELETE FROM jobs WHERE id IN (
     SELECT id FROM jobs WHERE held = 0 AND ended < :before {{where}} ORDER BY ended LIMIT {BATCH})
@@ -348,11 +351,16 @@ class Store:
         statement = LIST.format(where=f"WHERE {where}" if where else "")
         return [Row(*row) for row in (await self._read(statement, {**values, "limit": limit, "offset": offset})).rows]
 
+    async def count_ended(self, older_than: float, state: JobState | None, most: int) -> int:
+        """Return how many `purge` would remove, at most so many."""
+        where, values = self._ended(older_than, state)
+        found = await self._read(COUNT_ENDED.format(where=where), {**values, "most": most})
+        return int(found.rows[0][0])
+
     async def purge(self, older_than: float, state: JobState | None = None) -> int:
         """Remove what ended more than so many seconds ago, by the store's own time; return how many."""
-        where, values = _where(Query(state=state))
-        before = self.clock.now - older_than
-        return await self._purge(PURGE.format(where=f"AND {where}" if where else ""), {**values, "before": before})
+        where, values = self._ended(older_than, state)
+        return await self._purge(PURGE.format(where=where), values)
 
     async def purge_beyond(self, count: int) -> int:
         """Remove all but the last ones that ended."""
@@ -436,6 +444,11 @@ class Store:
 
     async def _first(self, effect: Effect) -> Row | None:
         return await self.sealing.opened(Row(*effect.rows[0])) if effect.rows else None
+
+    def _ended(self, older_than: float, state: JobState | None) -> tuple[str, dict[str, Any]]:
+        """Return a condition beside that of age, and the values of both."""
+        where, values = _where(Query(state=state))
+        return f"AND {where}" if where else "", {**values, "before": self.clock.now - older_than}
 
     async def _purge(self, statement: str, values: dict[str, Any]) -> int:
         removed = 0

@@ -71,6 +71,23 @@ def site(tmp_path: Path) -> Site:
 
 
 @pytest.fixture
+def worlds(site: Site) -> Site:
+    """Two clients, a common connector, and one of its own each."""
+    for name, own, ledger in (("acme", "crm", "ledgeracme"), OTHERS):
+        site.script(f"{name}.sh", ECHO.replace("WORD", f"{name}-line").replace("DIR", str(site.folder)))
+        client(
+            site,
+            name,
+            f"keys: [KEY({name}-key), {{sha256: '{sha256(name + '-view')}', role: viewer}}]\n"
+            "allow: [echo]\n"
+            "connectors:\n"
+            f"  {own}:\n    run: [../{name}.sh]\n{COMMANDS}"
+            f"  {ledger}: {{run: [./no-such-{name}-file], commands: {{Go: {{}}}}}}\n",
+        )
+    return site
+
+
+@pytest.fixture
 async def server(site: Site) -> AsyncIterator[Server]:
     async with served(site) as server:
         yield server
@@ -471,6 +488,50 @@ async def test_a_job_is_found_asked_about_and_cancelled(site: Site) -> None:
         assert re.search(rf'"event":"cancel".*"key_id":"api_key".*"job":"{job}".*"outcome":"ok"', "\n".join(told))
 
 
+async def test_jobs_that_have_ended_are_counted_asked_about_and_removed(worlds: Site) -> None:
+    worlds.configure(f"echo:\n    run: [./echo.sh]\n{COMMANDS}", gateway="api_key: single\naudit: {file: audit.log}")
+    async with served(worlds, ready=False) as server:
+        await eventually(lambda: server.events("registry_loaded"))
+        headers = {"Authorization": "Bearer acme-key", "Prefer": "respond-async"}
+        jobs = [(await server.do("crm/Wait", {}, headers=headers)).body["job_id"] for _ in range(3)]
+        browser, acme = await logged_in(server), await logged_in(server, "acme-key")
+        assert 'action="/console/jobs/purge"' in await browser.page("/console/jobs")
+        for job in jobs[:2]:
+            assert (await browser.send(f"/console/jobs/{job}/cancel")).status == 303
+        where = "/console/jobs/purge"
+
+        async def counted() -> bool:  # a job that was cancelled has ended once its process is gone
+            return "Remove 2 jobs?" in await browser.page(f"{where}?older_than=0s&state=")
+
+        await eventually(counted)
+        question = await browser.page(f"{where}?older_than=0s&state=cancelled")
+        assert "All that ended as cancelled more than 0s ago, of all clients." in question
+        assert 'name="older_than" value="0s"' in question
+        for nothing in ("older_than=1h", "older_than=0s&state=delivered"):
+            page = await browser.page(f"{where}?{nothing}")
+            assert "Nothing to remove" in page
+            assert "csrf" not in page.partition("<main")[2]
+        for wrong in ("", "older_than=7", "older_than=1h&state=running", "older_than=1h&state=gone"):
+            assert (await browser.request("GET", f"{where}?{wrong}")).status == 400, wrong
+        for other in (acme, await logged_in(server, "acme-view")):
+            assert "purge" not in await other.page("/console/jobs")
+            assert (await other.request("GET", f"{where}?older_than=0s")).status == 403
+            assert (await other.send(where, {"older_than": "0s"})).status == 403
+        assert (await browser.request("POST", where, data={"csrf": "x", "older_than": "0s"})).status == 403
+        assert jobs[0] in await browser.page("/console/jobs")
+        done = await browser.send(where, {"older_than": "0s", "state": ""})
+        assert (done.status, b"2 jobs were removed" in done.raw) == (200, True)
+        page = await browser.page("/console/jobs")
+        assert jobs[0] not in page
+        assert jobs[2] in page
+        [told] = [
+            line for line in (worlds.folder / "audit.log").read_text().splitlines()
+            if '"event":"purge"' in line and '"outcome":"ok"' in line
+        ]  # fmt: skip
+        assert '"count":2' in told
+        assert (await browser.send(f"/console/jobs/{jobs[2]}/cancel")).status == 303
+
+
 # --- runs
 
 
@@ -552,23 +613,6 @@ async def test_what_was_not_kept_cannot_be_repeated_and_without_a_journal_there_
 
 
 # --- clients
-
-
-@pytest.fixture
-def worlds(site: Site) -> Site:
-    """Two clients, a common connector, and one of its own each."""
-    for name, own, ledger in (("acme", "crm", "ledgeracme"), OTHERS):
-        site.script(f"{name}.sh", ECHO.replace("WORD", f"{name}-line").replace("DIR", str(site.folder)))
-        client(
-            site,
-            name,
-            f"keys: [KEY({name}-key), {{sha256: '{sha256(name + '-view')}', role: viewer}}]\n"
-            "allow: [echo]\n"
-            "connectors:\n"
-            f"  {own}:\n    run: [../{name}.sh]\n{COMMANDS}"
-            f"  {ledger}: {{run: [./no-such-{name}-file], commands: {{Go: {{}}}}}}\n",
-        )
-    return site
 
 
 async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:

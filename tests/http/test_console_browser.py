@@ -11,7 +11,7 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import async_playwright, expect
 
 from tests.http.test_console import COMMANDS, ECHO
-from tests.support import Server, Site, served
+from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -114,6 +114,31 @@ async def test_a_job_is_cancelled_after_a_question(page: Page, server: Server) -
     await expect(page.get_by_role("heading", name=job)).to_contain_text("cancelled")
 
 
+async def test_jobs_are_removed_after_a_question(page: Page, server: Server) -> None:
+    await ended_job(server)
+    await log_in(page)
+    await page.goto("/console/jobs")
+    await page.get_by_label("Ended longer ago than").fill("soon")
+    await page.get_by_role("button", name="Remove ...").click()
+    assert page.url.endswith("/console/jobs")  # the browser says what it wants
+    await page.get_by_label("Ended longer ago than").fill("0s")
+    await page.get_by_label("Ended as").select_option("kept")
+    await page.get_by_role("button", name="Remove ...").press("Enter")
+    await expect(page.get_by_role("heading", name="Remove 1 job?")).to_be_visible()
+    await page.get_by_role("button", name="Remove the jobs").click()
+    await expect(page.get_by_role("status")).to_have_text("1 job was removed.")
+
+
+async def ended_job(server: Server) -> None:
+    headers = {"Authorization": "Bearer single", "Prefer": "respond-async"}
+    job = (await server.do("echo/Go", {"text": "a"}, headers=headers)).body["job_id"]
+
+    async def is_kept() -> bool:
+        return bool((await server.get(f"/v1/jobs/{job}", headers=headers)).json["state"] == "kept")
+
+    await eventually(is_kept)
+
+
 async def test_one_leaves_by_the_keyboard(page: Page) -> None:
     await log_in(page)
     await page.get_by_role("button", name="Log out").focus()
@@ -135,13 +160,14 @@ async def test_one_leaves_by_the_keyboard(page: Page) -> None:
 async def test_axe_finds_nothing(page: Page, server: Server) -> None:
     headers = {"Authorization": "Bearer single", "Prefer": "respond-async"}
     job = (await server.do("echo/Wait", {}, headers=headers)).body["job_id"]
+    await ended_job(server)
     await server.do("echo/Told", headers={"Authorization": "Bearer single"})
     run = (await server.get("/v1/runs?command=Told", headers={"Authorization": "Bearer single"})).json["runs"][0]["id"]
     await page.goto("/console/login")
     await looked_at(page)
     await log_in(page)
     for path in ("", "/connectors/echo", "/connectors/broken", "/connectors/echo/commands/Go", "/jobs", f"/jobs/{job}",
-                 f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/runs", f"/runs/{run}", f"/runs/{run}/replay"):  # fmt: skip
+                 f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/jobs/purge?older_than=0s", "/runs", f"/runs/{run}", f"/runs/{run}/replay"):  # fmt: skip
         await page.goto(f"/console{path}")
         await looked_at(page)
         wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -83,6 +83,7 @@ async def live(store: Store) -> None:
         Query(client="nobody"),
     ):  # fmt: skip
         await store.listed(query, 10, 0)
+    assert await store.count_ended(1e9, None, 10) == 0
     assert await store.purge(1e9) == 0
     await store.keep_time()
 

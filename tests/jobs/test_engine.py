@@ -686,6 +686,7 @@ async def test_a_second_gateway_on_the_same_file_is_refused(tmp_path: Path, monk
 
 
 async def test_what_has_ended_is_purged_by_age_and_by_end(one: Bench) -> None:
+    assert await one.jobs.count_ended(older_than=0, most=9) == 0
     assert await one.jobs.purge(older_than=0) == 0  # and the engine sleeps on
     async with caller() as taker:
         delivered = await one.accept(job(callback=taker.url, task="t"))
@@ -698,6 +699,10 @@ async def test_what_has_ended_is_purged_by_age_and_by_end(one: Bench) -> None:
         await one.jobs.cancel(cancelled)
         await eventually(lambda: len(taker.seen) == 2)
         await eventually(lambda: one.jobs.health().open == 1)
+        assert await one.jobs.count_ended(older_than=3600, most=9) == 0
+        assert await one.jobs.count_ended(older_than=-10, most=9) == 3
+        assert await one.jobs.count_ended(older_than=-10, most=2) == 2
+        assert await one.jobs.count_ended(older_than=-10, state=JobState.KEPT, most=9) == 1
         assert await one.jobs.purge(older_than=3600) == 0
         assert await one.jobs.purge(older_than=-10, state=JobState.DEAD) == 0
         assert await one.jobs.purge(older_than=-10, state=JobState.KEPT) == 1

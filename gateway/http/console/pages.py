@@ -30,7 +30,7 @@ from gateway.http.runs import RunHandlers, told_of_run
 from gateway.http.traced import trace_of
 from gateway.identity import DEFAULT, Role
 from gateway.jobs.background import is_run
-from gateway.jobs.contract import OPEN, JobState
+from gateway.jobs.contract import ENDS, OPEN, JobState
 from gateway.observe.events import ConnectorLine, RunFinished
 from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
@@ -56,6 +56,7 @@ PAGE = 50  # jobs, or runs
 LATEST = 10  # runs of a connector
 FOREVER = "public, max-age=31536000, immutable"
 """How long a file of the pages is kept: its URL has its version, and no secret is in it."""
+COUNTED = 10_000  # jobs to be removed; what is beyond is more
 EVERY = 2.0  # seconds between two looks at the numbers of an overview that somebody follows
 _FILTERS = ("state", "connector", "process_instance", "task", "client")
 _OF_RUNS = ("connector", "command", "outcome", "process_instance", "task", "job", "since", "until", "client")
@@ -92,6 +93,8 @@ class Console:
             Route("GET", _COMMAND, self.command, Access.CONSOLE),
             Route("POST", f"{_COMMAND}/try", self.attempt, Access.CONSOLE_CALL, event="call"),
             Route("GET", f"{CONSOLE}/jobs", self.jobs, Access.CONSOLE),
+            Route("GET", f"{CONSOLE}/jobs/purge", self.confirm_purge, Access.CONSOLE_OPERATOR),
+            Route("POST", f"{CONSOLE}/jobs/purge", self.purge, Access.CONSOLE_OPERATOR, event="purge"),
             Route("GET", _JOB, self.job, Access.CONSOLE),
             Route("GET", f"{_JOB}/cancel", self.confirm_cancel, Access.CONSOLE_CALL),
             Route("POST", f"{_JOB}/cancel", self.cancel, Access.CONSOLE_CALL, event="cancel"),
@@ -219,7 +222,7 @@ class Console:
 
     async def jobs(self, request: web.Request) -> web.Response:
         """Search jobs."""
-        query = {key: value for key, value in request.query.items() if value}
+        query = _said(request.query)
         found, limit, offset = await self._jobs.find(request, {"limit": str(PAGE), **query})
         asked = {key: query.get(key, "") for key in _FILTERS}
         return self._page(
@@ -227,6 +230,7 @@ class Console:
             "jobs.html",
             jobs=[told(one, request) for one in found],
             states=[state.value for state in JobState],
+            ends=[state.value for state in ENDS],
             asked=asked,
             before=max(0, offset - limit) if offset else None,
             after=offset + limit if len(found) == limit else None,
@@ -248,7 +252,7 @@ class Console:
 
     async def runs(self, request: web.Request) -> web.Response:
         """Search runs that are over."""
-        query = {key: value for key, value in request.query.items() if value}
+        query = _said(request.query)
         found, limit, offset = await self._runs.search(request, {"limit": str(PAGE), **query})
         return self._page(
             request,
@@ -323,6 +327,18 @@ class Console:
         status = await self._jobs.retried(request, run=form.get("run") == "true")
         return sent_to(f"{CONSOLE}/jobs/{status.id}")
 
+    async def confirm_purge(self, request: web.Request) -> web.Response:
+        """Ask whether jobs are to be removed that have ended."""
+        query = _said(request.query)
+        count = await self._jobs.purgeable(query, COUNTED + 1)
+        asked = {key: query.get(key, "") for key in ("older_than", "state")}
+        return self._page(request, "purge.html", asked=asked, count=min(count, COUNTED), more=count > COUNTED)
+
+    async def purge(self, request: web.Request) -> web.Response:
+        """Remove jobs that have ended, and say how many."""
+        form = await self._checked(request)
+        return self._page(request, "purged.html", removed=await self._jobs.purged(request, _said(form)))
+
     async def confirm_replay(self, request: web.Request) -> web.Response:
         """Ask whether a run is to be repeated."""
         return self._page(request, "replay.html", run=told_of_run(await self._runs.find(request), request))
@@ -350,6 +366,7 @@ class Console:
         common = {
             "identity": identity,
             "may_call": identity.role is not Role.VIEWER,
+            "operates": identity.role is Role.OPERATOR,
             "sessions": self._sessions.needed,
             "token": self._sessions.token(request),
             "clients": self._gateway.registry.clients is not None,
@@ -509,6 +526,11 @@ async def _nothing(_request: web.Request) -> web.Response:
 @functools.cache
 def _bytes(file: Path) -> bytes:
     return file.read_bytes()
+
+
+def _said(fields: Mapping[str, str]) -> dict[str, str]:
+    """Return what is said of a query, or a form: a field that is left empty says nothing."""
+    return {key: value for key, value in fields.items() if value}
 
 
 def _local(path: str) -> str:
