@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from gateway.journal.journal import Journal
     from gateway.observe.redact import Redactor
     from gateway.observe.tracing import Tracing
-    from gateway.processes.base import Pool
+    from gateway.processes.base import Pool, Process
     from gateway.processes.launch import Launch, Payload
     from gateway.protocol.document import Object
     from gateway.protocol.request import Caller
@@ -81,8 +81,33 @@ class _Run(msgspec.Struct, kw_only=True):
         return self.call.connector if self.found is None else self.found[0].name
 
     @property
+    def job(self) -> str | None:
+        """The job whose run it is, or what was made of it."""
+        acknowledgement, extension = self.call.acknowledgement, self.call.extension
+        if acknowledgement is not None and self.acknowledged:
+            return acknowledgement.name
+        return self.call.job if extension is None or extension.job is None else extension.job
+
+    @property
     def title(self) -> str:
         return f"{self.call.connector}/{self.call.command}"
+
+
+class RunGoing(NamedTuple):
+    """A run that goes on, for people. Times are seconds."""
+
+    command: str
+    request_id: str
+    client: str | None
+    task_id: str | None
+    job: str | None
+    """Whose run it is, or what was made of it."""
+    waited: float
+    """In the queue."""
+    ran: float
+    """Since its process was asked for."""
+    left: float
+    """Until it is stopped, as things are."""
 
 
 class _Admitted(NamedTuple):
@@ -121,6 +146,8 @@ class Invoker:
         """By connector and client: what crashes with one client's parameters is called by the others on."""
         self._of_all: dict[str, dict[str | None, tuple[str, Circuit]]] = {}
         """The same, by connector alone."""
+        self._going: dict[Process, _Run] = {}
+        """The runs that go on."""
 
     async def invoke(self, call: Call, found: Found | None = None) -> Reply:
         """Run one command in a process of its own; `found` is what the registry has said of it, if it was asked.
@@ -181,6 +208,15 @@ class Invoker:
         """Return the circuit of a client, or the first of all clients', that is not closed; None: there is none."""
         found = (one for one in self.circuits(connector) if one.state is not CircuitState.CLOSED)
         return next((one for one in found if client is None or (one.client or DEFAULT) == client), None)
+
+    def going(self, connector: str, client: str | None) -> list[RunGoing]:
+        """Return the runs of a registered connector that go on now, the eldest first; of one client, or of all."""
+        now = asyncio.get_running_loop().time()
+        return [
+            _told(run, now)
+            for run in self._going.values()
+            if run.registered == connector and client in {None, run.call.caller.client or DEFAULT}
+        ]
 
     # --- private: the way of a call
 
@@ -288,6 +324,7 @@ class Invoker:
         child = self._pool.obtain(launch, on_line)
         extension = call.extension
         self._admission.attend(child)
+        self._going[child] = run
         try:
             if extension is not None:
                 extension.limit(child, run.deadlines[0])
@@ -299,6 +336,7 @@ class Invoker:
             del payload  # it may be large, and is not needed once it is written
             run.completed = completed = await running
         finally:
+            del self._going[child]
             self._admission.dismiss(child)
             if extension is not None:
                 extension.over()
@@ -474,11 +512,6 @@ class Invoker:
             if wanted == "all" or (wanted == "errors" and event.outcome != "ok"):
                 payload = _payload_of(run.found, call, result, journal.section.payload_size)
         run.id = run.id or os.urandom(10).hex()
-        job = call.job
-        if call.acknowledgement is not None and run.acknowledged:
-            job = call.acknowledgement.name
-        elif call.extension is not None and call.extension.job is not None:
-            job = call.extension.job
         journal.put(
             Ran(
                 id=run.id,
@@ -487,7 +520,7 @@ class Invoker:
                 finished=time.time(),
                 took=asyncio.get_running_loop().time() - run.begun,
                 started=None if run.started is None else run.started - run.begun,
-                job=job,
+                job=run.job,
                 replay_of=call.replay_of,
                 log=run.completed.log_tail if run.completed is not None else "",
                 payload=payload,
@@ -539,6 +572,22 @@ def _payload_of(found: Found, call: Call, result: Result | None, most: int) -> K
         secret_values=command.signature.secret_values,
         hides=command.signature.hides,
         too_large=sent > most,
+    )
+
+
+def _told(run: _Run, now: float) -> RunGoing:
+    """Return what people are told of a run; `now` is the loop's time."""
+    caller, extension = run.call.caller, run.call.extension
+    extended = extension is not None and extension.granted
+    return RunGoing(
+        command=run.call.command,
+        request_id=caller.request_id,
+        client=caller.client,
+        task_id=caller.task_id,
+        job=run.job,
+        waited=run.queue_wait,
+        ran=now - (run.started or now),
+        left=max(0.0, run.deadlines[1 if extended else 0] - now),
     )
 
 

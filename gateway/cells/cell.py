@@ -207,6 +207,11 @@ class Cell:
         """Whether there is a run in it."""
         return bool(self._listeners)
 
+    @property
+    def listeners(self) -> list[Listener]:
+        """Those who hear of what lives in it, the eldest first."""
+        return list(self._listeners.values())
+
     def name_of_next(self) -> str:
         """Return a name for the run that begins next, which no other run of this machine has."""
         instance, _, number = self.folder.rpartition("/")

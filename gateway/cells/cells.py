@@ -100,6 +100,10 @@ class Cells:
         cell.idle_since = cell.loop.time()
         idle.append(cell)
 
+    def of(self, key: str) -> list[Cell]:
+        """Return those in which something of a connector lives."""
+        return [cell for cell in self._living if cell.key == key and cell.busy]
+
     def forget(self, key: str) -> None:
         """Let those cells go that wait for a connector which is no more."""
         for cell in self._idle.pop(key, ()):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from gateway.cells.cell import Listener
     from gateway.processes.completed import Completed, Stop
     from gateway.processes.launch import Answered, Keep, Launch, Payload
     from gateway.processes.notices import Notices
@@ -77,6 +78,9 @@ class Source(Protocol):
 
         With `light` only one that is there again in no time.
         """
+
+    def kept(self) -> Mapping[Listener, str]:
+        """Return what is there besides runs, and what it does: whoever listens to its cell."""
 
     def close(self) -> Awaitable[None]:
         """Kill what has no request, and let what is in use end by itself."""

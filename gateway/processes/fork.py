@@ -19,7 +19,7 @@ from gateway.processes.launch import GRACE, Launch
 from gateway.processes.standby import Standby
 
 if TYPE_CHECKING:
-    from gateway.cells.cell import Ended
+    from gateway.cells.cell import Ended, Listener
     from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.launch import Answered, Keep, Payload
     from gateway.processes.notices import Notices
@@ -32,6 +32,11 @@ WAY_OUT = (
     "Make it in the functions that use it, or end it in warmup(); "
     "mode: standby leaves all as it is, without this warning"
 )
+HOSTS = {
+    HostState.BOOTING: "host, imports the connector",
+    HostState.READY: "host, forks for each call",
+    HostState.RETIRED: "host, goes after its last call",
+}
 LINGER = 1.0  # seconds without a child until a host gives way: it is not to be lost between two calls of many
 
 
@@ -130,6 +135,12 @@ class ForkHost:
             self._let_go(host)
             return True
         return self._standby.retire()
+
+    def kept(self) -> dict[Listener, str]:
+        """Return the hosts, and what was forked or started ahead."""
+        hosts = [host for host in (self._host, self._next, *self._old) if host is not None and host.alive]
+        ahead: dict[Listener, str] = {one.child: "forked ahead, waits for a call" for one in self._ahead.stock}
+        return {**{host.resident: HOSTS[host.state] for host in hosts}, **ahead, **self._standby.kept()}
 
     async def close(self) -> None:
         """Let the host's children end by themselves; then it goes."""

@@ -25,6 +25,7 @@ from gateway.protocol.request import LARGE
 from gateway.protocol.told import ToldError, told
 
 if TYPE_CHECKING:
+    from gateway.cells.cell import Listener
     from gateway.observe.redact import Redactor
     from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.launch import Answered, Keep, Launch, Payload
@@ -119,6 +120,10 @@ class Persistent:
     def retire(self, *, light: bool = False) -> bool:
         """Give up one without a request; none is light."""
         return not light and self._stock.retire()
+
+    def kept(self) -> dict[Listener, str]:
+        """Return those without a request."""
+        return {one.resident: "stays, waits for a call" for one in self._stock}
 
     async def close(self) -> None:
         """Kill those without a request; the others go when they are done."""

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from gateway.processes.alive import Leader, Occupied
 from gateway.processes.fork import ForkHost
 from gateway.processes.notices import Notices
 from gateway.processes.persistent import Persistent
+from gateway.processes.resident import Resident
+from gateway.processes.run import Child
 from gateway.processes.spawn import SpawnPool
 from gateway.processes.standby import Standby
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
+    from gateway.cells.cell import Listener
     from gateway.cells.cells import Cells
     from gateway.observe.events import Bus
     from gateway.processes.base import OnLine, Process, Room, Source
@@ -85,6 +89,15 @@ class Pools:
         source = self._sources.get(launch.name)
         return (source.mode, list(source.notices)) if source is not None else (launch.mode, [])
 
+    def occupied(self, launch: Launch) -> list[Occupied]:
+        """Return the cells in which a connector's processes live, and what is known of these without looking."""
+        source = self._sources.get(launch.name)
+        kept = source.kept() if source is not None else {}
+        return [
+            Occupied(cell.process.pid, tuple(_leader(one, kept.get(one)) for one in cell.listeners))
+            for cell in self.spawn.cells_of(launch)
+        ]
+
     def make_room(self) -> bool:
         """Have a process without a request given up, of whoever has not needed his for longest.
 
@@ -130,6 +143,13 @@ class Pools:
             for source in sorted(self._sources.values(), key=lambda one: one.least):
                 source.tend(loop.time())
             self._shrink()
+
+
+def _leader(listener: Listener, does: str | None) -> Leader:
+    """Return what is known of whoever listens to a cell: it has a call, where it does nothing else."""
+    assert isinstance(listener, Child | Resident)
+    calls = listener.uses if isinstance(listener, Resident) else None
+    return Leader(listener.pid, does or "runs a call", calls)
 
 
 def _same(kept: Launch, launch: Launch) -> bool:

@@ -39,6 +39,7 @@ class Resident(Listener):
         self.swept = Rested(0)
         """What was taken away after requests so far."""
         self.pid = 0
+        """As it is in its cell; 0: it was not heard to have been started."""
         self.on_words: Callable[[bytes], None] | None = None
         self.cell = spawn.cell(launch)
         self._spawn = spawn

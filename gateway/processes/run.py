@@ -47,6 +47,8 @@ class Child(Listener):
     ) -> None:
         """`release` is called once, when it needs its cell no more; `other` is where to clean up after a dead one."""
         self.launch = launch
+        self.pid = 0
+        """As it is in its cell; 0: nobody has said so."""
         self._cell = cell
         self._release = release
         self._other = other
@@ -191,8 +193,9 @@ class Child(Listener):
 
     # --- what the cell says
 
-    def on_started(self, pid: int) -> None:  # noqa: ARG002
-        """Learn that the host has forked it."""
+    def on_started(self, pid: int) -> None:
+        """Learn that the host has forked it; `pid` as it is in its cell."""
+        self.pid = pid
         self._hear_started()
 
     def on_log(self, stream: int, data: bytes) -> None:

@@ -34,6 +34,10 @@ class SpawnPool:
         except OSError as problem:
             raise StartFailed(f"no cell: {problem}") from problem
 
+    def cells_of(self, launch: Launch) -> list[Cell]:
+        """Return the cells in which a launch's processes live."""
+        return self._cells.of(launch.key)
+
     def give_back(self, cell: Cell, launch: Launch) -> None:
         """Keep a cell for the connector's next process."""
         self._cells.give_back(cell, keep=launch.keep.concurrency + launch.keep.warm)

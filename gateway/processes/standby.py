@@ -16,6 +16,7 @@ from gateway.processes.launch import GRACE, Launch
 from gateway.processes.stock import Stock, Waiting
 
 if TYPE_CHECKING:
+    from gateway.cells.cell import Listener
     from gateway.processes.base import OnLine, Process, Room
     from gateway.processes.completed import Completed
     from gateway.processes.launch import Answered, Keep, Payload
@@ -87,6 +88,10 @@ class Standby:
     def retire(self, *, light: bool = False) -> bool:
         """Give up one that waits; none is light."""
         return not light and self._stock.retire()
+
+    def kept(self) -> dict[Listener, str]:
+        """Return those that wait."""
+        return {one.child: "started ahead, waits for a call" for one in self._stock}
 
     async def close(self) -> None:
         """Kill those that wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
 import io
@@ -669,6 +670,32 @@ async def test_a_key_sees_nothing_of_anothers(worlds: Site) -> None:
             assert (await acme.request("GET", f"/console/runs/{one['id']}")).status == 403
             assert (await acme.send(f"/console/runs/{one['id']}/replay")).status == 403
         assert (await beta.send(f"/console/jobs/{job}/cancel")).status == 303
+
+
+async def test_runs_that_go_on_are_their_client_s_and_processes_an_operator_s(worlds: Site) -> None:
+    async with served(worlds, ready=False) as server:
+        await eventually(lambda: server.events("registry_loaded"))
+        calls = []
+        for name in ("acme", "beta"):
+            headers = {"Authorization": f"Bearer {name}-key", "X-Request-Id": f"id-of-{name}"}
+            sent = {"spiff__task_id": f"task-of-{name}"}
+            calls.append(asyncio.create_task(server.do("echo/Wait", sent, headers=headers)))
+        operator = await logged_in(server)
+
+        async def begun() -> bool:
+            page = await operator.page("/console/connectors/echo")
+            return page.count("<td>runs a call</td>") == page.count("id-of-") == 2
+
+        await eventually(begun)
+        page = await operator.page("/console/connectors/echo")
+        assert all(f"<td>task-of-{name}</td>" in page and f"<td>{name}</td>" in page for name in ("acme", "beta"))
+        acme = await (await logged_in(server, "acme-view")).page("/console/connectors/echo")
+        assert "<td>task-of-acme</td>" in acme
+        assert "of-beta" not in acme
+        assert "Processes, a table" not in acme
+        assert "<dt>in flight</dt><dd>1" in acme
+        (worlds.folder / "gate").touch()
+        assert {one.status for one in await asyncio.gather(*calls)} == {200}
 
 
 async def test_a_viewer_looks_and_an_operator_sees_all(worlds: Site) -> None:

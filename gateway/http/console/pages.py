@@ -508,7 +508,7 @@ def install(app: web.Application) -> None:
     environment = aiohttp_jinja2.setup(
         app, loader=FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"at": views.at, "seconds": views.seconds}
+    environment.filters |= {"at": views.at, "seconds": views.seconds, "lasting": views.lasting, "size": views.size}
     environment.tests["of_connector"] = views.is_of_connector
     environment.globals |= {"csrf": TOKEN, "console": CONSOLE, "version_of": version_of}
 

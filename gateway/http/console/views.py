@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from gateway.jobs.contract import Verdict
 from gateway.observe.history import POINTS
 from gateway.observe.metrics import Tally
 from gateway.observe.telling import tells
+from gateway.processes.alive import alive
 from gateway.runtimes.base import FAILED, MARKER, Failed, made_at
 from gateway.settings import Limits
 from gateway.units import Duration, Size
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from gateway.observe.history import History, Point
     from gateway.observe.metrics import Metrics
     from gateway.observe.outcomes import PastRun, Recent
+    from gateway.processes.alive import AliveProcess
     from gateway.yaml_document import YamlNode
 
 ROWS = 50  # connectors on a page of the overview
 KEPT = 1.0  # seconds for which what is wrong is known, however many look
+GOING = 100  # processes, and runs that go on, of a connector
 SHOWN = 300  # characters of a setting
 HIDDEN = "hidden"
 _VERDICTS = {Verdict.DONE: "delivered", Verdict.AGAIN: "to be tried again", Verdict.DEAD: "given up"}
@@ -163,10 +167,18 @@ class Views:
             "concurrency": connector.limits.concurrency if connector is not None else None,
             "queue": connector.limits.queue if connector is not None else None,
             "commands": sorted(commands_of(status).values(), key=lambda one: one.name),
+            "processes": await self._processes(connector) if identity_of(request).sees_all else None,
+            "going": self._gateway.invoker.going(status.name, client)[:GOING],
             "past": [_past(one) for one in self._recent.of(status.name, client)],
             "settings": list(self._settings(status)) if identity_of(request).sees_all else None,
             "build": self._build(status.name) if identity_of(request).sees_all else None,
         }
+
+    async def _processes(self, connector: Connector | None) -> list[AliveProcess]:
+        """Look at the processes that serve a connector now, the eldest first."""
+        occupied = self._gateway.pools.occupied(connector.launch) if connector is not None else []
+        found = await asyncio.to_thread(alive, occupied) if occupied else []
+        return sorted(found, key=lambda one: -one.age)[:GOING]
 
     async def _what_is_wrong(self, client: str | None) -> list[Concern]:
         now = time.monotonic()
@@ -319,6 +331,20 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def lasting(value: float) -> str:
+    """Write how long something goes on already, for people: in two units at most."""
+    whole = int(value)
+    for one, each, unit, below in ((86_400, 3600, "d", "h"), (3600, 60, "h", "min"), (60, 1, "min", "s")):
+        if whole >= one:
+            return f"{whole // one} {unit} {whole % one // each} {below}"
+    return seconds(value)
+
+
+def size(value: int) -> str:
+    """Write a number of bytes for people."""
+    return str(Size(value))
 
 
 def at(moment: float | None) -> str:
