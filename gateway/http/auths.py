@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -147,6 +148,7 @@ class AuthHandlers:
     ) -> Callable[..., Awaitable[web.Response]]:
         """Turn trouble into a page."""
 
+        @functools.wraps(handler)
         async def told(request: web.Request) -> web.Response:
             try:
                 return await handler(request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import inspect
 import re
@@ -16,13 +17,14 @@ from gateway.connectors.schemas import Schema
 from gateway.errors import ConfigError
 from gateway.http import shapes
 from gateway.http.calls import PATH as CALLS
-from gateway.http.routes import CONSOLE, KEY_HEADER, SIGN_IN, Access
+from gateway.http.routes import CONSOLE, DOCS, KEY_HEADER, SIGN_IN, Access
 from gateway.http.shapes import COUNT, STATE, TEXT
-from gateway.http.subschemas import AT, explicit, lifted
+from gateway.http.statuses import ACCEPTED, TOLD
+from gateway.http.subschemas import chosen, folded, nullable, placed, refers
 from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.examples import Example
@@ -35,9 +37,17 @@ EXAMPLES = 5
 """Examples of one command that are shown."""
 LARGEST = 1 << 14
 """Bytes of an example that is shown."""
+ABOUT = """What can be called on this gateway now: an operation for each command, and the routes of the gateway itself.
+
+Each path answers OPTIONS, and HEAD where it has GET; any other method is a 405 `method_not_allowed` with `Allow`.
+Commands can be called with GET, too, as connector proxies have it."""
+OWN = "Gateway"
+"""The tag of the gateway's own routes."""
 _IN_PATH = re.compile(r"{(\w+)}")
 _PLAIN = re.compile(r"(?!_)(?:(?!__)\w)+(?<!_)", re.ASCII)
 _TYPES = {"str": "string", "int": "integer", "bool": "boolean"}
+_UNREAD = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xef\xbf[\xbe\xbf]")
+"""Characters that JSON may have as they are, and YAML may not: there are tools that read the one as the other."""
 _FILTERS = dict.fromkeys(("connector", "process_instance", "task", "client"), TEXT)
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/status": {"client": TEXT},
@@ -58,6 +68,7 @@ _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
 }
 _NEEDED = {"redirect_url", "older_than"}
 """Those of them that have to be there."""
+_REPLAY = "/v1/runs/{run}/replay"
 _OK: dict[str, Any] = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}}}
 _LIST = {"type": "array", "items": shapes.named("Listed")}
 _JOBS = {
@@ -99,21 +110,24 @@ _ANSWERS: dict[str, dict[str, Any]] = {
         },
     },
     "/v1/runs/{run}": {"type": "object"},
-    "/v1/runs/{run}/replay": shapes.named("Envelope"),
 }
 """What routes answer; of those that are not here, texts."""
-_ONE_JOB = (400, 404, 409, 503)
+_PAGES: dict[str, tuple[str, ...]] = {DOCS: ("text/html",), f"{DOCS}/{{file}}": ("text/css", "text/javascript")}
+"""What browsers are sent."""
+_ONE_JOB = (404, 409, 503)
 _PROBLEMS: dict[str, tuple[int, ...]] = {
-    "/v1/jobs": (400, 503),
-    "/v1/jobs/purge": (400, 503),
-    "/v1/jobs/{id}": (400, 404, 503),
+    f"{DOCS}/{{file}}": (404,),
+    "/v1/jobs": (503,),
+    "/v1/jobs/purge": (503,),
+    "/v1/jobs/{id}": (404, 503),
     "/v1/jobs/{id}/cancel": _ONE_JOB,
     "/v1/jobs/{id}/retry": _ONE_JOB,
-    "/v1/runs": (400, 503),
-    "/v1/runs/{run}": (400, 404, 503),
-    "/v1/runs/{run}/replay": (400, 404, 409, 429, 502, 503, 504),
-    "/v1/typeahead/{category}": (400, 404, 429, 503, 504),
+    "/v1/runs": (503,),
+    "/v1/runs/{run}": (404, 503),
+    _REPLAY: (404, 409, 429, 500, 502, 503, 504),
+    "/v1/typeahead/{category}": (404, 429, 500, 502, 503, 504),
 }
+"""What routes answer beside that, 400 and what has to do with keys apart."""
 _ACCEPTS = {"/v1/jobs/{id}/retry"}
 
 
@@ -154,29 +168,41 @@ def document(
 ) -> bytes:
     """Return it as JSON. It reads the examples that lie beside connectors. `server` is the URL of all paths."""
     paths: dict[str, Any] = {}
-    schemas = shapes.schemas()
+    schemas = _Schemas()
     tags: list[dict[str, Any]] = []
-    for connector in snapshot.ready():
+    own = [one for one in routes if one.method in {"GET", "POST"} and one.path != CALLS and not _is_of_console(one)]
+    connectors = list(snapshot.ready())
+    commands = [(one.called, name) for one in connectors for name in one.commands or ()]
+    ids = operation_ids(commands, map(_id_of_route, own))
+    tagged = _apart({one.called: one.called for one in connectors}, [])
+    for connector in connectors:
         examples = list(_examples(connector))
-        about = {"description": connector.redact(connector.description)} if connector.description else {}
-        tags.append({"name": connector.called, **about})
+        about = connector.redact(connector.description or "").strip() or f"Commands of {connector.called}."
+        tags.append({"name": tagged[connector.called], "description": about})
         for command in (connector.commands or {}).values():
             path = CALLS.format(connector=quote(connector.called, safe=""), command=quote(command.name, safe=""))
-            paths[path] = {"post": _of_command(connector.called, command, examples, schemas)}
-    tags.append({"name": "Gateway", "description": "What the gateway says of itself, and what becomes of jobs."})
-    for route in routes:
-        if route.method in {"GET", "POST"} and route.path != CALLS and not route.path.startswith(CONSOLE):
-            paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, admittance)
-    return msgspec.json.encode(
+            name = ids[connector.called, command.name]
+            operation = _of_command(connector.called, command, name, examples, schemas)
+            paths[path] = {"post": {**operation, "tags": [tagged[connector.called]]}}
+    tag = _apart({OWN: OWN}, tagged.values())[OWN]
+    tags.append({"name": tag, "description": "What the gateway says of itself, and what becomes of jobs."})
+    for route in own:
+        paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, tag, admittance)
+    written = msgspec.json.encode(
         {
             "openapi": VERSION,
-            "info": {"title": "Connector gateway", "version": version},
+            "info": {
+                "title": "Connector gateway",
+                "version": version,
+                "description": ABOUT,
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
             "servers": [{"url": server}],
             "security": admittance.security(keyed=admittance.keyed),
             "tags": tags,
             "paths": paths,
             "components": {
-                "schemas": schemas,
+                "schemas": schemas.made,
                 "responses": shapes.responses(),
                 "headers": shapes.headers(),
                 "parameters": {
@@ -186,6 +212,12 @@ def document(
             },
         }
     )
+    return _UNREAD.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), written)
+
+
+def operation_ids(commands: Iterable[tuple[str, str]], taken: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Return the names of the commands' operations, by connector and command; `taken` are those of others."""
+    return _apart({one: operation_id(*one) for one in commands}, taken)
 
 
 def operation_id(connector: str, command: str) -> str:
@@ -204,6 +236,18 @@ def operation_id(connector: str, command: str) -> str:
 # --- private
 
 
+def _apart(names: dict[Any, str], taken: Iterable[str]) -> dict[Any, str]:
+    """Return names of which no two differ in case, underscores and the like alone, nor one from one that is taken.
+
+    Generators would write them the same. Each that would be has a digest, so that it does not matter who was first.
+    """
+    often = collections.Counter(map(folded, [*names.values(), *taken]))
+    return {
+        one: name if often[folded(name)] == 1 else f"{name}__{_digest(one if isinstance(one, str) else '/'.join(one))}"
+        for one, name in names.items()
+    }
+
+
 def _identifier(name: str) -> str:
     return f"_{name}" if name[:1].isdigit() else name
 
@@ -212,7 +256,16 @@ def _responses(statuses: Iterable[int | str]) -> dict[str, Any]:
     return {str(status): {"$ref": f"#/components/responses/{status}"} for status in statuses}
 
 
-def _of_route(route: Route, admittance: Admittance) -> dict[str, Any]:
+def _is_of_console(route: Route) -> bool:
+    return route.path.startswith(CONSOLE)
+
+
+def _id_of_route(route: Route) -> str:
+    words = re.sub(r"\W+", "_", route.path).strip("_") or "root"
+    return f"{route.method.lower()}_{words}"
+
+
+def _of_route(route: Route, tag: str, admittance: Admittance) -> dict[str, Any]:
     queries = _QUERIES.get(route.path, {})
     is_open = route.access in admittance.opened
     in_path = [{"name": name, "in": "path", "required": True, "schema": TEXT} for name in _IN_PATH.findall(route.path)]
@@ -220,36 +273,48 @@ def _of_route(route: Route, admittance: Admittance) -> dict[str, Any]:
         {"name": name, "in": "query", "schema": one, **({"required": True} if name in _NEEDED else {})}
         for name, one in queries.items()
     ]
-    problems = {*_PROBLEMS.get(route.path, ()), *(() if is_open else (shapes.UNAUTHORIZED, 403))}
-    words = re.sub(r"\W+", "_", route.path).strip("_") or "root"
+    in_header = [name for name in shapes.REQUEST_HEADERS if route.path == _REPLAY and name != "X-Timeout"]
+    problems = {400, *_PROBLEMS.get(route.path, ()), *(() if is_open else (shapes.UNAUTHORIZED, 403))}
+    said = inspect.getdoc(route.handler) or ""
     operation = {
-        "summary": (inspect.getdoc(route.handler) or "").partition("\n")[0],
-        "operationId": f"{route.method.lower()}_{words}",
-        "tags": ["Gateway"],
-        "parameters": [*in_path, *in_query],
-        "responses": {**_answered(route), **_responses([*sorted(problems), "default"])},
+        "summary": said.partition("\n")[0],
+        "description": said,
+        "operationId": _id_of_route(route),
+        "tags": [tag],
+        "parameters": [*in_path, *in_query, *map(_header, in_header)],
+        "responses": {**_responses([*sorted(problems), "default"]), **_answered(route)},
     }
     return {**operation, "security": admittance.security(keyed=False)} if is_open else operation
 
 
+def _header(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/parameters/{name}"}
+
+
 def _answered(route: Route) -> dict[str, Any]:
+    """Return what a route answers where nothing goes wrong; of one for browsers, also what they are shown then."""
     if route.path.startswith(SIGN_IN):
-        return {
-            "302": {"description": "Where to go.", "headers": {"Location": {"$ref": "#/components/headers/Location"}}}
-        }
+        page = {"$ref": "#/components/responses/page"}
+        to = {"description": "Where to go.", "headers": {"Location": {"$ref": "#/components/headers/Location"}}}
+        return {"302": to, **dict.fromkeys(("400", "404", "500", "502"), page)}
+    if route.path == _REPLAY:
+        return {**_responses([TOLD, ACCEPTED]), "default": {"$ref": "#/components/responses/legacy"}}
     answer = _ANSWERS.get(route.path)
     if answer is None:
-        return {"200": {"description": "OK", "content": {"text/plain": {"schema": TEXT}}}}
+        kinds = _PAGES.get(route.path, ("text/plain",))
+        return {"200": {"description": "OK", "content": {kind: {"schema": TEXT} for kind in kinds}}}
     if route.path == "/v1/readiness":
         return {"200": shapes.told(answer), "503": shapes.told(answer, "No new work is taken.")}
     return {"202" if route.path in _ACCEPTS else "200": shapes.told(answer)}
 
 
-def _of_command(connector: str, command: Command, examples: list[Example], schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return the operation of a command; what its parameters' schemas refer to is added to `schemas`."""
-    signature, name = command.signature, operation_id(connector, command.name)
+def _of_command(
+    connector: str, command: Command, name: str, examples: list[Example], schemas: _Schemas
+) -> dict[str, Any]:
+    """Return the operation of a command, called `name`; what its parameters' schemas refer to is added to `schemas`."""
+    signature = command.signature
     usable = signature.parameters if signature.enforced else map(_without_a_bad_schema, signature.parameters)
-    parameters = {one.id: _schema(f"{name}__{one.id}", one, schemas) for one in usable}
+    parameters = {one.id: _schema(name, one, schemas) for one in usable}
     body: dict[str, Any] = {"type": "object", "properties": {**parameters, **shapes.CALLER}}
     if required := [one.id for one in signature.parameters if one.required]:
         body["required"] = required
@@ -259,13 +324,12 @@ def _of_command(connector: str, command: Command, examples: list[Example], schem
     content: dict[str, Any] = {"schema": body}
     if shown := list(_shown(signature, [one for one in examples if one.command == command.name])):
         content["examples"] = {f"example{number}": {"value": one} for number, one in enumerate(shown, 1)}
-    told: dict[str, Any] = {"description": command.description} if command.description else {}
+    told = (command.description or "").strip() or f"{connector}: {command.name}"
     return {
-        "summary": (command.description or f"{connector}: {command.name}").partition("\n")[0],
+        "summary": told.partition("\n")[0],
+        "description": told,
         "operationId": name,
-        "tags": [connector],
-        **told,
-        "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in shapes.REQUEST_HEADERS],
+        "parameters": list(map(_header, shapes.REQUEST_HEADERS)),
         "requestBody": {"required": True, "content": {JSON: content}},
         "responses": {
             **_responses(sorted(set(shapes.OF_CALLS))),
@@ -299,13 +363,18 @@ def _shown(signature: Signature, examples: list[Example]) -> Iterator[dict[str, 
             found += 1
             yield params
     made = None if found else made_up(signature)
-    if made is not None and len(msgspec.json.encode(made)) <= LARGEST:
+    if made is not None and not refers(made) and len(msgspec.json.encode(made)) <= LARGEST:
         yield made
 
 
 def _can_be_shown(signature: Signature, params: dict[str, Any]) -> bool:
     is_small = len(msgspec.json.encode(params)) <= LARGEST
-    return is_small and is_accepted(signature, params) and signature.secret_values(as_sent(params)) == []
+    return (
+        is_small
+        and not refers(params)
+        and is_accepted(signature, params)
+        and signature.secret_values(as_sent(params)) == []
+    )
 
 
 def _without_a_bad_schema(one: Parameter) -> Parameter:
@@ -318,34 +387,52 @@ def _without_a_bad_schema(one: Parameter) -> Parameter:
     return one
 
 
-def _schema(name: str, one: Parameter, schemas: dict[str, Any]) -> dict[str, Any]:
-    """Return what fits a parameter as JSON Schema."""
-    told: dict[str, Any] = explicit(one.schema) if isinstance(one.schema, dict) else {}
-    if shared := lifted(_component(name), told):
-        schemas.update(shared)
-        told = {"$ref": f"{AT}{_component(name)}"}
-    elif "$ref" in str(told):  # a reference within it begins at its own root
-        told.setdefault("$id", f"urn:connector-gateway:{name}")
-    kind = _TYPES.get(one.type)
-    if kind is not None and not shared:
-        told.setdefault("type", kind if one.required else [kind, "null"])
+class _Schemas:
+    """The schemas that others refer to, by names that are not the same in any language."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = shapes.schemas()
+        self._taken = set(map(folded, self.made))
+
+    def namer(self, name: str) -> Callable[[str], str]:
+        """Return what makes the names of a parameter's schemas, which begin with `name`."""
+
+        def called(word: str) -> str:
+            whole = f"{name}__{word}" if word else name
+            plain = re.sub(r"[^A-Za-z0-9._-]", "_", whole)
+            if plain != whole or folded(plain) in self._taken:
+                plain = f"{plain}__{_digest(f'{whole}/{len(self._taken)}')}"
+            self._taken.add(folded(plain))
+            return plain
+
+        return called
+
+
+def _schema(operation: str, one: Parameter, schemas: _Schemas) -> dict[str, Any]:
+    """Return what fits a parameter as JSON Schema; what it refers to is added to `schemas`."""
+    told: dict[str, Any] = {}
+    if isinstance(one.schema, dict):
+        try:
+            told, shared = placed(one.schema, schemas.namer(f"{operation}__{one.id}"))
+            schemas.made.update(shared)
+        except ValueError:  # what it refers to has no place here: whoever calls is told what does not fit
+            told = {}
     if isinstance(one.enum, list):
-        told["enum"] = one.enum if one.required else [*one.enum, None]
+        told |= chosen(one.enum)
+    kind = _TYPES.get(one.type)
+    if kind is not None and "$ref" not in told:
+        told.setdefault("type", kind)
+    for key in ("description", "default"):
+        value = getattr(one, key)
+        if value is not msgspec.UNSET and not refers(value):
+            told.setdefault(key, value)
+    if not one.required:
+        told = nullable(told)
     if one.secret is True:
         told["writeOnly"] = True
         if one.type in {"str", "any"}:
             told.setdefault("format", "password")
-    for key in ("description", "default"):
-        value = getattr(one, key)
-        if value is not msgspec.UNSET:
-            told.setdefault(key, value)
     return told
-
-
-def _component(name: str) -> str:
-    """Return what a component can be called."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    return name if plain == name else f"{plain}__{_digest(name)}"
 
 
 def _digest(name: str) -> str:

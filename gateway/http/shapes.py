@@ -30,14 +30,20 @@ CALLER: dict[str, dict[str, Any]] = {
         "format": "uri",
         "description": "An http or https URL to which the outcome may be sent instead.",
     },
-    f"{CONTEXT}task_data": {"type": ["object", "null"], "description": "The task's data."},
+    f"{CONTEXT}task_data": {
+        "anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}],
+        "description": "The task's data; older callers send a text that holds an object.",
+    },
 }
 """The members of a body that say for whom a call is."""
 
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
-        "schema": {"type": "string", "pattern": r"^[A-Za-z0-9._:\-]{1,128}$"},
-        "description": "The caller's name for the request: it is in the answer, in the log, and told to the connector.",
+        "schema": {**TEXT, "examples": ["order-17"]},
+        "description": (
+            "The caller's name for the request: it is in the answer, in the log, and told to the connector. Up to 128"
+            " letters, digits and `._:-`; anything else is replaced."
+        ),
     },
     "X-Timeout": {
         "schema": {"type": "number", "exclusiveMinimum": 0},
@@ -48,12 +54,12 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "description": "Makes a durable job of the call: the answer is a 202.",
     },
     "traceparent": {
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"},
-        "description": "A W3C trace context, which goes to the connector.",
+        "schema": {**TEXT, "examples": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]},
+        "description": "A W3C trace context, which goes to the connector. One that is malformed is left out.",
     },
     "tracestate": {
-        "schema": {"type": "string", "maxLength": 512},
-        "description": "What vendors add to the trace context.",
+        "schema": TEXT,
+        "description": "What vendors add to the trace context: up to 512 characters, or it is left out.",
     },
 }
 """The headers of a call. The key is said by the security schemes, the others are the transport's."""
@@ -105,8 +111,8 @@ def schemas() -> dict[str, Any]:
     }
     return {
         **of_jobs,
-        "Envelope": _envelope({}, {"anyOf": [_refers("Fault"), {"type": "null"}]}),
-        "AcceptedJob": _envelope(job, {"type": "null"}),
+        "Envelope": _envelope({}, _ERROR),
+        "AcceptedJob": _envelope(job, _ERROR),
         "Fault": _fault(TEXT),
         "Problem": _problem(TEXT),
         **{f"Problem{status}": _problem(_code(status, codes)) for status, codes in codes_by_status().items()},
@@ -153,7 +159,13 @@ def responses() -> dict[str, Any]:
             "description": "What a connector answers as before version 2: its own body, mimetype and status.",
             "headers": _headers(DURATION),
         },
+        "page": {
+            "description": "What went wrong, as a page for people, unless it never came to a sign-in.",
+            "headers": _headers(),
+            "content": {"text/html": {"schema": TEXT}, JSON: {"schema": _refers("Problem")}},
+        },
     }
+    told[str(TOLD)]["content"]["*/*"] = {"schema": {}}  # of a connector that answers as before version 2
     for status, codes in codes_by_status().items():
         more = ("Retry-After",) if status in {429, 503} else ()
         one = _answer(HTTPStatus(status).phrase, _refers(f"Problem{status}"), *more)
@@ -195,6 +207,9 @@ def named(name: str) -> dict[str, Any]:
 
 def _refers(name: str) -> dict[str, Any]:
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+_ERROR = {"anyOf": [_refers("Fault"), {"type": "null"}]}
 
 
 def _headers(*names: str) -> dict[str, Any]:

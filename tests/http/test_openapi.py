@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import jsonschema_rs
 import pytest
 import schemathesis
+import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gateway.connectors.parameters import Parameter
 from gateway.errors import GatewayError
-from gateway.http.openapi import Admittance, _schema, operation_id
+from gateway.http.openapi import Admittance, operation_id, operation_ids
 from gateway.http.statuses import HTTP_CODES, STATUSES
-from gateway.http.subschemas import explicit, lifted
+from gateway.http.subschemas import folded
 from tests.http.test_clients import client, sha256
 from tests.support import Server, Site, served
 
@@ -261,47 +261,50 @@ def test_operations_have_names_of_their_own_that_are_identifiers() -> None:
     assert all(name.isidentifier() and name.isascii() for name in names)
 
 
-def test_references_lead_from_the_document_on() -> None:
-    schema = {
-        "properties": {"$ref": {"$ref": "#/$defs/a"}, "b": {"$ref": "#"}, "c": {"$ref": "#/properties/b"}},
-        "default": {"$ref": "#"},
-        "$defs": {"a": {"items": [{"$ref": "#/$defs/a/x"}]}},
-    }
-    at = "#/components/schemas/n"
-    assert lifted("n", schema) == {
-        "n": {
-            "properties": {"$ref": {"$ref": f"{at}__a"}, "b": {"$ref": at}, "c": {"$ref": f"{at}/properties/b"}},
-            "default": {"$ref": "#"},
-        },
-        "n__a": {"items": [{"$ref": f"{at}__a/x"}]},
-    }
-
-
-def test_lists_say_that_their_items_are_anything() -> None:
-    schema = {
-        "properties": {"type": {"type": ["array", "null"]}, "pair": {"type": "array", "prefixItems": [{}, {}]}},
-        "default": {"type": "array"},
-    }
-    assert explicit(schema) == {
-        "properties": {**schema["properties"], "type": {"type": ["array", "null"], "items": {}}},
-        "default": {"type": "array"},
-    }
-
-
 @pytest.mark.parametrize(
-    "schema",
-    [{"type": "string"}, {"default": {"$ref": "#"}}, {"$ref": "#name"}, {"$ref": "https://example.com/"}],
+    "many",
+    [
+        [("twin-a", "Send"), ("twin_a", "Send"), ("TwinA", "Send"), ("twin.a", "Send")],
+        [("http", "GetAll"), ("http_get", "all"), ("httpGet", "All")],
+        [("get", "v1_jobs")],
+    ],
 )
-def test_other_references_stay_where_they_are(schema: dict[str, Any]) -> None:
-    assert lifted("n", schema) == {}
+def test_no_generator_writes_two_names_the_same(many: list[tuple[str, str]]) -> None:
+    names = operation_ids([*many, ("fax", "Send")], ["get_v1_jobs"])
+    assert len({folded(name) for name in [*names.values(), "get_v1_jobs"]}) == len(many) + 2
+    assert all(name.isidentifier() and name.isascii() for name in names.values())
+    assert names["fax", "Send"] == "fax__Send"
+    assert operation_ids(reversed([*many, ("fax", "Send")]), ["get_v1_jobs"]) == names, "whoever was there first"
 
 
-def test_one_that_cannot_be_lifted_is_a_schema_of_its_own() -> None:
-    one = Parameter(id="a", type="any", required=True, schema={"$anchor": "x", "items": {"$ref": "#x"}})
-    assert _schema("n/a", one, {})["$id"] == "urn:connector-gateway:n/a"
-    shared: dict[str, Any] = {}
-    strange = Parameter(id="a", type="any", required=True, schema={"items": {"$ref": "#"}})
-    assert _schema("n/ä", strange, shared) == {"$ref": f"#/components/schemas/{next(iter(shared))}"}
+@pytest.mark.parametrize("names", [("gateway",), ("Gateway", "gate-way"), ("twin-a", "TwinA")])
+async def test_no_two_tags_are_the_same_to_a_generator(tmp_path: Path, names: tuple[str, ...]) -> None:
+    site = Site(tmp_path)
+    site.configure("\n".join(f"{name}: {{run: [cat], commands: {{Do: {{}}}}}}" for name in names))
+    async with served(site) as gateway:
+        document = await described(gateway)
+        tags = [one["name"] for one in document["tags"]]
+        assert len({folded(tag) for tag in tags}) == len(names) + 1
+        used = {tag for one in document["paths"].values() for operation in one.values() for tag in operation["tags"]}
+        assert used == set(tags)
+
+
+async def test_what_is_odd_in_a_description_stays_readable(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    told = {"name": "Do", "parameters": [], "description": "\n first\x7f \x85line \ufffe\nsecond"}
+    answer = {"commands": [told, {"name": "Go", "parameters": [], "description": " "}]}
+    site.python("it.py", f"print({json.dumps(json.dumps(answer))})")
+    site.configure("it: {run: [./it.py]}")
+    async with served(site) as gateway:
+        document = await described(gateway)
+        operation = document["paths"]["/v1/do/it/Do"]["post"]
+        assert operation["summary"] == "first\x7f \x85line \ufffe"
+        assert operation["description"] == "first\x7f \x85line \ufffe\nsecond"
+        assert document["paths"]["/v1/do/it/Go"]["post"]["summary"] == "it: Go"
+        assert yaml.safe_load((await gateway.get("/openapi.json")).raw) == document, (
+            "which JSON always is, but for these"
+        )
+        assert all(one["summary"] for path in document["paths"].values() for one in path.values())
 
 
 # --- who may ask
