@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import os
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -171,8 +172,15 @@ async def asked(
     except (aiohttp.ClientError, OSError, ValueError) as problem:
         if isinstance(problem, aiohttp.InvalidURL):
             fail(f"--url: {url!r} is not an http or https URL")
-        said = getattr(getattr(problem, "os_error", None), "strerror", None) or str(problem) or type(problem).__name__
-        raise NoGateway(f"no gateway answers at {url}: {said}") from problem
+        raise NoGateway(f"no gateway answers at {url}: {_why(problem)}") from problem
+
+
+def _why(problem: Exception) -> str:
+    """Say why a connection could not be had; of an error of the system what that calls it."""
+    cause = getattr(problem, "os_error", None)
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and (cause.errno or 0) > 0:
+        return os.strerror(cause.errno or 0)
+    return getattr(cause, "strerror", None) or str(problem) or type(problem).__name__
 
 
 def read(target: Target, status: int, body: bytes) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
     from gateway.cli.remote import Target
 
 PAUSE = 2.0  # seconds between two looks
+SPARING = 4  # times what a look took is the pause at least: of a thousand connectors it is work for the gateway, too
+AROUND = 4  # lines of a screen that are neither its head, nor problems, nor connectors
 LOOKS = 16  # that are kept: rates are those of the last half minute
 _COLORS = {Severity.ERROR.value: "bold red", Severity.WARNING.value: "yellow", Severity.NOTICE.value: "dim"}
+_terminal = Console(highlight=False, emoji=False)
 _STATES = {"ready": "green", "describing": "yellow", "quarantined": "red"}
 
 
@@ -47,7 +51,9 @@ class Overview(NamedTuple):
 
 
 @click.command()
-@click.option("--watch", "-w", is_flag=True, help="Overview again every two seconds, until ^C.")
+@click.option(
+    "--watch", "-w", is_flag=True, help="Overview again every two seconds, until ^C; as much of it as has room."
+)
 @remote
 def status(where: Where, *, watch: bool, as_json: bool) -> None:
     """Say what is wrong with a running gateway and what to do, and show its connectors at work.
@@ -61,13 +67,12 @@ def status(where: Where, *, watch: bool, as_json: bool) -> None:
 async def _once(target: Target, *, as_json: bool) -> int:
     try:
         look = await _Watcher(target).look()
-    except NoGateway as problem:
-        err.print(f"[bold red]error:[/] {escaped(str(problem))}")
-        return 2
-    if look is None:
-        return 2
+    except (NoGateway, _Denied) as problem:
+        return _said(target, problem)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(_told(look)), indent=2))
+    elif out.is_terminal:
+        _terminal.print(_shown(look))
     else:
         print_table(_shown(look))
     return 1 if look.wrong else 0
@@ -76,23 +81,43 @@ async def _once(target: Target, *, as_json: bool) -> int:
 async def _watch(target: Target, *, as_json: bool) -> int:
     """Show one look after the other; a gateway that is away is waited for."""
     watcher = _Watcher(target)
-    with Live(console=out, auto_refresh=False, screen=out.is_terminal and not as_json) as live:
-        while True:
-            frame: RenderableType
-            try:
-                look = await watcher.look()
-                if look is None:
-                    return 2
-                told, frame = _told(look), _shown(look)
-            except NoGateway as problem:
-                told, frame = {"ok": False, "problem": str(problem)}, Text(str(problem), style="bold red")
-            if as_json:
-                click.echo(msgspec.json.encode(told))
-            elif out.is_terminal:
-                live.update(frame, refresh=True)
-            else:
-                out.print(frame)
-            await asyncio.sleep(PAUSE)
+    try:
+        with Live(console=_terminal, auto_refresh=False, screen=out.is_terminal and not as_json) as live:
+            while True:
+                begun = time.monotonic()
+                frame: RenderableType
+                try:
+                    look = await watcher.look()
+                    told, frame = _told(look), _fitted(look, live.console) if out.is_terminal else _shown(look)
+                except NoGateway as problem:
+                    told, frame = {"ok": False, "problem": str(problem)}, _away(problem)
+                if as_json:
+                    click.echo(msgspec.json.encode(told))
+                elif out.is_terminal:
+                    live.update(frame, refresh=True)
+                else:
+                    out.print(frame)
+                await asyncio.sleep(max(PAUSE, SPARING * (time.monotonic() - begun)))
+    except _Denied as problem:  # it is told when the screen is again what it was
+        return _said(target, problem)
+
+
+class _Denied(Exception):
+    """The gateway has answered that it will not: its status, and what it said."""
+
+    def __init__(self, code: int, answer: dict[str, Any]) -> None:
+        super().__init__(code)
+        self.code = code
+        self.answer = answer
+
+
+def _said(target: Target, problem: NoGateway | _Denied) -> int:
+    """Say why there is nothing to show; return the exit status."""
+    if isinstance(problem, _Denied):
+        complain(target.shown, problem.code, problem.answer)
+    else:
+        err.print(f"[bold red]error:[/] {escaped(str(problem))}")
+    return 2
 
 
 class _Watcher:
@@ -102,23 +127,22 @@ class _Watcher:
         self._target = target
         self._scrapes: deque[Scrape] = deque(maxlen=LOOKS)
 
-    async def look(self) -> Overview | None:
-        """Return what it says; None where it refuses, which has been said.
+    async def look(self) -> Overview:
+        """Return what it says.
 
         Raises:
             NoGateway: none answers.
+            _Denied: it wants another key, say.
         """
         code, body = await asked(self._target, "GET", "/v1/status", {})
         status = read(self._target, code, body)
         if code >= 400:
-            complain(self._target.shown, code, status)
-            return None
+            raise _Denied(code, status)
         if "problems" not in status:
             raise NoGateway(f"what answers at {self._target.shown} is a gateway of an earlier version, or none")
         code, body = await asked(self._target, "GET", "/metrics", {})
         if code >= 400:
-            complain(self._target.shown, code, read(self._target, code, body))
-            return None
+            raise _Denied(code, read(self._target, code, body))
         now = scrape(body.decode(errors="replace"), time.monotonic(), one_client="client" in status)
         before = self._scrapes[0] if self._scrapes else None
         self._scrapes.append(now)
@@ -152,7 +176,33 @@ def _told(look: Overview) -> dict[str, Any]:
 
 
 def _shown(look: Overview) -> RenderableType:
-    return Group(_head(look.status), "", *_problems(look.status["problems"]), "", _connectors(look))
+    """Return all that there is."""
+    return Group(_head(look.status), "", *_problems(look.status["problems"]), "", _connectors(look, None))
+
+
+def _fitted(look: Overview, console: Console) -> RenderableType:
+    """Return what has room on a screen: problems have the half of it, or what connectors leave."""
+
+    def tall(part: RenderableType) -> int:
+        return len(console.render_lines(part))
+
+    head, problems = _head(look.status), _problems(look.status["problems"])
+    room = console.size.height - tall(head) - AROUND
+    most, used = max(room // 2, room - len(look.status["connectors"])), 0
+    shown: list[RenderableType] = []
+    for number, one in enumerate(problems, 1):
+        height, more = tall(one), number < len(problems)
+        if shown and used + height + more > most:
+            shown.append(Text(f"and {len(problems) - len(shown)} more: without --watch all are told", style="dim"))
+            used += 1
+            break
+        shown.append(one)
+        used += height
+    return Group(head, "", *shown, "", _connectors(look, max(1, room - used)))
+
+
+def _away(problem: NoGateway) -> RenderableType:
+    return Group(Text(str(problem), style="bold red"), Text("it is waited for, until ^C", style="dim"))
 
 
 def _head(status: dict[str, Any]) -> RenderableType:
@@ -169,26 +219,28 @@ def _head(status: dict[str, Any]) -> RenderableType:
 def _problems(problems: list[dict[str, Any]]) -> list[RenderableType]:
     if not problems:
         return [Text("nothing is wrong", style="green")]
-    lines: list[RenderableType] = []
-    for one in problems:
-        lines.append(
-            Text.assemble(
-                (one["severity"], _COLORS[one["severity"]]), " ", (one["subject"], "bold"), f": {_plain(one['text'])}"
-            )
-        )
-        if one["remedy"]:
-            lines.append(Text(f"    {_plain(one['remedy'])}", style="cyan"))
-    return lines
+    return [_problem(one) for one in problems]
 
 
-def _connectors(look: Overview) -> RenderableType:
+def _problem(one: dict[str, Any]) -> RenderableType:
+    text = Text.assemble(
+        (one["severity"], _COLORS[one["severity"]]), " ", (one["subject"], "bold"), f": {_plain(one['text'])}"
+    )
+    remedy = Padding(Text(_plain(one["remedy"]), style="cyan"), (0, 0, 0, 4), expand=False)
+    return Group(text, remedy) if one["remedy"] else text
+
+
+def _connectors(look: Overview, most: int | None) -> RenderableType:
+    """Return a table of so many, those that are called most; a long name gives way to numbers."""
     each = look.seconds is None
     table = Table(box=None, pad_edge=False, header_style="bold")
     calls = ("calls", "failed") if each else ("calls/s", "failed/s")
-    for title in ("connector", "state", *calls, "p50", "p95", "in flight", "queued"):
-        table.add_column(title, no_wrap=True, justify="left" if title in {"connector", "state"} else "right")
+    table.add_column("connector", overflow="ellipsis")
+    table.add_column("state", no_wrap=True)
+    for title in (*calls, "p50", "p95", "in flight", "queued"):
+        table.add_column(title, no_wrap=True, justify="right")
     rates = {name: look.rates.get(name, NO_CALLS) for name in look.status["connectors"]}
-    for name in sorted(rates, key=lambda name: (-rates[name].calls, name)):
+    for name in sorted(rates, key=lambda name: (-rates[name].calls, name))[:most]:
         one, rate = look.status["connectors"][name], rates[name]
         state = "circuit open" if one.get("circuit", "closed") != "closed" else one["state"]
         table.add_row(
@@ -202,7 +254,9 @@ def _connectors(look: Overview) -> RenderableType:
             str(one["queued"]),
         )
     of = "since the start" if look.seconds is None else f"of the last {look.seconds:.0f} s"
-    return Group(table, Text(f"calls, failures and times {of}", style="dim"))
+    left = len(rates) - table.row_count
+    more = f"; {left} more connectors" if left else ""
+    return Group(table, Text(f"calls, failures and times {of}{more}", style="dim"))
 
 
 def _number(count: float, seconds: float | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -13,12 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
-from gateway.cli.rates import between, scrape
+from gateway.cli.rates import Rates, between, scrape
+from gateway.cli.status import Overview, _fitted, _shown
 from tests.support import Server, Site, cli, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.console import RenderableType
 
 KEY = {"CONNECTOR_PROXY_API_KEY": "sesame"}
 HEADERS = {"Authorization": "Bearer sesame"}
@@ -89,7 +96,7 @@ async def test_whoever_cannot_be_asked_is_status_2(site: Site) -> None:
         assert "CONNECTOR_PROXY_API_KEY" in wrong.stderr
     away = await status(site, gateway)
     assert (away.returncode, away.stdout) == (2, "")
-    assert away.stderr.startswith(f"error: no gateway answers at {gateway.url}: ")
+    assert away.stderr == f"error: no gateway answers at {gateway.url}: Connection refused\n"
     assert cli(site, "status", "--config", "none.yaml").returncode == 2
 
 
@@ -165,6 +172,98 @@ async def test_watching_shows_rates_of_what_comes_meanwhile_and_waits_for_a_gate
             with watching:
                 ended = await asyncio.to_thread(watching.wait, 60)
     assert ended == 130
+
+
+# --- on a terminal
+
+LONG = "a-connector-with-a-rather-long-name-that-somebody-has-given-it"
+
+
+def overview(connectors: int, problems: int) -> Overview:
+    """Return what a gateway might say: of each connector there are calls, of the first ones it is wrong, at length."""
+    names = [f"{LONG}-{number}" for number in range(connectors)]
+    told = {
+        "version": "1.2", "state": "serving", "jobs": {"open": 123},
+        "problems": [
+            {"severity": "error", "kind": "quarantined", "subject": f"broken{number}", "remedy": "mend that " * 12,
+             "text": f"it cannot be served: {'because of this and that, ' * 4}which is the end"}
+            for number in range(problems)
+        ],
+        "connectors": {
+            name: {"state": "quarantined", "in_flight": 1234, "queued": 5678, "circuit": "open"} for name in names
+        },
+    }  # fmt: skip
+    rates = {name: Rates(2e6 + number, 4321.0, 0.123, 67.8) for number, name in enumerate(names)}
+    return Overview(told, rates, 30.0)
+
+
+def drawn(made: RenderableType, width: int, height: int) -> list[str]:
+    console = Console(width=width, height=height, file=io.StringIO(), highlight=False, emoji=False, force_terminal=True)
+    with console.capture() as captured:
+        console.print(made)
+    return re.sub(r"\x1b\[[\d;]*m", "", captured.get()).splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_numbers_and_reasons_are_never_cut_off_on_a_terminal(width: int) -> None:
+    lines = drawn(_shown(overview(3, 2)), width, 24)
+    assert max(map(len, lines)) <= width
+    whole = " ".join(line.strip() for line in lines)
+    assert whole.count("which is the end") == 2
+    rows = [line for line in lines if line.startswith("a-conn")]
+    assert [row.split()[1:] for row in rows] == [
+        ["circuit", "open", f"{(2e6 + number) / 30:.1f}", "144.0", "123ms", "67.8s", "1234", "5678"]
+        for number in (2, 1, 0)
+    ]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (200, 50), (76, 20)])
+@pytest.mark.parametrize(("connectors", "problems"), [(0, 0), (1, 0), (3, 1), (5, 40), (1000, 1), (1000, 300)])
+def test_what_is_watched_fits_the_screen(size: tuple[int, int], connectors: int, problems: int) -> None:
+    look, (width, height) = overview(connectors, problems), size
+    lines = drawn(_fitted(look, Console(width=width, height=height, force_terminal=True)), width, height)
+    assert len(lines) <= height
+    assert lines[0].startswith("gateway 1.2 is serving")
+    rows = sum(line.startswith("a") and "circuit open" in line for line in lines)
+    shown = sum(line.startswith("error broken") for line in lines)
+    assert rows >= min(connectors, 1)
+    assert shown >= min(problems, 1)
+    said = " ".join(line.strip() for line in lines)
+    assert (f"and {problems - shown} more: " in said) == (shown < problems)
+    assert (f"; {connectors - rows} more connectors" in said) == (rows < connectors)
+
+
+async def test_a_refusal_is_told_where_it_can_be_read_when_the_screen_is_back(site: Site) -> None:
+    site.configure()
+    async with served(site, env=KEY) as gateway:
+        ours, its = pty.openpty()
+        try:
+            watching = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "status", "--watch", "--url", gateway.url],
+                stdin=its, stdout=its, stderr=its, cwd=site.folder,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent.parent),
+                     "CONNECTOR_PROXY_API_KEY": "guess", "TERM": "xterm"},
+            )  # fmt: skip
+            os.close(its)
+            told = await asyncio.to_thread(read_all, ours)
+            assert await asyncio.to_thread(watching.wait, 60) == 2
+        finally:
+            os.close(ours)
+    screen, _, after = told.rpartition("\x1b[?1049l")
+    assert "\x1b[?1049h" in screen
+    assert "the gateway wants another API key" in after
+
+
+def read_all(descriptor: int) -> str:
+    """Return what is written to a terminal until nobody has it any more."""
+    found = b""
+    with contextlib.suppress(OSError):
+        while more := os.read(descriptor, 1 << 16):
+            found += more
+    return found.decode()
+
+
+# --- rates
 
 
 def text(calls: int, buckets: tuple[int, int, int], *, started: float = 7.0) -> str:
