@@ -115,7 +115,7 @@ class Gateway:
                 await self.registry.open(watch=watch)
             if watch:
                 self._keep()
-                self.bus.listen(self._on_registry_loaded, RegistryLoaded)
+                self.bus.listen(self._on_registry_loaded, RegistryLoaded, called="registry")
                 self._warn(self.registry.snapshot.statuses)
                 self._tell_missing()
                 self.pools.open()

@@ -80,13 +80,13 @@ def call(
     bus = Bus()
     with audited(config) as audit:
         if audit is not None:
-            bus.listen(functools.partial(_tell, audit), RunFinished)
+            bus.listen(functools.partial(_tell, audit), RunFinished, called="audit")
         run(_call(config, request, bus, quiet=quiet))
 
 
 async def _call(config: Path | None, request: Call, bus: Bus, *, quiet: bool) -> int:
     if not quiet:
-        bus.listen(_show)
+        bus.listen(_show, called="command line")
     async with opened(config, bus, described=False) as gateway:
         seen_by(gateway, request.caller.client)
         try:

@@ -88,7 +88,7 @@ def _serve(settings: Settings, log_format: logs.Format) -> None:
     from gateway.server import serve as run_server  # noqa: PLC0415
 
     bus = Bus()
-    bus.listen(logs.EventLog(log_format, Redactor(settings.secrets)))
+    bus.listen(logs.EventLog(log_format, Redactor(settings.secrets)), called="log")
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_server(settings, bus))

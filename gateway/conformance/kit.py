@@ -166,7 +166,7 @@ class Kit:
         self._pool = _Watched(gateway.pools, self._ended)
         self._spawn = _Watched(gateway.pools.spawn, self._ended)
         self._bus = Bus()
-        self._bus.listen(self._listen)
+        self._bus.listen(self._listen, called="command line")
         self._noise: list[str] = []
         self._boot = 0.0
         """Seconds that it takes to begin, as far as that is known: what it does then takes them too."""

@@ -53,8 +53,8 @@ def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.A
     connections = Connections(settings)
     metrics = Metrics(gateway, version("gateway"), connections.load)
     recent = Recent(functools.partial(datetime.datetime.now, datetime.UTC))
-    bus.listen(metrics, *Metrics.kinds)
-    bus.listen(recent, *Recent.kinds)
+    bus.listen(metrics, *Metrics.kinds, called="metrics")
+    bus.listen(recent, *Recent.kinds, called="status")
     handlers = Handlers(
         gateway, metrics, recent, version("gateway"), connections, redirects=functools.partial(_redirects, gateway)
     )
@@ -67,7 +67,7 @@ def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.A
     middlewares = [middleware.around(settings, gateway.registry, routes, authenticator, sessions)]
     if gateway.audit is not None:
         audited = Audited(gateway.audit, routes)
-        bus.listen(audited, *Audited.kinds)
+        bus.listen(audited, *Audited.kinds, called="audit")
         middlewares = [audited.tell, *middlewares, *([audited.admit] if gateway.audit.required else [])]
     if tracing is not None:
         middlewares.insert(0, Traced(tracing, routes).tell)

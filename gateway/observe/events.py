@@ -510,11 +510,16 @@ class Bus:
         self.faults: dict[str, int] = {}
         """How often each listener that ever did has failed."""
         self._listeners = Listeners()
+        self._called: list[tuple[Listener, str]] = []
         self._told: set[tuple[str, type[Exception]]] = set()
 
-    def listen(self, listener: Listener, *kinds: type[Event]) -> None:
-        """Add a listener to some kinds of events, or to all; it must not block."""
+    def listen(self, listener: Listener, *kinds: type[Event], called: str = "another") -> None:
+        """Add a listener to some kinds of events, or to all; it must not block.
+
+        `called` is what the log and the metrics call it when it fails: it never changes.
+        """
         self._listeners.add(listener, kinds)
+        self._called.append((listener, called))
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""
@@ -525,7 +530,7 @@ class Bus:
                 self._failed(listener, event, problem)
 
     def _failed(self, listener: Listener, event: Event, problem: Exception) -> None:
-        name = getattr(listener, "__qualname__", type(listener).__qualname__)
+        name = next(called for one, called in self._called if one == listener)
         self.faults[name] = self.faults.get(name, 0) + 1
         kind = (name, type(problem))
         if kind in self._told or isinstance(event, ListenerFailed):

@@ -86,7 +86,7 @@ class LiveLogs:
     def add(self, follower: Follower) -> None:
         """Have somebody follow."""
         if not self._listens:
-            self._bus.listen(self, ConnectorLine, RunFinished)
+            self._bus.listen(self, ConnectorLine, RunFinished, called="console")
             self._listens = True
         self._followers.setdefault(follower.connector, set()).add(follower)
 
