@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -10,7 +11,22 @@ import click
 import msgspec
 
 from gateway.cli.common import err, escaped, out, run
-from gateway.cli.remote import Number, Text, ask, at, fetch, print_facts, print_table, remote, table
+from gateway.cli.remote import (
+    NoGateway,
+    Number,
+    Text,
+    ask,
+    asked,
+    at,
+    complain,
+    fetch,
+    print_facts,
+    print_table,
+    read,
+    remote,
+    table,
+    target_of,
+)
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
@@ -18,8 +34,11 @@ if TYPE_CHECKING:
 
     from gateway.cli.remote import Where
 
+UNAVAILABLE = 503
 LOOK = 1.0  # seconds between two looks for new ones
 PAGE = 500  # runs that are asked for at most
+NAME = 60  # characters of a command in a list: it may be whatever a caller has typed
+WHY = 300  # of a message there
 _FACTS = ("command", "outcome", "ended", "ran", "waited", "client", "task", "request")
 
 
@@ -61,7 +80,7 @@ def list_(where: Where, *, as_json: bool, **query: Any) -> None:
     def show(answer: Any) -> None:
         rows = table("run", *_FACTS, "why")
         for one in answer["runs"]:
-            rows.add_row(one["id"], *_row(one), escaped(one["message"] or ""))
+            rows.add_row(one["id"], *_row(one), escaped(_cut(one["message"] or "", WHY)))
         print_table(rows)
 
     run(ask(where, "GET", "/v1/runs", query, None if as_json else show))
@@ -80,7 +99,7 @@ def show(where: Where, name: str, *, as_json: bool) -> None:
 @click.option("--limit", "-n", type=Number(0, PAGE), default=10, show_default=True, help="How many to begin with.")
 @remote
 def tail(where: Where, *, as_json: bool, limit: int, **query: Any) -> None:
-    """Print runs as they end, one a line, until ^C."""
+    """Print runs as they end, one a line, until ^C. A gateway that goes away meanwhile is waited for."""
     run(_follow(where, query, limit, _print_json if as_json else _print_line))
 
 
@@ -96,19 +115,49 @@ def replay(where: Where, name: str, *, as_json: bool) -> None:
 
 
 async def _follow(where: Where, query: dict[str, Any], limit: int, tell: Callable[[Any], None]) -> int:
-    last: str | None = None
-    most = limit
+    found = await fetch(where, "GET", "/v1/runs", {**query, "limit": max(1, limit)})
+    if found is None:
+        return 1
+    latest, waits = found.json["runs"], False
+    last, news = latest[0]["id"] if latest else None, latest[:limit]
     while True:
-        found = await fetch(where, "GET", "/v1/runs", {**query, "after": last, "limit": max(1, most)})
-        if found is None:
-            return 1
-        latest = found.json["runs"]
-        for one in reversed(latest[:most]):
+        for one in reversed(news):
             tell(one)
-        if latest:
-            last = latest[0]["id"]
-        most = PAGE
+        last = news[0]["id"] if news else last
         await asyncio.sleep(LOOK)
+        try:
+            later = await _after(where, query, last)
+        except NoGateway as problem:
+            if not waits:
+                err.print(f"[bold red]waiting:[/] {escaped(str(problem))}")
+            news, waits = [], True
+            continue
+        if later is None:
+            return 1
+        news, waits = later, False
+
+
+async def _after(where: Where, query: dict[str, Any], last: str | None) -> list[Any] | None:
+    """Return all runs that were written after one, the latest first; None where the gateway refuses, which is told.
+
+    Raises:
+        NoGateway: none answers, or it cannot tell at the moment.
+    """
+    target = target_of(where)
+    found: dict[str, Any] = {}
+    for offset in itertools.count(step=PAGE):  # what comes meanwhile moves others to a later page, where they are again
+        page = {**query, "after": last, "limit": PAGE, "offset": offset}
+        status, body = await asked(target, "GET", "/v1/runs", page)
+        answer = read(target, status, body)
+        if status == UNAVAILABLE:
+            raise NoGateway(str(answer["error"]["message"]))
+        if status >= 400:
+            complain(target.shown, status, answer)
+            return None
+        found |= {one["id"]: one for one in answer["runs"] if one["id"] not in found}
+        if len(answer["runs"]) < PAGE:
+            break
+    return sorted(found.values(), key=lambda one: -one["finished"])
 
 
 async def _replay(where: Where, name: str, *, as_json: bool) -> int:
@@ -135,14 +184,14 @@ def _print_json(one: Any) -> None:
 
 
 def _print_line(one: Any) -> None:
-    ended, command, outcome = at(one["finished"]), f"{one['connector']}/{one['command']}", _outcome(one)
+    ended, command, outcome = at(one["finished"]), _called(one), _outcome(one)
     out.print(f"{ended} {one['id']} [cyan]{escaped(command)}[/] {outcome} {_seconds(one['wall'])}"
               f" {escaped(one['message'] or '')}".rstrip())  # fmt: skip
 
 
 def _row(one: Any) -> tuple[str, ...]:
     return (
-        f"[cyan]{escaped(one['connector'])}/{escaped(one['command'])}[/]", _outcome(one), at(one["finished"]),
+        f"[cyan]{escaped(_cut(_called(one), NAME))}[/]", _outcome(one), at(one["finished"]),
         _seconds(one["wall"]), _seconds(one["queue_wait"]), escaped(one["client"] or ""),
         escaped(one["task_id"] or ""), escaped(one["request_id"]),
     )  # fmt: skip
@@ -151,7 +200,7 @@ def _row(one: Any) -> tuple[str, ...]:
 def _show(one: dict[str, Any]) -> None:
     facts = {
         "run": one["id"],
-        "command": f"{one['connector']}/{one['command']}",
+        "command": _called(one),
         "code": one["error_code"] if one["error_code"] != one["outcome"] else None,
         "why": one["message"],
         "called": at(one["began"]),
@@ -179,6 +228,14 @@ def _show(one: dict[str, Any]) -> None:
         if one[name] is not None:
             out.print(f"[bold]{name}[/]")
             out.print_json(data=one[name])
+
+
+def _called(one: Any) -> str:
+    return f"{one['connector']}/{one['command']}"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _outcome(one: Any) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gateway.sealing import Keyring
     from gateway.settings import JournalSection
 
-VERSION = 1
+VERSION = 2
 BUSY = 2.0  # seconds that another process may have the file locked
 LOOK = 60.0  # seconds between two looks for runs that are too old
 SLICE = 1000  # runs that are removed at once, in a transaction of their own: SQLite's own log has all that one changes

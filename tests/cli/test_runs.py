@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from gateway.cli import runs as module
+from gateway.cli.remote import Where
 from tests.cli.test_jobs import free_port
-from tests.support import Server, Site, cli, served
+from tests.support import Server, Site, cli, eventually, served
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -80,3 +87,62 @@ async def test_runs_are_listed_shown_followed_and_repeated(site: Site) -> None:
             assert new in await asyncio.to_thread(lines_of.readline)
             following.send_signal(signal.SIGINT)
             assert await asyncio.to_thread(following.wait, 20) == 130
+
+
+async def test_a_tail_outlasts_its_gateway(site: Site) -> None:
+    port = free_port()
+    site.script("fax.sh", "cat > /dev/null; echo '{}'")
+    site.configure("fax: {run: [./fax.sh], commands: {Send: {}}}", gateway="api_key: k3y")
+    printed, key = site.folder / "tail", {"Authorization": "Bearer k3y"}
+
+    async def follows(server: Server) -> None:
+        await server.do("fax/Send", headers=key)
+        new = (await server.get("/v1/runs?limit=1", headers=key)).json["runs"][0]["id"]
+        await eventually(lambda: new in printed.read_text())
+
+    tail = [sys.executable, "-m", "gateway", "runs", "tail", "--json", "--url", f"http://127.0.0.1:{port}"]
+    env = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    with contextlib.ExitStack() as stack:
+        async with served(site, "--listen", f"127.0.0.1:{port}") as server:
+            await server.do("fax/Send", headers=key)
+            out = stack.enter_context(printed.open("wb"))
+            following = stack.enter_context(
+                subprocess.Popen(tail, cwd=site.folder, stdout=out, stderr=subprocess.PIPE, text=True, env=env)
+            )
+            await eventually(printed.read_bytes)
+            await follows(server)
+        told = following.stderr
+        assert told is not None
+        assert "waiting: no gateway answers" in await asyncio.to_thread(told.readline)
+        async with served(site, "--listen", f"127.0.0.1:{port}") as server:
+            await follows(server)
+        following.send_signal(signal.SIGINT)
+        assert await asyncio.to_thread(following.wait, 20) == 130
+    ids = [json.loads(line)["id"] for line in printed.read_text().splitlines()]
+    assert len(ids) == len(set(ids)) == 3
+
+
+async def test_more_runs_than_a_page_are_all_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = [{"id": str(number), "finished": number} for number in range(7)]
+
+    async def answered(_target: Any, _method: str, _path: str, query: dict[str, Any]) -> tuple[int, bytes]:
+        later = [one for one in reversed(written) if one["finished"] > int(query["after"])]
+        found = later[query["offset"] : query["offset"] + query["limit"]]
+        written.append({"id": str(len(written)), "finished": len(written)})  # one comes in between two pages
+        return 200, json.dumps({"runs": found}).encode()
+
+    monkeypatch.setattr(module, "PAGE", 3)
+    monkeypatch.setattr(module, "asked", answered)
+    where = Where(None, "http://127.0.0.1:1", None, None)
+    found = await module._after(where, {}, "0") or []
+    ids = [one["id"] for one in found]
+    assert ids == sorted(ids, key=int, reverse=True)
+    assert {str(number) for number in range(1, 7)} <= set(ids)
+
+
+async def test_a_list_stays_readable_whatever_callers_type(site: Site) -> None:
+    site.configure("fax: {run: [./none], commands: {Send: {}}}")
+    async with served(site) as server:
+        await server.do(f"fax/{'x' * 5000}")
+        done = await asyncio.to_thread(cli, site, "runs", "list", "--url", server.url)
+        assert max(map(len, done.stdout.splitlines())) < 600

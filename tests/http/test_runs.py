@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import secrets
@@ -150,6 +151,26 @@ async def test_runs_are_found_by_what_they_are_page_by_page(site: JournalSite) -
             assert (await server.get(f"/v1/runs?{query}")).code == "invalid_request", query
         assert (await server.get("/v1/runs/none")).code == "run_not_found"
         assert (await server.get("/v1/runs/%00")).code == "invalid_request"
+
+
+async def test_pages_of_the_console_stay_while_runs_come_in(site: JournalSite) -> None:
+    async with served(site) as server:
+
+        async def page(path: str) -> tuple[list[str], dict[str, str]]:
+            text = (await server.get(path)).raw.decode()
+            links = re.findall(r'rel="(prev|next)" href="([^"]+)"', text)
+            return re.findall(r"<td>(t\d+)</td>", text), {rel: html.unescape(link) for rel, link in links}
+
+        for number in range(5):
+            await server.do("act/Go", {"spiff__task_id": f"t{number}"})
+        first, links = await page("/console/runs?limit=2&command=Go")
+        assert first == ["t4", "t3"]
+        await server.do("act/Go", {"spiff__task_id": "t5"})
+        second, links = await page(f"{links['next']}&limit=2")
+        assert second == ["t2", "t1"]
+        await server.do("act/Go", {"spiff__task_id": "t6"})
+        assert (await page(f"{links['next']}&limit=2"))[0] == ["t0"]
+        assert (await page(f"{links['prev']}&limit=2"))[0] == ["t4", "t3"]
 
 
 async def test_payloads_are_kept_where_their_connector_says_so_and_a_reload_is_enough(site: JournalSite) -> None:

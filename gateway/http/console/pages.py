@@ -53,6 +53,7 @@ LOG_IN = 8 << 10  # bytes of the form to log in
 MOST = 4 << 20  # bytes of any other form
 FIELDS = 1000  # of a form
 PAGE = 50  # jobs, or runs
+MOMENT = 0.0001  # seconds: as exact as it is kept when a run has ended
 LATEST = 10  # runs of a connector
 FOREVER = "public, max-age=31536000, immutable"
 """How long a file of the pages is kept: its URL has its version, and no secret is in it."""
@@ -254,11 +255,17 @@ class Console:
         """Search runs that are over."""
         query = _said(request.query)
         found, limit, offset = await self._runs.search(request, {"limit": str(PAGE), **query})
+        asked = {key: query.get(key, "") for key in _OF_RUNS}
+        if found and not asked["until"]:  # what comes meanwhile would move the others to later pages
+            stays = {**asked, "until": f"{found[0].finished + MOMENT:.4f}"}
+        else:
+            stays = asked
         return self._page(
             request,
             "runs.html",
             runs=[told_of_run(one, request) for one in found],
-            asked={key: query.get(key, "") for key in _OF_RUNS},
+            asked=asked,
+            stays=stays,
             before=max(0, offset - limit) if offset else None,
             after=offset + limit if len(found) == limit else None,
             **self._runs.node(request),
