@@ -802,7 +802,8 @@ def _secrets(section: dict[str, Any], environ: Mapping[str, str]) -> Iterator[st
     ours = "CONNECTOR_PROXY_", OTLP
     yield from secrets_in({name: value for name, value in environ.items() if name.startswith(ours)})
     for name in (f"{OTLP}HEADERS", f"{OTLP}TRACES_HEADERS"):
-        said = [unquote(one.partition("=")[2]).strip() for one in environ.get(name, "").split(",")]
+        # What has no name is told by the library as it is.
+        said = [unquote(one.split("=", 1)[-1]).strip() for one in environ.get(name, "").split(",")]
         yield from secrets_in([one for one in said if one], secret=True)
     callbacks = section.get("callbacks")
     todo = [callbacks, *(hosts.values() if isinstance(hosts := (callbacks or {}).get("hosts"), dict) else ())]

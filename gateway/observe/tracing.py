@@ -146,17 +146,26 @@ def start(exporters: Sequence[str], version: str, publish: Callable[[Event], Non
         publish: is told, in the loop's thread, when they cannot be sent.
 
     Raises:
-        TracesUnavailable: something is not installed.
+        TracesUnavailable: something is not installed, or cannot be made of the library's variables.
     """
+    logger = logging.getLogger(LIBRARY)
+    logger.handlers = [_Complaints(asyncio.get_running_loop(), publish)]
+    logger.propagate = False
+    try:
+        return Tracing(_provider(exporters, version), version)
+    except TracesUnavailable:
+        raise
+    except Exception as problem:  # whatever the library says of a variable, and in whatever way
+        raise TracesUnavailable(f"OpenTelemetry cannot be started: {problem}") from problem
+
+
+def _provider(exporters: Sequence[str], version: str) -> TracerProvider:
     try:
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - see the module
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as problem:
         raise TracesUnavailable("OpenTelemetry is not installed: pip install 'gateway[otel]'") from problem
-    logger = logging.getLogger(LIBRARY)
-    logger.handlers = [_Complaints(asyncio.get_running_loop(), publish)]
-    logger.propagate = False
     resource = Resource.create()
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": SERVICE}))
@@ -166,7 +175,7 @@ def start(exporters: Sequence[str], version: str, publish: Callable[[Event], Non
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     for sender in senders:
         provider.add_span_processor(BatchSpanProcessor(sender))
-    return Tracing(provider, version)
+    return provider
 
 
 def _exporter(name: str) -> Any:

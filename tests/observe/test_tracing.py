@@ -568,3 +568,30 @@ async def test_traces_can_be_written_to_standard_output(site: Site, collector: C
         await gateway.do("act/Go")
         await eventually(lambda: '"name": "run act/Go"' in gateway.log())
     assert not collector.asked
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "0"},
+        {"OTEL_BSP_MAX_QUEUE_SIZE": "-1"},
+        {"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"},
+    ],
+)
+async def test_what_the_library_does_not_understand_stops_nothing(
+    site: Site, collector: Collector, variables: dict[str, str]
+) -> None:
+    async with traced(site, collector, **variables) as server:
+        [line] = server.events("traces_off")
+        assert line["hint"]
+        assert (await server.do("act/Go")).status == 200
+
+
+async def test_a_header_that_is_none_is_not_told(site: Site, collector: Collector) -> None:
+    async with traced(
+        site, collector, OTEL_EXPORTER_OTLP_HEADERS="x-team=a, authorization Bearer s3cr3t-key"
+    ) as server:
+        (told,) = server.events("traces_failed")
+        assert "s3cr3t" not in server.log()
+        assert "Header format invalid" in told["reason"]
+        assert (await server.do("act/Go")).status == 200
