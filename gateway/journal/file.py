@@ -132,6 +132,12 @@ class RunsFile:
         """Close it."""
         self._connection.close()
 
+    def give_up(self) -> None:
+        """Close it, and put it aside: it is damaged somewhere, and need not look so to whoever opens it again."""
+        self.close()
+        if not self.is_gone():
+            self._put_aside()
+
     def is_gone(self) -> bool:
         """Tell whether what is written goes nowhere: the file was removed, or another one put in its place."""
         try:

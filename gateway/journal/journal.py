@@ -93,7 +93,7 @@ class Journal:
 
     def put(self, ran: Ran) -> None:
         """Have a run written soon, or drop it where too many wait."""
-        ran.size = size = FACTS + len(ran.log) + (ran.payload.size if ran.payload is not None else 0)
+        ran.size = size = _held(ran)
         if self._put - self._taken + size > QUEUE:
             self.dropped += 1
             self._tell(BEHIND)
@@ -246,12 +246,12 @@ class Journal:
         return self._file
 
     def _failed(self, failure: Exception) -> str:
-        """Return what is said of a failure; a file that is damaged is opened anew."""
+        """Return what is said of a failure; a file that is damaged is put aside, and one made anew."""
         from gateway.journal.file import is_damage  # noqa: PLC0415
 
         if self._file is not None and is_damage(failure):
             with contextlib.suppress(Exception):
-                self._file.close()
+                self._file.give_up()
             self._file, self._tried = None, float("-inf")
         strerror = failure.strerror if isinstance(failure, OSError) else None
         return strerror or str(failure) or type(failure).__name__
@@ -268,6 +268,16 @@ class Journal:
         if problem is not None or self.dropped == self._seen:  # as long as some are dropped it is not over
             self._tell(problem)
         self._seen = self.dropped
+
+
+def _held(ran: Ran) -> int:
+    """Return about how many bytes a run holds; of what callers have typed each may be thousands."""
+    caller, told = ran.caller, ran.event
+    names = len(caller.task_id or "") + len(caller.process_model_identifier or "")
+    if caller.process_instance_id is not None:
+        names += len(str(caller.process_instance_id))
+    payload = 0 if ran.payload is None else ran.payload.size
+    return FACTS + names + len(told.command) + len(told.message or "") + len(ran.log) + payload
 
 
 def _settle(future: asyncio.Future[Any], found: object) -> None:

@@ -145,6 +145,16 @@ async def test_what_finds_the_queue_full_is_dropped_and_counted_and_told_once(
     assert (last.ok, last.dropped, last.level) == (True, kept.journal.dropped, "info")
 
 
+async def test_what_callers_have_typed_counts_in_the_queue(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUE", 20_000)
+    with held(kept, monkeypatch):
+        for facts in ({"task_id": "t" * 8000}, {"process_instance_id": "p" * 8000}, {"message": "m" * 8000}):
+            before = kept.journal._put
+            kept.journal.put(ran("x", **facts))
+            assert kept.journal.dropped or kept.journal._put - before > 8000
+        assert kept.journal.dropped == 1
+
+
 async def test_who_hands_over_does_not_wait_for_the_thread(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     with held(kept, monkeypatch):
         kept.journal.put(ran("second"))  # returns, although nothing can be written
@@ -193,7 +203,9 @@ async def test_a_disk_that_is_full_costs_runs_alone(kept: Kept, monkeypatch: pyt
     assert await kept.names() == ["kept"]
 
 
-async def test_a_file_that_is_damaged_while_it_is_used_is_begun_anew(kept: Kept) -> None:
+@pytest.mark.parametrize("from_page", [0, 2])
+async def test_a_file_that_is_damaged_while_it_is_used_is_begun_anew(kept: Kept, from_page: int) -> None:
+    """Also one whose head is well, so that it can be opened."""
     kept.journal.put(ran("old"))
     assert await kept.names() == ["old"]
     file = kept.journal._file
@@ -202,7 +214,8 @@ async def test_a_file_that_is_damaged_while_it_is_used_is_begun_anew(kept: Kept)
     file._execute("PRAGMA cache_size = 0")
     size = kept.path.stat().st_size
     with kept.path.open("r+b") as damaged:
-        damaged.write(b"x" * size)
+        damaged.seek(from_page * 4096)
+        damaged.write(b"x" * (size - from_page * 4096))
     for _ in range(5):  # the first that meets it is lost
         kept.journal.put(ran("new"))
         with contextlib.suppress(JournalUnavailable):
