@@ -351,7 +351,8 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
 
 
 TRANSPORT = {
-    "Expect", "Forwarded", "Host", "Origin", "Sec-Fetch-Site", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+    "Accept-Encoding", "Expect", "Forwarded", "Host", "Origin", "Sec-Fetch-Site",
+    "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
 }  # fmt: skip
 """Headers that clients, browsers and proxies put there themselves."""
 

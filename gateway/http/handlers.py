@@ -7,18 +7,17 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
 from gateway.calls.circuit import CircuitState
 from gateway.connectors.snapshot import ConnectorState
 from gateway.errors import Forbidden
-from gateway.http import openapi
 from gateway.http.audited import note
 from gateway.http.auths import AuthHandlers
 from gateway.http.calls import CallHandlers
 from gateway.http.docs import DocsHandlers
+from gateway.http.documents import Documents
 from gateway.http.facts import SLICE, Facts
 from gateway.http.jobs import JobHandlers
 from gateway.http.keys import CLIENT, client_of, identity_of
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from gateway.connectors.definition import Connector
-    from gateway.connectors.snapshot import Snapshot, Status
+    from gateway.connectors.snapshot import Status
     from gateway.gateway import Gateway
     from gateway.health import Concern
     from gateway.http.connections import Connections
@@ -63,7 +62,7 @@ class Handlers:
         self._recent = recent
         self._version = version
         self._connections = connections
-        self._documents: WeakKeyDictionary[Snapshot, dict[tuple[str, Admittance], bytes]] = WeakKeyDictionary()
+        self._documents = Documents(self.routes, version)
         self._facts = Facts(gateway, connections, recent)
         self._jobs = JobHandlers(gateway)
         self._calls = CallHandlers(gateway, connections.budget)
@@ -127,21 +126,12 @@ class Handlers:
         await self._gateway.registry.listed(client_of(request))
         return raw_json(self._gateway.registry.world(client_of(request)).auths)
 
-    async def openapi(self, request: web.Request) -> web.Response:
+    async def openapi(self, request: web.Request) -> web.StreamResponse:
         """The OpenAPI document: these routes, and an operation for each command."""
         registry = self._gateway.registry
         await registry.listed(client_of(request))
         world = registry.world(client_of(request))
-        made = self._documents.setdefault(world, {})
-        server, admittance = self._server(request), self._admittance()
-        document = made.get((server, admittance))
-        if document is None:  # in a thread: the examples that lie beside connectors are read for it
-            routes = self.routes()
-            document = await asyncio.to_thread(
-                openapi.document, world, routes, self._version, admittance, server=server
-            )
-            made[server, admittance] = document
-        return raw_json(document)
+        return await self._documents.answer(request, world, self._admittance(), server=self._server(request))
 
     def _server(self, request: web.Request) -> str:
         """Return what stands before all paths, for whoever asks below /clients/NAME for that client."""

@@ -169,7 +169,7 @@ def document(
     """Return it as JSON. It reads the examples that lie beside connectors. `server` is the URL of all paths."""
     paths: dict[str, Any] = {}
     schemas = _Schemas()
-    tags: list[dict[str, Any]] = []
+    tags: list[msgspec.Raw] = []
     own = [one for one in routes if one.method in {"GET", "POST"} and one.path != CALLS and not _is_of_console(one)]
     connectors = list(snapshot.ready())
     commands = [(one.called, name) for one in connectors for name in one.commands or ()]
@@ -178,17 +178,17 @@ def document(
     for connector in connectors:
         examples = list(_examples(connector))
         about = connector.redact(connector.description or "").strip() or f"Commands of {connector.called}."
-        tags.append({"name": tagged[connector.called], "description": about})
+        tags.append(_written({"name": tagged[connector.called], "description": about}))
         for command in (connector.commands or {}).values():
             path = CALLS.format(connector=quote(connector.called, safe=""), command=quote(command.name, safe=""))
             name = ids[connector.called, command.name]
             operation = _of_command(connector.called, command, name, examples, schemas)
-            paths[path] = {"post": {**operation, "tags": [tagged[connector.called]]}}
+            paths[path] = _written({"post": {**operation, "tags": [tagged[connector.called]]}})
     tag = _apart({OWN: OWN}, tagged.values())[OWN]
-    tags.append({"name": tag, "description": "What the gateway says of itself, and what becomes of jobs."})
+    tags.append(_written({"name": tag, "description": "What the gateway says of itself, and what becomes of jobs."}))
     for route in own:
         paths.setdefault(route.path, {})[route.method.lower()] = _of_route(route, tag, admittance)
-    written = msgspec.json.encode(
+    return msgspec.json.encode(
         {
             "openapi": VERSION,
             "info": {
@@ -202,7 +202,7 @@ def document(
             "tags": tags,
             "paths": paths,
             "components": {
-                "schemas": schemas.made,
+                "schemas": {name: _written(one) for name, one in schemas.made.items()},
                 "responses": shapes.responses(),
                 "headers": shapes.headers(),
                 "parameters": {
@@ -212,7 +212,6 @@ def document(
             },
         }
     )
-    return _UNREAD.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), written)
 
 
 def operation_ids(commands: Iterable[tuple[str, str]], taken: Iterable[str]) -> dict[tuple[str, str], str]:
@@ -246,6 +245,11 @@ def _apart(names: dict[Any, str], taken: Iterable[str]) -> dict[Any, str]:
         one: name if often[folded(name)] == 1 else f"{name}__{_digest(one if isinstance(one, str) else '/'.join(one))}"
         for one, name in names.items()
     }
+
+
+def _written(part: Any) -> msgspec.Raw:
+    """Return a part as JSON, by itself: of all of it at once, nobody else would have the interpreter meanwhile."""
+    return msgspec.Raw(_UNREAD.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), msgspec.json.encode(part)))
 
 
 def _identifier(name: str) -> str:

@@ -31,15 +31,15 @@ CALLER: dict[str, dict[str, Any]] = {
         "description": "An http or https URL to which the outcome may be sent instead.",
     },
     f"{CONTEXT}task_data": {
-        "anyOf": [{"type": "object"}, {"type": "string"}, {"type": "null"}],
-        "description": "The task's data; older callers send a text that holds an object.",
+        "anyOf": [{"type": "object"}, {"type": "null"}],
+        "description": "The task's data.",
     },
 }
 """The members of a body that say for whom a call is."""
 
 REQUEST_HEADERS: dict[str, dict[str, Any]] = {
     "X-Request-Id": {
-        "schema": {**TEXT, "examples": ["order-17"]},
+        "schema": TEXT,
         "description": (
             "The caller's name for the request: it is in the answer, in the log, and told to the connector. Up to 128"
             " letters, digits and `._:-`; anything else is replaced."
@@ -54,7 +54,7 @@ REQUEST_HEADERS: dict[str, dict[str, Any]] = {
         "description": "Makes a durable job of the call: the answer is a 202.",
     },
     "traceparent": {
-        "schema": {**TEXT, "examples": ["00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"]},
+        "schema": TEXT,
         "description": "A W3C trace context, which goes to the connector. One that is malformed is left out.",
     },
     "tracestate": {
