@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.http.routes import DOCS, Access, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ASSETS = Path(__file__).parent / "assets"
 SHIPPED = "swagger-ui"
@@ -30,7 +35,9 @@ HEADERS = {
 class DocsHandlers:
     """The routes of the page."""
 
-    def __init__(self) -> None:
+    def __init__(self, keyed: Callable[[], bool]) -> None:
+        """`keyed` tells whether the document cannot be had without a key: then the page asks for one at once."""
+        self._keyed = keyed
         own = {name: _ASSETS / name for name in ("docs.css", "docs.js")}
         self._files = own | {name: folder / name for folder in (_swagger_ui(),) if folder for name in SWAGGER_UI}
 
@@ -41,9 +48,16 @@ class DocsHandlers:
             Route("GET", f"{DOCS}/{{file}}", self.file, Access.OPEN),
         ]
 
-    async def page(self, _request: web.Request) -> web.FileResponse:
+    async def page(self, request: web.Request) -> web.Response:
         """Show the OpenAPI document in a browser."""
-        return _sent(_ASSETS / "docs.html")
+        text = (_ASSETS / "docs.html").read_text()
+        if self._keyed():
+            text = text.replace("<html", "<html data-keyed", 1)
+        tag = hashlib.sha256(text.encode()).hexdigest()[:32]
+        headers = {**HEADERS, hdrs.ETAG: f'"{tag}"'}
+        if any(one.value in {tag, "*"} for one in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(text=text, headers=headers, content_type=_TYPES[".html"], charset="utf-8")
 
     async def file(self, request: web.Request) -> web.FileResponse:
         """One of the files of that page."""

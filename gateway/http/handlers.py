@@ -83,7 +83,7 @@ class Handlers:
                 Route("GET", "/v1/auths", self.auths, Access.KEY),
                 Route("GET", "/openapi.json", self.openapi, Access.KEY),
                 Route("POST", "/v1/reload", self.reload, Access.OPERATOR, event="reload"),
-                *(DocsHandlers().routes() if self._gateway.settings.docs else ()),
+                *(DocsHandlers(lambda: self._admittance().asks).routes() if self._gateway.settings.docs else ()),
                 *self._auths.routes(),
                 *TypeaheadHandlers(self._gateway.suggestions, self._gateway.quotas).routes(),
                 *self._jobs.routes(),

@@ -145,6 +145,11 @@ class Admittance(NamedTuple):
     required: bool = False
     """Who shows none cannot connect."""
 
+    @property
+    def asks(self) -> bool:
+        """Tell whether nobody gets in who does not show a key."""
+        return self.keyed and not (self.certified and self.named)
+
     def schemes(self) -> dict[str, Any]:
         """Return the ways to say who calls."""
         certificate = {"certificate": {"type": "mutualTLS"}} if self.certified else {}

@@ -83,7 +83,7 @@ async def test_what_the_wheel_has_is_sent_compressed(
     monkeypatch.setattr(docs, "_ASSETS", tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     app = web.Application()
-    app.add_routes([web.route(one.method, one.path, one.handler) for one in docs.DocsHandlers().routes()])
+    app.add_routes([web.route(one.method, one.path, one.handler) for one in docs.DocsHandlers(lambda: False).routes()])
     server = await aiohttp_client(app)
     for accepted, content in (("gzip", b"compressed"), ("identity", b"plain")):
         answer = await server.get("/docs/swagger-ui.css", headers={"Accept-Encoding": accepted})
@@ -146,9 +146,9 @@ class Shown:
         return self._browser.find_element(By.TAG_NAME, "html").get_attribute("class")
 
     def problems(self) -> list[Any]:
-        """Return what the browser has complained about, but for keys that are missing or wrong."""
+        """Return what the browser has complained about since this was last asked."""
         log: list[dict[str, Any]] = self._browser.get_log("browser")  # type: ignore[no-untyped-call]
-        return [line for line in log if line["level"] == "SEVERE" and "401" not in line["message"]]
+        return [line for line in log if line["level"] == "SEVERE"]
 
     def _text(self, selector: str) -> str | None:
         with contextlib.suppress(Exception):
@@ -173,8 +173,10 @@ async def test_a_key_shows_what_can_be_called_and_a_command_is_tried(
     page = Shown(browser)
     await page.open(f"{gateway.url}{below}/docs")
     assert await page.told() == "This gateway needs a key."
+    assert page.problems() == []
     await page.type("wrong")
     await eventually(lambda: page._text("#told") == "This key is not known here.", 60)
+    assert ["401" in one["message"] for one in page.problems()] == [True]
     await page.type("acme")
     operation = "#operations-echo-echo__Request"
     assert "/v1/do/echo/Request" in await page.text(operation)

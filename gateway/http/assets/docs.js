@@ -5,20 +5,24 @@ const ask = document.getElementById('ask');
 const input = document.getElementById('key');
 const told = document.getElementById('told');
 const MANY = 30; // operations that are still shown unfolded
+const NEEDED = 'This gateway needs a key.';
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const paint = () => document.documentElement.classList.toggle('dark-mode', dark.matches);
 dark.addEventListener('change', paint);
 paint();
 
+function asking(why) {
+  ask.hidden = false;
+  input.focus();
+  return new Error(why);
+}
+
 async function fetched(key) {
+  if (!key && 'keyed' in document.documentElement.dataset) throw asking(NEEDED);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   const answer = await fetch('openapi.json', { headers, cache: 'no-store' });
-  if (answer.status === 401) {
-    ask.hidden = false;
-    input.focus();
-    throw new Error(key ? 'This key is not known here.' : 'This gateway needs a key.');
-  }
+  if (answer.status === 401) throw asking(key ? 'This key is not known here.' : NEEDED);
   const found = await answer.json();
   if (!answer.ok) throw new Error(found.error.message);
   return found;
