@@ -56,6 +56,8 @@ def main():
     if request["command"] not in {"Parse", "Format"}:
         return failure("command_not_found", "it has Parse and Format")
     params = request["params"]
+    if params["delimiter"] is None:
+        params["delimiter"] = DELIMITER["default"]
     if len(params["delimiter"]) != 1:
         return failure("invalid_parameters", "delimiter is one character")
     if request["command"] == "Parse":

@@ -430,6 +430,17 @@ def test_the_openapi_document_has_the_queries_of_the_page(described: dict[str, A
                     told.setdefault(one["name"], set()).add(path.rpartition("/")[2].replace("jobs", "list"))
     table = {row[0].strip("`"): set(row[1].split(", ")) for row in rows(section("http.md", "Jobs"))}
     assert told == table
+    runs = described["paths"]["/v1/runs"]["get"]["parameters"]
+    assert sorted(one["name"] for one in runs) == sorted(first_column(section("http.md", "Runs")))
+    others = {
+        one["name"]
+        for path, operations in described["paths"].items()
+        for operation in operations.values()
+        for one in operation["parameters"]
+        if one.get("in") == "query" and path not in {"/v1/runs", "/v1/jobs"}
+    }
+    page = (DOCS / "http.md").read_text()
+    assert all(re.search(rf"[`?&]{name}[`=]", page) for name in others)
 
 
 def test_the_openapi_document_has_the_codes_of_the_page(described: dict[str, Any]) -> None:

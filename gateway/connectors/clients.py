@@ -192,7 +192,8 @@ def client_files(folder: Path) -> list[Path] | None:
         return None
     except OSError as problem:
         raise ConfigError(unusable(problem)) from problem
-    return [path for path in listing if path.suffix in SUFFIXES and not path.name.startswith(".")]
+    files = [path for path in listing if path.suffix in SUFFIXES and not path.name.startswith(".")]
+    return [path for path in files if not path.stem.endswith((".tests", ".test"))]  # examples of clients' connectors
 
 
 def _read(path: Path, settings: Settings, read_callbacks: ReadCallbacks) -> ClientFile:

@@ -17,10 +17,12 @@ from gateway.connectors.schemas import Schema
 from gateway.errors import ConfigError
 from gateway.http import shapes
 from gateway.http.calls import PATH as CALLS
+from gateway.http.jobs import DIGITS
 from gateway.http.routes import CONSOLE, DOCS, KEY_HEADER, SIGN_IN, Access
 from gateway.http.shapes import COUNT, STATE, TEXT
 from gateway.http.statuses import ACCEPTED, TOLD
 from gateway.http.subschemas import chosen, folded, nullable, placed, refers
+from gateway.jobs.contract import OPEN, JobState
 from gateway.protocol.envelope import JSON
 
 if TYPE_CHECKING:
@@ -48,21 +50,30 @@ _PLAIN = re.compile(r"(?!_)(?:(?!__)\w)+(?<!_)", re.ASCII)
 _TYPES = {"str": "string", "int": "integer", "bool": "boolean"}
 _UNREAD = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xef\xbf[\xbe\xbf]")
 """Characters that JSON may have as they are, and YAML may not: there are tools that read the one as the other."""
+_LENGTH = r"[0-9]{1,4}(\.[0-9]{1,9})?(ms|s|m|h|d)"
+_DAY = r"((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-2]):[0-5][0-9])"
+_MOMENT = {**TEXT, "pattern": rf"^({_LENGTH}|[0-9]{{1,12}}(\.[0-9]{{1,9}})?|(19[7-9]|20[0-9])[0-9]-{_DAY}T{_TIME})$"}
+_NUMBER = {**COUNT, "maximum": 10**DIGITS - 1}
 _FILTERS = dict.fromkeys(("connector", "process_instance", "task", "client"), TEXT)
 _QUERIES: dict[str, dict[str, dict[str, Any]]] = {
     "/v1/status": {"client": TEXT},
     "/v1/auth/{connector}/{auth}": {"redirect_url": {**TEXT, "format": "uri"}},
     "/v1/auth/{connector}/{auth}/callback": dict.fromkeys(("code", "state", "error", "error_description"), TEXT),
-    "/v1/jobs": {"state": STATE, **_FILTERS, "limit": COUNT, "offset": COUNT},
-    "/v1/jobs/purge": {"state": STATE, "older_than": {**TEXT, "examples": ["7d"]}},
+    "/v1/jobs": {"state": STATE, **_FILTERS, "limit": _NUMBER, "offset": _NUMBER},
+    "/v1/jobs/purge": {
+        "state": {**TEXT, "enum": [one.value for one in JobState if one not in OPEN]},
+        "older_than": {**TEXT, "pattern": f"^{_LENGTH}$"},
+    },
     "/v1/jobs/{id}/retry": {"run": {"type": "boolean"}},
     "/v1/runs": {
         **dict.fromkeys(
-            ("connector", "command", "outcome", "process_instance", "task", "client", "job", "since", "until", "after"),
-            TEXT,
+            ("connector", "command", "outcome", "process_instance", "task", "client", "job", "after"), TEXT
         ),
-        "limit": COUNT,
-        "offset": COUNT,
+        "since": _MOMENT,
+        "until": _MOMENT,
+        "limit": _NUMBER,
+        "offset": _NUMBER,
     },
     "/v1/typeahead/{category}": {"prefix": TEXT, "limit": {"type": "integer", "minimum": 1, "maximum": 1000}},
 }

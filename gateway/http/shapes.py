@@ -18,16 +18,21 @@ from gateway.protocol.envelope import JSON, error_envelope
 TEXT: dict[str, Any] = {"type": "string"}
 COUNT: dict[str, Any] = {"type": "integer", "minimum": 0}
 STATE: dict[str, Any] = {"type": "string", "enum": [state.value for state in JobState]}
-WORDS = {"type": ["string", "null"], "maxLength": 8190}
+WORDS = {"type": ["string", "null"], "maxLength": 8190, "pattern": r"^[^\x00]*$"}
 UNAUTHORIZED = HTTPStatus.UNAUTHORIZED.value
 
 CALLER: dict[str, dict[str, Any]] = {
-    f"{CONTEXT}process_instance_id": {"type": ["integer", "string", "null"], "description": "The process instance."},
+    f"{CONTEXT}process_instance_id": {
+        **WORDS,
+        "type": ["integer", "string", "null"],
+        "description": "The process instance.",
+    },
     f"{CONTEXT}process_model_identifier": {**WORDS, "description": "The process model."},
     f"{CONTEXT}task_id": {**WORDS, "description": "The task, which has one open job."},
     f"{CONTEXT}callback_url": {
         **WORDS,
         "format": "uri",
+        "pattern": "^https?://",
         "description": "An http or https URL to which the outcome may be sent instead.",
     },
     f"{CONTEXT}task_data": {

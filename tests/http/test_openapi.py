@@ -335,10 +335,15 @@ async def test_each_client_has_a_document_of_its_own(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.configure("fax: {run: [cat], commands: {Send: {}}}", gateway="public_url: https://gate.example/at")
     client(site, "acme", "keys: [KEY(acme)]\nconnectors: {crm: {run: [cat], commands: {Go: {}}}}")
+    (tmp_path / "clients.d/crm.tests.yaml").write_text(
+        "- {command: Go, params: {}}\n- {command: Go, task_data: {a: 1}}"
+    )
     client(site, "beta", "keys: [KEY(beta)]\nallow: []")
     client(site, "house", f"keys: [{{sha256: {sha256('house')}, role: operator}}]")
     async with served(site) as gateway:
+        assert gateway.events("client_refused") == []
         whole = await described(gateway, "acme")
+        assert examples_of(whole, "crm/Go") == [{}, {}]
         assert calls_in(whole) == {"/v1/do/fax/Send", "/v1/do/crm/Go"}
         assert whole["servers"] == [{"url": "https://gate.example/at"}]
         assert calls_in(await described(gateway, "beta")) == set()
@@ -350,6 +355,37 @@ async def test_each_client_has_a_document_of_its_own(tmp_path: Path) -> None:
         client(site, "beta", "keys: [KEY(beta)]\nallow: [fax]")
         await gateway.request("POST", "/v1/reload", headers={"Authorization": "Bearer house"})
         assert calls_in(await described(gateway, "beta")) == {"/v1/do/fax/Send"}
+
+
+MOMENTS = {
+    "since": [
+        "1h",
+        "1.5d",
+        "0",
+        "1764460800",
+        "2026-11-30T08:00:00Z",
+        "2026-11-30T08:00:00.25+05:30",
+        "1970-01-02T00:00:00Z",
+    ],
+    "until": ["9999d", "999999999999", "2099-12-28T23:59:59-12:00"],
+    "limit": ["0", "999999999999999"],
+    "older_than": ["7d", "9999d", "500ms", "0.5s"],
+    "state": ["delivered", "cancelled"],
+}
+
+
+async def test_queries_that_fit_are_understood_and_others_are_not(gateway: Server) -> None:
+    document = await described(gateway)
+    for method, path in (("get", "/v1/runs"), ("get", "/v1/jobs"), ("post", "/v1/jobs/purge")):
+        told = {one["name"]: one["schema"] for one in document["paths"][path][method]["parameters"]}
+        needed = {"older_than": "1h"} if "older_than" in told else {}
+        for name, fine in MOMENTS.items():
+            for text in [*fine, "", "soon", "-1", "1y"] if name in told else []:
+                number = text.isdigit() and told[name]["type"] == "integer"
+                value = int(text) if number else text
+                fits = jsonschema_rs.Draft202012Validator(told[name]).is_valid(value)
+                answer = await gateway.request(method, path, params={**needed, name: text})
+                assert (answer.status == 200) is fits is (text in fine), (path, name, text, answer.raw)
 
 
 def calls_in(document: dict[str, Any]) -> set[str]:
