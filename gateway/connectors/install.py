@@ -3,6 +3,7 @@
 runtimes/NAME/BUILD/           a build; complete when it has its marker
 runtimes/NAME/current          a link to the one that serves
 runtimes/NAME/failed.json      why the latest one was not made
+runtimes/NAME/build.log        what the latest one printed, made or not
 runtimes/.shared/              what builds of several connectors have in common
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.cells.removing import remove
+from gateway.connectors.build_log import BuildLog
 from gateway.connectors.definition import LOCALE, Recognised, recognise, redactor
 from gateway.errors import ConnectorInvalidOutput, Quarantine
 from gateway.files import unusable
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.connectors.sources import Sources
-    from gateway.observe.redact import Redactor
     from gateway.processes.base import Pool
     from gateway.processes.completed import Completed
     from gateway.settings import Settings
@@ -136,23 +137,30 @@ class Installer:
                 progress(place.name, "unchanged")
                 return Installed(name=place.name, state="unchanged", notices=made.notices)
             _check_owner(place.builds)
+            filled = (self.environ.get(name, "") for name in build.variables)
+            redact = redactor(place.node, self._settings).plus((*build.secrets, *filled, *self._secrets))
+            log = BuildLog(place.builds, f"gateway install {place.name}", redact)
+            tools = _BuildTools(self, one, progress, log)
             folder = place.builds / uuid.uuid4().hex[:12]
             folder.mkdir()
             failed = place.builds / FAILED
             try:
-                filled = (self.environ.get(name, "") for name in build.variables)
-                redact = redactor(place.node, self._settings).plus((*build.secrets, *filled, *self._secrets))
-                tools = _BuildTools(self, one, progress, redact)
                 await build.make(folder, tools)
                 failed.unlink(missing_ok=True)
                 made = Made(inputs=build.inputs(), at=str(folder.resolve()), notices=tuple(tools.notices))
                 (folder / MARKER).write_bytes(msgspec.json.encode(made))
+                log.step(f"built: {folder.name}")
             except BaseException as problem:
                 await asyncio.to_thread(remove, folder, TIMEOUT)
                 if isinstance(problem, FAULTS):
                     told = Failed(inputs=build.inputs(), problem=redact(_said(problem)))
                     failed.write_bytes(msgspec.json.encode(told))
+                    log.step(f"failed: {told.problem.partition(chr(10))[0]}")
+                else:
+                    log.step("broken off")
                 raise
+            finally:
+                log.write()
             _point(place.builds / "current", folder)
             await asyncio.to_thread(_prune, place.builds, folder)
         progress(place.name, "done")
@@ -193,16 +201,18 @@ class Installer:
         done.result()
 
     async def run(
-        self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, redact: Redactor, *, allowed: float = TIMEOUT
+        self, argv: tuple[str, ...], env: Mapping[str, str], stdin: bytes, log: BuildLog, *, allowed: float = TIMEOUT
     ) -> Completed:
-        """Run one program of a build, contained like a connector.
+        """Run one program of a build, contained like a connector; what it says beside its result goes to the log.
 
         Raises:
             BuildFailed: it could not be started.
         """
-        launch = Launch(argv=argv, env=dict(env), result_on_fd3=False, bounds=BOUNDS, redact=redact, sandbox=SANDBOX)
+        launch = Launch(
+            argv=argv, env=dict(env), result_on_fd3=False, bounds=BOUNDS, redact=log.redact, sandbox=SANDBOX
+        )
         try:
-            child = self._pool.obtain(launch, lambda _stream, _line: None)
+            child = self._pool.obtain(launch, lambda _stream, line: log.line(line))
             return await child.run(stdin, deadline=asyncio.get_running_loop().time() + allowed)
         except StartFailed as problem:
             raise BuildFailed(f"{os.path.basename(argv[0])} could not be started: {problem}") from problem
@@ -240,7 +250,7 @@ class _BuildTools:
     """What a build gets."""
 
     def __init__(
-        self, installer: Installer, one: Recognised, progress: Callable[[str, str], None], redact: Redactor
+        self, installer: Installer, one: Recognised, progress: Callable[[str, str], None], log: BuildLog
     ) -> None:
         self.offline = installer.offline
         self.wheels_only = installer.wheels_only
@@ -255,21 +265,27 @@ class _BuildTools:
         self._one = one
         self._name = one.place.name
         self._progress = progress
-        self._redact = redact
+        self._redact = log.redact
+        self._log = log
 
     async def together(self, name: str, folder: Path, work: Callable[[list[Path]], Awaitable[object]]) -> None:
         program = os.path.basename(name)
-        await self._installer.together(
-            name, folder, work, lambda: self._progress(self._name, f"waits for {program} of others")
-        )
+
+        def waits() -> None:
+            self._progress(self._name, f"waits for {program} of others")
+            self._log.step(f"waits for {program} of others, whose log may have what it prints")
+
+        await self._installer.together(name, folder, work, waits)
 
     def note(self, text: str) -> None:
         self.notices.append(self._redact(text))
+        self._log.step(f"to know: {text}")
 
     async def run(self, *argv: str, env: dict[str, str] | None = None, stdin: bytes = b"") -> str:
         step = " ".join(_words(argv))
         async with self._told(step):
-            done = await self._installer.run(argv, {**self._installer.environ, **(env or {})}, stdin, self._redact)
+            done = await self._installer.run(argv, {**self._installer.environ, **(env or {})}, stdin, self._log)
+        self._log.printed(done.result.decode(errors="replace"))
         if done.status != 0 or done.stop is not None:
             raise BuildFailed(f"{step} failed ({_how(done, TIMEOUT)}):\n{self._said(done)}")
         return done.result.decode(errors="replace")
@@ -281,7 +297,7 @@ class _BuildTools:
         request = one_line(DescribeRequest(config=config)) if stdin is None else stdin
         env = {"PATH": one.place.path, **LOCALE, **one.env}
         async with self._told("is tried out"):
-            done = await self._installer.run(argv, env, request, self._redact, allowed=allowed)
+            done = await self._installer.run(argv, env, request, self._log, allowed=allowed)
         try:
             error = interpret(done.result, self._redact).error
         except ConnectorInvalidOutput:
@@ -314,6 +330,7 @@ class _BuildTools:
     async def _told(self, step: str) -> AsyncIterator[None]:
         """Tell of a step, and that it goes on."""
         self._progress(self._name, step)
+        self._log.step(step)
         signs = asyncio.create_task(self._signs_of_life(step))
         try:
             yield

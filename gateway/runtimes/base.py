@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MARKER = "build.json"
 FAILED = "failed.json"
+LOG = "build.log"
 LOCK = "requirements.lock"
 SOURCES = 300  # files of a connector's own code that are looked at twice a second
 FOLDERS = 300  # folders that are searched for them

@@ -203,11 +203,11 @@ async def _make(
         cure = f"set it, and say --env {name}"
         raise BuildFailed(f"requirements need the variable {name}, which builds do not get: {cure}")
     uv_bin = uv.find_uv_bin()
-    common = ["--quiet", *(["--offline"] if tools.offline or options.offline else [])]
+    common = ["--offline"] if tools.offline or options.offline else []
     wheels_only = tools.wheels_only or options.wheels_only
     venv = folder / "venv"
     try:
-        await tools.run(uv_bin, "venv", *common, "--python", python, str(venv))
+        await tools.run(uv_bin, "venv", "--quiet", *common, "--python", python, str(venv))
     except BuildFailed as problem:
         raise BuildFailed(f"{problem}\n{_known(place.path)}") from problem
     if (old := _too_old(venv)) is not None:
@@ -243,7 +243,7 @@ async def _install(
         if tools.upgrade or not (lock.exists() and read_text(lock).startswith(f"{_INPUTS}{wanted}\n")):
             draft = folder / LOCK
             await tools.run(
-                uv_bin, "pip", "compile", *where, *look, "--no-header", "--no-strip-extras",
+                uv_bin, "pip", "compile", "--quiet", *where, *look, "--no-header", "--no-strip-extras",
                 "--output-file", str(draft), what, stdin=source.text, env=env,
             )  # fmt: skip
             draft.write_text(f"{_INPUTS}{wanted}\n{draft.read_text()}")

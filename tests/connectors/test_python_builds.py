@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 from gateway.connectors import install as installs
+from gateway.connectors.build_log import BuildLog
 from gateway.observe.redact import NO_SECRETS
 from gateway.runtimes import BuildFailed
 from tests.connectors.test_install import notice, problem
@@ -696,18 +697,19 @@ def test_a_build_whose_interpreter_is_gone_says_so_and_is_made_again(tell: Site)
     assert value(tell, "one", "tool") == "2.0"
 
 
-async def test_a_long_step_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_step_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installs, "STEP", 0.01)
     told: list[str] = []
 
     async def run(*_: object) -> object:
         await eventually(lambda: len(told) > 2)
-        return mock.Mock(status=0, stop=None)
+        return mock.Mock(status=0, stop=None, result=b"")
 
     installer = mock.Mock(environ={}, run=run)
     one = mock.Mock()
     one.place.name = "one"
-    tools = installs._BuildTools(installer, one, lambda name, what: told.append(f"{name}: {what}"), NO_SECRETS)
+    log = BuildLog(tmp_path, "", NO_SECRETS)
+    tools = installs._BuildTools(installer, one, lambda name, what: told.append(f"{name}: {what}"), log)
     await tools.run("/bin/uv", "venv", "/x")
     assert told[0] == "one: uv venv"
     assert told[1].startswith("one: uv venv, for ")

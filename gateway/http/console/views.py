@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from gateway.connectors.build_log import read_log
 from gateway.connectors.definition import redactor
 from gateway.connectors.snapshot import ConnectorState
 from gateway.health import OF_CONNECTORS, Severity
@@ -47,6 +48,7 @@ KEPT = 1.0  # seconds for which what is wrong is known, however many look
 GOING = 100  # processes, and runs that go on, of a connector
 SHOWN = 300  # characters of a setting
 HIDDEN = "hidden"
+NO_BUILD: dict[str, Any] = {"build": None, "build_failed": False, "build_log": None}
 _VERDICTS = {Verdict.DONE: "delivered", Verdict.AGAIN: "to be tried again", Verdict.DEAD: "given up"}
 _NONE = Tally({})
 
@@ -171,7 +173,7 @@ class Views:
             "going": self._gateway.invoker.going(status.name, client)[:GOING],
             "past": [_past(one) for one in self._recent.of(status.name, client)],
             "settings": list(self._settings(status)) if identity_of(request).sees_all else None,
-            "build": self._build(status.name) if identity_of(request).sees_all else None,
+            **(self._build(status.name) if identity_of(request).sees_all else NO_BUILD),
         }
 
     async def _processes(self, connector: Connector | None) -> list[AliveProcess]:
@@ -239,11 +241,11 @@ class Views:
             where = _where(defaults, key) if key in defaults.data else "the default"
             yield Setting(key, redact(_written(getattr(connector.limits, key))), where)
 
-    def _build(self, name: str) -> dict[str, str] | None:
-        """Return what is known of a connector's build; None: there is none."""
+    def _build(self, name: str) -> dict[str, Any]:
+        """Return what is known of a connector's build, whether the latest one failed, and what it printed."""
         builds = self._gateway.settings.state_dir / "runtimes" / name
         if not builds.is_dir():
-            return None
+            return NO_BUILD
         current = (builds / "current").resolve()
         made = made_at(current)
         found = {"folder": str(current) if made is not None else "none is complete"}
@@ -253,7 +255,7 @@ class Views:
                 found["to know"] = "; ".join(made.notices)
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             found["failed"] = msgspec.json.decode((builds / FAILED).read_bytes(), type=Failed).problem
-        return found
+        return {"build": found, "build_failed": "failed" in found, "build_log": read_log(builds)}
 
 
 def is_of_connector(one: Concern) -> bool:
