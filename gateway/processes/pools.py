@@ -89,12 +89,15 @@ class Pools:
         source = self._sources.get(launch.name)
         return (source.mode, list(source.notices)) if source is not None else (launch.mode, [])
 
-    def occupied(self, launch: Launch) -> list[Occupied]:
-        """Return the cells in which a connector's processes live, and what is known of these without looking."""
+    def occupied(self, launch: Launch, busy: str) -> list[Occupied]:
+        """Return the cells in which a connector's processes live, and what is known of these without looking.
+
+        Those that do nothing else are `busy`.
+        """
         source = self._sources.get(launch.name)
         kept = source.kept() if source is not None else {}
         return [
-            Occupied(cell.process.pid, tuple(_leader(one, kept.get(one)) for one in cell.listeners))
+            Occupied(cell.process.pid, tuple(_leader(one, kept.get(one, busy)) for one in cell.listeners))
             for cell in self.spawn.cells_of(launch)
         ]
 
@@ -145,11 +148,9 @@ class Pools:
             self._shrink()
 
 
-def _leader(listener: Listener, does: str | None) -> Leader:
-    """Return what is known of whoever listens to a cell: it has a call, where it does nothing else."""
+def _leader(listener: Listener, does: str) -> Leader:
     assert isinstance(listener, Child | Resident)
-    calls = listener.uses if isinstance(listener, Resident) else None
-    return Leader(listener.pid, does or "runs a call", calls)
+    return Leader(listener.pid, does, listener.uses if isinstance(listener, Resident) else None)
 
 
 def _same(kept: Launch, launch: Launch) -> bool:

@@ -466,6 +466,8 @@ async def test_a_job_is_found_asked_about_and_cancelled(site: Site) -> None:
         assert job in await browser.page("/console/jobs?state=&task=task-7&connector=")
         assert job not in await browser.page("/console/jobs?task=task-8")
         assert f'href="/console/jobs/{job}/cancel"' in await browser.page(f"/console/jobs/{job}")
+        assert '<a href="/console/connectors/echo">echo</a>/Wait' in await browser.page(f"/console/jobs/{job}")
+        assert f'href="/console/runs?job={job}"' in await browser.page(f"/console/jobs/{job}")
         question = await browser.page(f"/console/jobs/{job}/cancel")
         assert "Cancel this job?" in question
         assert (await browser.request("GET", f"/console/jobs/{job}/cancel", headers={})).status == 200

@@ -33,6 +33,10 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
         f"echo:\n    run: [./echo.sh]\n    timeout: 20s\n{COMMANDS}\nbroken: {{run: [./nowhere]}}",
         gateway="api_key: single",
     )
+    builds = site.state / "runtimes" / "broken"
+    builds.mkdir(parents=True)
+    (builds / "failed.json").write_text('{"inputs": "", "problem": "fetch failed:\\nit is not there"}')
+    (builds / "build.log").write_text("0.0 s  fetch\nthe line is dead\n0.2 s  failed: fetch failed:\n" * 40)
     async with served(site) as server:
         yield server
         (tmp_path / "gate").touch()  # what waits ends
@@ -68,6 +72,10 @@ async def test_a_broken_connector_is_found_with_its_reason(page: Page) -> None:
     await page.get_by_role("link", name="broken").first.click()
     await expect(page.get_by_role("heading", name="broken")).to_be_visible()
     await expect(page.get_by_text("nowhere does not exist")).to_be_visible()
+    printed = page.get_by_text("the line is dead")
+    await expect(printed).to_be_visible()
+    await page.get_by_text("What the latest build printed").press("Enter")
+    await expect(printed).to_be_hidden()
 
 
 async def test_a_command_is_tried_without_leaving_its_page(page: Page) -> None:

@@ -128,3 +128,17 @@ async def test_what_has_ended_is_left_out_and_all_below_a_leader_is_counted() ->
 
 def _of(pid: int, *leaders: Leader) -> list[Any]:
     return alive([Occupied(pid, leaders)])
+
+
+async def test_a_connector_that_is_asked_what_it_can_do_runs_no_call(site: Site) -> None:
+    gate = site.folder / "gate"
+    site.script("act.sh", f"read -r request\nwhile [ ! -e {gate} ]; do sleep 0.02; done\necho '{{\"commands\": []}}'\n")
+    site.configure("act-spawn: {run: [./act.sh]}")
+    async with served(site, ready=False) as server:
+        browser = Browser(server)
+
+        async def asked() -> bool:
+            return [one.does for one in await shown(browser, "spawn")] == ["is asked what it can do"]
+
+        await eventually(asked)
+        gate.touch()

@@ -246,6 +246,8 @@ class Console:
             request,
             "job.html",
             job=facts,
+            there=facts["connector"] in self._views.statuses(request),
+            has_runs=self._gateway.invoker.journal is not None,
             outcome=outcome,
             is_open=status.state in OPEN,
             can_retry=status.state not in OPEN and not is_run(status.id),

@@ -169,16 +169,18 @@ class Views:
             "concurrency": connector.limits.concurrency if connector is not None else None,
             "queue": connector.limits.queue if connector is not None else None,
             "commands": sorted(commands_of(status).values(), key=lambda one: one.name),
-            "processes": await self._processes(connector) if identity_of(request).sees_all else None,
+            "processes": await self._processes(status) if identity_of(request).sees_all else None,
             "going": self._gateway.invoker.going(status.name, client)[:GOING],
             "past": [_past(one) for one in self._recent.of(status.name, client)],
             "settings": list(self._settings(status)) if identity_of(request).sees_all else None,
             **(self._build(status.name) if identity_of(request).sees_all else NO_BUILD),
         }
 
-    async def _processes(self, connector: Connector | None) -> list[AliveProcess]:
+    async def _processes(self, status: Status) -> list[AliveProcess]:
         """Look at the processes that serve a connector now, the eldest first."""
-        occupied = self._gateway.pools.occupied(connector.launch) if connector is not None else []
+        connector, asked = status.connector, status.state is ConnectorState.DESCRIBING
+        busy = "is asked what it can do" if asked else "runs a call"
+        occupied = self._gateway.pools.occupied(connector.launch, busy) if connector is not None else []
         found = await asyncio.to_thread(alive, occupied) if occupied else []
         return sorted(found, key=lambda one: -one.age)[:GOING]
 
