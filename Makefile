@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-.PHONY: help setup demo clients-demo cluster-demo test coverage lint console-test fuzz soak torture bench matrix format wheel clean
+.PHONY: help setup demo clients-demo cluster-demo test coverage lint console-test screenshots fuzz soak torture bench matrix format wheel clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -41,7 +41,11 @@ lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 
 console-test: setup ## The tests of the console in Chromium, which is installed where it is missing
 	@PYTHON=$(PYTHON) scripts/setup browser
-	$(BIN)/pytest -q tests/http/test_console_browser.py
+	$(BIN)/pytest -q tests/http/test_console_browser.py tests/console
+
+screenshots: setup ## The same, which also makes the pictures of docs/console.md anew
+	@PYTHON=$(PYTHON) scripts/setup browser
+	SCREENSHOTS=docs/images $(BIN)/pytest -q tests/console
 
 fuzz: setup ## 100,000 requests that no client sends ([REQUESTS=100000]), then a minute of messages that no cell gets ([SECONDS=60])
 	@PYTHON=$(PYTHON) scripts/setup tests

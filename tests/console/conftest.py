@@ -1,0 +1,85 @@
+"""A real Chromium, and an office's gateway for people to look at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.async_api import async_playwright, expect
+
+from tests.console.support import CHROMIUM, CONNECTORS, KEY, PATIENCE, Office, write
+from tests.jobs.support import caller
+from tests.support import Site, served
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from playwright.async_api import Browser, ConsoleMessage, Page, Request
+
+    from tests.console.support import Opener
+
+SCREEN = {"width": 1200, "height": 800}
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium: make console-test installs it")
+    expect.set_options(timeout=PATIENCE)
+    async with async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def opened(chromium: Browser) -> AsyncIterator[Opener]:
+    """Open pages, each with cookies of its own: `await opened(server.url, color_scheme="dark")`.
+
+    The test fails where one of them does something that its policy forbids, or says that something failed.
+    """
+    complaints: list[str] = []
+
+    def told(message: ConsoleMessage) -> None:
+        is_own_status = message.text.startswith("Failed to load resource") and message.page is not None
+        if message.type == "error" and not (is_own_status and message.location["url"] == message.page.url):
+            complaints.append(f"{message.location['url']}: {message.text}")
+
+    def failed(request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # what is followed ends with its page
+            complaints.append(f"{request.url}: {request.failure}")
+
+    async def opening(url: str, **options: Any) -> Page:
+        context = await chromium.new_context(base_url=url, **{"viewport": SCREEN, **options})
+        context.on("console", told)
+        context.on("weberror", lambda problem: complaints.append(f"{problem.error}"))
+        context.on("requestfailed", failed)
+        context.set_default_timeout(PATIENCE)
+        return await context.new_page()
+
+    yield opening
+    for context in chromium.contexts:
+        await context.close()
+    assert not complaints
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    """A gateway with some connectors, one of them broken, that have been called."""
+    site = Site(tmp_path)
+    write(site)
+    site.configure(CONNECTORS, gateway=f"api_key: {KEY}\ncallbacks: {{first_delay: 50ms, hosts: {{127.0.0.1: {{}}}}}}")
+    async with caller() as backend, served(site) as server:
+        office = Office(server, backend)
+        await office.works()
+        with contextlib.suppress(asyncio.CancelledError):
+            yield office
+        office.opens()  # what waits ends
+
+
+@pytest.fixture
+async def page(office: Office, opened: Opener) -> Page:
+    return await opened(office.server.url)
