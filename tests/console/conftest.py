@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def opened(chromium: Browser) -> AsyncIterator[Opener]:
-    """Open pages, each with cookies of its own: `await opened(server.url, color_scheme="dark")`.
+    """Open pages, each with cookies of its own: `async with opened(server.url, color_scheme="dark") as page`.
 
     The test fails where one of them does something that its policy forbids, or says that something failed.
     """
@@ -52,17 +51,17 @@ async def opened(chromium: Browser) -> AsyncIterator[Opener]:
         if request.failure != "net::ERR_ABORTED":  # what is followed ends with its page
             complaints.append(f"{request.url}: {request.failure}")
 
-    async def opening(url: str, **options: Any) -> Page:
+    @contextlib.asynccontextmanager
+    async def opening(url: str, **options: Any) -> AsyncIterator[Page]:
         context = await chromium.new_context(base_url=url, **{"viewport": SCREEN, **options})
         context.on("console", told)
         context.on("weberror", lambda problem: complaints.append(f"{problem.error}"))
         context.on("requestfailed", failed)
         context.set_default_timeout(PATIENCE)
-        return await context.new_page()
+        yield await context.new_page()
+        await context.close()
 
     yield opening
-    for context in chromium.contexts:
-        await context.close()
     assert not complaints
 
 
@@ -75,11 +74,11 @@ async def office(tmp_path: Path) -> AsyncIterator[Office]:
     async with caller() as backend, served(site) as server:
         office = Office(server, backend)
         await office.works()
-        with contextlib.suppress(asyncio.CancelledError):
-            yield office
+        yield office
         office.opens()  # what waits ends
 
 
 @pytest.fixture
-async def page(office: Office, opened: Opener) -> Page:
-    return await opened(office.server.url)
+async def page(office: Office, opened: Opener) -> AsyncIterator[Page]:
+    async with opened(office.server.url) as page:
+        yield page

@@ -15,6 +15,8 @@ from playwright.async_api import expect
 from tests.support import eventually
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from playwright.async_api import Page
 
     from tests.jobs.support import Backend
@@ -76,9 +78,9 @@ echo "done" >&2; echo '{"done": true}'
 
 
 class Opener(Protocol):
-    """Opens a page of a browser that has no cookies yet."""
+    """Opens a page of a browser that has no cookies yet, until a block ends."""
 
-    async def __call__(self, url: str, **options: Any) -> Page: ...
+    def __call__(self, url: str, **options: Any) -> AbstractAsyncContextManager[Page]: ...
 
 
 class Office:

@@ -24,23 +24,23 @@ async def test_axe_finds_nothing_nothing_moves_and_nothing_is_too_wide(
     job = await office.job("order-17")
     await office.server.do("fax/Fetch", headers=HEADERS)
     sent, failed = await office.run_of("command=Send&connector=fax"), await office.run_of("outcome=failed")
-    page = await opened(office.server.url, **options)
-    await page.goto("/console/login")
-    await looked_at(page)
-    await log_in(page)
-    for path in (
-        "", "?q=nothing-of-that-name", "/connectors/fax", "/connectors/scanner", "/connectors/fax/commands/Send", "/jobs",
-        "/jobs?state=dead", f"/jobs/{job}", f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/runs", "/runs?outcome=failed",
-        f"/runs/{delivered}", f"/runs/{sent}", f"/runs/{failed}", f"/runs/{sent}/replay", "/connectors/nowhere",
-        "/runs?since=nonsense",
-    ):  # fmt: skip
-        await page.goto(f"/console{path}")
+    async with opened(office.server.url, **options) as page:
+        await page.goto("/console/login")
         await looked_at(page)
-    for command in ("fax/commands/Fetch", "invoices/commands/Make"):
-        await page.goto(f"/console/connectors/{command}")
-        await page.get_by_role("button", name="Run").click()
-        await page.get_by_text("memory at most").wait_for()
-        await looked_at(page)
+        await log_in(page)
+        for path in (
+            "", "?q=nothing-of-that-name", "/connectors/fax", "/connectors/scanner", "/connectors/fax/commands/Send", "/jobs",
+            "/jobs?state=dead", f"/jobs/{job}", f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/runs", "/runs?outcome=failed",
+            f"/runs/{delivered}", f"/runs/{sent}", f"/runs/{failed}", f"/runs/{sent}/replay", "/connectors/nowhere",
+            "/runs?since=nonsense",
+        ):  # fmt: skip
+            await page.goto(f"/console{path}")
+            await looked_at(page)
+        for command in ("fax/commands/Fetch", "invoices/commands/Make"):
+            await page.goto(f"/console/connectors/{command}")
+            await page.get_by_role("button", name="Run").click()
+            await page.get_by_text("memory at most").wait_for()
+            await looked_at(page)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ async def test_axe_finds_nothing_nothing_moves_and_nothing_is_too_wide(
 async def test_the_overview_is_seen_in_the_light_in_the_dark_and_on_a_telephone(
     office: Office, opened: Opener, name: str, options: dict[str, Any]
 ) -> None:
-    page = await opened(office.server.url, **options)
-    await log_in(page)
-    await looked_at(page)
-    await picture(page, name)
+    async with opened(office.server.url, **options) as page:
+        await log_in(page)
+        await looked_at(page)
+        await picture(page, name)

@@ -163,9 +163,8 @@ async def test_a_key_of_one_client_sees_nothing_of_anothers(tmp_path: Path, open
             f"  {own}-old: {{run: [../no-such-{name}-file], commands: {{Go: {{}}}}}}\n",
         )
     beta = {"Authorization": "Bearer beta-key"}
-    async with served(site) as server:
+    async with served(site) as server, opened(server.url) as page, opened(server.url) as operators:
         job = (await server.do("payroll/Go", headers={**beta, "Prefer": "respond-async"})).body["job_id"]
-        page = await opened(server.url)
         await log_in(page, "acme-key")
         await expect(page.get_by_text("acme, caller")).to_be_visible()
         await expect(page.locator("#to-crm")).to_be_visible()
@@ -191,7 +190,7 @@ async def test_a_key_of_one_client_sees_nothing_of_anothers(tmp_path: Path, open
             answer = await page.goto(f"/console{path}")
             assert answer is not None
             assert answer.status in {403, 404}, path
-        await sees_both(await opened(server.url))
+        await sees_both(operators)
 
 
 async def sees_both(page: Page) -> None:
@@ -199,7 +198,6 @@ async def sees_both(page: Page) -> None:
     connectors = page.get_by_role("region", name="Connectors, a table")
     for name in ("crm@acme", "payroll@beta", "mail"):
         await expect(connectors.get_by_role("link", name=name, exact=True)).to_be_visible()
-    await page.close()
 
 
 # --- by the keyboard alone
