@@ -78,6 +78,7 @@ class Console:
         self._logs = LiveLogs(gateway.bus)
         self._streams = Streams(gateway.admission, self._still)
         self._numbers = SharedTexts(views.KEPT)
+        self._compiled = False
 
     def routes(self) -> list[Route]:
         """Return the table of routes; where the console is off, nothing is there."""
@@ -162,6 +163,7 @@ class Console:
 
     async def overview(self, request: web.Request) -> web.Response:
         """What is wrong, then what there is."""
+        await self._compile(request.app)
         await self._gateway.registry.listed(client_of(request))
         return self._page(
             request, "overview.html", shown=await self._views.overview(request), q=request.query.get("q", "")
@@ -360,6 +362,15 @@ class Console:
         return self._page(request, "replayed.html", run=told_of_run(run, request), outcome=outcome)
 
     # --- private
+
+    async def _compile(self, app: web.Application) -> None:
+        """Compile all templates before the first of them is needed, with calls having their turn in between."""
+        if not self._compiled:
+            self._compiled = True
+            environment = aiohttp_jinja2.get_env(app)
+            for name in environment.list_templates():
+                environment.get_template(name)
+                await asyncio.sleep(0)
 
     def _still(self, request: web.Request) -> None:
         """See whether a page may go on to be sent what is live.
