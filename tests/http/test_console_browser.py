@@ -108,6 +108,50 @@ async def test_a_log_is_followed_and_the_numbers_of_the_overview_too(page: Page,
     await expect(overview.get_by_role("img", name="1 told an error")).to_be_visible()
 
 
+async def test_a_page_that_nobody_sees_follows_nothing_until_it_is_seen_again(page: Page, server: Server) -> None:
+    """A browser has six connections to a gateway: with a seventh tab none would open."""
+    await log_in(page)
+    await page.goto("/console/connectors/echo")
+    log = page.locator("[role=log]")
+
+    async def see(*, hidden: bool) -> None:
+        await page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+            " document.dispatchEvent(new Event('visibilitychange')) }",
+            hidden,
+        )
+
+    async def followed() -> int:
+        answer = await server.get("/v1/status", headers={"Authorization": "Bearer single"})
+        return int(answer.json["connections"]["open"])
+
+    async def call(text: str) -> None:
+        assert (await server.do("echo/Go", {"text": text}, headers={"Authorization": "Bearer single"})).status == 200
+
+    async def with_stream() -> bool:
+        await call("seen")
+        return await log.get_by_text("ended: ok").count() > 0
+
+    await eventually(with_stream, 30)
+    before = await followed()
+    await see(hidden=True)
+
+    async def gone() -> bool:
+        return await followed() < before
+
+    await eventually(gone, 30)
+    lines = await log.locator("p").count()
+    await call("unseen")
+    assert await log.locator("p").count() == lines
+    await see(hidden=False)
+
+    async def grown() -> bool:
+        await call("seen again")
+        return await log.locator("p").count() > lines
+
+    await eventually(grown, 30)
+
+
 async def test_a_job_is_cancelled_after_a_question(page: Page, server: Server) -> None:
     headers = {"Authorization": "Bearer single", "Prefer": "respond-async"}
     job = (await server.do("echo/Wait", {"spiff__task_id": "task-7"}, headers=headers)).body["job_id"]
