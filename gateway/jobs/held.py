@@ -23,6 +23,8 @@ class Held:
         self.job = job
         self.state = state
         self.adopted = adopted
+        self.accepted = time.time()
+        """In seconds since 1970."""
         self.interrupted = 0
         self.epoch = 0
         """How often it did not begin after all."""
@@ -45,6 +47,7 @@ class Held:
         """Return one where its row says that it is."""
         held = cls(row.read_job(), JobState(row.state))
         held.interrupted, held.epoch, held.unreadable = row.interrupted, row.epoch, row.unreadable
+        held.accepted = row.accepted
         held.outcome, held.attempts = row.read_outcome(), [*row.read_attempts()]
         if held.attempts:
             held._due = held._since + _left(held.attempts[-1], time.time())

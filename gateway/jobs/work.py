@@ -148,6 +148,7 @@ class Work:
             JobFinished(
                 id=job.id, connector=job.connector, command=job.command, request_id=job.context.request_id,
                 task_id=job.context.task_id, client=job.context.client, state=held.state.value, reason=reason,
+                took=max(0.0, time.time() - held.accepted),
             )
         )  # fmt: skip
 

@@ -353,7 +353,8 @@ class CallbackTried(Event, frozen=True, kw_only=True):
 class JobFinished(Event, frozen=True, kw_only=True):
     """A job came to an end; `state` is a `gateway.jobs.contract.State`.
 
-    `reason` says why it is a dead letter, or unwanted, or what its caller said when it took the outcome.
+    `reason` says why it is a dead letter, or unwanted, or what its caller said when it took the outcome. `took` is
+    seconds from its acceptance on, by the clock of the wall: gateways may share it.
     """
 
     name = "job_finished"
@@ -366,6 +367,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
     client: str | None = None
     state: str
     reason: str = ""
+    took: float = 0.0
 
     def severity(self) -> str:
         """Somebody has to look at a dead letter, and at an outcome that its caller took and could not use."""

@@ -38,9 +38,12 @@ SECONDS = (
 )
 """Of what callers wait for: from 5 ms to 40 s a quantile is at most 1.7 times what it was."""
 _COARSE = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 120.0, 600.0)
+_LONG = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 90.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
 _BYTES = tuple(float(1 << n) for n in range(22, 34))
 _NEVER_FOUND = {"command_not_found", "gateway_draining"}
 ENDS = ("delivered", "kept", "cancelled", "unwanted", "dead")
+_TIMED_ENDS = frozenset(("delivered", "kept", "dead"))
+"""Those that a job comes to by itself."""
 VERDICTS = ("done", "again", "dead")
 _UNAVAILABLE = "connector_unavailable"
 _REFUSED = {*_NEVER_FOUND, _UNAVAILABLE}
@@ -56,6 +59,7 @@ _HISTOGRAMS = {
     "gateway_run_cpu_seconds": "CPU time of a run's processes, user and system",
     "gateway_run_peak_rss_bytes": "Peak resident memory of a run",
 }
+_JOBS = "gateway_job_duration_seconds", "From a job's acceptance to its end: the wait, its runs, and its callbacks"
 _WALL = list(_HISTOGRAMS).index("gateway_run_duration_seconds")
 
 
@@ -178,6 +182,8 @@ class Metrics:
         self._commands: dict[tuple[str, ...], _CommandSeries] = {}
         """By connector, command, and the client where there are some."""
         self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",), ENDS)
+        self._job_times: dict[tuple[str, ...], _Histogram] = {}
+        """By connector, command, and the client where there are some."""
         self._callbacks = _Counter(
             "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",), VERDICTS
         )
@@ -199,6 +205,8 @@ class Metrics:
             self._count(event)
         elif type(event) is JobFinished:
             self._jobs.add(event.state)
+            if event.state in _TIMED_ENDS:
+                self._time_job(event)
         elif type(event) is CallbackTried:
             self._callbacks.add(event.verdict)
         elif type(event) is BackgroundStarted:
@@ -285,10 +293,20 @@ class Metrics:
             histogram.counts[bisect_left(histogram.bounds, value)] += 1
             histogram.sum += value
 
+    def _time_job(self, event: JobFinished) -> None:
+        labels = (event.connector, event.command, *(() if event.client is None else (event.client,)))
+        times = self._job_times.get(labels)
+        if times is None:
+            times = self._job_times[labels] = _Histogram(_LONG)
+        times.counts[bisect_left(times.bounds, event.took)] += 1
+        times.sum += event.took
+
     def _forget(self, removed: tuple[str, ...]) -> None:
         """Drop what was counted of connectors that are no more, so that reloads do not make it grow."""
         for labels in [labels for labels in self._commands if labels[0] in removed]:
             del self._commands[labels]
+        for labels in [labels for labels in self._job_times if labels[0] in removed]:
+            del self._job_times[labels]
 
     def _runs(self, client: str | None = None) -> Iterator[str]:
         """Yield what was counted of runs, of one client or of all."""
@@ -310,6 +328,22 @@ class Metrics:
             yield exposition.head(f"{name}_created", "gauge", what)
             for part in _sliced(timed):
                 yield exposition.simple(f"{name}_created", ((labels, one.created) for labels, one in part))
+        yield from self._written_jobs(client)
+
+    def _written_jobs(self, client: str | None) -> Iterator[str]:
+        """Yield how long jobs took, those of one client or all."""
+        name, what = _JOBS
+        times = [
+            (_labels(labels), one)
+            for labels, one in self._job_times.items()
+            if client is None or labels[2:] == (client,)
+        ]
+        yield exposition.head(name, "histogram", what)
+        for part in _sliced(times):
+            yield "".join([histogram.written(name, labels) for labels, histogram in part])
+        yield exposition.head(f"{name}_created", "gauge", what)
+        for part in _sliced(times):
+            yield exposition.simple(f"{name}_created", ((labels, one.created) for labels, one in part))
 
     def _families(self) -> Iterator[Metric]:
         yield self._jobs.family()
@@ -448,12 +482,16 @@ class _Histogram:
         return exposition.buckets(name, labels, _BOUNDS[self.bounds], self.counts, self.sum)
 
 
-_BOUNDS = {bounds: exposition.bounded(bounds) for bounds in (SECONDS, _COARSE, _BYTES)}
+_BOUNDS = {bounds: exposition.bounded(bounds) for bounds in (SECONDS, _COARSE, _BYTES, _LONG)}
 
 
 def _of_processes() -> tuple[_Histogram, ...]:
     """Make those of a command's processes, in the order of `_HISTOGRAMS`."""
     return _Histogram(SECONDS), _Histogram(SECONDS), _Histogram(_COARSE), _Histogram(_BYTES)
+
+
+def _labels(values: tuple[str, ...]) -> str:
+    return exposition.labelled(dict(zip(_LABELS, values, strict=False)))
 
 
 def _sliced(items: list[Any]) -> Iterator[list[Any]]:
@@ -467,7 +505,7 @@ class _CommandSeries:
     __slots__ = ("labels", "outcomes", "timed")
 
     def __init__(self, labels: tuple[str, ...]) -> None:
-        self.labels = exposition.labelled(dict(zip(_LABELS, labels, strict=False)))
+        self.labels = _labels(labels)
         """As they are written."""
         self.outcomes: dict[str, _Count] = {}
         self.timed: tuple[_Histogram, ...] = ()

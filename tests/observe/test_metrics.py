@@ -9,19 +9,22 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import prometheus_client
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.calls.circuit import FAILURES
 from gateway.jobs import contract
 from gateway.observe import exposition
-from gateway.observe.events import RegistryLoaded, RunFinished
+from gateway.observe.events import JobFinished, RegistryLoaded, RunFinished
 from gateway.observe.metrics import ConnectionLoad, LaneLoad, Metrics, PlaceLoad
+from tests.jobs.support import caller
 from tests.support import Server, Site, eventually, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+LATER = "commands: {Go: {async: true, additional_parameters: true}}"
 ANY = "commands: {Go: {additional_parameters: true}}"
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -334,3 +337,38 @@ def test_the_tallies_of_a_connector_are_those_of_its_commands_and_of_one_client(
     assert metrics.tallies("gamma") == {}
     metrics(RunFinished(connector="new", command="Go", request_id="r", outcome="connector_busy", client="beta"))
     assert metrics.tallies("beta")["new"].p95 is None
+
+
+def test_jobs_are_timed_from_their_acceptance_to_the_end_that_they_come_to() -> None:
+    metrics = idle()
+    for state, took, client in (("delivered", 0.3, "acme"), ("dead", 7200.0, "acme"), ("kept", 2.0, "beta"),
+                                ("cancelled", 1.0, "acme"), ("unwanted", 1.0, "acme")):  # fmt: skip
+        metrics(
+            JobFinished(id="1", connector="fax", command="Go", request_id="r", state=state, took=took, client=client)
+        )
+    name, acme = "gateway_job_duration_seconds", {"connector": "fax", "command": "Go", "client": "acme"}
+    samples = parsed(metrics.text())
+    assert value(samples, f"{name}_count", **acme) == 2
+    assert value(samples, f"{name}_sum", **acme) == pytest.approx(7200.3)
+    assert [value(samples, f"{name}_bucket", **acme, le=bound) for bound in ("0.25", "0.5", "3600.0", "14400.0")] == [
+        0, 1, 1, 2
+    ]  # fmt: skip
+    assert "acme" not in metrics.text("beta").decode()
+    assert value(parsed(metrics.text("beta")), f"{name}_count", **{**acme, "client": "beta"}) == 1
+    metrics(RegistryLoaded(connectors=0, commands=0, quarantined=0, changed=(), removed=("fax",), took=0.0))
+    assert "gateway_job_duration_seconds_count" not in metrics.text().decode()
+
+
+async def test_a_job_that_is_delivered_is_timed(site: Site) -> None:
+    site.configure(f"fax: {{run: [cat], {LATER}}}", gateway="callbacks: {hosts: {127.0.0.1: {}}}")
+    async with caller() as backend, served(site) as gateway:
+        assert (await gateway.do("fax/Go", {"spiff__callback_url": backend.url})).status == 202
+
+        async def timed() -> bool:
+            return (
+                value(await scraped(gateway), "gateway_job_duration_seconds_count", connector="fax", command="Go") == 1
+            )
+
+        await eventually(timed)
+        [event] = gateway.events("job_finished")
+        assert 0 < event["took"] < 60
