@@ -98,10 +98,15 @@ class Journal:
             self.dropped += 1
             self._tell(BEHIND)
             return
+        try:
+            if self._thread is None:
+                self._start()
+        except RuntimeError as problem:  # there are no more threads
+            self.dropped += 1
+            self._tell(str(problem))
+            return
         self._put += size
         self._queue.append(ran)
-        if self._thread is None:
-            self._start()
         if self._idle:
             self._idle = False
             self._wake.set()
@@ -141,9 +146,12 @@ class Journal:
         if self._closing:
             raise JournalUnavailable("the gateway ends")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        try:
+            if self._thread is None:
+                self._start()
+        except RuntimeError as problem:
+            raise JournalUnavailable(f"the journal cannot be read: {problem}") from problem
         self._asked.append((question, future))
-        if self._thread is None:
-            self._start()
         self._hurry.set()
         self._wake.set()
         try:
@@ -153,9 +161,15 @@ class Journal:
             raise JournalUnavailable(f"the journal did not answer within {PATIENCE:g} s") from problem
 
     def _start(self) -> None:
+        """Have the thread.
+
+        Raises:
+            RuntimeError: there are no more.
+        """
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._main, name="journal", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._main, name="journal", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def _tell(self, problem: str | None) -> None:
         """Say once that something is the matter, and once that it is over; in the loop's thread."""

@@ -187,7 +187,18 @@ async def test_a_cookie_is_secure_where_the_browser_has_called_by_https(site: Si
         answer = await Browser(server).request(
             "POST", "/console/login", data={"key": "single"}, headers={"X-Forwarded-Proto": "https"}
         )
-        assert "Secure" in answer.headers["Set-Cookie"].split("; ")
+        name, _, cookie = answer.headers["Set-Cookie"].partition("=")
+        assert name == "__Host-console"
+        assert {"Secure", "Path=/"} <= set(cookie.split("; "))
+        sealed = cookie.partition(";")[0].strip('"')
+        for sent, scheme, status in (
+            (name, "https", 200),
+            ("console", "https", 303),  # which a neighbour may have set
+            (name, "http", 303),
+        ):
+            headers = {"Cookie": f"{sent}={sealed}", "X-Forwarded-Proto": scheme}
+            answer = await server.get("/console", headers=headers, allow_redirects=False)
+            assert answer.status == status, (sent, scheme)
 
 
 @pytest.mark.parametrize("cookie", ["", "x", "A" * 200, "A" * 5000, "ä".encode().hex()])

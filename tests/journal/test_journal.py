@@ -107,6 +107,20 @@ async def test_a_folder_that_is_removed_meanwhile_is_made_anew(kept: Kept) -> No
     assert kept.journal.problem is None
 
 
+async def test_a_machine_without_another_thread_costs_runs_alone(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        kept.journal.put(ran("lost"))
+        assert (kept.journal.dropped, kept.journal.problem) == (1, "can't start new thread")
+        with pytest.raises(JournalUnavailable, match="thread"):
+            await kept.names()
+    kept.journal.put(ran("kept"))
+    assert await kept.names() == ["kept"]
+
+
 @contextlib.contextmanager
 def held(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Hold the thread in the middle of a write until the block ends."""

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from gateway.settings import Settings
 
 COOKIE = "console"
+SAFE_COOKIE = f"__Host-{COOKIE}"
+"""What it is called over https: no page of a neighbouring name, nor one without TLS, can set one of this name."""
 LIFE = 8 * 3600  # seconds of a session
 LARGEST = 1024  # characters of a cookie
 TOKEN = "csrf"  # noqa: S105 - a name
@@ -84,8 +86,9 @@ class Sessions:
         identity = self._authenticator.identify_session(request, digest)
         session = ConsoleSession(digest=digest, token=secrets.token_urlsafe(24), until=time.time() + LIFE)
         sealed = self._seal.close(msgspec.msgpack.encode(session))
-        secure = base_of(request).startswith("https:")
-        response.set_cookie(COOKIE, sealed, max_age=LIFE, path=CONSOLE, httponly=True, samesite="Lax", secure=secure)
+        name, scope = _named(request)
+        secure = name == SAFE_COOKIE
+        response.set_cookie(name, sealed, max_age=LIFE, path=scope, httponly=True, samesite="Lax", secure=secure)
         return identity
 
     def log_out(self, request: web.Request, response: web.Response) -> None:
@@ -93,11 +96,12 @@ class Sessions:
         session = self.session(request)
         if session is not None:
             self._ended.add(session)
-        response.del_cookie(COOKIE, path=CONSOLE, httponly=True, samesite="Lax")
+        name, scope = _named(request)
+        response.del_cookie(name, path=scope, httponly=True, samesite="Lax", secure=name == SAFE_COOKIE)
 
     def session(self, request: web.Request) -> ConsoleSession | None:
         """Return the session of a request, whether its key still counts or not."""
-        sealed = request.cookies.get(COOKIE, "")
+        sealed = request.cookies.get(_named(request)[0], "")
         if not sealed or len(sealed) > LARGEST:
             return None
         try:
@@ -149,6 +153,11 @@ class Sessions:
     def _is_ours(self, request: web.Request, origin: str) -> bool:
         public = self._public or ""
         return origin == base_of(request) or public == origin or public.startswith(f"{origin}/")
+
+
+def _named(request: web.Request) -> tuple[str, str]:
+    """Return what the cookie is called where a browser calls, and its path."""
+    return (SAFE_COOKIE, "/") if base_of(request).startswith("https:") else (COOKIE, CONSOLE)
 
 
 class LoggedOut:
