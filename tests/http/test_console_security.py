@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gzip
 import re
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from gateway.http.console.pages import STATIC
 from gateway.http.console.sessions import ConsoleSession, LoggedOut
 from tests.http.test_clients import client
 from tests.http.test_console import COMMANDS, ECHO, GO, Browser, logged_in
-from tests.support import Site, served
+from tests.support import Site, eventually, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +139,31 @@ async def test_a_form_does_nothing_by_another_method_or_of_another_kind(site: Si
         body = f'{{"csrf": "{browser.token}"}}'
         answer = await browser.request("POST", GO, data=body, headers={"Content-Type": "application/json"})
         assert answer.status == 403
+        answer = await browser.request("POST", GO, data=b"csrf=x", headers={"Content-Encoding": "gzip"})
+        assert answer.status == 400
+        assert b"cannot be read" in answer.raw
+        bomb = gzip.compress(b"a" * (50 << 20))
+        assert (await browser.request("POST", GO, data=bomb, headers={"Content-Encoding": "gzip"})).status == 413
         assert not server.events("run")
+        assert not server.events("internal_error")
         for method in ("HEAD", "OPTIONS"):
             assert (await Browser(server).request(method, "/console/jobs")).status == 303
             assert (await browser.request(method, "/console/jobs")).status == 200
+
+
+async def test_forms_count_in_what_may_be_held(site: Site) -> None:
+    site.configure(
+        f"echo:\n    run: [./echo.sh]\n{COMMANDS}", gateway="api_key: single\nmax_held: 1MiB\nmax_request: 1MiB"
+    )
+    async with served(site) as server, contextlib.AsyncExitStack() as stack:
+        browser = await logged_in(server)
+        head = f"POST {GO} HTTP/1.1\r\nHost: x\r\nCookie: console={browser.cookie}\r\nContent-Length: 900000\r\n\r\n"
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        stack.callback(writer.close)
+        writer.write(head.encode() + b"x" * 800_000)  # and never the rest
+        await writer.drain()
+
+        async def refused() -> bool:
+            return (await browser.send(GO, {"p.text": "x" * 900_000})).status == 503
+
+        await eventually(refused)

@@ -12,11 +12,13 @@ from urllib.parse import parse_qsl
 
 import aiohttp_jinja2
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 from jinja2 import FileSystemLoader
 
 from gateway.calls.call import Call
 from gateway.errors import CommandNotFound, GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
 from gateway.http.audited import note, note_problem
+from gateway.http.budget import Body
 from gateway.http.calls import CallHandlers
 from gateway.http.console import forms, views
 from gateway.http.console.answers import page, sent_to, wants_part
@@ -24,7 +26,7 @@ from gateway.http.console.live import AT_ONCE, HELD, Follower, LiveLogs, SharedT
 from gateway.http.console.sessions import TOKEN
 from gateway.http.jobs import JobHandlers, told
 from gateway.http.keys import Unauthorized, client_of, identity_of
-from gateway.http.responses import status_of
+from gateway.http.responses import status_of, unreadable
 from gateway.http.routes import CONSOLE, Access, Route
 from gateway.http.runs import RunHandlers, told_of_run
 from gateway.http.traced import trace_of
@@ -50,7 +52,7 @@ HERE = Path(__file__).parent
 KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 STATIC = {one.name: one for one in (HERE / "static").iterdir() if one.suffix in KINDS}
 LOG_IN = 8 << 10  # bytes of the form to log in
-MOST = 4 << 20  # bytes of any other form
+MOST = 1 << 20  # bytes of any other form
 FIELDS = 1000  # of a form
 PAGE = 50  # jobs, or runs
 MOMENT = 0.0001  # seconds: as exact as it is kept when a run has ended
@@ -72,6 +74,7 @@ class Console:
     def __init__(self, gateway: Gateway, shown: views.Views, sessions: Sessions, connections: Connections) -> None:
         self._gateway = gateway
         self._sessions = sessions
+        self._budget = connections.budget
         self._views = shown
         self._jobs = JobHandlers(gateway)
         self._runs = RunHandlers(gateway, CallHandlers(gateway, connections.budget))
@@ -404,17 +407,23 @@ class Console:
         Raises:
             RequestTooLarge: it has more bytes.
             RequestTimeout: it does not come.
+            GatewayBusy: there is no room for it.
             InvalidRequest: it is none.
         """
-        body = bytearray()
+        body, share = bytearray(), Body(self._budget)
         try:
             async with asyncio.timeout(self._gateway.settings.read_timeout):
                 while chunk := await request.content.readany():
                     body += chunk
                     if len(body) > most:
                         raise RequestTooLarge(f"a form has {Size(most)} at most")
+                    share.grow(len(body))
         except TimeoutError as problem:
             raise RequestTimeout("the form did not come in time (gateway.read_timeout)") from problem
+        except (web.RequestPayloadError, HttpProcessingError) as problem:
+            raise InvalidRequest(f"the form cannot be read: {unreadable(problem)}") from problem
+        finally:
+            share.end()
         try:
             pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")
         except ValueError as problem:
