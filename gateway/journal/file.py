@@ -19,7 +19,7 @@ from gateway.journal.records import FAILED, RunDetail, RunSummary
 from gateway.sealing import Broken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from gateway.journal.payloads import Masked
@@ -31,6 +31,7 @@ VERSION = 2
 BUSY = 2.0  # seconds that another process may have the file locked
 LOOK = 60.0  # seconds between two looks for runs that are too old
 SLICE = 1000  # runs that are removed at once, in a transaction of their own: SQLite's own log has all that one changes
+SLICES = 16  # that are removed before a write, if there is no room for it; the rest goes afterwards
 SLICE_SIZE = 1 << 20  # bytes of them, about
 GIVEN_BACK = 500  # pages of the file that are given back at once
 ROW = 400  # bytes of a run without its log and payload, or so
@@ -117,6 +118,8 @@ class RunsFile:
         self._section = section
         self._keys = keys
         self._looked = 0.0
+        self._most = int(section.size) // PAGE
+        """Pages that the file may have."""
         self._weights: Counter[str | None] = Counter()
         """Bytes of each client's runs, or so, once they have to be known."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -148,23 +151,14 @@ class RunsFile:
 
     def add(self, runs: Sequence[Ran]) -> None:
         """Write runs, all or none of them, once there is room for them."""
-        rows, details = [], []
-        latest = {one.id: one for one in runs}
-        for one in latest.values():
-            written = NOTHING if one.payload is None else masked(one.payload, self._section.payload_size)
-            detail = (
-                _plain(one.log),
-                self._sealed(one.id, "sent", written.sent),
-                self._sealed(one.id, "result", written.result),
-            )
-            if any(detail):
-                details.append((one.id, *detail))
-            size = ROW + sum(len(part) for part in detail if part)
-            rows.append((*_row(one, written), size))
+        latest = {one.id: one for one in runs}.values()
+        rows, details = self._rows(latest)
         added, detailed = _as_json(rows), _as_json(details)
-        self._make_room(2 * len(added) + len(detailed))
+        for _ in range(SLICES):
+            if not self._make_room(2 * len(added) + len(detailed)):
+                break
         with self._transaction():
-            for one in latest.values():
+            for one in latest:
                 if one.again:
                     self._remove(self._execute("SELECT seq, client, size FROM runs WHERE id = ?", one.id))
             self._execute(_ADD, added)
@@ -173,16 +167,19 @@ class RunsFile:
         if self._weights:
             for row in rows:
                 self._weights[row[_CLIENT]] += row[-1]
+        if self._pages()[0] > self._most:
+            self._looked = 0.0  # they took more than was thought, or the file was larger before
 
     def look(self, now: float) -> bool:
         """Remove some of what is too old by now, or too much, once in a while; tell whether there is more of it."""
         if abs(now - self._looked) < LOOK:
             return False
-        if self._remove_oldest("finished < ?", now - self._section.keep) or self._give_back():
+        if self._remove_oldest("finished < ?", now - self._section.keep) or self._make_room(0) or self._give_back():
             return True
         self._looked = now
         self._execute(f"PRAGMA analysis_limit = {LOOKED_AT}")
         self._execute("ANALYZE")
+        self._execute("PRAGMA wal_checkpoint")  # until then the file is as large as it was
         return False
 
     def select(self, wanted: Wanted, limit: int, offset: int) -> list[RunSummary]:
@@ -257,6 +254,22 @@ class RunsFile:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self._path}{ending}")
 
+    def _rows(self, runs: Iterable[Ran]) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+        """Return the columns of runs, the last of them about what one takes, and what is large of each."""
+        rows, details = [], []
+        for one in runs:
+            written = NOTHING if one.payload is None else masked(one.payload, self._section.payload_size)
+            detail = (
+                _plain(one.log),
+                self._sealed(one.id, "sent", written.sent),
+                self._sealed(one.id, "result", written.result),
+            )
+            if any(detail):
+                details.append((one.id, *detail))
+            size = ROW + sum(len(part) for part in detail if part)
+            rows.append((*_row(one, written), size))
+        return rows, details
+
     @contextlib.contextmanager
     def _transaction(self) -> Any:
         self._execute("BEGIN IMMEDIATE")
@@ -316,26 +329,23 @@ class RunsFile:
             self._remove(rows)
         return bool(rows)
 
-    def _make_room(self, more: int) -> None:
-        """Remove the oldest runs of whichever client has most of the file, until so many bytes find room."""
-        while self._used() + more > self._section.size:
-            if not self._weights:
-                self._weights.update(dict(self._execute("SELECT client, sum(size) FROM runs GROUP BY client")))
-                if not self._weights:
-                    return
-            [(heaviest, _)] = self._weights.most_common(1)
-            if not self._remove_oldest("client IS ?", heaviest):
-                self._weights.clear()  # another gateway has removed them
-
-    def _used(self) -> int:
-        """Return the bytes of the file that hold something."""
+    def _make_room(self, more: int) -> bool:
+        """Remove a slice of the runs of the client with most, if so many bytes find no room; tell whether it was so."""
         pages, free = self._pages()
-        return (pages - free) * PAGE
+        if (pages - free) * PAGE + more <= self._section.size:
+            return False
+        if not self._weights:
+            self._weights.update(dict(self._execute("SELECT client, sum(size) FROM runs GROUP BY client")))
+        for heaviest, _ in self._weights.most_common(1):
+            if self._remove_oldest("client IS ?", heaviest):
+                return True
+        self._weights.clear()  # there are none; or another gateway has removed them
+        return False
 
     def _give_back(self) -> bool:
         """Make the file smaller by some pages, if it is larger than it may be; tell whether it was."""
         pages, free = self._pages()
-        over = min(pages - self._section.size // PAGE, free, GIVEN_BACK)
+        over = min(pages - self._most, free, GIVEN_BACK)
         if over > 0:
             # `execute` takes the first of its steps for all of it, and frees one page.
             self._connection.executescript(f"PRAGMA incremental_vacuum({over})").close()

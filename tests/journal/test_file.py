@@ -278,6 +278,17 @@ def test_what_is_removed_at_once_is_bounded_and_so_is_what_lies_beside_the_file(
     file.close()
 
 
+def test_names_that_take_more_than_was_thought_make_it_no_larger(tmp_path: Path) -> None:
+    path = tmp_path / "runs.sqlite"
+    file = RunsFile(path, SECTION, NO_KEYS)
+    for number in range(30):
+        file.add([ran(f"{number}-{one}", task_id=f"{one}-{number}" + "t" * 1500) for one in range(100)])
+        tidied(file, NOW)
+        assert path.stat().st_size <= SECTION.size
+    assert "29-99" in [one.id for one in file.select(Wanted(), 100, 0)]
+    file.close()
+
+
 def test_a_search_that_takes_too_long_is_given_up(file: RunsFile, monkeypatch: pytest.MonkeyPatch) -> None:
     file.add([ran(str(number)) for number in range(200)])
     with monkeypatch.context() as patched:
