@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FITTING = {"str": b'"', "int": b"", "bool": b"tf", "any": b'"-0123456789tfn{['}
 _BROKEN = re.compile(rb"[.eE]")
-_MAY_HOLD = re.compile(rb"[=@;:]|PRIVATE KEY")
+_MAY_HOLD = re.compile(rb"[=@;:]|PRIVATE KEY|[Bb](?:earer|asic) ")
 """What is in a value that has a secret in it."""
 _NUMBER = b"-0123456789"
 _HOLDING = _NUMBER + b"{["

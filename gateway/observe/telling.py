@@ -71,7 +71,7 @@ _FOLDERS = frozenset(("PWD", "OLDPWD"))
 """Variables of a shell that are no passwords."""
 _SCHEMES = ("basic ", "bearer ", "token ", "apikey ", "digest ", "negotiate ")
 
-_WORTH_A_LOOK = re.compile(r"[@=:;{\[]|-[A-Za-z]|PRIVATE KEY")
+_WORTH_A_LOOK = re.compile(r"[@=:;{\[]|-[A-Za-z]|PRIVATE KEY|[Bb](?:earer|asic) ")
 _PAIR = re.compile(r"""(?<![\w$.\-])-{0,2}(?P<name>[A-Za-z][\w.\-]{0,60})["']?\s{0,9}(?:=>|=|:)\s{0,9}""")
 _VALUE = re.compile(
     r"""(?:(?:basic|bearer|token|apikey|digest)[ ]+)?"""
@@ -87,6 +87,8 @@ _MORE_LOGINS = (
     re.compile(r"jdbc:oracle:[^\s@/]{1,100}/([^\s@]{1,200})@"),
     re.compile(r"^[\w.\-]+:(\S+)@(?:(?:tcp|udp|unix)?\(|/)"),  # Go's drivers
 )
+_SCHEMED = re.compile(r"(?<![\w-])[Bb](?:earer|asic) (?=\S{0,200}\d)[\w.~+/=-]{16,2000}")
+"""A header's value alone: what looks like a token behind its scheme, and not like a word."""
 _PRIVATE = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _IN_QUERY = frozenset(("key", "sig", "signature", "code"))
 """Names in the query of a URL that tell there."""
@@ -165,6 +167,8 @@ def secrets_within(text: str) -> Iterator[str]:
         yield from _assigned(text)
     if "-" in text:
         yield from _flagged(text)
+    for found in _SCHEMED.finditer(text):
+        yield from _parts(found[0])
 
 
 def _assigned(text: str) -> Iterator[str]:

@@ -40,6 +40,7 @@ def test_what_has_no_secret_is_written_as_it_was_sent() -> None:
         ({"number": 12345678}, {"number": MASK}),
         ({"pin": "longer", "copy": "a longer text"}, {"pin": MASK, "copy": f"a {MASK} text"}),
         ({"url": "https://me:hunter33@host/"}, {"url": f"https://me:{MASK}@host/"}),
+        ({"auth": "Bearer 0123456789abcdef.x"}, {"auth": MASK}),
         ({"pin": ""}, {"pin": ""}),
     ],
 )

@@ -46,6 +46,10 @@ TEXTS: list[tuple[str, set[str]]] = [
     ("https://h/x?sv=1&sig=12345678", {"12345678"}),
     ("Authorization: Bearer abc.def", {"Bearer abc.def", "abc.def"}),
     ("Authorization: Basic bWU6aHVudGVyMg==", {"Basic bWU6aHVudGVyMg==", "bWU6aHVudGVyMg==", "hunter2"}),
+    ("Bearer eyJhbGciOiJIUzI1NiJ9.e30.x", {"Bearer eyJhbGciOiJIUzI1NiJ9.e30.x", "eyJhbGciOiJIUzI1NiJ9.e30.x"}),
+    ("sent basic bWU6aHVudGVyMg== to h", {"basic bWU6aHVudGVyMg==", "bWU6aHVudGVyMg==", "hunter2"}),
+    ("Bearer short1", set()),
+    ("the bearer certificates-of-origin", set()),
     ("curl -u me:hunter2 https://h/", {"hunter2"}),
     ("tool --password hunter2 -v", {"hunter2"}),
     ("--token=hun\"te'r 2", {"hun\"te'r 2"}),
@@ -106,7 +110,8 @@ def test_what_stands_below_a_key_that_tells_is_secret(settings: Any, secrets: se
 
 
 @pytest.mark.parametrize(
-    "piece", ["://a:", "a.b-", "password=x;", "token='", "a={", "jdbc:oracle:x", "x", "x -", "a=", "[", "?a", "key:"]
+    "piece",
+    ["://a:", "a.b-", "password=x;", "token='", "a={", "jdbc:oracle:x", "x", "x -", "a=", "[", "?a", "key:", "bearer "],
 )
 def test_no_text_takes_long(piece: str) -> None:
     begun = time.process_time()
