@@ -100,10 +100,10 @@ def nullable(schema: dict[str, Any]) -> dict[str, Any]:
 def chosen(values: list[Any]) -> dict[str, Any]:
     """Return the schema of values to choose from.
 
-    Generators know lists of texts, of which they make names, and of integers, and mix none: other values are constants.
+    Generators know lists of texts, of which they make names, and of integers, and mix none: the others are constants.
     """
     texts = [one for one in values if isinstance(one, str)]
-    kinds = {int} if len(set(map(folded, texts))) < len(texts) else {str, int}
+    kinds = {str, int} if len(set(map(folded, texts)) - {""}) == len(texts) else {int}
     ways: list[dict[str, Any]] = [
         {"type": _TYPES[kind], "enum": some}
         for kind in (str, int)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import jsonschema_rs
 import pytest
 import schemathesis
 import yaml
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from schemathesis.specs.openapi import checks as openapi_checks
 
 from gateway.errors import GatewayError
 from gateway.http.openapi import Admittance, operation_id, operation_ids
@@ -158,6 +163,53 @@ async def test_what_is_answered_is_what_it_says(gateway: Server) -> None:
     (job,) = (await gateway.get("/v1/jobs")).json["jobs"]
     one = {**document, "$ref": "#/components/schemas/JobStatus"}
     assert jsonschema_rs.Draft202012Validator(one).is_valid((await gateway.get(f"/v1/jobs/{job['id']}")).json)
+
+
+def conform(document: dict[str, Any], url: str) -> set[int]:
+    """Send cases of each operation, those that fit and those that do not; return the statuses of the answers."""
+    checks = [
+        openapi_checks.content_type_conformance,
+        openapi_checks.response_headers_conformance,
+        openapi_checks.response_schema_conformance,
+        openapi_checks.status_code_conformance,
+    ]
+    settings = hypothesis.settings(
+        max_examples=4,
+        database=None,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    statuses: set[int] = set()
+
+    def send(case: Any) -> None:
+        statuses.add(case.call_and_validate(base_url=url, checks=checks).status_code)
+
+    for found in schemathesis.openapi.from_dict(document).get_all_operations():
+        for mode in schemathesis.GenerationMode:
+            with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # nothing is wrong for some operations
+                settings(hypothesis.given(case=found.ok().as_strategy(generation_mode=mode))(send))()
+    return statuses
+
+
+async def test_whatever_is_sent_the_answer_is_as_it_says(gateway: Server) -> None:
+    statuses = await asyncio.to_thread(conform, await described(gateway), gateway.url)
+    assert statuses > {200, 400, 404}
+
+
+async def test_other_methods_are_refused_on_each_path(gateway: Server) -> None:
+    document = await described(gateway)
+    schema = document["components"]["responses"]["405"]["content"]["application/json"]["schema"]
+    for path, operations in document["paths"].items():
+        if path == "/v1/jobs/purge":  # with GET, that is a job of this name
+            continue
+        allowed = {method.upper() for method in operations} | {"OPTIONS"}
+        more = {"GET"} if path.startswith("/v1/do/") else {"HEAD"} & {"HEAD" if "get" in operations else ""}
+        for method in ("DELETE", "PATCH", "PUT", "TRACE", *({"GET", "POST"} - allowed - more)):
+            answer = await gateway.request(method, re.sub(r"{\w+}", "0", path))
+            assert answer.status == 405, (method, path)
+            assert set(answer.headers["Allow"].split(",")) == allowed | more, (method, path)
+            assert jsonschema_rs.Draft202012Validator({**document, **schema}).is_valid(answer.json)
 
 
 # --- examples

@@ -143,6 +143,7 @@ def test_what_generators_know_is_said_as_they_know_it() -> None:
     assert chosen([2, 1]) == {"type": "integer", "enum": [2, 1]}
     assert chosen([1, "a"]) == {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "integer", "enum": [1]}]}
     assert chosen(["a b", "a-b"])["anyOf"] == [{"type": "string", "const": "a b"}, {"type": "string", "const": "a-b"}]
+    assert chosen(["да", "нет"])["anyOf"][0] == {"type": "string", "const": "да"}
     assert explicit({"type": "array"}) == {"type": "array", "items": {}}
     assert explicit({"type": ["integer", "null"]}) == {"type": ["integer", "null"]}
     ways = [{"type": "object", "default": {"a": 1}}, {"type": "null"}]
