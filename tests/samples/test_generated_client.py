@@ -11,11 +11,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+import httpx
 import jsonschema_rs
 import pytest
 import pytest_asyncio
 import yaml
 
+from gateway.http.subschemas import folded
 from tests.installing import ROOT, SECONDS, installed
 from tests.samples.conftest import configured
 from tests.support import Server, served
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 KEY = "a key"
 PACKAGE = "generated_client"
+MODELS = "generated_models"
 BUILT = {"markdown": ("node", "npm"), "pdf": ("java", "javac", "mvn"), "postgres": (), "s3": ()}
 """What has to be installed, and the programs which that takes."""
 MISSING = {name: wants for name, wants in BUILT.items() if not all(map(shutil.which, wants))}
@@ -111,6 +114,56 @@ async def test_it_calls_each_command_of_a_sample_with_its_example(
                 assert answer.headers["x-request-id"] == "generated"
                 code = told["error"] and told["error"]["error_code"]
                 assert code == (f"{sample}_not_configured" if sample in UNSET else None), answer
+
+
+@pytest.fixture(scope="module")
+def models(generated: Generated, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The pydantic models that datamodel-codegen makes of the document, for who calls with a client of his own."""
+    pytest.importorskip("datamodel_code_generator", reason="it is among the packages for development: make setup")
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "openapi.json").write_text(json.dumps(generated.document))
+    words = (
+        "--input", folder / "openapi.json", "--input-file-type", "openapi", "--openapi-scopes", "schemas", "paths",
+        "--use-operation-id-as-name", "--output", folder / f"{MODELS}.py",
+        "--output-model-type", "pydantic_v2.BaseModel",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "datamodel_code_generator", *words],
+        capture_output=True, text=True, timeout=SECONDS, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    sys.path.insert(0, str(folder))
+    try:
+        yield importlib.import_module(MODELS)
+    finally:
+        sys.path.remove(str(folder))
+        sys.modules.pop(MODELS, None)
+
+
+async def test_models_that_are_generated_carry_each_sample_there_and_back(
+    gateway: Server, generated: Generated, models: ModuleType
+) -> None:
+    made = {folded(name): one for name, one in vars(models).items() if isinstance(one, type)}
+    calls = 0
+    async with httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        for path, operations in generated.document["paths"].items():
+            for name, example in examples_of(path, operations):
+                body = made[folded(f"{name}Request")].model_validate(example)
+                sent = body.model_dump_json(exclude_unset=True, by_alias=True)
+                assert json.loads(sent) == example
+                answer = await client.post(path, content=sent, timeout=SECONDS)
+                assert answer.status_code == 200, answer.text
+                told = models.Envelope.model_validate(answer.json())
+                assert told.model_dump(mode="json", exclude_unset=True) == answer.json()
+                calls += 1
+    assert calls >= len(SAMPLES) - len(MISSING)
+
+
+def examples_of(path: str, operations: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the name of a command's operation with each of its examples."""
+    if path.startswith("/v1/do/"):
+        content = operations["post"]["requestBody"]["content"]["application/json"]
+        yield from ((operations["post"]["operationId"], one["value"]) for one in content["examples"].values())
 
 
 async def test_it_makes_a_job_and_looks_what_became_of_it(gateway: Server, generated: Generated) -> None:
