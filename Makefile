@@ -41,7 +41,7 @@ lint: setup ## ruff, mypy --strict, layers, docs, gcc's analyzer
 
 console-test: setup ## The tests of the console in Chromium, which is installed where it is missing
 	@PYTHON=$(PYTHON) scripts/setup browser
-	$(BIN)/pytest -q tests/http/test_console_browser.py tests/console
+	$(BIN)/pytest -q tests/console
 
 screenshots: setup ## The same, which also makes the pictures of docs/console.md anew
 	@PYTHON=$(PYTHON) scripts/setup browser

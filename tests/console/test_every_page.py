@@ -30,7 +30,7 @@ async def test_axe_finds_nothing_nothing_moves_and_nothing_is_too_wide(
         await log_in(page)
         for path in (
             "", "?q=nothing-of-that-name", "/connectors/fax", "/connectors/scanner", "/connectors/fax/commands/Send", "/jobs",
-            "/jobs?state=dead", f"/jobs/{job}", f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/runs", "/runs?outcome=failed",
+            "/jobs?state=dead", f"/jobs/{job}", f"/jobs/{job}/cancel", f"/jobs/{job}/retry", "/jobs/purge?older_than=0s", "/jobs/purge?older_than=9d", "/runs", "/runs?outcome=failed",
             f"/runs/{delivered}", f"/runs/{sent}", f"/runs/{failed}", f"/runs/{sent}/replay", "/connectors/nowhere",
             "/runs?since=nonsense",
         ):  # fmt: skip

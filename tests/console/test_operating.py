@@ -89,6 +89,21 @@ async def test_a_job_is_cancelled_after_a_question(page: Page, office: Office) -
     await expect(page.get_by_role("heading", name=job)).to_contain_text("cancelled")
 
 
+async def test_jobs_are_removed_after_a_question(page: Page, office: Office) -> None:
+    await office.delivered("order-16")
+    await log_in(page)
+    await page.goto("/console/jobs")
+    await page.get_by_label("Ended longer ago than").fill("soon")
+    await page.get_by_role("button", name="Remove ...").click()
+    assert page.url.endswith("/console/jobs")  # the browser says what it wants
+    await page.get_by_label("Ended longer ago than").fill("0s")
+    await page.get_by_label("Ended as").select_option("delivered")
+    await page.get_by_role("button", name="Remove ...").press("Enter")
+    await expect(page.get_by_role("heading", name="Remove 1 job?")).to_be_visible()
+    await page.get_by_role("button", name="Remove the jobs").click()
+    await expect(page.get_by_role("status")).to_have_text("1 job was removed.")
+
+
 async def test_a_run_that_failed_is_found_with_its_log(page: Page) -> None:
     await log_in(page)
     await page.get_by_role("link", name="Runs").click()
@@ -146,6 +161,22 @@ async def test_one_leaves_and_comes_back_to_where_one_has_been(page: Page) -> No
     await page.get_by_label("Key").fill(KEY)
     await page.get_by_role("button", name="Log in").click()
     await expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+
+
+async def test_one_logs_in_over_plain_http_by_a_name_and_follows_a_link_from_another_site(
+    office: Office, opened: Opener
+) -> None:
+    """A name is no loopback address, so that the browser sends no `Sec-Fetch-Site`; another name is another site."""
+    here = f"http://gateway.test:{office.server.port}"
+    async with opened(here) as page:
+        await log_in(page)
+        link = f'<a href="{here}/console/jobs">a job</a>'
+        await page.route("http://chat.test/**", lambda route: route.fulfill(body=link, content_type="text/html"))
+        await page.goto("http://chat.test/")
+        await page.get_by_role("link", name="a job").click()
+        await expect(page.get_by_role("heading", name="Jobs", exact=True)).to_be_visible()
+        await page.get_by_role("button", name="Log out").click()
+        await expect(page.get_by_role("heading", name="Log in")).to_be_visible()
 
 
 async def test_a_key_of_one_client_sees_nothing_of_anothers(tmp_path: Path, opened: Opener) -> None:
