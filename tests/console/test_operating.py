@@ -51,6 +51,7 @@ async def test_a_command_is_tried_without_leaving_its_page(page: Page) -> None:
 
 
 async def test_a_log_is_followed_and_the_numbers_of_the_overview_too(page: Page, office: Office) -> None:
+    await office.job("order-18")
     await log_in(page)
     overview = await page.context.new_page()
     await overview.goto("/console")
@@ -63,7 +64,7 @@ async def test_a_log_is_followed_and_the_numbers_of_the_overview_too(page: Page,
     log = page.get_by_role("log")
     for told in ("dialling", "no carrier after 3 rings", "ended: error", "sent in 12 s", "ended: ok"):
         await expect(log).to_contain_text(told)
-    await picture(page, "connector", 1000)
+    await picture(page, "connector", 1300)
     await expect(overview.get_by_role("img", name="3 ok, 1 told an error")).to_be_visible()
     await expect(overview.get_by_role("link", name="fax", exact=True)).to_be_focused()  # whatever else has changed
 
@@ -74,7 +75,7 @@ async def test_a_job_is_cancelled_after_a_question(page: Page, office: Office) -
     await log_in(page)
     await page.get_by_role("link", name="Jobs").click()
     await expect(page.get_by_role("row", name="order-16")).to_contain_text("delivered")
-    await picture(page, "jobs", 400)
+    await picture(page, "jobs", 520)
     await page.get_by_label("Task").fill("order-17")
     await page.get_by_role("button", name="Search").click()
     await expect(page.get_by_role("row", name="order-16")).to_have_count(0)
