@@ -119,13 +119,17 @@ class Office:
         self.backend.answers = [503, 200]
         job = await self.job(task, spiff__callback_url=self.backend.url)
         self.opens()
-
-        async def is_delivered() -> bool:
-            return (await self.server.get(f"/v1/jobs/{job}", headers=HEADERS)).json["state"] == "delivered"
-
-        await eventually(is_delivered)
+        await self.comes_to(job, "delivered")
         self._gate.unlink()
         return await self.run_of(f"job={job}")
+
+    async def comes_to(self, job: str, state: str) -> None:
+        """Wait until a job is in a state."""
+
+        async def is_there() -> bool:
+            return (await self.server.get(f"/v1/jobs/{job}", headers=HEADERS)).json["state"] == state
+
+        await eventually(is_there)
 
     def opens(self) -> None:
         """Let go on what waits."""
@@ -136,6 +140,10 @@ def write(site: Site) -> None:
     """Write the programs of its connectors."""
     site.script("fax.sh", FAX.replace("DIR", str(site.folder)))
     site.script("works.sh", WORKS)
+    builds = site.state / "runtimes/scanner"
+    builds.mkdir(parents=True)
+    (builds / "failed.json").write_text('{"inputs": "", "problem": "fetch failed:\\nit is not there"}')
+    (builds / "build.log").write_text("0.0 s  fetch\nthe network is away\n0.2 s  failed: fetch failed:\n" * 40)
 
 
 async def log_in(page: Page, key: str = KEY) -> None:

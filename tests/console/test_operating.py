@@ -9,7 +9,7 @@ from playwright.async_api import expect
 
 from tests.console.support import HEADERS, KEY, WORKS, Office, log_in, picture
 from tests.http.test_clients import client
-from tests.support import Site, served
+from tests.support import Site, eventually, served
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,10 @@ async def test_a_broken_connector_is_found_with_its_reason(page: Page) -> None:
     await wrong.get_by_role("link", name="scanner").click()
     await expect(page.get_by_role("heading", name="scanner")).to_contain_text("quarantined")
     await expect(page.get_by_text("scan-to-pdf not found")).to_be_visible()
+    printed = page.get_by_text("the network is away")
+    await expect(printed).to_be_visible()
+    await page.get_by_text("What the latest build printed").press("Enter")
+    await expect(printed).to_be_hidden()
 
 
 async def test_a_command_is_tried_without_leaving_its_page(page: Page) -> None:
@@ -69,6 +73,49 @@ async def test_a_log_is_followed_and_the_numbers_of_the_overview_too(page: Page,
     await expect(overview.get_by_role("link", name="fax", exact=True)).to_be_focused()  # whatever else has changed
 
 
+async def test_a_page_that_nobody_sees_follows_nothing_until_it_is_seen_again(page: Page, office: Office) -> None:
+    """A browser has six connections to a gateway: with a seventh tab none would open."""
+    await log_in(page)
+    await page.goto("/console/connectors/mail")
+    log = page.get_by_role("log")
+
+    async def see(*, hidden: bool) -> None:
+        await page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+            " document.dispatchEvent(new Event('visibilitychange')) }",
+            hidden,
+        )
+
+    async def connections() -> int:
+        return int((await office.server.get("/v1/status", headers=HEADERS)).json["connections"]["open"])
+
+    async def call() -> None:
+        assert (await office.server.do("mail/Send", headers=HEADERS)).status == 200
+
+    async def followed() -> bool:
+        await call()
+        return await log.get_by_text("ended: ok").count() > 0
+
+    await eventually(followed)
+    before = await connections()
+    await see(hidden=True)
+
+    async def gone() -> bool:
+        return await connections() < before
+
+    await eventually(gone)
+    lines = await log.locator("p").count()
+    await call()
+    assert await log.locator("p").count() == lines
+    await see(hidden=False)
+
+    async def grown() -> bool:
+        await call()
+        return await log.locator("p").count() > lines
+
+    await eventually(grown)
+
+
 async def test_a_job_is_cancelled_after_a_question(page: Page, office: Office) -> None:
     await office.delivered("order-16")
     job = await office.job("order-17")
@@ -103,6 +150,27 @@ async def test_jobs_are_removed_after_a_question(page: Page, office: Office) -> 
     await expect(page.get_by_role("heading", name="Remove 1 job?")).to_be_visible()
     await page.get_by_role("button", name="Remove the jobs").click()
     await expect(page.get_by_role("status")).to_have_text("1 job was removed.")
+
+
+async def test_an_outcome_that_its_caller_refused_is_found_and_delivered_again(page: Page, office: Office) -> None:
+    office.backend.answers = [401]
+    job = await office.job("order-19", spiff__callback_url=office.backend.url)
+    office.opens()
+    await office.comes_to(job, "dead")
+    await log_in(page)
+    wrong = page.get_by_role("region", name="What is wrong")
+    await expect(wrong).to_contain_text("1 outcome could not be delivered")
+    await wrong.get_by_role("link", name="jobs").click()
+    await page.get_by_role("row", name="order-19").get_by_role("link").click()
+    await expect(page.get_by_role("region", name="Tries to deliver").first).to_contain_text("401")
+    office.backend.answers = [200]
+    await page.get_by_role("link", name="Try again").click()
+    await page.get_by_role("button", name="Deliver again").click()
+    await office.comes_to(job, "delivered")
+    await page.reload()
+    await expect(page.get_by_role("heading", name=job)).to_contain_text("delivered")
+    await page.get_by_role("link", name="Overview").click()
+    await expect(wrong.get_by_role("link", name="jobs")).to_have_count(0)
 
 
 async def test_a_run_that_failed_is_found_with_its_log(page: Page) -> None:
