@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from gateway.diagnosis import cause_of, gist, log_of, telling
+from gateway.diagnosis import cause_of, gist, lack_of, log_of, telling
 from gateway.observe.outcomes import PastRun
 from gateway.units import Duration, Size
 
@@ -277,7 +277,7 @@ def _of_connector(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Con
 
 def _quarantined(name: str, reason: str) -> Concern:
     """Tell why a connector cannot be served; of a log in its reason, the line that says most."""
-    cause = cause_of(log_of(reason))
+    cause = lack_of(reason) or cause_of(log_of(reason))
     remedy = "mend that (gateway check tries it); it heals by itself" if cause is None else cause.remedy
     if "gateway install" in reason:
         remedy = _BUILD
@@ -347,7 +347,7 @@ def _of_outcomes(facts: ConnectorFacts, now: datetime.datetime) -> Iterator[Conc
         return
     words, remedy = _CURES.get(outcome, _ANY)
     if outcome not in _CLEAR:
-        said = f"{latest.error_code or ''}\n{latest.message or ''}" if outcome in _OWN else latest.message or ""
+        said = f"{latest.error_code or ''}: {latest.message or ''}" if outcome in _OWN else latest.message or ""
         words, remedy = cause_of(said) or (words, remedy)
     calls = f"{times} of its latest {len(runs)} calls" if len(runs) > 1 else "its latest call"
     code = f" ({latest.error_code})" if outcome in _OWN and latest.error_code else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.diagnosis import SAID, WORDS, cause_of, gist, log_of, telling
+from gateway.diagnosis import SAID, WORDS, cause_of, gist, lack_of, log_of, telling
 
 NODE = """node:internal/modules/cjs/loader:1080
   throw err;
@@ -44,6 +44,7 @@ ModuleNotFoundError: No module named 'xero.api'"""
 def test_a_package_that_is_missing_is_named(said: str, name: str) -> None:
     cause = cause_of(said)
     assert cause is not None
+    assert cause == lack_of(said)
     assert cause.text == f"it lacks a package or program, {name}"
     assert f"add {name} to" in cause.remedy
 
@@ -51,7 +52,7 @@ def test_a_package_that_is_missing_is_named(said: str, name: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        "401\nbad password for user fax",
+        "401: bad password for user fax",
         "403",
         "401 Client Error: Unauthorized for url: https://api.example/contacts",
         "requests.exceptions.HTTPError: HTTP 401",
@@ -74,7 +75,7 @@ def test_what_refuses_a_secret_is_told(said: str) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    ["", "404", "no_carrier\nthe line is dead", "fax/Send died of SIGKILL (after 401.00 s)", "took 403 ms", "order 401 was not found",
+    ["", "404", "no_carrier: the line is dead", "fax/Send died of SIGKILL (after 401.00 s)", "took 403 ms", "order 401 was not found",
      "connectors.fax.path: unknown key (did you mean auths?)", "customer not found", "the fax was not authorised to be read aloud"],
 )  # fmt: skip
 def test_what_says_nothing_of_a_cause_has_none(said: str) -> None:
@@ -82,8 +83,28 @@ def test_what_says_nothing_of_a_cause_has_none(said: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "MemoryError: MemoryError",
+        'Exception in thread "main" java.lang.OutOfMemoryError: Java heap space',
+        "FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory",
+        "fork: Cannot allocate memory",
+    ],
+)
+def test_what_runs_out_of_memory_by_itself_is_told(said: str) -> None:
+    cause = cause_of(said)
+    assert cause is not None
+    assert cause.text == "it runs out of memory"
+
+
+@pytest.mark.parametrize(
     ("log", "line"),
     [
+        (
+            'Current thread 0x1 (most recent call first):\n  File "/srv/host.py", line 91 in <module>',
+            "Current thread 0x1 (most recent call first):",
+        ),
+        ('  File "/srv/host.py", line 91 in <module>', ""),
         (PYTHON, "ModuleNotFoundError: No module named 'xero.api'"),
         (NODE, "Error: Cannot find module 'left-pad'"),
         (JAVA, "Caused by: java.lang.ClassNotFoundException: org.apache.pdfbox.Loader"),

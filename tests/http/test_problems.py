@@ -148,17 +148,23 @@ async def test_a_connector_that_is_broken_in_five_ways_is_named_with_each(site: 
 
 async def test_a_package_that_is_missing_is_named_wherever_it_is_missed(site: Site) -> None:
     site.python("described.py", "import nowhere_to_be_found\n")
+    (site.folder / "asks.py").write_text("import nowhere_to_be_found\ndef Go() -> int:\n    return 1\n")
+    (site.folder / "late.py").write_text("def Go() -> int:\n    import nowhere_to_be_found\n    return 1\n")
     site.configure(
         """
         described: {run: [./described.py]}
         called: {run: [./described.py], commands: {Go: {}}}
+        asks: {runtime: python, module: ./asks.py}
+        late: {runtime: python, module: ./late.py}
         """
     )
     async with served(site) as gateway:
         await gateway.do("called/Go")
+        for _ in range(3):
+            await gateway.do("late/Go")
         found = await problems(gateway)
     described, called = found["quarantined", "described"], found["failing", "called"]
-    for one in (described, called):
+    for one in (described, called, found["quarantined", "asks"], found["failing", "late"]):
         assert one["text"].startswith("it lacks a package or program, nowhere_to_be_found")
         assert "Traceback" not in one["text"]
         assert one["remedy"].startswith("add nowhere_to_be_found to")
