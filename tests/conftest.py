@@ -31,6 +31,7 @@ LONGEST = (
     "cell/test_sandbox.py",
     "runners/test_python_host.py",
     "test_unmodified.py",
+    "console/test_operating.py",
     "test_soak.py",
 )
 
