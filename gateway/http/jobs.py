@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.errors import Forbidden, InvalidRequest
+from gateway.errors import InvalidRequest
 from gateway.http.audited import note
 from gateway.http.keys import client_of, identity_of
+from gateway.http.owned import Owned
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
 from gateway.identity import called
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 PAGE = 50
 LONGEST_PAGE = 500
 DIGITS = 15  # of a number in a query
-_NOT_YOURS = "no job of this client's: jobs of others are for keys with the role operator"
+_OWNED = Owned("job")
 OLDEST = 100 * 365 * 86_400.0  # seconds
 
 
@@ -74,7 +75,7 @@ class JobHandlers:
             connector=self._registered(request, read_text(query.get("connector"), "connector")),
             process_instance=read_text(query.get("process_instance"), "process_instance"),
             task=read_text(query.get("task"), "task"),
-            client=self._wanted(request, read_text(query.get("client"), "client")),
+            client=_OWNED.wanted(request, read_text(query.get("client"), "client")),
         )
         going_on = self._background.list(wanted)
         shown = going_on[offset : offset + limit]
@@ -164,28 +165,10 @@ class JobHandlers:
 
     async def named(self, request: web.Request, name: str) -> JobStatus:
         """Return a job, as `status` does."""
-        try:
+        with _OWNED.hidden(request, JobNotFound):
             status = _going_on(name, self._background.find(name)) if is_run(name) else await self._jobs().status(name)
-        except JobNotFound:
-            if not identity_of(request).sees_all:
-                raise Forbidden(_NOT_YOURS) from None
-            raise
-        if not identity_of(request).sees_all and status.client != client_of(request):
-            raise Forbidden(_NOT_YOURS)
+        _OWNED.check(request, status.client)
         return status
-
-    def _wanted(self, request: web.Request, client: str | None) -> str | None:
-        """Return whose jobs are to be listed; None is everybody's.
-
-        Raises:
-            Forbidden: another client's, and who asks is no operator.
-        """
-        identity = identity_of(request)
-        if identity.sees_all:
-            return client
-        if client is not None and client != identity.client:
-            raise Forbidden(_NOT_YOURS)
-        return client_of(request)
 
     def _registered(self, request: web.Request, connector: str | None) -> str | None:
         """Return under which name jobs have a connector that is asked for."""

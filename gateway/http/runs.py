@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.calls.call import EMPTY, Call
-from gateway.errors import Forbidden, InvalidRequest, JournalUnavailable, RunConflict, RunNotFound
+from gateway.errors import InvalidRequest, JournalUnavailable, RunConflict, RunNotFound
 from gateway.http.audited import note
 from gateway.http.jobs import LONGEST_PAGE, PAGE, read_number, read_text
 from gateway.http.keys import client_of, identity_of
+from gateway.http.owned import Owned
 from gateway.http.responses import json_response
 from gateway.http.routes import Access, Route
 from gateway.http.traced import trace_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from gateway.journal.journal import Journal, JournalHealth
     from gateway.journal.records import RunDetail, RunSummary
 
-_NOT_YOURS = "no run of this client's: runs of others are for keys with the role operator"
+_OWNED = Owned("run")
 _WHY_NOT = {
     "no": "what it was called with was not kept (journal.payloads)",
     "masked": "what it was called with has secrets, which were not kept",
@@ -83,7 +84,7 @@ class RunHandlers:
             outcome=read_text(query.get("outcome"), "outcome"),
             process_instance=read_text(query.get("process_instance"), "process_instance"),
             task=read_text(query.get("task"), "task"),
-            client=self._wanted(request, read_text(query.get("client"), "client")),
+            client=_OWNED.wanted(request, read_text(query.get("client"), "client")),
             job=read_text(query.get("job"), "job"),
             since=_moment(query.get("since"), now, "since"),
             until=_moment(query.get("until"), now, "until"),
@@ -147,28 +148,10 @@ class RunHandlers:
             RunNotFound: there is none.
         """
         name = read_text(request.match_info["run"], "the id of a run") or ""
-        try:
+        with _OWNED.hidden(request, RunNotFound):
             run = await self._journal().find(name)
-        except RunNotFound:
-            if not identity_of(request).sees_all:
-                raise Forbidden(_NOT_YOURS) from None
-            raise
-        if not identity_of(request).sees_all and run.client != client_of(request):
-            raise Forbidden(_NOT_YOURS)
+        _OWNED.check(request, run.client)
         return run
-
-    def _wanted(self, request: web.Request, client: str | None) -> str | None:
-        """Return whose runs are to be listed; None is everybody's.
-
-        Raises:
-            Forbidden: another client's, and who asks is no operator.
-        """
-        identity = identity_of(request)
-        if identity.sees_all:
-            return client
-        if client is not None and client != identity.client:
-            raise Forbidden(_NOT_YOURS)
-        return client_of(request)
 
     def _registered(self, request: web.Request, connector: str | None) -> str | None:
         """Return under which name runs have a connector that is asked for; one that is not there has its client's."""
