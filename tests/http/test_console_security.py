@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import itertools
 import re
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import test_utils, web
 
+from gateway.calls.admission import AdmissionState
 from gateway.http.console import live, sessions
 from gateway.http.console.pages import STATIC
 from gateway.http.console.sessions import ConsoleSession, LoggedOut
+from gateway.http.keys import Unauthorized
+from gateway.identity import Identity
 from tests.http.test_clients import client
 from tests.http.test_console import COMMANDS, ECHO, GO, Browser, logged_in
 from tests.support import Site, eventually, served
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 
@@ -167,3 +174,44 @@ async def test_forms_count_in_what_may_be_held(site: Site) -> None:
             return (await browser.send(GO, {"p.text": "x" * 900_000})).status == 503
 
         await eventually(refused)
+
+
+async def streamed(news: Callable[[], AsyncIterator[tuple[str, str]]], identify: Callable[[Any], object]) -> bytes:
+    """Return all that a stream sends until it ends."""
+    serving: Any = SimpleNamespace(state=AdmissionState.SERVING)
+    streams = live.Streams(serving, identify)
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        request._state.update(identity=Identity(), request_id="r")
+        return await streams.send(request, news, asyncio.Event())
+
+    app = web.Application()
+    app.router.add_get("/", handler)
+    async with test_utils.TestClient(test_utils.TestServer(app)) as caller:
+        sent = await (await caller.get("/")).read()
+    assert streams._open.total() == 0
+    return sent
+
+
+async def test_a_stream_ends_with_its_session_although_news_keep_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "TICK", 0.05)
+    looks = itertools.count()
+
+    def identify(_request: Any) -> None:
+        if next(looks):
+            raise Unauthorized
+
+    async def news() -> AsyncIterator[tuple[str, str]]:
+        while True:
+            await asyncio.sleep(0)
+            yield "line", "x"
+
+    assert (await streamed(news, identify)).startswith(b": open\n\nevent: line\ndata: x\n\n")
+
+
+async def test_a_stream_that_fails_ends_and_is_no_other_answer() -> None:
+    async def news() -> AsyncIterator[tuple[str, str]]:
+        yield "numbers", "<p>1</p>"
+        raise RuntimeError("broken")
+
+    assert await streamed(news, lambda _request: None) == b": open\n\nevent: numbers\ndata: <p>1</p>\n\n"

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
 
+import structlog
 from aiohttp import web
 
 from gateway.calls.admission import AdmissionState
@@ -142,6 +143,12 @@ class Streams:
                     await response.write(b": still here\n\n")
         except ConnectionResetError:
             pass  # nobody looks any more
+        except Exception:
+            if not response.prepared:
+                raise
+            # It has begun, and cannot become another answer: it ends, and the browser asks again.
+            log = structlog.get_logger()
+            log.exception("internal_error", path=request.path, request_id=request["request_id"])
         finally:
             self._open[client] -= 1
         return response

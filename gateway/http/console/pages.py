@@ -187,8 +187,8 @@ class Console:
             due = (clock() // EVERY + 1) * EVERY  # the same for all, so that they share what is made
             text = await self._numbers.text((views.seen_client(request), request.query_string), numbers)
             if text != last:
+                last = text
                 yield "numbers", text
-            last = text
 
         return await self._streams.send(request, news, asyncio.Event())
 
