@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -150,5 +152,5 @@ def refuse_strangers(settings: Settings) -> None:
 
 
 def escaped(text: str) -> str:
-    """Return a text that rich prints as it is."""
-    return escape(text)
+    """Return a text that rich prints as it is; what would steer a terminal is shown instead of done."""
+    return escape(text.translate(_CONTROLS))

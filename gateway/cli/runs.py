@@ -186,7 +186,7 @@ def _print_json(one: Any) -> None:
 def _print_line(one: Any) -> None:
     ended, command, outcome = at(one["finished"]), _called(one), _outcome(one)
     out.print(f"{ended} {one['id']} [cyan]{escaped(command)}[/] {outcome} {_seconds(one['wall'])}"
-              f" {escaped(one['message'] or '')}".rstrip())  # fmt: skip
+              f" {escaped(' '.join((one['message'] or '').splitlines()))}".rstrip())  # fmt: skip
 
 
 def _row(one: Any) -> tuple[str, ...]:

@@ -146,3 +146,16 @@ async def test_a_list_stays_readable_whatever_callers_type(site: Site) -> None:
         await server.do(f"fax/{'x' * 5000}")
         done = await asyncio.to_thread(cli, site, "runs", "list", "--url", server.url)
         assert max(map(len, done.stdout.splitlines())) < 600
+
+
+async def test_nothing_that_callers_type_steers_a_terminal(site: Site) -> None:
+    site.script("fax.sh", r"cat > /dev/null; printf 'a\033[31m\007log\r\n' >&2; exit 3")
+    site.configure("fax: {run: [./fax.sh], commands: {Send: {}}}")
+    async with served(site) as server:
+        await server.do("fax/Send", {"spiff__task_id": "t\x1b[2J\x9b2J"})
+        (one,) = (await server.get("/v1/runs")).json["runs"]
+        for arguments in (["list"], ["show", one["id"]]):
+            done = await asyncio.to_thread(cli, site, "runs", *arguments, "--url", server.url)
+            assert done.returncode == 0
+            assert not [char for char in done.stdout if not char.isprintable() and char not in "\n\t"]
+            assert r"t\x1b[2J\x9b2J" in done.stdout
