@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 POLL = 0.5  # seconds between two looks at the files; a change counts when it is still there at the next look
 FIRST_RETRY = 5.0  # seconds until a quarantined connector is tried again; doubles
 LAST_RETRY = 300.0
+SPARING = 50  # times what reading all takes is the pause at least until the next one, where nothing has changed
 SOON = 3.0  # seconds from the start on in which the catalogue waits for connectors that are asked what they can do
 LATEST = 10.0  # seconds in which it waits for those that work for their answer: callers give up after 15
 LOOK = 0.05  # seconds between two looks whether they do
@@ -98,6 +99,8 @@ class Registry:
         self._opened = 0.0
         self._closed = False
         self._retries: dict[str, tuple[float, int]] = {}  # name -> (moment, how often it was quarantined)
+        self._took = 0.0
+        """Seconds of the latest reading."""
         self._fingerprint: object = None
         self._stale: set[str] = set()
         """Secrets whose command fails by now."""
@@ -262,7 +265,8 @@ class Registry:
             self._fingerprint = (seen, _facts(statuses), self._settings.lookup.known())
             self.problem = None
             self.passed_over = sources.passed_over
-            self._swap(sources, statuses, time.monotonic() - begun)
+            self._took = time.monotonic() - begun
+            self._swap(sources, statuses, self._took)
 
     def _read(self) -> tuple[object, Sources]:
         seen = fingerprint(self._settings)
@@ -492,17 +496,18 @@ class Registry:
     async def _retry(self) -> None:
         now = time.monotonic()
         due = [name for name, (moment, _) in self._retries.items() if moment <= now and name not in self._describing]
-        stuck = False
         for name in due:
-            status = self.snapshot.statuses[name]
-            if status.connector is not None:
-                self._describe(status.connector)
-            else:
-                often = self._retries[name][1]
-                self._retries[name] = (now + wait(often - 1, FIRST_RETRY, LAST_RETRY), often)
-                stuck = True
-        if stuck:
-            await self.reload()
+            connector = self.snapshot.statuses[name].connector
+            if connector is not None:
+                self._describe(connector)
+        stuck = {name for name in self._retries if self.snapshot.statuses[name].connector is None}
+        if stuck.isdisjoint(due):
+            return
+        for name in stuck:  # all of them are tried by it, so that it comes for many as often as for one
+            often = self._retries[name][1]
+            pause = max(wait(often - 1, FIRST_RETRY, LAST_RETRY), min(LAST_RETRY, SPARING * self._took))
+            self._retries[name] = (now + pause, often)
+        await self.reload()
 
 
 def _undescribed(status: Status | None) -> Connector | None:

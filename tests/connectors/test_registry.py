@@ -357,6 +357,37 @@ async def test_a_connector_heals_by_itself_when_what_it_lacks_arrives(site: Site
         assert (await gateway.do("program/Go")).body == 1
 
 
+async def test_one_reading_tries_all_that_lack_something_and_the_pause_grows_with_what_it_takes(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "FIRST_RETRY", 60.0)
+    site.configure("\n".join(f"gone{number}: {{run: [nosuch-program], {GO}}}" for number in range(5)))
+    async with opened(site) as (registry, _):
+        loads, load = 0, registry._load
+
+        async def counted() -> None:
+            nonlocal loads
+            loads += 1
+            await load()
+
+        monkeypatch.setattr(registry, "_load", counted)
+        await registry._retry()
+        assert loads == 0  # it is nobody's time
+        registry._retries["gone3"] = (0.0, 1)
+        await registry._retry()
+        await registry._retry()
+        assert loads == 1
+        [first, *others] = [moment for moment, _ in registry._retries.values()]
+        assert others == [first] * 4
+        registry._took = 4.0
+        registry._retries["gone1"] = (0.0, 1)
+        before = time.monotonic()
+        await registry._retry()
+        assert loads == 2
+        assert min(moment for moment, _ in registry._retries.values()) >= before + 4.0 * registry_module.SPARING
+        assert max(moment for moment, _ in registry._retries.values()) <= time.monotonic() + registry_module.LAST_RETRY
+
+
 async def test_drop_ins_that_cannot_be_told_apart_or_started_are_quarantined_with_a_hint(site: Site) -> None:
     describing(site, "connectors.d/twin.py")
     describing(site, "connectors.d/twin.sh")
