@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from gateway.http import docs
 from tests.http.test_clients import client
@@ -195,6 +196,25 @@ async def test_a_key_shows_what_can_be_called_and_a_command_is_tried(
 
 
 @BROWSER
+async def test_of_many_connectors_it_shows_one_at_a_time(tmp_path: Path, browser: webdriver.Chrome) -> None:
+    site = Site(tmp_path / "site")
+    site.configure("\n".join(f"c{number:03}: {{run: [cat], commands: {{Do: {{}}}}}}" for number in range(501)))
+    async with served(site) as gateway:
+        page = Shown(browser)
+        await page.open(f"{gateway.url}/docs")
+        assert await page.told() == ""
+        assert await page.text("#operations-c000-c000__Do")
+        choice = Select(browser.find_element(By.ID, "connector"))
+        assert len(choice.options) == 502
+        choice.select_by_visible_text("c500")
+        assert "/v1/do/c500/Do" in await page.text("#operations-c500-c500__Do")
+        assert page._text("#operations-c000-c000__Do") is None
+        choice.select_by_visible_text("Gateway")
+        assert await page.text("#operations-Gateway-get_liveness")
+        assert page.problems() == []
+
+
+@BROWSER
 async def test_without_keys_it_asks_for_none(tmp_path: Path, browser: webdriver.Chrome) -> None:
     site = Site(tmp_path / "site")
     site.configure(ECHO)
@@ -204,6 +224,7 @@ async def test_without_keys_it_asks_for_none(tmp_path: Path, browser: webdriver.
         assert await page.told() == ""
         assert await page.text("#operations-echo-echo__Request")
         assert not browser.find_element(By.ID, "ask").is_displayed()
+        assert not browser.find_element(By.ID, "choose").is_displayed()
         for scheme in ("dark", "light"):
             wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
             browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)

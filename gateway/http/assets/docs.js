@@ -4,7 +4,10 @@
 const ask = document.getElementById('ask');
 const input = document.getElementById('key');
 const told = document.getElementById('told');
+const choose = document.getElementById('choose');
+const connector = document.getElementById('connector');
 const MANY = 30; // operations that are still shown unfolded
+const LARGE = 500; // paths that Swagger UI reads at once: of a thousand connectors, it would for a minute
 const NEEDED = 'This gateway needs a key.';
 
 const dark = matchMedia('(prefers-color-scheme: dark)');
@@ -32,9 +35,24 @@ function shown(found, key) {
   // The page's own folder is what all paths begin with, whatever a proxy puts before it.
   found.servers = [{ url: new URL('.', location.href).href.replace(/\/$/, '') }];
   ask.hidden = found.security.length === 0;
+  choose.hidden = Object.keys(found.paths).length <= LARGE;
+  connector.replaceChildren(...found.tags.map((tag) => new Option(tag.name)));
+  connector.onchange = () => drawn(of(connector.value, found), key);
+  drawn(choose.hidden ? found : of(connector.value, found), key);
+}
+
+function of(name, found) {
+  const isOf = ([, operations]) => Object.values(operations).some((one) => one.tags.includes(name));
+  const paths = Object.fromEntries(Object.entries(found.paths).filter(isOf));
+  return { ...found, paths, tags: found.tags.filter((tag) => tag.name === name) };
+}
+
+function drawn(found, key) {
+  const domNode = document.createElement('div');
+  document.getElementById('document').replaceChildren(domNode);
   const ui = SwaggerUIBundle({
     spec: found,
-    dom_id: '#document',
+    domNode,
     docExpansion: Object.keys(found.paths).length > MANY ? 'none' : 'list',
     filter: true,
     defaultModelsExpandDepth: 0,
