@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import functools
+import re
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
+_NAMED = re.compile(r"{(\w+)}")
 
 
 def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.Application:
@@ -82,19 +84,24 @@ def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.A
         if route in pages:
             continue
         if route.method != hdrs.METH_OPTIONS or not settings.cors_origins:
-            app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
+            app.router.add_route(route.method, _pattern(route.path), route.handler, expect_handler=wait_for_the_handler)
     if settings.cors_origins:  # it adds OPTIONS itself, for preflights
         options = aiohttp_cors.ResourceOptions(allow_headers="*", expose_headers="*")  # type: ignore[no-untyped-call]
         cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(settings.cors_origins, options))
         for added in list(app.router.routes()):
             cors.add(added)
     for route in pages:  # no other origin's business
-        app.router.add_route(route.method, route.path, route.handler, expect_handler=wait_for_the_handler)
+        app.router.add_route(route.method, _pattern(route.path), route.handler, expect_handler=wait_for_the_handler)
     install(app)
     app.cleanup_ctx.append(_opened)
     if settings.console:
         app.cleanup_ctx.append(functools.partial(_kept, history))
     return app
+
+
+def _pattern(path: str) -> str:
+    """Return a path as the router wants it: a name in it may hold braces, too, which it would not match by itself."""
+    return _NAMED.sub(r"{\1:[^/]+}", path)
 
 
 def _redirects(gateway: Gateway, client: str | None) -> tuple[Origin, ...]:

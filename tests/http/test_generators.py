@@ -105,6 +105,7 @@ ODD: dict[str, Any] = {
     },
     "More": {"additional_parameters": True, "parameters": {"a": {"type": "str"}}},
     "a b?": {"parameters": {"a": OPTIONAL}},
+    "{x}": {},
     "later": {"async": True, "parameters": {"a": {"type": "str"}}},
     "LATER": {},
 }
@@ -162,7 +163,12 @@ async def test_a_client_of_an_odd_registry_has_all_of_it_and_calls_it(
         wanted = {(method, path) for path, one in document["paths"].items() for method in one}
         assert len(modules) == len(wanted)
         calls = {path: one["post"] for path, one in document["paths"].items() if path.startswith("/v1/do/")}
-        assert {unquote(path) for path in calls} >= {"/v1/do/odd/a b?", "/v1/do/twin.a/Send", "/v1/do/get/v1_jobs"}
+        assert {unquote(path) for path in calls} >= {
+            "/v1/do/odd/a b?",
+            "/v1/do/odd/{x}",
+            "/v1/do/twin.a/Send",
+            "/v1/do/get/v1_jobs",
+        }
         async with package.AuthenticatedClient(base_url=gateway.url, token=KEY) as client:
             for path, operation in calls.items():
                 module = modules["post", path]
