@@ -133,9 +133,7 @@ class Streams:
             await response.write(b": open\n\n")
             while self._admission.state is AdmissionState.SERVING and self._may_see(request):
                 came.clear()
-                events = [_event(event, text) async for event, text in news()]
-                if events:
-                    await response.write(b"".join(events))
+                if await self._told(response, news):
                     await asyncio.sleep(PACE)
                 try:
                     await asyncio.wait_for(came.wait(), TICK)
@@ -152,6 +150,18 @@ class Streams:
         finally:
             self._open[client] -= 1
         return response
+
+    @staticmethod
+    async def _told(response: web.StreamResponse, news: Callable[[], AsyncIterator[tuple[str, str]]]) -> bool:
+        """Send what is new, for a second at most; tell whether there was anything."""
+        clock, told = asyncio.get_running_loop().time, False
+        until = clock() + TICK
+        async for event, text in news():
+            await response.write(_event(event, text))
+            told = True
+            if clock() > until:
+                break
+        return told
 
     def _may_see(self, request: web.Request) -> bool:
         try:
