@@ -22,7 +22,7 @@ from bench.report import milliseconds
 from bench.servers import Server, Site, compiled, free_port, post, started
 from gateway.journal.file import RunsFile
 from gateway.sealing import Keyring
-from gateway.settings import JournalSection
+from gateway.sections import JournalSection
 from gateway.units import Size
 from tests.journal.support import ran
 

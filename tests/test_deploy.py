@@ -17,7 +17,8 @@ from compose_spec import PyCompose
 from gateway.connectors.definition import define
 from gateway.connectors.sources import read_sources
 from gateway.jobs.settings import CallbacksSection, read_sections
-from gateway.settings import JOBS_DATABASE, GatewaySection, Settings, read_settings
+from gateway.sections import GatewaySection
+from gateway.settings import JOBS_DATABASE, Settings, read_settings
 from gateway.units import Duration
 
 DEPLOY = Path(__file__).parent.parent / "deploy"

@@ -35,7 +35,7 @@ from gateway.observe.metrics import Metrics
 from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
 from gateway.secrets import SecretsSection
-from gateway.settings import (
+from gateway.sections import (
     AuthEntry,
     ClientLimits,
     CommandEntry,
@@ -48,8 +48,8 @@ from gateway.settings import (
     ParameterEntry,
     TlsSection,
     TypeaheadEntry,
-    read_settings,
 )
+from gateway.settings import read_settings
 from tests.observe.test_metrics import idle
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ GONE = {
 """Words of former times, and what to say instead."""
 SAID = {
     ("gateway/settings.py", "workers"): "the setting of former times",
+    ("gateway/sections.py", "workers"): "the setting of former times",
     ("gateway/cli/serve.py", "workers"): "the option of former times",
     ("gateway/http/handlers.py", "workers"): "what callers find in /v1/status",
 }

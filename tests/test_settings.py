@@ -11,18 +11,9 @@ import pytest
 
 from gateway.errors import ConfigError
 from gateway.jobs.settings import read_sections
+from gateway.sections import ConnectorEntry, JournalSection, Limits
 from gateway.service import Local, Tcp
-from gateway.settings import (
-    ConnectorEntry,
-    JournalSection,
-    Limits,
-    Settings,
-    Tls,
-    building_environment,
-    find_file,
-    read_settings,
-    section_of,
-)
+from gateway.settings import Settings, Tls, building_environment, find_file, read_settings, section_of
 from gateway.units import Duration, Size
 from tests.support import cli
 

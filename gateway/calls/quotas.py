@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.observe.events import Event
-    from gateway.settings import ClientLimits
+    from gateway.sections import ClientLimits
     from gateway.units import Rate
 
 WEIGHT = 0.2  # of the latest call in the moving average

@@ -11,7 +11,7 @@ from gateway.connectors import signatures
 from gateway.connectors.parameters import NotAName, Signature
 from gateway.errors import Quarantine
 from gateway.observe.telling import secrets_in
-from gateway.settings import AuthEntry
+from gateway.sections import AuthEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -20,7 +20,8 @@ import msgspec
 from gateway.errors import ConfigError
 from gateway.files import printable, unusable
 from gateway.identity import DEFAULT, Role
-from gateway.settings import NAME, ClientLimits, is_mapping
+from gateway.sections import ClientLimits
+from gateway.settings import NAME, is_mapping
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from gateway.connectors.ground import Ground, Wishes, above, ground_of, layers, 
 from gateway.connectors.installations import needed
 from gateway.files import open_file
 from gateway.sandbox import OFF, STRICT, TEMPORARY, Sandbox
-from gateway.settings import LAST_UID, ConnectorEntry, Limits, Settings
+from gateway.settings import LAST_UID, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.connectors.sources import Entry
     from gateway.errors import ConfigError
     from gateway.runtimes import CommandLine
+    from gateway.sections import ConnectorEntry, Limits
 
 User = tuple[int, int]
 """A uid and a gid."""

@@ -23,7 +23,7 @@ from gateway.processes.launch import BOOT, Bounds, Keep, Launch
 from gateway.protocol.description import Validate
 from gateway.runtimes import RUNTIMES, Build, Home, Runtime, installed
 from gateway.secrets import Use, named, variables
-from gateway.settings import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Payloads, Settings
+from gateway.sections import CommandEntry, ConnectorEntry, Limits, OverrideEntry, Payloads
 from gateway.typeahead import Typeahead
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.protocol.description import DescribedCommand, DescribedParameter, Description
     from gateway.sandbox import Sandbox
     from gateway.secrets import Keys, Secrets
+    from gateway.settings import Settings
     from gateway.yaml_document import YamlNode
 
 Described = TypeVar("Described", "DescribedCommand", "DescribedParameter")

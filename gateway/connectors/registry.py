@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from gateway.connectors.clients import Client, ClientFile, ReadCallbacks
     from gateway.connectors.definition import Command
     from gateway.connectors.describe import Describer
-    from gateway.settings import ClientLimits, Settings
+    from gateway.sections import ClientLimits
+    from gateway.settings import Settings
 
 POLL = 0.5  # seconds between two looks at the files; a change counts when it is still there at the next look
 FIRST_RETRY = 5.0  # seconds until a quarantined connector is tried again; doubles

@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.connectors.parameters import NotAName, Parameter, Signature
 from gateway.errors import Quarantine
-from gateway.settings import ParameterEntry
+from gateway.sections import ParameterEntry
 
 if TYPE_CHECKING:
     from gateway.protocol.description import DescribedParameter

@@ -20,16 +20,8 @@ from gateway.files import check_file, identity, open_file, printable, unusable, 
 from gateway.identity import registered
 from gateway.runners import RUNNERS
 from gateway.runtimes.base import BUILT, FAILED, LOCK
-from gateway.settings import (
-    NAME,
-    GatewaySection,
-    Limits,
-    Settings,
-    read_defaults,
-    read_document,
-    read_secrets,
-    section_of,
-)
+from gateway.sections import GatewaySection, Limits
+from gateway.settings import NAME, Settings, read_defaults, read_document, read_secrets, section_of
 from gateway.yaml_document import YamlNode, load
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.errors import Quarantine
-from gateway.settings import TypeaheadEntry
+from gateway.sections import TypeaheadEntry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

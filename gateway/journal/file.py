@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.journal.payloads import Masked
     from gateway.journal.records import Ran, Wanted
     from gateway.sealing import Keyring
-    from gateway.settings import JournalSection
+    from gateway.sections import JournalSection
 
 VERSION = 2
 BUSY = 2.0  # seconds that another process may have the file locked

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.journal.records import Ran, RunDetail, RunSummary, Wanted
     from gateway.observe.events import Event
     from gateway.sealing import Keyring
-    from gateway.settings import JournalSection
+    from gateway.sections import JournalSection
 
 FILE = "runs.sqlite"
 QUEUE = 16 << 20  # bytes of runs that wait at most; what comes then is dropped, and counted

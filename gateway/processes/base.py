@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from gateway.processes.launch import Answered, Keep, Launch, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.places import Places
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
     OnLine = Callable[[str, str], None]
     """Takes a line of log: the stream's name and the text."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gateway.processes.notices import Notices
     from gateway.processes.run import Child
     from gateway.processes.spawn import SpawnPool
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 STRIKES = 2  # hosts in a row that did not get as far as forking
 WAY_OUT = (

@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.observe.redact import NO_SECRETS, Redactor
 from gateway.sandbox import Sandbox
-from gateway.settings import Mode
+from gateway.sections import Mode
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 BOOT = 60.0  # seconds that a host has to import and warm up, where its connector may not take longer to describe itself

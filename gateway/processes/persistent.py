@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gateway.processes.launch import Answered, Keep, Launch, Payload
     from gateway.processes.notices import Notices
     from gateway.processes.spawn import SpawnPool
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 
 FAILED = 400  # the least HTTP status that tells a failure

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.errors import GatewayError
-    from gateway.settings import Limits
+    from gateway.sections import Limits
 
     Waiter = asyncio.Future[None]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.processes.base import OnLine, Process, Room, Source
     from gateway.processes.launch import Launch
     from gateway.processes.places import Places
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
     Made = Callable[[Launch, SpawnPool, Room, Notices], Source]
 

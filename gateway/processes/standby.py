@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from gateway.processes.notices import Notices
     from gateway.processes.run import Child
     from gateway.processes.spawn import SpawnPool
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 HEAD_START = 0.02  # seconds that a request has the processor for itself before its successor boots
 STRIKES = 2  # processes in a row that did not wait

@@ -19,7 +19,7 @@ from gateway.files import check_file, open_file, read_file, unusable, walk
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from gateway.settings import Mode
+    from gateway.sections import Mode
     from gateway.yaml_document import YamlNode
 
 MARKER = "build.json"

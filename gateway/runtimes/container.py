@@ -15,7 +15,7 @@ from gateway.runtimes.base import CommandLine, Home, find_program
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 
 class ContainerOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,7 +13,7 @@ from gateway.files import open_file
 from gateway.runtimes.base import CODE, CommandLine, Home, find_program, script_problem
 
 if TYPE_CHECKING:
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 
 class ExecOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

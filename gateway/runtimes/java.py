@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 SOURCES = RUNNERS / "java" / "src"
 OLDEST = 11

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 HOST = RUNNERS / "node" / "host.mjs"
 CODE = (".mjs", ".js", ".cjs", ".ts", ".mts", ".cts")

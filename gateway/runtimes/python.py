@@ -38,7 +38,7 @@ from gateway.runtimes.installed import added, traces, version
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 HOST = RUNNERS / "python" / "host.py"
 FLAGS = ("-s", "-B")  # PYTHONPATH and its like are the entry's own

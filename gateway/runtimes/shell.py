@@ -11,7 +11,7 @@ from gateway.runners import RUNNERS
 from gateway.runtimes.base import CommandLine, Home, find_program, must_exist
 
 if TYPE_CHECKING:
-    from gateway.settings import Mode
+    from gateway.sections import Mode
 
 HOST = RUNNERS / "shell" / "host.py"
 

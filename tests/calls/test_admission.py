@@ -13,7 +13,7 @@ from gateway.errors import GatewayDraining
 from gateway.observe.events import Bus, DrainFinished, DrainStarted, Event
 from gateway.processes.completed import Stop
 from gateway.processes.places import Places
-from gateway.settings import Limits
+from gateway.sections import Limits
 from gateway.units import Duration
 from tests.processes.slots import slot
 from tests.support import eventually

@@ -18,7 +18,8 @@ from gateway.http.app import CONNECTIONS, GATEWAY, build
 from gateway.http.connections import Runner
 from gateway.identity import DEFAULT
 from gateway.observe.events import Bus, CallsRefused
-from gateway.settings import ClientLimits, read_settings
+from gateway.sections import ClientLimits
+from gateway.settings import read_settings
 from gateway.units import Rate, Size
 from gateway.yaml_document import load
 from tests.support import eventually

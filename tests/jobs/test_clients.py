@@ -15,7 +15,7 @@ from gateway.errors import ConnectorBusy
 from gateway.jobs.background import Background
 from gateway.jobs.contract import Job, JobState, Outcome
 from gateway.protocol.request import Caller
-from gateway.settings import ClientLimits
+from gateway.sections import ClientLimits
 from tests.jobs.support import Bench, bench, envelope, job
 from tests.support import eventually
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.calls.quotas import Quotas
 from gateway.identity import DEFAULT
 from gateway.jobs.queue import Queue
-from gateway.settings import ClientLimits
+from gateway.sections import ClientLimits
 
 
 class Line:

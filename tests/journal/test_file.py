@@ -14,7 +14,7 @@ from gateway.journal import file as module
 from gateway.journal.file import _FILTERS, RunsFile
 from gateway.journal.records import RunSummary, Wanted
 from gateway.sealing import Keyring
-from gateway.settings import JournalSection
+from gateway.sections import JournalSection
 from gateway.units import Duration, Size
 from tests.journal.support import NOW, ran, sent
 

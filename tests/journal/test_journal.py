@@ -20,7 +20,7 @@ from gateway.journal.journal import BEHIND, Journal
 from gateway.journal.records import Wanted
 from gateway.observe.events import Event, JournalChanged
 from gateway.sealing import Keyring
-from gateway.settings import JournalSection
+from gateway.sections import JournalSection
 from tests.journal.support import NOW, ran
 from tests.support import eventually
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from gateway.processes.places import Places
-    from gateway.settings import Limits
+    from gateway.sections import Limits
 
 
 @contextlib.asynccontextmanager

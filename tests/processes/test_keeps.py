@@ -8,7 +8,7 @@ import pytest
 
 from gateway.processes.launch import Keep
 from gateway.processes.pools import MODES
-from gateway.settings import Mode
+from gateway.sections import Mode
 
 
 @pytest.mark.parametrize(

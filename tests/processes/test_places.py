@@ -12,7 +12,7 @@ import pytest_asyncio
 from gateway.errors import ConnectorBusy, GatewayDraining
 from gateway.identity import DEFAULT
 from gateway.processes.places import Lane, Places
-from gateway.settings import Limits
+from gateway.sections import Limits
 from tests.processes.slots import slot
 from tests.support import Answer, Server, Site, called_by, eventually, gone, served
 

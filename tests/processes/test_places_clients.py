@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gateway.errors import ConnectorBusy
 from gateway.processes.places import Lane, Places
-from gateway.settings import Limits
+from gateway.sections import Limits
 from tests.processes.slots import slot
 from tests.support import eventually
 

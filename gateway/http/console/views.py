@@ -22,7 +22,7 @@ from gateway.observe.metrics import Tally
 from gateway.observe.telling import tells
 from gateway.processes.alive import alive
 from gateway.runtimes.base import FAILED, MARKER, Failed, made_at
-from gateway.settings import Limits
+from gateway.sections import Limits
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
