@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode
 
 from bench.harness import Figures, Load, Plan, eventually, parse_wrk, percentile, settle, use_of
-from bench.held import Held
+from bench.held import BEAT, Held
 from bench.report import milliseconds
 from bench.servers import Server, Site, compiled, free_port, post, started
 from gateway.journal.file import RunsFile
@@ -189,6 +189,7 @@ def _measure_pages(plan: Plan, server: Server, held: Held, cookie: dict[str, str
                 before, begun = _cpu(server.pid), time.monotonic()
                 sizes[page.name] = _get(connection, page.path, cookie)
                 figures.add(page.name, "seconds", time.monotonic() - begun)
+                time.sleep(5 * BEAT)  # it has looked again
                 figures.add(page.name, "cpu", _cpu(server.pid) - before)
                 figures.add(page.name, "held", held.taken())
             plan.report.progress(f"round {number + 1}/{plan.rounds} of {len(pages)} pages")
