@@ -100,12 +100,12 @@ async def test_a_number_that_nobody_looks_at_passes_as_it_was_written(gateway: S
     ("encoding", "body"),
     [
         ("gzip", b"none"),
-        ("gzip", gzip.compress(b'{"a": 1}') + b"more"),
+        ("gzip", gzip.compress(b'{"a": 1}', mtime=0) + b"more"),
         ("deflate", b"none"),
         ("deflate", zlib.compress(b'{"a": 1}')[:5]),
         ("br", b"none"),
         ("zstd", b"none"),
-        ("gzip", gzip.compress(b"[1]")),
+        ("gzip", gzip.compress(b"[1]", mtime=0)),
     ],
 )
 async def test_a_body_that_is_not_what_its_encoding_says(gateway: Server, encoding: str, body: bytes) -> None:
