@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from gateway.http.console.pages import HERE, STATIC
+from gateway.http.console.files import HERE, STATIC
 from tests.http.test_clients import client, sha256
 from tests.jobs.support import caller
 from tests.support import Answer, Server, Site, eventually, served

@@ -15,7 +15,7 @@ from aiohttp import test_utils, web
 
 from gateway.calls.admission import AdmissionState
 from gateway.http.console import live, sessions
-from gateway.http.console.pages import STATIC
+from gateway.http.console.files import STATIC
 from gateway.http.console.sessions import ConsoleSession, LoggedOut
 from gateway.http.keys import Unauthorized
 from gateway.identity import Identity

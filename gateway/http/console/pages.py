@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 import aiohttp_jinja2
 from aiohttp import hdrs, web
-from aiohttp.http_exceptions import HttpProcessingError
 from jinja2 import FileSystemLoader
 
 from gateway.calls.call import Call
-from gateway.errors import CommandNotFound, GatewayError, InvalidRequest, RequestTimeout, RequestTooLarge
-from gateway.http.audited import note, note_problem
-from gateway.http.budget import Body
+from gateway.errors import CommandNotFound, GatewayError
+from gateway.http.audited import note
 from gateway.http.calls import CallHandlers
-from gateway.http.console import forms, views
+from gateway.http.console import files, forms, views
 from gateway.http.console.answers import page, sent_to, wants_part
-from gateway.http.console.live import AT_ONCE, HELD, Follower, LiveLogs, SharedTexts, Streams
+from gateway.http.console.attempts import Attempts
+from gateway.http.console.live import AT_ONCE, Follower, LiveLogs, SharedTexts, Streams
+from gateway.http.console.posted import read_form
 from gateway.http.console.sessions import TOKEN
 from gateway.http.jobs import JobHandlers, told
 from gateway.http.keys import Unauthorized, client_of, identity_of
-from gateway.http.responses import status_of, unreadable
 from gateway.http.routes import CONSOLE, Access, Route
 from gateway.http.runs import RunHandlers, told_of_run
 from gateway.http.traced import trace_of
-from gateway.identity import DEFAULT, Role
+from gateway.identity import Role
 from gateway.jobs.background import is_run
 from gateway.jobs.contract import ENDS, OPEN, JobState
 from gateway.observe.events import ConnectorLine, RunFinished
@@ -38,7 +33,7 @@ from gateway.protocol.request import Caller
 from gateway.units import Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from gateway.connectors.definition import Command
     from gateway.connectors.snapshot import Status
@@ -48,17 +43,10 @@ if TYPE_CHECKING:
     from gateway.jobs.contract import Attempt
     from gateway.journal.records import RunSummary
 
-HERE = Path(__file__).parent
-KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-STATIC = {one.name: one for one in (HERE / "static").iterdir() if one.suffix in KINDS}
 LOG_IN = 8 << 10  # bytes of the form to log in
-MOST = 1 << 20  # bytes of any other form
-FIELDS = 1000  # of a form
 PAGE = 50  # jobs, or runs
 MOMENT = 0.0001  # seconds: as exact as it is kept when a run has ended
 LATEST = 10  # runs of a connector
-FOREVER = "public, max-age=31536000, immutable"
-"""How long a file of the pages is kept: its URL has its version, and no secret is in it."""
 COUNTED = 10_000  # jobs to be removed; what is beyond is more
 EVERY = 2.0  # seconds between two looks at the numbers of an overview that somebody follows
 _FILTERS = ("state", "connector", "process_instance", "task", "client")
@@ -79,6 +67,7 @@ class Console:
         self._jobs = JobHandlers(gateway)
         self._runs = RunHandlers(gateway, CallHandlers(gateway, connections.budget))
         self._logs = LiveLogs(gateway.bus)
+        self._attempts = Attempts(gateway, self._logs)
         self._streams = Streams(gateway.admission, self._still)
         self._numbers = SharedTexts(views.KEPT)
         self._compiled = False
@@ -128,7 +117,7 @@ class Console:
         """Open a session for whoever has a key."""
         request["identity"] = None  # the audit tells whose the key is, or nothing
         self._sessions.check_site(request)
-        form = await self._form(request, LOG_IN)
+        form = await read_form(request, self._budget, self._gateway.settings.read_timeout, LOG_IN)
         back, wait = _local(form.get("next", "")), self._sessions.failures.wait(request)
         if wait:
             note(request, outcome="rate_limited")
@@ -154,13 +143,7 @@ class Console:
 
     async def static(self, request: web.Request) -> web.StreamResponse:
         """Answer a file of the pages."""
-        file = STATIC.get(request.match_info["file"])
-        if file is None:
-            raise web.HTTPNotFound
-        response = web.Response(body=_bytes(file), content_type=KINDS[file.suffix], charset="utf-8")
-        if request.query.get("v") == version_of(file.name):
-            response.headers[hdrs.CACHE_CONTROL] = FOREVER
-        return response
+        return files.answered(request)
 
     # --- to look
 
@@ -315,7 +298,7 @@ class Console:
             )
             return Call(connector=name, command=command.name, params=forms.filled_in(command, form), caller=caller)
 
-        outcome = await self._tried(request, status.name, client, call)
+        outcome = await self._attempts.shown(request, status.name, client, call)
         if wants_part(request):
             return self._page(request, "result.html", outcome=outcome)
         return self._command(request, name, status, command, form=form, outcome=outcome)
@@ -361,7 +344,7 @@ class Console:
         """Call again with what was kept of a run, and show what comes of it."""
         await self._checked(request)
         run, call = await self._runs.find(request), await self._runs.again(request)
-        outcome = await self._tried(request, run.connector, call.caller.client, lambda: call)
+        outcome = await self._attempts.shown(request, run.connector, call.caller.client, lambda: call)
         return self._page(request, "replayed.html", run=told_of_run(run, request), outcome=outcome)
 
     # --- private
@@ -401,42 +384,13 @@ class Console:
             return sent_to(CONSOLE)
         return page(request, "login.html", {"next": back, "problem": problem}, status)
 
-    async def _form(self, request: web.Request, most: int = MOST) -> dict[str, str]:
-        """Read a form.
-
-        Raises:
-            RequestTooLarge: it has more bytes.
-            RequestTimeout: it does not come.
-            GatewayBusy: there is no room for it.
-            InvalidRequest: it is none.
-        """
-        body, share = bytearray(), Body(self._budget)
-        try:
-            async with asyncio.timeout(self._gateway.settings.read_timeout):
-                while chunk := await request.content.readany():
-                    body += chunk
-                    if len(body) > most:
-                        raise RequestTooLarge(f"a form has {Size(most)} at most")
-                    share.grow(len(body))
-        except TimeoutError as problem:
-            raise RequestTimeout("the form did not come in time (gateway.read_timeout)") from problem
-        except (web.RequestPayloadError, HttpProcessingError) as problem:
-            raise InvalidRequest(f"the form cannot be read: {unreadable(problem)}") from problem
-        finally:
-            share.end()
-        try:
-            pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS, errors="strict")
-        except ValueError as problem:
-            raise InvalidRequest("this is no form") from problem
-        return dict(pairs)
-
     async def _checked(self, request: web.Request) -> dict[str, str]:
         """Read a form that does something, which has to be one of ours.
 
         Raises:
             Forbidden: it is not.
         """
-        form = await self._form(request)
+        form = await read_form(request, self._budget, self._gateway.settings.read_timeout)
         self._sessions.check(request, form.pop(TOKEN, ""))
         return form
 
@@ -491,70 +445,19 @@ class Console:
                 return (await self._jobs.named(request, run.job)).attempts
         return ()
 
-    async def _tried(
-        self, request: web.Request, connector: str, client: str | None, call: Callable[[], Call]
-    ) -> dict[str, Any]:
-        """Make a call of a registered connector within its client's limits; return what is shown of it."""
-        quotas, whose = self._gateway.quotas, client or DEFAULT
-        follower = Follower(connector, HELD, request_id=request["request_id"], client=client)
-        since = quotas.enter(whose, quotas.limits_of(whose))
-        self._logs.add(follower)
-        try:
-            outcome = await self._run(request, call)
-        finally:
-            self._logs.remove(follower)
-            quotas.leave(whose, since)
-        lines = [one.line for one in follower.lines if isinstance(one, ConnectorLine)] or outcome["logs"]
-        return {**outcome, "lines": lines}
-
-    async def _run(self, request: web.Request, call: Callable[[], Call]) -> dict[str, Any]:
-        """Make a call, and return what is shown of it."""
-        try:
-            reply = await self._gateway.invoker.invoke(call())
-        except GatewayError as problem:
-            note_problem(request, problem)
-            code, message, run, logs = problem.code, problem.message, problem.run, problem.logs
-            return {
-                "status": status_of(problem),
-                "code": code,
-                "message": message,
-                "body": "",
-                "logs": logs,
-                **_usage(run),
-            }
-        result = reply.result
-        found = {"status": status_of(reply), "code": "", "message": "", "body": "", "logs": reply.logs}
-        if result.error is not None:
-            note(request, outcome="raised" if result.error.raised else "error")
-            found |= {"code": result.error.error_code, "message": result.error.message}
-        content = b"".join(map(bytes, result.pieces))
-        found["body"] = views.pretty(content)
-        return {**found, **_usage(reply.run)}
-
 
 def install(app: web.Application) -> None:
     """Have an application make pages."""
     environment = aiohttp_jinja2.setup(
-        app, loader=FileSystemLoader(HERE / "templates"), trim_blocks=True, lstrip_blocks=True
+        app, loader=FileSystemLoader(files.HERE / "templates"), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"at": views.at, "seconds": views.seconds, "lasting": views.lasting, "size": views.size}
     environment.tests["of_connector"] = views.is_of_connector
-    environment.globals |= {"csrf": TOKEN, "console": CONSOLE, "version_of": version_of}
-
-
-@functools.cache
-def version_of(name: str) -> str:
-    """Return what changes whenever a file of the pages does."""
-    return hashlib.sha256(_bytes(STATIC[name])).hexdigest()[:12]
+    environment.globals |= {"csrf": TOKEN, "console": CONSOLE, "version_of": files.version_of}
 
 
 async def _nothing(_request: web.Request) -> web.Response:
     raise web.HTTPNotFound
-
-
-@functools.cache
-def _bytes(file: Path) -> bytes:
-    return file.read_bytes()
 
 
 def _said(fields: Mapping[str, str]) -> dict[str, str]:
@@ -573,17 +476,3 @@ def _line(event: ConnectorLine | RunFinished) -> dict[str, str]:
         return {"command": event.command, "request": event.request_id, "text": event.line, "kind": event.stream}
     text = f"ended: {event.outcome} after {views.seconds(event.wall)}"
     return {"command": event.command, "request": event.request_id, "text": text, "kind": "end"}
-
-
-def _usage(run: RunFinished | None) -> dict[str, Any]:
-    if run is None:
-        return {"usage": {}}
-    usage = {"in the queue": views.seconds(run.queue_wait), "request": run.request_id}
-    if run.pid:
-        usage |= {
-            "ran": views.seconds(run.wall),
-            "processor": views.seconds(run.cpu_user + run.cpu_system),
-            "memory at most": str(Size(run.peak_rss)),
-            "exit status": str(run.signal or run.status),
-        }
-    return {"usage": usage}
