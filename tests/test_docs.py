@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -17,22 +16,13 @@ from gateway.connectors.definition import define
 from gateway.connectors.snapshot import ConnectorState, Snapshot, Status
 from gateway.connectors.sources import read_sources
 from gateway.errors import GatewayError
-from gateway.gateway import Gateway
 from gateway.health import Concern
 from gateway.http import openapi
-from gateway.http.connections import Connections
-from gateway.http.console.pages import Console
-from gateway.http.console.sessions import Sessions
-from gateway.http.console.views import Views
-from gateway.http.handlers import Handlers
-from gateway.http.keys import Authenticator
-from gateway.http.routes import Access, whole
+from gateway.http.app import ROUTES, build
+from gateway.http.routes import Access
 from gateway.http.statuses import HTTP_CODES, RAISED, STATUSES, TOLD
 from gateway.oauth.seal import FILE as OAUTH_KEY
 from gateway.observe.events import Bus, Event
-from gateway.observe.history import History
-from gateway.observe.metrics import Metrics
-from gateway.observe.outcomes import Recent
 from gateway.runtimes import RUNTIMES
 from gateway.secrets import SecretsSection
 from gateway.sections import (
@@ -55,7 +45,6 @@ from tests.observe.test_metrics import idle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gateway.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -330,15 +319,7 @@ def test_the_routes_are_those_in_the_code(tmp_path: Path) -> None:
     file = tmp_path / "connectors.yaml"
     file.write_text("connectors: {}")
     settings, _ = read_settings(file, environ={})
-    gateway = Gateway(settings, Bus())
-    recent = Recent(lambda: pytest.fail("nothing has been run"))
-    connections = Connections(settings)
-    metrics = Metrics(gateway, "1", connections.load)
-    handlers = Handlers(gateway, metrics, recent, "1", connections)
-    sessions = Sessions(settings, Authenticator(gateway.registry, None))
-    shown = Views(gateway, metrics, History(metrics, gateway.busy, time.monotonic), recent, connections)
-    pages = whole(Console(gateway, shown, sessions, connections).routes())
-    routes = {(one.method, one.path): one.access for one in (*handlers.routes(), *pages)}
+    routes = {(one.method, one.path): one.access for one in build(settings, Bus())[ROUTES]}
     text = section("http.md", "Routes") + section("http.md", "Pages")
     table = {tuple(row[0].strip("`").split(" ")): row[1] for row in rows(text)}
     assert table == {
@@ -366,17 +347,10 @@ def described(tmp_path: Path) -> dict[str, Any]:
     sources = read_sources(settings)
     connector = define(sources.entries[0], sources.defaults, settings)
     world = Snapshot({"fax": Status(name="fax", state=ConnectorState.READY, connector=connector)})
-    handlers = handlers_of(settings)
-    written = openapi.document(world, handlers.routes(), "1", openapi.Admittance(keyed=True), server="/")
+    routes = build(settings, Bus())[ROUTES]
+    written = openapi.document(world, routes, "1", openapi.Admittance(keyed=True), server="/")
     document: dict[str, Any] = msgspec.json.decode(written)
     return document
-
-
-def handlers_of(settings: Settings) -> Handlers:
-    gateway = Gateway(settings, Bus())
-    recent = Recent(lambda: pytest.fail("nothing has been run"))
-    connections = Connections(settings)
-    return Handlers(gateway, Metrics(gateway, "1", connections.load), recent, "1", connections)
 
 
 def test_the_openapi_document_has_the_routes_of_the_page_and_who_may_use_them(described: dict[str, Any]) -> None:

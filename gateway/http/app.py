@@ -37,6 +37,7 @@ from gateway.observe.outcomes import Recent
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from gateway.http.routes import Route
     from gateway.observe.events import Bus
     from gateway.observe.tracing import Tracing
     from gateway.origins import Origin
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 GATEWAY: web.AppKey[Gateway] = web.AppKey("gateway")
 CONNECTIONS: web.AppKey[Connections] = web.AppKey("connections")
+ROUTES: web.AppKey[tuple[Route, ...]] = web.AppKey("routes")
+"""The table of routes, but for those below /clients/{client}."""
 _NAMED = re.compile(r"{(\w+)}")
 
 
@@ -79,6 +82,7 @@ def build(settings: Settings, bus: Bus, tracing: Tracing | None = None) -> web.A
     )
     app[GATEWAY] = gateway
     app[CONNECTIONS] = connections
+    app[ROUTES] = tuple(routes)
     app[PROXIES] = Proxies(settings.trusted_proxies)
     for route in (*routes, *(route._replace(path=CLIENTS + route.path) for route in routes if is_of_clients(route))):
         if route in pages:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import os
 import re
@@ -17,15 +16,9 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from gateway.cli.main import main
-from gateway.http.app import CONNECTIONS, GATEWAY, build
-from gateway.http.console.pages import Console
-from gateway.http.console.sessions import Sessions
-from gateway.http.handlers import Handlers
-from gateway.http.keys import Authenticator
-from gateway.http.routes import CLIENTS, CONSOLE, Access, is_of_clients, whole
+from gateway.http.app import ROUTES, build
+from gateway.http.routes import CLIENTS, CONSOLE, Access, is_of_clients
 from gateway.observe.events import Bus
-from gateway.observe.metrics import Metrics
-from gateway.observe.outcomes import Recent
 from gateway.settings import read_settings
 from tests.support import Answer, Server, Site, called_by, eventually, served
 
@@ -609,12 +602,7 @@ def table(tmp_path: Path) -> tuple[Any, Any]:
     site.configure()
     settings, _ = read_settings(site.file, environ={})
     app = build(settings, Bus())
-    recent = Recent(lambda: datetime.datetime.now(datetime.UTC))
-    metrics, connections = Metrics(app[GATEWAY], "0", app[CONNECTIONS].load), app[CONNECTIONS]
-    handlers = Handlers(app[GATEWAY], metrics, recent, "0", connections)
-    sessions = Sessions(settings, Authenticator(app[GATEWAY].registry, None))
-    console = Console(app[GATEWAY], metrics, recent, connections, sessions)
-    return [*handlers.routes(), *whole(console.routes())], app.router
+    return app[ROUTES], app.router
 
 
 async def test_every_route_of_the_application_has_an_access_rule(table: tuple[Any, Any]) -> None:
