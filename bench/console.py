@@ -98,7 +98,7 @@ def _fill(site: Site, runs: int, connectors: int) -> float:
     file = RunsFile(site.state / "journal" / "runs.sqlite", JournalSection(size=Size(1 << 30)), Keyring((), "journal"))
     made = (_ran(number, now - (runs - number) * 5, connectors) for number in range(runs))
     while batch := list(itertools.islice(made, BATCH)):
-        file.add(batch, now)
+        file.add(batch)
     file.close()
     return time.monotonic() - begun
 
