@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench import console
 from bench.__main__ import DOCUMENT, SCENARIOS
 from bench.harness import Figures, Load, parse_wrk, percentile
 from bench.report import Report, lacking, write_section
+from gateway.journal.file import RunsFile
+from gateway.journal.records import Wanted
+from gateway.sealing import Keyring
+from gateway.sections import JournalSection
+from tests.support import Site
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,3 +105,13 @@ def test_every_scenario_has_a_place_in_the_document(tmp_path: Path) -> None:
     assert lacking(DOCUMENT, SCENARIOS) == []
     assert lacking(DOCUMENT, ["spawn", "nothing"]) == ["nothing"]
     assert lacking(tmp_path / "absent.md", ["spawn"]) == ["spawn"]
+
+
+def test_the_journal_of_the_bench_is_one_that_the_gateway_reads(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    console._fill(site, 30, 2)
+    file = RunsFile(site.state / "journal" / "runs.sqlite", JournalSection(), Keyring((), "journal"))
+    try:
+        assert len(file.select(Wanted(), limit=100, offset=0)) == 30
+    finally:
+        file.close()
