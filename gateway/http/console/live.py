@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING
@@ -130,26 +131,34 @@ class Streams:
         self._open[client] += 1
         try:
             await response.prepare(request)
-            await response.write(b": open\n\n")
-            while self._admission.state is AdmissionState.SERVING and self._may_see(request):
-                came.clear()
-                if await self._told(response, news):
-                    await asyncio.sleep(PACE)
-                try:
-                    await asyncio.wait_for(came.wait(), TICK)
-                except TimeoutError:
-                    await response.write(b": still here\n\n")
-        except ConnectionResetError:
-            pass  # nobody looks any more
+            with contextlib.suppress(ConnectionResetError):  # how it ends when nobody looks any more
+                await self._follow(request, response, news, came)
         except Exception:
             if not response.prepared:
                 raise
-            # It has begun, and cannot become another answer: it ends, and the browser asks again.
+            # It has begun, and cannot become another answer: it ends, with a line in the log; a browser asks again.
             log = structlog.get_logger()
             log.exception("internal_error", path=request.path, request_id=request["request_id"])
         finally:
             self._open[client] -= 1
         return response
+
+    async def _follow(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        news: Callable[[], AsyncIterator[tuple[str, str]]],
+        came: asyncio.Event,
+    ) -> None:
+        await response.write(b": open\n\n")
+        while self._admission.state is AdmissionState.SERVING and self._may_see(request):
+            came.clear()
+            if await self._told(response, news):
+                await asyncio.sleep(PACE)
+            try:
+                await asyncio.wait_for(came.wait(), TICK)
+            except TimeoutError:
+                await response.write(b": still here\n\n")
 
     @staticmethod
     async def _told(response: web.StreamResponse, news: Callable[[], AsyncIterator[tuple[str, str]]]) -> bool:
