@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from prometheus_client.utils import floatToGoString
@@ -20,7 +21,8 @@ def labelled(labels: Mapping[str, str]) -> str:
     return ",".join(f'{name}="{value.translate(_ESCAPES)}"' for name, value in labels.items())
 
 
-def bounded(bounds: Iterable[float]) -> tuple[str, ...]:
+@functools.cache
+def bounded(bounds: tuple[float, ...]) -> tuple[str, ...]:
     """Write the bounds of a histogram, and the one above them, each as a label that comes after others."""
     return tuple(f',le="{_number(bound)}"}} ' for bound in (*bounds, float("inf")))
 

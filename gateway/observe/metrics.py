@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 import time
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -26,6 +26,7 @@ from gateway.observe.events import (
     RunFinished,
 )
 from gateway.observe.quantiles import quantile
+from gateway.observe.series import Count, Counter, Histogram, sliced, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
@@ -51,7 +52,6 @@ _UNKNOWN = "unknown"
 _COMMAND = ("connector", "command")
 _LABELS = (*_COMMAND, "client")
 """The last one where there are clients."""
-_SLICE = 100  # commands of which one piece of a scrape tells
 _HISTOGRAMS = {
     "gateway_call_duration_seconds": "From the call to its outcome: the wait, the run, and what is around it",
     "gateway_run_duration_seconds": "From the start of a process to its end",
@@ -181,13 +181,13 @@ class Metrics:
         self._connections = connections
         self._commands: dict[tuple[str, ...], _CommandSeries] = {}
         """By connector, command, and the client where there are some."""
-        self._jobs = _Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",), ENDS)
-        self._job_times: dict[tuple[str, ...], _Histogram] = {}
+        self._jobs = Counter("gateway_jobs", "Durable jobs that ended, by end", ("state",), ENDS)
+        self._job_times: dict[tuple[str, ...], Histogram] = {}
         """By connector, command, and the client where there are some."""
-        self._callbacks = _Counter(
+        self._callbacks = Counter(
             "gateway_callbacks", "Tries to deliver an outcome, by what they led to", ("verdict",), VERDICTS
         )
-        self._background = _Counter(
+        self._background = Counter(
             "gateway_background_runs_ended",
             "Runs that went on after their answers, by how they ended",
             (*_COMMAND, "outcome"),
@@ -252,7 +252,7 @@ class Metrics:
 
     def counted(self) -> Iterator[list[Counted]]:
         """Yield what was counted of each command, in slices that take a part of a millisecond each."""
-        for some in _sliced(list(self._commands.items())):
+        for some in sliced(list(self._commands.items())):
             yield [
                 Counted(
                     labels,
@@ -277,17 +277,17 @@ class Metrics:
             command = self._commands[labels] = _CommandSeries(labels)
         count = command.outcomes.get(outcome)
         if count is None:
-            count = command.outcomes[outcome] = _Count()
+            count = command.outcomes[outcome] = Count()
         count.value += 1
         if outcome in _REFUSED:  # at once, which says nothing of how long others take
             return
         if not event.pid:
             if not command.timed:
-                command.timed = (_Histogram(SECONDS),)
+                command.timed = (Histogram(SECONDS),)
             taken: tuple[float, ...] = (event.total,)
         else:
             if len(command.timed) < len(_HISTOGRAMS):
-                command.timed = (*(command.timed or (_Histogram(SECONDS),)), *_of_processes())
+                command.timed = (*(command.timed or (Histogram(SECONDS),)), *_of_processes())
             taken = (event.total, event.wall, event.queue_wait, event.cpu_user + event.cpu_system, event.peak_rss)
         for histogram, value in zip(command.timed, taken, strict=False):
             histogram.counts[bisect_left(histogram.bounds, value)] += 1
@@ -297,7 +297,7 @@ class Metrics:
         labels = (event.connector, event.command, *(() if event.client is None else (event.client,)))
         times = self._job_times.get(labels)
         if times is None:
-            times = self._job_times[labels] = _Histogram(_LONG)
+            times = self._job_times[labels] = Histogram(_LONG)
         times.counts[bisect_left(times.bounds, event.took)] += 1
         times.sum += event.took
 
@@ -317,17 +317,12 @@ class Metrics:
             ("gateway_runs_created", "gauge", "created"),
         ):
             yield exposition.head(name, kind, "Invocations by outcome")
-            for some in _sliced(runs):
+            for some in sliced(runs):
                 told = [(f'{one.labels},outcome="{outcome}"', getattr(count, key)) for one, outcome, count in some]
                 yield exposition.simple(name, told)
         for number, (name, what) in enumerate(_HISTOGRAMS.items()):
             timed = [(one.labels, one.timed[number]) for one in commands if len(one.timed) > number]
-            yield exposition.head(name, "histogram", what)
-            for part in _sliced(timed):
-                yield "".join([histogram.written(name, labels) for labels, histogram in part])
-            yield exposition.head(f"{name}_created", "gauge", what)
-            for part in _sliced(timed):
-                yield exposition.simple(f"{name}_created", ((labels, one.created) for labels, one in part))
+            yield from written(name, what, timed)
         yield from self._written_jobs(client)
 
     def _written_jobs(self, client: str | None) -> Iterator[str]:
@@ -338,12 +333,7 @@ class Metrics:
             for labels, one in self._job_times.items()
             if client is None or labels[2:] == (client,)
         ]
-        yield exposition.head(name, "histogram", what)
-        for part in _sliced(times):
-            yield "".join([histogram.written(name, labels) for labels, histogram in part])
-        yield exposition.head(f"{name}_created", "gauge", what)
-        for part in _sliced(times):
-            yield exposition.simple(f"{name}_created", ((labels, one.created) for labels, one in part))
+        yield from written(name, what, times)
 
     def _families(self) -> Iterator[Metric]:
         yield self._jobs.family()
@@ -456,47 +446,13 @@ class Metrics:
         )
 
 
-class _Count:
-    """A number that only grows, and since when, in seconds of the epoch."""
-
-    __slots__ = ("created", "value")
-
-    def __init__(self) -> None:
-        self.value = 0
-        self.created = time.time()
-
-
-class _Histogram:
-    """How many values were at most as large as each bound, and the sum of all."""
-
-    __slots__ = ("bounds", "counts", "created", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-        self.created = time.time()
-
-    def written(self, name: str, labels: str) -> str:
-        """Write its samples."""
-        return exposition.buckets(name, labels, _BOUNDS[self.bounds], self.counts, self.sum)
-
-
-_BOUNDS = {bounds: exposition.bounded(bounds) for bounds in (SECONDS, _COARSE, _BYTES, _LONG)}
-
-
-def _of_processes() -> tuple[_Histogram, ...]:
+def _of_processes() -> tuple[Histogram, ...]:
     """Make those of a command's processes, in the order of `_HISTOGRAMS`."""
-    return _Histogram(SECONDS), _Histogram(SECONDS), _Histogram(_COARSE), _Histogram(_BYTES)
+    return Histogram(SECONDS), Histogram(SECONDS), Histogram(_COARSE), Histogram(_BYTES)
 
 
 def _labels(values: tuple[str, ...]) -> str:
     return exposition.labelled(dict(zip(_LABELS, values, strict=False)))
-
-
-def _sliced(items: list[Any]) -> Iterator[list[Any]]:
-    for start in range(0, len(items), _SLICE):
-        yield items[start : start + _SLICE]
 
 
 class _CommandSeries:
@@ -507,33 +463,9 @@ class _CommandSeries:
     def __init__(self, labels: tuple[str, ...]) -> None:
         self.labels = _labels(labels)
         """As they are written."""
-        self.outcomes: dict[str, _Count] = {}
-        self.timed: tuple[_Histogram, ...] = ()
+        self.outcomes: dict[str, Count] = {}
+        self.timed: tuple[Histogram, ...] = ()
         """In the order of `_HISTOGRAMS`: the first alone before there was a process, none before a call was found."""
-
-
-class _Counter:
-    """Numbers that only grow, by the values of labels."""
-
-    def __init__(self, name: str, what: str, labels: tuple[str, ...], known: tuple[str, ...] = ()) -> None:
-        """The values in `known` are there from the start: a rate sees the first of what was 0 before."""
-        self.counts: dict[tuple[str, ...], _Count] = {(value,): _Count() for value in known}
-        self._name = name
-        self._what = what
-        self._labels = labels
-
-    def add(self, *values: str) -> None:
-        """Count one more."""
-        if values not in self.counts:
-            self.counts[values] = _Count()
-        self.counts[values].value += 1
-
-    def family(self) -> Metric:
-        """Return it with its samples."""
-        family = CounterMetricFamily(self._name, self._what, labels=self._labels)
-        for values, count in self.counts.items():
-            family.add_metric(values, count.value, created=count.created)
-        return family
 
 
 class _Written(Collector):
