@@ -17,6 +17,7 @@ from gateway.calls.circuit import Circuit, CircuitState
 from gateway.calls.outcome import LARGE, meaning, problem_of
 from gateway.calls.reply import Reply
 from gateway.calls.spans import CallSpans
+from gateway.calls.underway import UnderwayRun, told_of
 from gateway.errors import ConnectorInvalidOutput, ConnectorStartFailed, GatewayDraining, GatewayError
 from gateway.identity import DEFAULT, registered
 from gateway.journal.records import Payload as Kept
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.calls.admission import Admission
+    from gateway.calls.underway import Found, RunGoing
     from gateway.connectors.definition import Command, Connector
     from gateway.connectors.registry import Registry
     from gateway.journal.journal import Journal
@@ -48,66 +50,6 @@ if TYPE_CHECKING:
     from gateway.processes.launch import Launch, Payload
     from gateway.protocol.document import Object
     from gateway.protocol.request import Caller
-
-    Found = tuple[Connector, Command]
-
-
-class _Run(msgspec.Struct, kw_only=True):
-    """What is known of one invocation so far. Moments are the loop's."""
-
-    call: Call
-    begun: float
-    found: Found | None = None
-    """What it runs, once that is found."""
-    id: str = ""
-    """What the journal calls it, once it was handed over."""
-    queue_wait: float = 0.0
-    request_bytes: int = 0
-    deadlines: tuple[float, float] = (0.0, 0.0)
-    """When it is stopped: as a call, and when it has become a job."""
-    started: float | None = None
-    """When its process was asked for."""
-    completed: Completed | None = None
-    acknowledged: bool = False
-    """It was answered, and goes on."""
-    outcome: str = "internal_error"
-    """What it has come to, as `RunFinished` or `BackgroundFinished` says."""
-    spans: CallSpans | None = None
-    """None: it is not traced."""
-
-    @property
-    def registered(self) -> str:
-        """The name that its connector is registered under; what its caller has called it, where it was not found."""
-        return self.call.connector if self.found is None else self.found[0].name
-
-    @property
-    def job(self) -> str | None:
-        """The job whose run it is, or what was made of it."""
-        acknowledgement, extension = self.call.acknowledgement, self.call.extension
-        if acknowledgement is not None and self.acknowledged:
-            return acknowledgement.name
-        return self.call.job if extension is None or extension.job is None else extension.job
-
-    @property
-    def title(self) -> str:
-        return f"{self.call.connector}/{self.call.command}"
-
-
-class RunGoing(NamedTuple):
-    """A run that goes on, for people. Times are seconds."""
-
-    command: str
-    request_id: str
-    client: str | None
-    task_id: str | None
-    job: str | None
-    """Whose run it is, or what was made of it."""
-    waited: float
-    """In the queue."""
-    ran: float
-    """Since its process was asked for."""
-    left: float
-    """Until it is stopped, as things are."""
 
 
 class _Admitted(NamedTuple):
@@ -146,7 +88,7 @@ class Invoker:
         """By connector and client: what crashes with one client's parameters is called by the others on."""
         self._of_all: dict[str, dict[str | None, tuple[str, Circuit]]] = {}
         """The same, by connector alone."""
-        self._going: dict[Process, _Run] = {}
+        self._going: dict[Process, UnderwayRun] = {}
         """The runs that go on."""
 
     async def invoke(self, call: Call, found: Found | None = None) -> Reply:
@@ -155,7 +97,7 @@ class Invoker:
         Raises:
             GatewayError: one of its classes says what went wrong; the run's event has been published.
         """
-        run = _Run(call=call, begun=asyncio.get_running_loop().time() if call.begun is None else call.begun)
+        run = UnderwayRun(call=call, begun=asyncio.get_running_loop().time() if call.begun is None else call.begun)
         if self._tracing is not None:
             run.spans = CallSpans(self._tracing, call)
         try:
@@ -186,7 +128,7 @@ class Invoker:
         """Tell everybody that a call came to nothing before it was run, and return what to tell its caller."""
         if self._admission.state is not AdmissionState.SERVING:
             problem = GatewayDraining(retry_after=5)
-        self._fail(_Run(call=call, begun=asyncio.get_running_loop().time()), problem)
+        self._fail(UnderwayRun(call=call, begun=asyncio.get_running_loop().time()), problem)
         return problem
 
     def circuit(self, connector: Connector, client: str | None) -> Circuit:
@@ -213,14 +155,14 @@ class Invoker:
         """Return the runs of a registered connector that go on now, the eldest first; of one client, or of all."""
         now = asyncio.get_running_loop().time()
         return [
-            _told(run, now)
+            told_of(run, now)
             for run in self._going.values()
             if run.registered == connector and client in {None, run.call.caller.client or DEFAULT}
         ]
 
     # --- private: the way of a call
 
-    async def _found(self, run: _Run) -> Found:
+    async def _found(self, run: UnderwayRun) -> Found:
         """Find what a call names."""
         call = run.call
         return await self._registry.find(
@@ -251,7 +193,7 @@ class Invoker:
             circuit.admit()
         return _Admitted(connector, command, params, redact, circuit)
 
-    async def _invoke(self, run: _Run, admitted: _Admitted) -> Reply:
+    async def _invoke(self, run: UnderwayRun, admitted: _Admitted) -> Reply:
         connector, command, _, redact, circuit = admitted
         call = run.call
         clock = asyncio.get_running_loop().time
@@ -294,7 +236,7 @@ class Invoker:
                 circuit.undecided()
         return self._plain_reply(run, completed, redact) or await self._reply(run, completed, admitted, timeout)
 
-    async def _run(self, run: _Run, admitted: _Admitted) -> Completed:
+    async def _run(self, run: UnderwayRun, admitted: _Admitted) -> Completed:
         """Run a process until the first deadline, or the second one if its extension is granted."""
         connector, redact = admitted.connector, admitted.redact
         if run.spans is not None:
@@ -342,7 +284,7 @@ class Invoker:
                 extension.over()
         return completed
 
-    def _payload(self, run: _Run, admitted: _Admitted) -> Payload:
+    def _payload(self, run: UnderwayRun, admitted: _Admitted) -> Payload:
         """Write what the process reads."""
         call, command = run.call, admitted.command
         caller = call.caller
@@ -371,7 +313,7 @@ class Invoker:
         run.request_bytes = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
         return payload
 
-    def _plain_reply(self, run: _Run, completed: Completed, redact: Redactor) -> Reply | None:
+    def _plain_reply(self, run: UnderwayRun, completed: Completed, redact: Redactor) -> Reply | None:
         """Return the reply to a run of which nothing is to be said but its result; None where there is more to it."""
         result = completed.result
         if not completed.clean or completed.log_tail or len(result) > LARGE or run.call.acknowledgement is not None:
@@ -384,7 +326,7 @@ class Invoker:
             return None
         return Reply(result=meant, run=self._answered(run, meant, redact))
 
-    async def _reply(self, run: _Run, completed: Completed, admitted: _Admitted, allowed: float) -> Reply:
+    async def _reply(self, run: UnderwayRun, completed: Completed, admitted: _Admitted, allowed: float) -> Reply:
         call, job_timeout, redact = run.call, admitted.command.job_timeout, admitted.redact
         if call.acknowledgement is not None and run.acknowledged:
             fault = problem_of(completed, run.title, job_timeout)
@@ -400,7 +342,7 @@ class Invoker:
         event = self._answered(run, meant.result, redact)
         return Reply(result=meant.result, logs=meant.lines, run=event, accepted=accepted)
 
-    def _acknowledge(self, run: _Run, redact: Redactor, answer: bytearray) -> bool:
+    def _acknowledge(self, run: UnderwayRun, redact: Redactor, answer: bytearray) -> bool:
         """Answer the call with what its run has written so far, if that is an answer; the run goes on."""
         acknowledgement, extension = run.call.acknowledgement, run.call.extension
         assert acknowledgement is not None
@@ -430,17 +372,17 @@ class Invoker:
 
     # --- private: what is told of it
 
-    def _wall(self, run: _Run) -> float:
+    def _wall(self, run: UnderwayRun) -> float:
         """Return seconds since the process was asked for; 0 when none was."""
         return 0.0 if run.started is None else asyncio.get_running_loop().time() - run.started
 
-    def _fail(self, run: _Run, problem: GatewayError) -> None:
+    def _fail(self, run: UnderwayRun, problem: GatewayError) -> None:
         """Publish that there is none, and put what the run took into the problem."""
         if run.title not in problem.message:
             problem.message = f"{run.title}: {problem.message}"
         problem.run = self._finish(run, problem.code, error_code=problem.code, message=problem.message)
 
-    def _answered(self, run: _Run, result: Result, redact: Redactor) -> RunFinished:
+    def _answered(self, run: UnderwayRun, result: Result, redact: Redactor) -> RunFinished:
         """Publish that there is a result, and what is wrong with it."""
         for warning in result.warnings:
             self._bus.publish(
@@ -459,7 +401,7 @@ class Invoker:
 
     def _finish(
         self,
-        run: _Run,
+        run: UnderwayRun,
         outcome: str,
         *,
         error_code: str | None = None,
@@ -504,7 +446,7 @@ class Invoker:
             self._hand_over(self.journal, run, event, result)
         return event
 
-    def _hand_over(self, journal: Journal, run: _Run, event: RunFinished, result: Result | None) -> None:
+    def _hand_over(self, journal: Journal, run: UnderwayRun, event: RunFinished, result: Result | None) -> None:
         """Give a run that is over to the journal, by reference: all work is the journal's."""
         call, again, payload = run.call, bool(run.id), None
         if run.found is not None:
@@ -536,7 +478,7 @@ class Invoker:
             return status.name
         return call.connector if client is None else registered(call.connector, client)
 
-    def _went_on(self, run: _Run, outcome: str, message: str | None = None) -> None:
+    def _went_on(self, run: UnderwayRun, outcome: str, message: str | None = None) -> None:
         """Publish the end of what went on after the answer."""
         done, acknowledgement = run.completed, run.call.acknowledgement
         assert acknowledgement is not None
@@ -572,22 +514,6 @@ def _payload_of(found: Found, call: Call, result: Result | None, most: int) -> K
         secret_values=command.signature.secret_values,
         hides=command.signature.hides,
         too_large=sent > most,
-    )
-
-
-def _told(run: _Run, now: float) -> RunGoing:
-    """Return what people are told of a run; `now` is the loop's time."""
-    caller, extension = run.call.caller, run.call.extension
-    extended = extension is not None and extension.granted
-    return RunGoing(
-        command=run.call.command,
-        request_id=caller.request_id,
-        client=caller.client,
-        task_id=caller.task_id,
-        job=run.job,
-        waited=run.queue_wait,
-        ran=now - (run.started or now),
-        left=max(0.0, run.deadlines[1 if extended else 0] - now),
     )
 
 

@@ -22,8 +22,9 @@ from tests.support import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.calls.invoke import Found, Invoker
+    from gateway.calls.invoke import Invoker
     from gateway.calls.reply import Reply
+    from gateway.calls.underway import Found
 
 
 def of(client: str, command: str) -> Job:
