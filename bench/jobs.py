@@ -17,6 +17,7 @@ from bench.report import milliseconds
 from bench.servers import Site, gateway
 from bench.torture import Torture, tortured
 from tests.jobs.postgres import binaries
+from tests.support import listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -51,14 +52,9 @@ async def receiving() -> AsyncIterator[Receiver]:
     made = Receiver()
     app = web.Application()
     app.router.add_put("/", made.put)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-    try:
+    async with listening(app) as url:
+        made.url = f"{url}/"
         yield made
-    finally:
-        await runner.cleanup()
 
 
 class Figures(NamedTuple):

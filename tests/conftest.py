@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import procfs
-from tests.support import Site, cmdline, is_cell, reaped
+from tests.support import Gate, Site, cmdline, is_cell, reaped
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -88,6 +88,13 @@ def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
+
+
+@pytest.fixture
+def gate(site: Site) -> Iterator[Gate]:
+    """Where connectors of the site wait until they are let through: its file `gate`."""
+    with contextlib.closing(Gate(site.folder / "gate")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

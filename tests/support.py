@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
+from aiohttp import web
 
 from gateway.gateway import Gateway
 from gateway.observe.events import Bus
@@ -230,6 +231,36 @@ async def opened(file: Path) -> AsyncIterator[Gateway]:
         yield made
     finally:
         await made.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application) -> AsyncIterator[str]:
+    """Serve an application on a free port of this machine; its URL."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+class Gate:
+    """What connectors wait at, each for a byte of a named pipe, until a test lets them through."""
+
+    def __init__(self, path: Path) -> None:
+        """A connector reads a byte of `path`; it may come before it is let through, or after."""
+        self.path = path
+        os.mkfifo(path)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def let(self, connectors: int = 1) -> None:
+        """Let so many through."""
+        os.write(self._descriptor, b"." * connectors)
+
+    def close(self) -> None:
+        """Take it away; who still waits goes on."""
+        os.close(self._descriptor)
 
 
 async def eventually(condition: Callable[[], Any | Awaitable[Any]], patience: float = PATIENCE) -> Any:

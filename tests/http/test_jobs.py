@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests import procfs
 from tests.jobs.support import Backend, caller
-from tests.support import Answer, Server, Site, cli, eventually, gone, served
+from tests.support import Answer, Server, Site, cli, eventually, gone, listening, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -748,17 +748,6 @@ async def test_credentials_of_callbacks_are_sent_and_stay_out_of_the_log(act: Ac
     assert [one["Authorization"] for one in seen] == ["Bearer hunter-token"] * 2
     assert [one["X-Callback-Key"] for one in seen] == ["hunter-header"] * 2
     assert len(asked) == 1
-
-
-@contextlib.asynccontextmanager
-async def listening(app: web.Application) -> AsyncIterator[str]:
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 # --- the store

@@ -16,7 +16,7 @@ from gateway.jobs.durable import DurableJobs
 from gateway.jobs.settings import CallbacksSection, JobsSection
 from gateway.protocol.request import Caller
 from gateway.units import Duration
-from tests.support import eventually
+from tests.support import eventually, listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -184,14 +184,9 @@ async def caller() -> AsyncIterator[Backend]:
     made = Backend()
     app = web.Application()
     app.router.add_put("/{path:.*}", made.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}/callback"
-    try:
+    async with listening(app) as url:
+        made.url = f"{url}/callback"
         yield made
-    finally:
-        await runner.cleanup()
 
 
 def answering(*addresses: str):

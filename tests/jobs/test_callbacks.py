@@ -16,6 +16,7 @@ from gateway.jobs.settings import CallbacksSection, OAuth2
 from gateway.jobs.targets import Targets
 from gateway.units import Duration
 from tests.jobs.support import Backend, answering, caller, envelope, job
+from tests.support import listening
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -304,16 +305,10 @@ async def authorized() -> AsyncIterator[tuple[Tokens, Callbacks, Backend]]:
     tokens = Tokens()
     app = web.Application()
     app.router.add_post("/token", tokens.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}/token"
-    section = CallbacksSection(oauth2=OAuth2(token_url=url, client_id="me", client_secret="hush"))
-    try:
-        async with caller() as backend, sending(section) as callbacks:
+    async with listening(app) as url, caller() as backend:
+        section = CallbacksSection(oauth2=OAuth2(token_url=f"{url}/token", client_id="me", client_secret="hush"))
+        async with sending(section) as callbacks:
             yield tokens, callbacks, backend
-    finally:
-        await runner.cleanup()
 
 
 async def test_a_clock_that_is_set_ends_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

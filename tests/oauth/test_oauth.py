@@ -35,7 +35,7 @@ from gateway.oauth.seal import FILE, Seal
 from gateway.sealing import Broken
 from gateway.settings import read_settings
 from tests.installing import FIXTURES
-from tests.support import Server, Site, cli, eventually, served
+from tests.support import Server, Site, cli, eventually, listening, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -122,12 +122,8 @@ async def provider() -> AsyncIterator[Provider]:
     app = web.Application()
     app.router.add_get("/authorize", made.authorize)
     app.router.add_post("/token", made.exchange)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield made
-    await runner.cleanup()
+    async with listening(app) as made.url:
+        yield made
 
 
 class Page(NamedTuple):

@@ -15,24 +15,24 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.http.test_clients import client, do
 from tests.jobs.support import caller
-from tests.support import Server, Site, cli, eventually, served
+from tests.support import Server, Site, cli, eventually, listening, served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.jobs.support import Backend
+    from tests.support import Gate
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 ACT = """
-import json, os, signal, sys, time
+import json, os, signal, sys
 request = json.load(sys.stdin)
 what = request["params"].get("do")
 told = {name: request["context"].get(name) for name in ("traceparent", "tracestate")}
 told["env"] = [os.environ.get("TRACEPARENT"), os.environ.get("TRACESTATE")]
 if what == "wait":
-    while not os.path.exists(os.path.join(os.path.dirname(sys.argv[0]), "gate")):
-        time.sleep(0.02)
+    os.read(os.open(os.path.join(os.path.dirname(sys.argv[0]), "gate"), os.O_RDONLY), 1)
 if what == "die":
     os.kill(os.getpid(), signal.SIGKILL)
 if what == "told":
@@ -141,14 +141,8 @@ async def collector() -> AsyncIterator[Collector]:
     made = Collector()
     app = web.Application()
     app.router.add_post("/v1/traces", made.take)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    async with listening(app) as made.url:
         yield made
-    finally:
-        await runner.cleanup()
 
 
 @pytest.fixture
@@ -285,7 +279,9 @@ async def test_suggestions_are_traced_as_their_commands_run(site: Site, collecto
     assert b"what-is-typed" not in collector.raw
 
 
-async def test_a_run_that_goes_on_after_its_answer_ends_when_it_does(site: Site, collector: Collector) -> None:
+async def test_a_run_that_goes_on_after_its_answer_ends_when_it_does(
+    site: Site, gate: Gate, collector: Collector
+) -> None:
     site.script(
         "later.sh",
         """
@@ -294,7 +290,7 @@ async def test_a_run_that_goes_on_after_its_answer_ends_when_it_does(site: Site,
         *'"op":"describe"'*) echo '{"commands": [{"name": "Go", "execute_async": true}]}'; exit ;;
         esac
         echo '{"started": true}'; exec >&-
-        while [ ! -e "$(dirname "$0")/gate" ]; do sleep 0.02; done
+        head -c 1 "$(dirname "$0")/gate" >/dev/null
         exit 3
         """,
     )
@@ -303,7 +299,7 @@ async def test_a_run_that_goes_on_after_its_answer_ends_when_it_does(site: Site,
         assert (await gateway.do("later/Go", {"spiff__callback_url": "http://127.0.0.1:9/"})).status == 202
         (call,) = await collector.named("later/Go")
         assert call.attributes["gateway.outcome"] == "accepted"
-        (site.folder / "gate").touch()
+        gate.let()
         (run,) = await collector.named("run later/Go")
     assert (run.parent, run.attributes["gateway.outcome"], run.attributes["process.exit.code"]) == (
         call.id,
@@ -314,13 +310,13 @@ async def test_a_run_that_goes_on_after_its_answer_ends_when_it_does(site: Site,
 
 
 async def test_a_call_that_becomes_a_job_while_it_runs_stays_one_trace(
-    site: Site, collector: Collector, backend: Backend
+    site: Site, gate: Gate, collector: Collector, backend: Backend
 ) -> None:
     site.configure(f"act:\n    run: [./act.py]\n    promote_after: 100ms{COMMANDS}", gateway=QUICK)
     async with traced(site, collector) as gateway:
         answer = await gateway.do("act/Go", {"do": "wait", "spiff__callback_url": backend.url}, headers=SAMPLED)
         assert answer.status == 202
-        (site.folder / "gate").touch()
+        gate.let()
         call, run, told = await collector.named("act/Go", "run act/Go", "callback act/Go")
     assert (run.parent, run.kind, told.parent, told.links) == (call.id, "INTERNAL", call.id, [call.id])
     assert call.attributes["gateway.job"] == told.attributes["gateway.job"]
@@ -339,6 +335,7 @@ async def test_a_process_that_was_started_ahead_reads_the_trace_in_its_request(
 # --- what goes wrong
 
 
+@pytest.mark.usefixtures("gate")
 async def test_what_goes_wrong_is_told_by_its_code(site: Site, collector: Collector) -> None:
     async with traced(site, collector) as gateway:
         assert (await gateway.do("act/Short", {"do": "wait"})).status == 504
@@ -373,19 +370,20 @@ async def test_requests_that_name_what_is_not_there_make_no_names_of_spans(site:
     assert {one.name for one in collector.spans} == {f"POST {route}", "act/Go", "wait act/Go", "run act/Go"}
 
 
-async def test_a_wait_that_leads_to_nothing_is_told(site: Site, collector: Collector) -> None:
+async def test_a_wait_that_leads_to_nothing_is_told(site: Site, gate: Gate, collector: Collector) -> None:
     async with traced(site, collector) as gateway:
         first = asyncio.create_task(gateway.do("act/Go", {"do": "wait"}))
         await eventually(gateway.connectors)
         assert (await gateway.do("act/Short", headers=SAMPLED)).code == "connector_busy"
         (wait,) = await collector.named("wait act/Short")
-        (site.folder / "gate").touch()
+        gate.let()
         await first
     assert (wait.failed, wait.attributes["error.type"]) == (True, "connector_busy")
     assert wait.end - wait.begin > 100_000_000  # of the 300 ms that it has
     assert "run act/Short" not in {one.name for one in collector.spans}
 
 
+@pytest.mark.usefixtures("gate")
 async def test_whoever_hangs_up_is_told(site: Site, collector: Collector) -> None:
     async with traced(site, collector) as gateway:
         calling = asyncio.create_task(gateway.do("act/Go", {"do": "wait"}))

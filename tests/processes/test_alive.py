@@ -12,17 +12,16 @@ import pytest
 
 from gateway.processes.alive import Leader, Occupied, alive
 from tests.http.test_console import Browser
-from tests.support import Site, eventually, served
+from tests.support import Gate, Site, eventually, served
 from tests.waiting import until
 
 MODES = ("spawn", "standby", "fork", "persistent")
 ACT = """
-import os, subprocess, time
+import os, subprocess
 def Do(gate: str):
     if gate:
         process = subprocess.Popen(["sleep", "1000"])
-        while not os.path.exists(gate):
-            time.sleep(0.01)
+        os.read(os.open(gate, os.O_RDONLY), 1)
         process.kill()
         process.wait()
     return os.getpid()
@@ -52,19 +51,18 @@ async def shown(browser: Browser, mode: str) -> list[Row]:
 
 
 @pytest.mark.parametrize("level", ["off", "standard"])
-async def test_processes_are_shown_with_what_they_do(site: Site, level: str) -> None:
+async def test_processes_are_shown_with_what_they_do(site: Site, gate: Gate, level: str) -> None:
     site.level = level
     (site.folder / "act.py").write_text(ACT)
     lines = [f"act-{mode}: {{runtime: python, module: ./act.py, mode: {mode}, timeout: 60s}}" for mode in MODES]
     site.configure("\n".join(lines), defaults="warm: 1")
-    gate = site.folder / "gate"
     async with served(site) as server:
         browser = Browser(server)
         for mode in MODES:
             assert (await server.do(f"act-{mode}/Do", {"gate": ""})).status == 200
         calls = [
             asyncio.create_task(
-                server.do(f"act-{mode}/Do", {"gate": str(gate)}, headers={"X-Request-Id": f"long-{mode}"})
+                server.do(f"act-{mode}/Do", {"gate": str(gate.path)}, headers={"X-Request-Id": f"long-{mode}"})
             )
             for mode in MODES
         ]
@@ -93,7 +91,7 @@ async def test_processes_are_shown_with_what_they_do(site: Site, level: str) -> 
             assert told.get("host, forks for each call", "2") == "2"
             page = await browser.page(f"/console/connectors/act-{mode}")
             assert re.search(rf'<th scope="row"><code>long-{mode}</code></th><td>Do</td>', page)
-        gate.touch()
+        gate.let(len(MODES))
         assert {one.status for one in await asyncio.gather(*calls)} == {200}
 
         async def over() -> bool:
@@ -130,9 +128,8 @@ def _of(pid: int, *leaders: Leader) -> list[Any]:
     return alive([Occupied(pid, leaders)])
 
 
-async def test_a_connector_that_is_asked_what_it_can_do_runs_no_call(site: Site) -> None:
-    gate = site.folder / "gate"
-    site.script("act.sh", f"read -r request\nwhile [ ! -e {gate} ]; do sleep 0.02; done\necho '{{\"commands\": []}}'\n")
+async def test_a_connector_that_is_asked_what_it_can_do_runs_no_call(site: Site, gate: Gate) -> None:
+    site.script("act.sh", f"read -r request\nhead -c 1 {gate.path} >/dev/null\necho '{{\"commands\": []}}'\n")
     site.configure("act-spawn: {run: [./act.sh]}")
     async with served(site, ready=False) as server:
         browser = Browser(server)
@@ -141,4 +138,4 @@ async def test_a_connector_that_is_asked_what_it_can_do_runs_no_call(site: Site)
             return [one.does for one in await shown(browser, "spawn")] == ["is asked what it can do"]
 
         await eventually(asked)
-        gate.touch()
+        gate.let()
